@@ -1,0 +1,40 @@
+"""es_rl: neural networks trained by evolution strategies, reinforcement-learning agents first of all.
+
+    python -m es_rl.train env=HalfCheetah-v4        # or: es-rl train env=HalfCheetah-v4
+
+    import es_rl
+    policy = es_rl.load("runs/HalfCheetah-v4/...")  # a trained policy
+    action = policy(obs)                            # one observation; policy.reset() between episodes
+
+The rooms `es_rl.envs`, `es_rl.policies`, `es_rl.noise`, `es_rl.population`, … are imported when first touched, so
+that `import es_rl` stays instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from es_rl.agent import Agent
+
+__version__ = "0.1.0"
+__all__ = ["envs", "es", "load", "noise", "optim", "policies", "population", "rng", "shaping"]
+
+
+def load(run: str | Path, checkpoint: str = "last") -> Agent:
+    """The trained policy of a run directory, ready to act.
+
+    `checkpoint` is `last`, `best` or a generation number. Raises `es_rl.errors.CheckpointError` if it is missing or
+    damaged. Nothing in the run is executed: weights come from safetensors, names from the package's registries.
+    """
+    from es_rl.agent import load as load_agent
+
+    return load_agent(run, checkpoint)
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return importlib.import_module(f"es_rl.{name}")
+    raise AttributeError(f"module 'es_rl' has no attribute {name!r}")

@@ -1,0 +1,72 @@
+"""A trained policy of a run directory: to act with, to evaluate, to film."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from es_rl import checkpoint as checkpoints
+from es_rl import es, policies, rundir
+from es_rl.config import Config, build, module_rule
+from es_rl.envs.spaces import flatten, size
+from es_rl.errors import CheckpointError, ConfigError
+
+
+class Agent:
+    """`agent(obs)` is the action for one observation; call `reset()` when an episode begins."""
+
+    def __init__(self, policy: nn.Module, config: Config, checkpoint: checkpoints.Checkpoint) -> None:
+        self.policy = policy
+        self.config = config
+        self.generation = checkpoint.generation
+        self.observation_space = checkpoint.observation_space
+        self.action_space = checkpoint.action_space
+        self._state: Any = None
+
+    def __call__(self, obs: Any) -> Any:
+        """One observation of the environment's space → one action of its action space."""
+        row = torch.from_numpy(flatten(self.observation_space, obs))[None]  # (1, O)
+        with torch.inference_mode():
+            action, self._state = self.policy(row, self._state)
+        space = self.action_space
+        if space.shape:
+            return np.asarray(action[0].numpy(), space.dtype).reshape(space.shape)
+        return int(action[0])
+
+    def reset(self) -> None:
+        """Forget the episode that was."""
+        self._state = None
+
+
+def load(run: str | Path, checkpoint: str = "last", *, env: str = "") -> Agent:
+    """The policy of a run at the checkpoint `last`, `best` or of a generation. Raises `CheckpointError`.
+
+    `env` replaces the run's environment in the agent's configuration, if it is given.
+    """
+    path = Path(run)
+    try:
+        config = build(Config, [(rundir.saved_config(path), f"{path / 'config.yaml'}: ")])
+        loaded = checkpoints.load(path, checkpoint)
+        policy = policies.make(config, size(loaded.observation_space), loaded.action_space)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    state = loaded.state(es.init(policy))
+    policy.load_state_dict({**state.theta, **state.buffers})
+    return Agent(policy, replace(config, env=env) if env else config, loaded)
+
+
+def trusted_env(agent: Agent, given: str, run: str) -> str:
+    """The environment to make: the run's, but `module:Id` only if it was `given` on the command line.
+
+    Raises `ConfigError`.
+    """
+    if given:
+        return given
+    if ":" in agent.config.env:
+        raise ConfigError(module_rule(agent.config.env, run))
+    return agent.config.env

@@ -1,0 +1,258 @@
+"""Checkpoints: atomic, checksummed, nothing pickled.
+
+`checkpoints/<generation>/` holds `model.safetensors` (theta and the policy's buffers by name, and nothing that differs
+between equal runs), `trainer.safetensors` (the optimiser), `state.json` (counters and spaces) and `MANIFEST.json`
+(size and sha256 of each). `last` and `best` link to two of them. A directory under its final name is complete: it was
+written under another name, flushed to the disk and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gymnasium import spaces
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from es_rl.config import Config
+from es_rl.envs import EnvSpec
+from es_rl.envs.spaces import from_json, to_json
+from es_rl.errors import CheckpointError, ResourceError
+from es_rl.es import ESState
+
+FORMAT = 1
+FILES = ("model.safetensors", "trainer.safetensors", "state.json")
+MANIFEST = "MANIFEST.json"
+SAVE_SECONDS = 60.0  # a checkpoint is due when the last one is older than this, whatever the cadence
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run has done so far, besides the strategy's state."""
+
+    env_steps: int = 0  # of all members, evaluation not counted
+    seconds: float = 0.0  # of training
+    best_return: float | None = None  # the best eval/return_mean
+    last_return: float | None = None
+    flat_generations: int = 0  # in a row, that taught nothing
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read back."""
+
+    generation: int
+    model: dict[str, Tensor]  # parameters and buffers
+    optim: dict[str, Tensor]
+    progress: Progress
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    path: Path
+
+    def state(self, fresh: ESState) -> ESState:
+        """The strategy's state. Raises `CheckpointError` if names or shapes are not those of a `fresh` one."""
+        expected = {name: tuple(value.shape) for name, value in (fresh.theta | fresh.buffers).items()}
+        found = {name: tuple(value.shape) for name, value in self.model.items()}
+        if expected != found:
+            differing = sorted({name for name, _ in set(expected.items()) ^ set(found.items())})
+            raise CheckpointError(f"{self.path}: does not fit the policy; differing: {', '.join(differing)}.")
+        theta = {name: self.model[name] for name in fresh.theta}
+        return ESState(self.generation, theta, {name: self.model[name] for name in fresh.buffers}, self.optim)
+
+
+def save(
+    run: Path,
+    state: ESState,
+    progress: Progress,
+    *,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    keep: int,
+    best: bool,
+) -> Path:
+    """Write a checkpoint, point `last` (and `best`) to it, remove old ones. Raises OSError; then nothing changed."""
+    folder = run / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".writing-*"):
+        shutil.rmtree(leftover)
+    about = {
+        "format": FORMAT,
+        "generation": state.generation,
+        "progress": asdict(progress),
+        "observation_space": to_json(observation_space),
+        "action_space": to_json(action_space),
+    }
+    contents = {
+        "model.safetensors": save_tensors({**state.theta, **state.buffers}),
+        "trainer.safetensors": save_tensors(state.optim),
+        "state.json": json.dumps(about, indent=2, allow_nan=False).encode(),
+    }
+    manifest = {name: {"size": len(data), "sha256": _sha256(data)} for name, data in contents.items()}
+    contents[MANIFEST] = json.dumps(manifest, indent=2).encode()
+    final, temporary = folder / _name(state.generation), folder / f".writing-{os.getpid()}"
+    temporary.mkdir()
+    for name, data in contents.items():
+        _write_to_disk(temporary / name, data)
+    if final.exists():  # a damaged one that a resumed run has fallen back from, or the same bits again
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _flush_directory(folder)
+    _link(folder / "last", final.name)
+    if best:
+        _link(folder / "best", final.name)
+    _prune(folder, keep)
+    return final
+
+
+class Saver:
+    """Keeps a run's newest state, and saves it when it is due; a save that fails is told of and tried again."""
+
+    def __init__(self, run: Path, config: Config, spec: EnvSpec, say: Callable[[str], None]) -> None:
+        self._run, self._config, self._spec, self._say = run, config.checkpoint, spec, say
+        self._saved_generation = -1
+        self._saved_at = time.monotonic()
+        self._best = False
+
+    def start(self, state: ESState, progress: Progress, *, saved: bool) -> None:
+        """The state that a sitting begins with; `saved` if it was just read back."""
+        self.state, self.progress = state, progress
+        self._saved_generation = state.generation if saved else -1
+
+    def commit(self, state: ESState, progress: Progress, *, best: bool) -> None:
+        """A generation is finished. Saved if the cadence says so, or if it is the best so far."""
+        self.state, self.progress = state, progress
+        self._best = best
+        old = time.monotonic() - self._saved_at > SAVE_SECONDS
+        if best or old or state.generation % self._config.every == 0:
+            self.save()
+
+    def save(self, *, must: bool = False) -> None:
+        """Save the newest state, unless it is. With `must`, raises `ResourceError` if that is impossible."""
+        if self._saved_generation == self.state.generation:
+            return
+        try:
+            save(
+                self._run,
+                self.state,
+                self.progress,
+                observation_space=self._spec.observation_space,
+                action_space=self._spec.action_space,
+                keep=self._config.keep,
+                best=self._best,
+            )
+        except OSError as error:
+            text = f"generation {self.state.generation} could not be saved: {error.strerror} ({error.filename})"
+            if must:
+                raise ResourceError(f"{text}. Free the disk, then resume={self._run}.") from error
+            self._say(f"warning: {text}; tried again after the next generation")
+            return
+        self._saved_generation, self._saved_at, self._best = self.state.generation, time.monotonic(), False
+
+
+def load(run: Path, which: str = "last") -> Checkpoint:
+    """The checkpoint `last`, `best`, or of a generation. Raises `CheckpointError` if it is missing or damaged."""
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        raise CheckpointError(f"{run}: has no checkpoints.")
+    path = folder / (_name(int(which)) if which.isdecimal() else which)
+    if which not in ("last", "best") and not which.isdecimal():
+        raise CheckpointError(f"checkpoint={which}: must be last, best or the number of a generation.")
+    if not path.is_dir():
+        there = ", ".join(str(int(p.name)) for p in _all(folder)) or "none"
+        raise CheckpointError(f"{run}: has no checkpoint {which}; generations that there are: {there}.")
+    return _read(path)
+
+
+def load_newest(run: Path, on_warning: Callable[[str], None]) -> Checkpoint:
+    """The newest sound checkpoint; damaged ones are warned of. Raises `CheckpointError` if none is sound."""
+    found = _all(run / "checkpoints")
+    if not found:
+        raise CheckpointError(f"{run}: has no checkpoint to resume from.")
+    problems = []
+    for path in reversed(found):
+        try:
+            return _read(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            on_warning(f"{error} Falling back to the one before.")
+    raise CheckpointError(f"{run}: all {len(found)} checkpoints are damaged. The newest: {problems[0]}")
+
+
+def _read(path: Path) -> Checkpoint:
+    """Check every file against the manifest before anything in it is looked at."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        contents = {name: (path / name).read_bytes() for name in FILES}
+        for name, data in contents.items():
+            if len(data) != manifest[name]["size"] or _sha256(data) != manifest[name]["sha256"]:
+                raise CheckpointError(f"{path / name}: damaged, it is not what {MANIFEST} says.")
+        about = json.loads(contents["state.json"])
+        if about["format"] != FORMAT:
+            raise CheckpointError(f"{path}: has format {about['format']}; this version reads {FORMAT}.")
+        return Checkpoint(
+            generation=int(about["generation"]),
+            model=load_tensors(contents["model.safetensors"]),
+            optim=load_tensors(contents["trainer.safetensors"]),
+            progress=Progress(**about["progress"]),
+            observation_space=from_json(about["observation_space"]),
+            action_space=from_json(about["action_space"]),
+            path=path,
+        )
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path}: cannot be read ({error.strerror}).") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: holds a file that is not safetensors ({error}).") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error}).") from error
+
+
+def _all(folder: Path) -> list[Path]:
+    """Checkpoint directories, oldest first."""
+    return sorted(p for p in folder.glob("*") if p.name.isdecimal() and p.is_dir())
+
+
+def _name(generation: int) -> str:
+    return f"{generation:08d}"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write_to_disk(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _link(link: Path, target: str) -> None:
+    temporary = link.with_name(f".{link.name}-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    linked = {(folder / name).resolve().name for name in ("last", "best")}
+    for path in _all(folder)[:-keep]:
+        if path.name not in linked:
+            shutil.rmtree(path)

@@ -1,0 +1,70 @@
+"""What all verbs share: `es-rl VERB …`, exit codes, and errors as one line."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from es_rl.errors import ConfigError, EsRlError, ResourceError, lookup
+
+VERBS = {
+    "train": "train a policy: env=ID [key=value …]; resume=RUN goes on",
+    "evaluate": "returns of a trained policy, as JSON: run=RUN",
+    "record": "a video of a trained policy: run=RUN",
+}
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOMEM)
+
+
+def main() -> NoReturn:
+    """The console script `es-rl`."""
+    run(_dispatch)
+
+
+def run(verb: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a verb, with the arguments of the process, and leave with its exit code; expected errors are one line."""
+    try:
+        code = verb(sys.argv[1:] if argv is None else argv)
+    except EsRlError as error:
+        code = _complain(error)
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: no second error when stdout is flushed
+        code = 141
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        code = _complain(ResourceError(f"{error.filename or 'the system'}: {error.strerror}."))
+    sys.exit(code)
+
+
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Whether a verb is to explain itself."""
+    return any(argument in ("-h", "--help", "help") for argument in argv)
+
+
+def show(text: str) -> int:
+    """Write a text to stdout; the exit code of having done so."""
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    usage = "\n".join(["es-rl VERB [key=value …]", "", *(f"  {verb:<10}{text}" for verb, text in VERBS.items())])
+    if not argv:
+        raise ConfigError(f"a verb is missing: one of {', '.join(VERBS)}. es-rl --help explains them.")
+    if asks_for_help(argv[:1]):
+        return show(usage + "\n\nes-rl VERB --help lists the keys of one.")
+    lookup(VERBS, argv[0], "verb")
+    code: int = importlib.import_module(f"es_rl.{argv[0]}").main(argv[1:])
+    return code
+
+
+def _complain(error: EsRlError) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"es_rl: {error}\n")
+    return error.exit_code

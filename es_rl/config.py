@@ -1,0 +1,354 @@
+"""The keys of a run: frozen dataclasses, `key=value` parsing, files of keys, ranges, `--help`.
+
+Precedence, later wins: defaults, the preset of the environment, `config=FILE`, the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from es_rl.errors import ConfigError, nearest
+from es_rl.presets import preset
+from es_rl.rng import MAX_SEED
+
+C = TypeVar("C")
+
+
+def key(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: Sequence[str] = (),
+) -> Any:
+    """A field with its help text and its range: low ≤ value ≤ high, value > above, value in choices."""
+    metadata = {"help": text, "low": low, "high": high, "above": above, "choices": tuple(choices)}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def group(kind: type[Any], text: str) -> Any:
+    """A field that holds a group of keys."""
+    return field(default_factory=kind, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class LinearConfig:
+    squash: str = key("clip", "how outputs are brought to the action space", choices=("clip", "tanh"))
+
+
+@dataclass(frozen=True)
+class MlpConfig:
+    hidden: list[int] = key([64, 64], "widths of the hidden layers", low=1)
+    activation: str = key("tanh", "between the layers", choices=("tanh", "relu", "elu", "gelu", "silu", "leaky_relu"))
+    layer_norm: bool = key(False, "layer norm before each activation")
+    squash: str = key("tanh", "how outputs are brought to the action space", choices=("clip", "tanh"))
+
+
+@dataclass(frozen=True)
+class EsConfig:
+    noise: str = key("dense", "perturbations: dense, orthogonal")
+    population: int = key(64, "members of a generation, an even number (antithetic pairs)", low=2)
+    sigma: float = key(0.05, "standard deviation of the perturbation of each parameter", above=0)
+    sigma_decay: float = key(1.0, "sigma is multiplied by this after each generation", above=0, high=1)
+    shaping: str = key("centered_ranks", "fitness to utilities: centered_ranks, zscore, normalized, sign, raw")
+    top: int | None = key(None, "pairs that count, the best ones (ARS); default: all", low=1)
+    episodes: int = key(1, "episodes of each member; fitness is their mean", low=1)
+    reward_shift: float = key(0.0, "subtracted from each step's reward in training (an alive bonus)")
+    max_failed: float = key(0.5, "share of failed members in a generation above which the run stops", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    name: str = key("adam", "optimiser: sgd, adam, adamw, clipup")
+    lr: float = key(0.02, "learning rate", above=0)
+    lr_decay: float = key(1.0, "lr is multiplied by this after each generation", above=0, high=1)
+    weight_decay: float = key(0.0, "pull of theta towards zero", low=0)
+    momentum: float = key(0.9, "of sgd and clipup", low=0, high=1)
+    beta1: float = key(0.9, "of adam and adamw", low=0, high=1)
+    beta2: float = key(0.999, "of adam and adamw", low=0, high=1)
+    eps: float = key(1e-8, "of adam and adamw", above=0)
+    max_speed: float | None = key(None, "of clipup: largest step of theta; default: twice lr", above=0)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    every: int = key(10, "generations between evaluations; 0: only at the end", low=0)
+    episodes: int = key(10, "episodes of one evaluation", low=1)
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    every: int = key(0, "generations between videos; 0: only at the end; -1: none at all", low=-1)
+    seconds: float = key(12.0, "length of a video", above=0, high=600)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = key(10, "generations between checkpoints (also once a minute, and whenever the run ends)", low=1)
+    keep: int = key(3, "newest checkpoints kept; the best one is kept besides", low=1)
+
+
+@dataclass(frozen=True)
+class Config:
+    env: str = key("", "Gymnasium id, such as Humanoid-v4, or module:Id to import the module first")
+    env_kwargs: dict[str, Any] = key({}, "arguments of the environment: env_kwargs.NAME=VALUE")
+    policy: str = key("mlp", "network: linear, mlp")
+    linear: LinearConfig = group(LinearConfig, "the linear policy")
+    mlp: MlpConfig = group(MlpConfig, "the multilayer perceptron")
+    obs_norm: bool = key(True, "observations normalised by their running mean and standard deviation")
+    es: EsConfig = group(EsConfig, "the evolution strategy")
+    optim: OptimConfig = group(OptimConfig, "the optimiser")
+    generations: int | None = key(None, "stop after so many generations", low=1)
+    env_steps: int | None = key(None, "stop after so many environment steps, of all members", low=1)
+    minutes: float | None = key(None, "stop after so many minutes of training; 60 if no rule is given", above=0)
+    target_return: float | None = key(None, "stop when eval/return_mean reaches this")
+    seed: int = key(0, "names every random number of the run", low=0, high=MAX_SEED)
+    workers: int | None = key(None, "worker processes; 0: all in this one; default: the processors at hand", low=0)
+    chunk: int | None = key(
+        None,
+        "members rolled out as one batch, an even number; default: from the population",
+        low=2,
+    )
+    hang_after: float = key(60.0, "seconds without a finished step after which a worker is replaced", above=0)
+    run: str = key("", "the run's directory; default: runs/ENV/TIME-POLICY")
+    eval: EvalConfig = group(EvalConfig, "evaluation of the unperturbed policy")
+    video: VideoConfig = group(VideoConfig, "videos")
+    checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
+
+
+STOP_RULES = ("generations", "env_steps", "minutes", "target_return")
+# What may change when a run goes on: nothing that theta depends on.
+RESUMABLE = (*STOP_RULES, "workers", "hang_after", "eval.", "video.", "checkpoint.", "es.max_failed")
+DEFAULT_MINUTES = 60.0
+
+
+def parse(kind: type[C], argv: Sequence[str]) -> C:
+    """The dataclass `kind` with the `key=value` arguments of one of the smaller verbs. Raises `ConfigError`."""
+    return build(kind, [(pairs(argv), "")])
+
+
+def pairs(argv: Sequence[str]) -> dict[str, str]:
+    """`key=value` arguments as a dict. Raises `ConfigError` for one without `=`, or given twice."""
+    found: dict[str, str] = {}
+    for argument in argv:
+        name, equals, text = argument.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{argument}: not of the form key=value. --help lists every key.")
+        if name in found:
+            raise ConfigError(f"{name}: given twice ({found[name]} and {text}). Give it once.")
+        found[name] = text
+    return found
+
+
+def parse_train(argv: Sequence[str]) -> Config:
+    """The resolved configuration of a new run. Raises `ConfigError`."""
+    given = pairs(argv)
+    path = given.pop("config", "")
+    file = read_file(Path(path)) if path else {}
+    if "env" not in given and ":" in str(file.get("env", "")):
+        raise ConfigError(module_rule(str(file["env"]), f"config={path}"))
+    env = given.get("env") or str(file.get("env") or "")
+    if not env:
+        raise ConfigError("env is missing: give a Gymnasium id, such as env=HalfCheetah-v4.")
+    sources = [(preset(env), f"preset of {env}: "), (file, f"{path}: "), (given, "")]
+    return _resolve(build(Config, sources))
+
+
+def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> Config:
+    """The configuration of a run that goes on: as `saved`, save for the keys of `RESUMABLE`. Raises `ConfigError`."""
+    given = pairs(argv)
+    previous = build(Config, [(saved, f"{source}: ")])
+    if ":" in previous.env and given.get("env") != previous.env:
+        raise ConfigError(module_rule(previous.env, source))
+    config = build(Config, [(saved, f"{source}: "), (given, "")])
+    before, after = flatten(dataclasses.asdict(previous)), flatten(dataclasses.asdict(config))
+    for name in given:
+        if not name.startswith(RESUMABLE) and before.get(name) != after.get(name):
+            free = ", ".join(k + "*" if k.endswith(".") else k for k in RESUMABLE)
+            raise ConfigError(
+                f"{name}={given[name]}: the run has {before.get(name)}, and a run goes on as it began. "
+                f"Start a new run, or change only: {free}."
+            )
+    return _resolve(config)
+
+
+def module_rule(env: str, source: str) -> str:
+    """Why a `module:Id` found in a file is refused."""
+    return (
+        f"env={env} in {source}: importing a module runs its code, so module:Id is taken from the command line "
+        f"only. If you trust it, add env={env}."
+    )
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file, flattened to dotted names. YAML is loaded safely. Raises `ConfigError`."""
+    try:
+        loaded = OmegaConf.load(path)
+        if not isinstance(loaded, DictConfig):
+            raise ConfigError(f"{path}: must hold keys and values.")
+        return flatten(OmegaConf.to_container(loaded, resolve=False))  # type: ignore[arg-type]
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{path}: not a YAML file of keys ({str(error).splitlines()[0]}).") from error
+
+
+def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
+    """An instance of the dataclass from (keys, where they are from) in order. Raises `ConfigError`."""
+    known = dict(leaves(kind))
+    tree = OmegaConf.structured(kind)
+    _writable(tree)
+    for values, source in sources:
+        for name, value in values.items():
+            _check_name(name, known, source)
+            _assign(tree, name, value, source)
+            if (root := _leaf(name, known)) is not None:
+                _check_range(name, OmegaConf.select(tree, name), known[root], source)
+    result: C = OmegaConf.to_object(tree)  # type: ignore[assignment]
+    return result
+
+
+def leaves(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """(dotted name, field) of every key, groups opened, in order."""
+    hints = get_type_hints(kind)
+    for f in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[f.name]):
+            yield from leaves(hints[f.name], f"{prefix}{f.name}.")
+        else:
+            yield prefix + f.name, f
+
+
+def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as {dotted name: value}; empty mappings vanish."""
+    result: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            result |= flatten(value, f"{prefix}{name}.")
+        else:
+            result[f"{prefix}{name}"] = value
+    return result
+
+
+def to_yaml(config: Any) -> str:
+    """The configuration as YAML, as `config.yaml` holds it."""
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+
+
+def help_text(kind: type[Any], usage: str) -> str:
+    """`--help`: every key with type, default, range and meaning, one line each."""
+    lines = [usage, "", "keys, given as key=value:"]
+    for name, f in leaves(kind):
+        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        shown = "" if default in ("", None, {}) else f" = {default}"
+        lines.append(f"  {name + shown:<34} {f.metadata['help']} ({_type_name(f)}{_rule(f)})")
+    return "\n".join(lines)
+
+
+def _resolve(config: Config) -> Config:
+    """Rules between keys, and the defaults that follow from other keys."""
+    es = config.es
+    if es.population % 2:
+        raise ConfigError(
+            f"es.population={es.population}: members come in antithetic pairs, so it must be even: "
+            f"{es.population - 1} or {es.population + 1}."
+        )
+    if es.top is not None and es.top > es.population // 2:
+        raise ConfigError(f"es.top={es.top}: at most es.population/2 = {es.population // 2} pairs can count.")
+    chunk = _chunk(es.population, es.episodes) if config.chunk is None else config.chunk
+    if chunk % 2:
+        raise ConfigError(f"chunk={chunk}: must be even, both members of a pair are rolled out together.")
+    rules = (config.generations, config.env_steps, config.minutes, config.target_return)
+    minutes = DEFAULT_MINUTES if all(rule is None for rule in rules) else config.minutes
+    return dataclasses.replace(config, chunk=min(chunk, es.population), minutes=minutes)
+
+
+def _chunk(population: int, episodes: int) -> int:
+    """Members of a chunk: an eighth of the population, so that work spreads, in batches of at most 16 simulations."""
+    wanted = min(population // 8, 16 // episodes)
+    return max(2, wanted - wanted % 2)
+
+
+def _leaf(name: str, known: Mapping[str, Any]) -> str | None:
+    """The key that `name` sets: itself, or the open dictionary that it lies in."""
+    if name in known:
+        return name
+    return next((k for k, f in known.items() if "dict" in str(f.type) and name.startswith(k + ".")), None)
+
+
+def _check_name(name: str, known: Mapping[str, Any], source: str) -> None:
+    if _leaf(name, known) is not None:
+        return
+    inside = [k for k in known if k.startswith(name + ".")]
+    if inside:
+        raise ConfigError(f"{source}{name}: a group of keys. Set one of them: {', '.join(inside)}.")
+    same_ending = [k for k in known if k.split(".")[-1] == name]
+    hint = f" Did you mean {' or '.join(same_ending)}?" if same_ending else nearest(name, known)
+    raise ConfigError(f"{source}{name}: unknown key.{hint} --help lists every key.")
+
+
+def _assign(tree: DictConfig, name: str, value: Any, source: str) -> None:
+    """Set one key; text from the command line is read as YAML unless the key is itself text."""
+    if isinstance(value, str) and not isinstance(OmegaConf.select(tree, name), str):
+        try:
+            value = OmegaConf.from_dotlist([f"value={value}"]).value
+        except Exception as error:
+            raise ConfigError(f"{source}{name}={value}: not readable as a value.") from error
+    try:
+        OmegaConf.update(tree, name, value, merge=False, force_add=name.startswith("env_kwargs."))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{source}{name}={value}: wrong type. {reason}.") from error
+
+
+def _check_range(name: str, value: Any, f: dataclasses.Field[Any], source: str) -> None:
+    rule = f.metadata
+    for item in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
+        number = item if isinstance(item, (int, float)) and not isinstance(item, bool) else None
+        bad = number is not None and (
+            not math.isfinite(number)
+            or (rule["low"] is not None and number < rule["low"])
+            or (rule["above"] is not None and number <= rule["above"])
+            or (rule["high"] is not None and number > rule["high"])
+        )
+        if bad or (rule["choices"] and item not in rule["choices"]):
+            hint = nearest(str(item), rule["choices"])
+            raise ConfigError(f"{source}{name}={item}: must be{_rule(f, comma='')}.{hint}")
+
+
+def _rule(f: dataclasses.Field[Any], comma: str = ",") -> str:
+    rule = f.metadata
+    if rule["choices"]:
+        return f"{comma} one of {', '.join(rule['choices'])}"
+    parts = [
+        f"{sign} {rule[bound]:g}" if bound != "high" or rule[bound] < 1e9 else f"{sign} {rule[bound]}"
+        for bound, sign in (("low", ">="), ("above", ">"), ("high", "<="))
+        if rule[bound] is not None
+    ]
+    return f"{comma} {' and '.join(parts)}" if parts else ("" if comma else " a finite number")
+
+
+def _type_name(f: dataclasses.Field[Any]) -> str:
+    return str(f.type).replace(" | None", "")
+
+
+def _writable(node: DictConfig) -> None:
+    """Frozen dataclasses give read-only nodes: unlock them while the keys are set."""
+    OmegaConf.set_readonly(node, False)
+    for name in node:
+        child = node._get_node(name)
+        if isinstance(child, DictConfig):
+            _writable(child)

@@ -1,0 +1,150 @@
+"""Environments: the seam, the registry of backends, and what the command line may name.
+
+A chunk talks to a `VectorEnv`: n simulations of one environment, of which any subset is reset or stepped. A finished
+simulation is simply left out, so nothing is simulated for nothing. A simulation that breaks (it raises, or returns
+something of the wrong shape) is not an exception but data: its reward and observation are NaN, it is terminated, and
+`errors` says what happened.
+
+    env = es_rl.envs.make("HalfCheetah-v4", 8)
+    obs = env.reset(range(8), seeds=range(8))                            # (8, O), as Gymnasium's reset(seed=…)
+    obs, reward, terminated, truncated = env.step([0, 3], actions)       # arrays over the two ids
+"""
+
+from __future__ import annotations
+
+if __name__ == "envs":
+    raise ImportError("the package is es_rl.envs; the top-level folder envs is only a link for readers")
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from es_rl.envs import gymnasium_backend
+from es_rl.envs.point_mass import register as _register_point_mass
+from es_rl.errors import EnvError, lookup, nearest
+
+Ids = Sequence[int] | NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+class VectorEnv(Protocol):
+    """n simulations of one environment, observations flattened to vectors of O numbers."""
+
+    errors: list[str]  # what broke since the last reset, one line each
+
+    def reset(self, ids: Ids, seeds: Sequence[int]) -> Floats:
+        """Start episodes; observations (len(ids), O)."""
+
+    def step(self, ids: Ids, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools]:
+        """One step of the simulations `ids`: observations (n, O), rewards, terminated, truncated (n,)."""
+
+    def close(self) -> None:
+        """Release what the simulations hold."""
+
+
+BACKENDS: dict[str, Callable[[str, int, Mapping[str, Any]], VectorEnv]] = {
+    "gymnasium": gymnasium_backend.GymnasiumVector,
+}
+
+_register_point_mass()
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What is known of an environment once it was made."""
+
+    id: str
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()  # what it warned of, each once
+
+
+def make(id: str, n: int, backend: str = "auto", **env_kwargs: Any) -> VectorEnv:
+    """n simulations of the environment `id` (`module:Id` imports the module first).
+
+    `backend` is `auto` or a name of `BACKENDS`. Raises `EnvError`, `ConfigError` for an unknown backend.
+    """
+    return lookup(BACKENDS, "gymnasium" if backend == "auto" else backend, "backend")(id, n, env_kwargs)
+
+
+def check_id(id: str) -> None:
+    """Refuse an environment that is not registered, without making it; imports the module of `module:Id`."""
+    module, _, name = id.rpartition(":")
+    if module:
+        _import(module, id)
+    try:
+        gymnasium.spec(name)
+    except gymnasium.error.Error as error:
+        same_name = _versions(name)
+        hint = f" Did you mean {' or '.join(same_name)}?" if same_name else nearest(name, gymnasium.registry)
+        raise EnvError(
+            f"env={id}: no such environment.{hint} An id is one of Gymnasium's, or module:Id."
+        ) from error
+
+
+def probe(id: str, env_kwargs: Mapping[str, Any], seed: int) -> EnvSpec:
+    """Make the environment, reset it and step it once. Raises `EnvError` for anything that makes it unusable."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            env = gymnasium_backend.make_one(id, env_kwargs)
+        except Exception as error:  # foreign code, any error
+            name = id.rpartition(":")[2]
+            hint = f" Versions that can be made: {', '.join(_versions(name))}." if _versions(name) else ""
+            given = ", ".join(f"env_kwargs.{k}={v}" for k, v in env_kwargs.items())
+            text = gymnasium_backend.describe(error)
+            raise EnvError(f"env={id} {given}: cannot be made: {text}{hint}".replace(" :", ":")) from error
+    env.close()
+    spec = EnvSpec(id, env.observation_space, env.action_space, dict(env_kwargs), _messages(caught))
+    gymnasium_backend.check_spaces(spec.observation_space, spec.action_space, id)
+    vector = make(id, 1, **env_kwargs)
+    spec.action_space.seed(seed)
+    vector.reset([0], [seed])
+    if not vector.errors:
+        vector.step([0], np.asarray(spec.action_space.sample())[None])
+    vector.close()
+    if vector.errors:
+        raise EnvError(f"env={id}: {vector.errors[0]}")
+    return spec
+
+
+def _import(module: str, id: str) -> None:
+    """Import a user's module; the current directory counts, as it does for `python -m`."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # foreign code, any error
+        text = gymnasium_backend.describe(error)
+        raise EnvError(f"env={id}: the module {module} cannot be imported: {text}") from error
+
+
+def _versions(name: str) -> list[str]:
+    """The registered ids of the same name whose code can be loaded, other than `name` itself."""
+    stem = name.rpartition("-v")[0] or name
+    found = []
+    for other, spec in sorted(gymnasium.registry.items()):
+        if other.rpartition("-v")[0] == stem and other != name and isinstance(spec.entry_point, str):
+            try:
+                gymnasium.envs.registration.load_env_creator(spec.entry_point)
+            except Exception:  # noqa: BLE001 - whatever hinders it, it is no help to the user
+                continue
+            found.append(other)
+    return found
+
+
+def _messages(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
+    texts = [str(w.message).replace("\033[33m", "").replace("\033[0m", "") for w in caught]
+    return tuple(dict.fromkeys(text.removeprefix("WARN: ") for text in texts))

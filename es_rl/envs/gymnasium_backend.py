@@ -1,0 +1,108 @@
+"""The general backend: any Gymnasium environment, several looped inside one process."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from es_rl.envs.spaces import flatten, size
+from es_rl.errors import EnvError
+
+# An environment without a time limit of its own may never end an episode.
+DEFAULT_TIME_LIMIT = 10_000
+
+Ids = Sequence[int] | NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def make_one(id: str, env_kwargs: Mapping[str, Any], **more: Any) -> gymnasium.Env[Any, Any]:
+    """One Gymnasium environment; `module:Id` imports the module first."""
+    module, _, name = id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    limit = {} if gymnasium.spec(name).max_episode_steps else {"max_episode_steps": DEFAULT_TIME_LIMIT}
+    return gymnasium.make(name, disable_env_checker=True, **(limit | dict(env_kwargs) | more))
+
+
+def describe(error: BaseException) -> str:
+    """An exception as one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], id: str) -> None:
+    """Refuse spaces that no policy here can see or act in. Raises `EnvError`."""
+    try:
+        size(observation)
+    except TypeError as error:
+        raise EnvError(f"env={id}: the observation space {observation} {error}.") from error
+    if not isinstance(action, (spaces.Box, spaces.Discrete)):
+        raise EnvError(f"env={id}: the action space {action} is not supported; Box and Discrete are.")
+
+
+class GymnasiumVector:
+    """n Gymnasium environments, each made when it is first reset."""
+
+    def __init__(self, id: str, n: int, env_kwargs: Mapping[str, Any]) -> None:
+        self.errors: list[str] = []
+        self._id, self._kwargs = id, env_kwargs
+        self._envs: list[gymnasium.Env[Any, Any] | None] = [None] * n
+        self._size = 0  # O, known from the first environment
+
+    def reset(self, ids: Ids, seeds: Sequence[int]) -> Floats:
+        self.errors = []
+        rows = [self._reset_one(i, int(seed)) for i, seed in zip(ids, seeds, strict=True)]
+        return np.stack([np.full(self._size, np.nan) if row is None else row for row in rows])
+
+    def step(self, ids: Ids, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools]:
+        n = len(ids)
+        obs = np.empty((n, self._size))
+        reward, terminated, truncated = np.empty(n), np.empty(n, np.bool_), np.empty(n, np.bool_)
+        for row, i in enumerate(ids):
+            env = self._envs[i]
+            try:
+                if env is None:
+                    raise RuntimeError("step before a successful reset")
+                seen, reward[row], terminated[row], truncated[row], _ = env.step(
+                    _action(env.action_space, actions[row])
+                )
+                obs[row] = flatten(env.observation_space, seen)
+            except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises is this simulation's end
+                self._broke(i, "step", error)
+                obs[row], reward[row], terminated[row], truncated[row] = np.nan, np.nan, True, False
+        return obs, reward, terminated, truncated
+
+    def close(self) -> None:
+        for env in self._envs:
+            if env is not None:
+                env.close()
+        self._envs = [None] * len(self._envs)
+
+    def _reset_one(self, i: int, seed: int) -> Floats | None:
+        try:
+            env = self._envs[i]
+            if env is None:
+                env = self._envs[i] = make_one(self._id, self._kwargs)
+                self._size = size(env.observation_space)
+            return flatten(env.observation_space, env.reset(seed=seed)[0])
+        except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises is this simulation's end
+            self._broke(i, "reset", error)
+            return None
+
+    def _broke(self, i: int, where: str, error: Exception) -> None:
+        """Note what happened, and make the environment anew next time: nothing is known of its state."""
+        self.errors.append(f"its {where} raised {describe(error)}")
+        self._envs[i] = None
+
+
+def _action(space: spaces.Space[Any], action: Any) -> Any:
+    if isinstance(space, spaces.Box):
+        return np.asarray(action, dtype=space.dtype).reshape(space.shape)
+    return int(action)

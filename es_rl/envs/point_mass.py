@@ -1,0 +1,72 @@
+"""es_rl/PointMass-v0: push a point with friction to the origin. A toy that is learnt in seconds, for tests and demos.
+
+State: position and velocity in the plane. Action: a force in [−1, 1]². Each episode starts at rest, anywhere in the
+square [−1, 1]², and lasts a fixed number of steps. Reward of a step: −|position| − 0.01·|force|².
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+ID = "es_rl/PointMass-v0"
+STEPS = 100
+# The mean return at which the task counts as solved: doing nothing gives about −77, the best linear controller about −9.
+SOLVED = -12.0
+
+
+class PointMass(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
+    """The toy environment; see the module."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}  # type: ignore[misc]
+
+    dt = 0.1
+    friction = 1.0
+    strength = 4.0
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float64)
+        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self._position = np.zeros(2)
+        self._velocity = np.zeros(2)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        super().reset(seed=seed)
+        self._position = self.np_random.uniform(-1.0, 1.0, 2)
+        self._velocity = np.zeros(2)
+        return self._observe(), {}
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+        force = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
+        self._velocity = self._velocity + self.dt * (self.strength * force - self.friction * self._velocity)
+        self._position = self._position + self.dt * self._velocity
+        reward = -float(np.hypot(*self._position)) - 0.01 * float(force @ force)
+        return self._observe(), reward, False, False, {}
+
+    def render(self) -> NDArray[np.uint8]:
+        """A white square with the goal as a ring and the point as a disc."""
+        side = 240
+        axis = np.linspace(-1.5, 1.5, side)
+        x, y = np.meshgrid(axis, -axis)
+        frame = np.full((side, side, 3), 255, np.uint8)
+        frame[np.abs(np.hypot(x, y) - 0.12) < 0.02] = (60, 160, 60)
+        frame[np.hypot(x - self._position[0], y - self._position[1]) < 0.08] = (40, 80, 200)
+        return frame
+
+    def _observe(self) -> NDArray[np.float64]:
+        return np.concatenate([self._position, self._velocity])
+
+
+def register() -> None:
+    """Make the id known to Gymnasium."""
+    if ID not in gymnasium.registry:
+        gymnasium.register(ID, entry_point=f"{__name__}:PointMass", max_episode_steps=STEPS, reward_threshold=SOLVED)

@@ -1,0 +1,82 @@
+"""Gymnasium spaces as vectors of numbers, and as JSON, so that a policy can be used without its environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+Space = spaces.Space[Any]
+
+
+def size(space: Space) -> int:
+    """Numbers in a flattened observation. Raises TypeError for a space without a fixed size, such as Text or Graph."""
+    if not space.is_np_flattenable:
+        raise TypeError(
+            "has no fixed number of entries; Box, Discrete, MultiBinary, MultiDiscrete, and Dict or Tuple of these do"
+        )
+    return spaces.flatdim(space)
+
+
+def flatten(space: Space, obs: Any) -> NDArray[np.float64]:
+    """One observation as a vector; discrete ones as one-hot. Raises ValueError if a Box has another shape."""
+    if isinstance(space, spaces.Box):
+        array = np.asarray(obs, dtype=np.float64)
+        if array.shape != space.shape:
+            raise ValueError(f"an observation of shape {array.shape}; its space has {space.shape}")
+        return array.reshape(-1)
+    return np.asarray(spaces.flatten(space, obs), dtype=np.float64)
+
+
+def to_json(space: Space) -> dict[str, Any]:
+    """A space as JSON values. Raises TypeError for kinds that `size` refuses."""
+    match space:
+        case spaces.Box():
+            low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (space.low, space.high))
+            return {
+                "kind": "Box",
+                "shape": list(space.shape),
+                "dtype": str(space.dtype),
+                # JSON has no infinity
+                "low": [None if v == -np.inf else v for v in low.tolist()],
+                "high": [None if v == np.inf else v for v in high.tolist()],
+            }
+        case spaces.Discrete():
+            return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
+        case spaces.MultiBinary():
+            return {"kind": "MultiBinary", "shape": list(space.shape)}
+        case spaces.MultiDiscrete():
+            return {
+                "kind": "MultiDiscrete",
+                "nvec": np.asarray(space.nvec).tolist(),
+                "start": np.asarray(space.start).tolist(),
+            }
+        case spaces.Dict():
+            return {"kind": "Dict", "spaces": [[name, to_json(part)] for name, part in space.items()]}
+        case spaces.Tuple():
+            return {"kind": "Tuple", "spaces": [to_json(part) for part in space]}
+    raise TypeError(f"{space}: not supported")
+
+
+def from_json(value: dict[str, Any]) -> Space:
+    """The space that `to_json` wrote. Raises KeyError, TypeError or ValueError if it is none."""
+    match value["kind"]:
+        case "Box":
+            low = np.array([-np.inf if v is None else v for v in value["low"]])
+            high = np.array([np.inf if v is None else v for v in value["high"]])
+            shape, dtype = tuple(value["shape"]), np.dtype(value["dtype"])
+            low, high = low.reshape(shape).astype(dtype), high.reshape(shape).astype(dtype)
+            return spaces.Box(low, high, shape, dtype.type)
+        case "Discrete":
+            return spaces.Discrete(value["n"], start=value["start"])
+        case "MultiBinary":
+            return spaces.MultiBinary(value["shape"])
+        case "MultiDiscrete":
+            return spaces.MultiDiscrete(value["nvec"], start=value["start"])
+        case "Dict":
+            return spaces.Dict([(name, from_json(part)) for name, part in value["spaces"]])
+        case "Tuple":
+            return spaces.Tuple([from_json(part) for part in value["spaces"]])
+    raise ValueError(f"{value['kind']}: not a kind of space")

@@ -1,0 +1,66 @@
+"""The expected errors, and the exit code of each. A message holds the value received, the rule and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class EsRlError(Exception):
+    """An error that a user can act on: shown as one or two lines, never as a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(EsRlError):
+    """A key or a value on the command line, or in a file of keys, that breaks a rule."""
+
+    exit_code = 2
+
+
+class EnvError(EsRlError):
+    """An environment, a policy or a reward that cannot be used."""
+
+    exit_code = 3
+
+
+class CheckpointError(EsRlError):
+    """A run or a checkpoint that is missing, damaged or does not fit."""
+
+    exit_code = 4
+
+
+class TrainingError(EsRlError):
+    """Training that cannot go on, such as one in which most members fail."""
+
+    exit_code = 5
+
+
+class ResourceError(EsRlError):
+    """The machine refuses something: disk, memory, processes, permission."""
+
+    exit_code = 6
+
+
+class Stopped(EsRlError):  # noqa: N818 - a wish, not an error
+    """The user or the system asked the program to stop: 75 for SIGTERM, 130 for Ctrl-C."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`Did you mean …?` with up to three close names, or an empty string."""
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def lookup(table: Mapping[str, T], name: str, key: str) -> T:
+    """The entry `name` of a registry; `key` is the config key that chose it. Raises `ConfigError`."""
+    if name not in table:
+        raise ConfigError(f"{key}={name}: unknown.{nearest(name, table)} Known: {', '.join(sorted(table))}.")
+    return table[name]

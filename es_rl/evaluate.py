@@ -1,0 +1,86 @@
+"""Evaluate a run's policy: fresh seeds, unshaped rewards, no perturbation. The last line of stdout is one JSON object.
+
+python -m es_rl.evaluate run=runs/HalfCheetah-v4/… episodes=20 seed=0
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from es_rl import agent as agents
+from es_rl import cli, envs
+from es_rl.config import help_text, key, parse
+from es_rl.errors import ConfigError, EnvError
+from es_rl.rng import MAX_SEED, integer_seed
+from es_rl.rollout import rollout
+from es_rl.rundir import versions
+
+USAGE = "python -m es_rl.evaluate run=RUN [key=value …]   returns of a trained policy, as JSON"
+BATCH = 16  # episodes simulated side by side
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    run: str = key("", "the run's directory")
+    checkpoint: str = key("last", "last, best, or the number of a generation")
+    episodes: int = key(20, "episodes", low=1)
+    seed: int = key(0, "names the initial states", low=0, high=MAX_SEED)
+    env: str = key("", "another environment of the same spaces; needed again for module:Id")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code."""
+    if cli.asks_for_help(argv):
+        return cli.show(help_text(EvaluateConfig, USAGE))
+    config = parse(EvaluateConfig, argv)
+    if not config.run:
+        raise ConfigError("run is missing: give a run's directory, such as run=runs/HalfCheetah-v4/NAME.")
+    agent = agents.load(config.run, config.checkpoint)
+    env = agents.trusted_env(agent, config.env, config.run)
+    torch.set_num_threads(1)
+    envs.check_id(env)
+    spec = envs.probe(env, agent.config.env_kwargs, config.seed)
+    if (spec.observation_space, spec.action_space) != (agent.observation_space, agent.action_space):
+        raise EnvError(f"env={env}: its spaces are not those that the policy was trained for ({agent.config.env}).")
+    returns, lengths = _episodes(agent, env, config)
+    result = {
+        "run": config.run,
+        "env": env,
+        "generation": agent.generation,
+        "episodes": config.episodes,
+        "seed": config.seed,
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "return_min": float(returns.min()),
+        "return_max": float(returns.max()),
+        "length_mean": float(lengths.mean()),
+        "versions": versions(),
+    }
+    sys.stdout.write(f"{env}: return {returns.mean():.1f} ± {returns.std():.1f} over {config.episodes} episodes\n")
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0
+
+
+def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and lengths (episodes,). Raises `EnvError` if an episode fails."""
+    seeds = [integer_seed(config.seed, "evaluate", episode) for episode in range(config.episodes)]
+    vector = envs.make(env, min(BATCH, config.episodes), **agent.config.env_kwargs)
+    with torch.inference_mode():
+        done = [rollout(vector, agent.policy, seeds[i : i + BATCH]) for i in range(0, len(seeds), BATCH)]
+    vector.close()
+    returns = np.concatenate([part.returns for part in done])
+    if not np.isfinite(returns).all():
+        reasons = [error for part in done for error in part.errors]
+        text = reasons[0] if reasons else "a reward, an observation or an action was not finite"
+        raise EnvError(f"env={env}: {np.isnan(returns).sum()} of {len(returns)} episodes failed: {text}.")
+    return returns, np.concatenate([part.lengths for part in done])
+
+
+if __name__ == "__main__":
+    cli.run(main)

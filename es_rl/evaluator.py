@@ -1,0 +1,151 @@
+"""The members of a generation → their fitness, by rollouts on workers; and the unperturbed policy → its returns.
+
+This is the part that another kind of training replaces: nothing above it knows that there are environments, and
+nothing below it knows of evolution strategies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from es_rl import envs, es
+from es_rl.config import Config
+from es_rl.envs import EnvSpec
+from es_rl.errors import EnvError, TrainingError
+from es_rl.es import ESParams, ESState
+from es_rl.policies import normalizer
+from es_rl.rng import integer_seed
+from es_rl.rollout import Chunk, ChunkResult, Generation, Rollout
+from es_rl.workers import Failed, Workers
+
+# Into so many chunks are evaluation episodes cut, whatever the number of workers.
+EVALUATION_CHUNKS = 8
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a generation's members have shown."""
+
+    fitness: NDArray[np.float64]  # (M,); NaN: failed
+    buffers: dict[str, Tensor]  # the policy's, moved by what was seen
+    steps: int
+    metrics: dict[str, Any]
+
+
+class Evaluator:
+    """Evaluates a run's members and its policy in an environment."""
+
+    def __init__(self, config: Config, params: ESParams, spec: EnvSpec, workers: Workers) -> None:
+        self._config, self._params, self._workers = config, params, workers
+        self._rollout = Rollout(config, spec)
+        self._ever_succeeded = False  # any member, in this sitting
+
+    def members(self, state: ESState) -> Evaluation:
+        """Fitness of all members of the coming generation.
+
+        Raises `EnvError` or `TrainingError` as soon as more have failed than `es.max_failed` allows.
+        """
+        p, chunks = es.ask(self._params, state)
+        jobs = [Chunk("members", members.start, len(members)) for members in chunks]
+        failed = 0
+
+        def on_result(index: int, outcome: Any) -> None:
+            nonlocal failed
+            result = _result(outcome, jobs[index])
+            failed += int((~np.isfinite(result.fitness)).sum())
+            self._check(failed, result, state.generation + 1)
+
+        outcomes = self._workers.map(self._rollout, Generation(_arrays(state), p), jobs, on_result=on_result)
+        results = [_result(outcome, job) for outcome, job in zip(outcomes, jobs, strict=True)]
+        moments = [result.moments for result in results if result.moments is not None]
+        return Evaluation(
+            fitness=np.concatenate([result.fitness for result in results]),
+            buffers=normalizer.merge(state.buffers, moments),
+            steps=sum(result.steps for result in results),
+            metrics=_metrics(results),
+        )
+
+    def policy(self, state: ESState) -> dict[str, Any]:
+        """`eval/*` of the unperturbed policy on fresh seeds; episodes that failed are counted and left out."""
+        episodes = self._config.eval.episodes
+        size = min(self._params.chunk * self._config.es.episodes, -(-episodes // EVALUATION_CHUNKS))
+        jobs = [Chunk("evaluation", i, min(size, episodes - i)) for i in range(0, episodes, size)]
+        generation = Generation(_arrays(state), es.perturbation(self._params, state.generation))
+        outcomes = self._workers.map(self._rollout, generation, jobs)
+        results = [_result(outcome, job) for outcome, job in zip(outcomes, jobs, strict=True)]
+        returns = np.concatenate([result.returns for result in results])
+        lengths = np.concatenate([result.lengths for result in results])
+        sound = np.isfinite(returns)
+        return {
+            "eval/return_mean": _statistic(np.mean, returns[sound]),
+            "eval/return_std": _statistic(np.std, returns[sound]),
+            "eval/length_mean": _statistic(np.mean, lengths[sound]),
+            "eval/failed": int((~sound).sum()),
+        }
+
+    def _check(self, failed: int, result: ChunkResult, generation: int) -> None:
+        """End a run that cannot succeed: too many failed, or the first chunk of all could not be run at all."""
+        population, share = self._config.es.population, self._config.es.max_failed
+        self._ever_succeeded |= bool(np.isfinite(result.fitness).any())
+        lost = result.steps == 0 and bool(result.errors)
+        if failed <= share * population and (self._ever_succeeded or not lost):
+            return
+        reason = result.errors[0] if result.errors else "rewards, observations or actions that are not finite"
+        text = f"{failed} of {population} members failed in generation {generation}: {reason}."
+        if failed > share * population:
+            text += f" es.max_failed={share:g} allows {int(share * population)}."
+        raise EnvError(f"env={self._config.env}: {text}") if result.errors else TrainingError(text)
+
+
+def probe(workers: Workers, config: Config) -> EnvSpec:
+    """Make the environment once, in a worker: it may hang or crash. Raises `EnvError`."""
+    (outcome,) = workers.map(_probe, None, [config])
+    if isinstance(outcome, Failed):
+        known = outcome.message.startswith("env=")
+        raise EnvError(outcome.message if known else f"env={config.env}: {outcome.message}.")
+    assert isinstance(outcome, EnvSpec)
+    return outcome
+
+
+def _probe(context: None, config: Config, beat: Callable[[int], None]) -> EnvSpec:
+    return envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"))
+
+
+def _result(outcome: ChunkResult | Failed, job: Chunk) -> ChunkResult:
+    """A chunk that could not be done is one of failed members."""
+    if isinstance(outcome, ChunkResult):
+        return outcome
+    nothing = np.full(job.count, np.nan)
+    return ChunkResult(nothing, nothing, nothing, 0, None, [outcome.message])
+
+
+def _metrics(results: Sequence[ChunkResult]) -> dict[str, Any]:
+    """Statistics of the members that did not fail."""
+    fitness = np.concatenate([result.fitness for result in results])
+    sound = np.isfinite(fitness)
+    fitness = fitness[sound]
+    returns = np.concatenate([result.returns for result in results])[sound]
+    lengths = np.concatenate([result.lengths for result in results])[sound]
+    return {
+        "fitness/mean": _statistic(np.mean, fitness),
+        "fitness/max": _statistic(np.max, fitness),
+        "fitness/min": _statistic(np.min, fitness),
+        "fitness/std": _statistic(np.std, fitness),
+        "return/mean": _statistic(np.mean, returns),
+        "length/mean": _statistic(np.mean, lengths),
+    }
+
+
+def _statistic(function: Callable[[Any], Any], values: NDArray[np.float64]) -> float | None:
+    """The statistic as a float, or None of no values."""
+    return float(function(values)) if values.size else None
+
+
+def _arrays(state: ESState) -> dict[str, NDArray[Any]]:
+    return {name: value.numpy() for name, value in {**state.theta, **state.buffers}.items()}

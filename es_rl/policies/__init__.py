@@ -1,0 +1,47 @@
+"""Policies: the seam and the registry.
+
+A policy is a plain nn.Module, written for one batch of observations and ignorant of populations:
+
+    forward(obs, state=None) → (action, state)      obs (n, O) → actions (n, A), or (n,) integers if discrete
+
+It ends in an `ActionHead`, and normalises what it sees by a `Normalizer` named `normalizer`, whose buffers travel in
+every checkpoint. A policy = one file with a `build` function, one line in `POLICIES`, one group of keys in `Config`.
+"""
+
+from __future__ import annotations
+
+if __name__ == "policies":
+    raise ImportError("the package is es_rl.policies; the top-level folder policies is only a link for readers")
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from es_rl.config import Config
+from es_rl.errors import lookup
+from es_rl.policies import linear, mlp
+from es_rl.policies.action import ActionHead
+from es_rl.policies.normalizer import Normalizer
+from es_rl.rng import integer_seed
+
+POLICIES: dict[str, Callable[[Config, int, Normalizer | None, ActionHead], nn.Module]] = {
+    "linear": linear.build,
+    "mlp": mlp.build,
+}
+
+
+def make(config: Config, inputs: int, action_space: spaces.Space[Any]) -> nn.Module:
+    """The policy that the configuration names, for observations of `inputs` numbers, initialised from its seed.
+
+    Raises `ConfigError` for an unknown name.
+    """
+    build = lookup(POLICIES, config.policy, "policy")
+    squash: str = getattr(config, config.policy).squash
+    with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from its global generator
+        torch.manual_seed(integer_seed(config.seed, "policy"))
+        normalizer = Normalizer(inputs) if config.obs_norm else None
+        policy = build(config, inputs, normalizer, ActionHead(action_space, squash))
+    return policy.requires_grad_(False).eval()

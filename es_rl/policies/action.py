@@ -1,0 +1,55 @@
+"""From a network's raw outputs to actions of the environment's space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+SQUASHES: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "clip": lambda x: torch.clamp(x, -1.0, 1.0)}
+
+
+class ActionHead(nn.Module):
+    """Box: outputs squashed to [−1, 1] by tanh or clipping, then scaled to [low, high]; Discrete: the largest output.
+
+    A dimension of a Box without a finite bound on both sides gets the raw output, clipped to the bound it has.
+    """
+
+    low: Tensor
+    high: Tensor
+    bounded: Tensor
+    center: Tensor
+    reach: Tensor
+
+    def __init__(self, space: spaces.Space[Any], squash: str) -> None:
+        super().__init__()
+        self._squash = SQUASHES[squash]
+        self._discrete = isinstance(space, spaces.Discrete)
+        if isinstance(space, spaces.Discrete):
+            self.outputs, self._start = int(space.n), int(space.start)
+            return
+        assert isinstance(space, spaces.Box)
+        self.outputs = int(np.prod(space.shape))
+        low = torch.tensor(np.asarray(space.low, np.float32).reshape(-1))  # (A,)
+        high = torch.tensor(np.asarray(space.high, np.float32).reshape(-1))
+        bounded = torch.isfinite(low) & torch.isfinite(high)
+        self._all_bounded = bool(bounded.all())
+        # Constants of the environment, not of the policy: kept out of checkpoints.
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
+        self.register_buffer("bounded", bounded, persistent=False)
+        self.register_buffer("center", torch.where(bounded, (low + high) / 2, 0.0), persistent=False)
+        self.register_buffer("reach", torch.where(bounded, (high - low) / 2, 1.0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, outputs) → actions (n, A), or (n,) integers."""
+        if self._discrete:
+            return x.argmax(-1) + self._start
+        y = self._squash(x)
+        if not self._all_bounded:
+            y = torch.where(self.bounded, y, x)
+        return torch.addcmul(self.center, self.reach, y).clamp_(self.low, self.high)

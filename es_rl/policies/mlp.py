@@ -1,0 +1,55 @@
+"""The multilayer perceptron: hidden layers of any widths, optional layer norm, a small start of the output layer."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from es_rl.config import Config
+from es_rl.policies.action import ActionHead
+from es_rl.policies.normalizer import Normalizer
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "leaky_relu": nn.LeakyReLU,
+}
+# The first actions are then near the middle of the action space, whatever the observation.
+OUTPUT_GAIN = 0.01
+
+
+class MlpPolicy(nn.Module):
+    """A network and the action head."""
+
+    def __init__(self, normalizer: Normalizer | None, network: nn.Sequential, head: ActionHead) -> None:
+        super().__init__()
+        self.normalizer = normalizer
+        self.network = network
+        self.head = head
+
+    def forward(self, obs: Tensor, state: None = None) -> tuple[Tensor, None]:
+        x = obs.float() if self.normalizer is None else self.normalizer(obs)
+        return self.head(self.network(x)), state
+
+
+def build(config: Config, inputs: int, normalizer: Normalizer | None, head: ActionHead) -> nn.Module:
+    """The perceptron of `config.mlp`."""
+    layers: list[nn.Module] = []
+    for width_in, width_out in pairwise([inputs, *config.mlp.hidden]):
+        layers.append(_linear(width_in, width_out, 1.0))
+        if config.mlp.layer_norm:
+            layers.append(nn.LayerNorm(width_out))
+        layers.append(ACTIVATIONS[config.mlp.activation]())
+    layers.append(_linear([inputs, *config.mlp.hidden][-1], head.outputs, OUTPUT_GAIN))
+    return MlpPolicy(normalizer, nn.Sequential(*layers), head)
+
+
+def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer

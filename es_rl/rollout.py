@@ -1,0 +1,238 @@
+"""One chunk: environments × members → fitness and observation moments.
+
+Shapes: N simulations of a chunk (members × episodes, one member's episodes together), O observation, A action.
+
+A `Rollout` is sent to each worker once and keeps its environments and its policy there; a `Generation` is sent once a
+generation; a `Chunk` is one job. The result is a pure function of the three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from es_rl import envs, policies
+from es_rl.config import Config
+from es_rl.envs import EnvSpec, VectorEnv
+from es_rl.envs.spaces import size
+from es_rl.noise import Perturbation
+from es_rl.policies.normalizer import Moments, Normalizer
+from es_rl.population import Population, perturb
+from es_rl.rng import integer_seed
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Beat = Callable[[int], None]  # told the environment steps done since the last beat
+
+# Finished simulations stay in the policy's batch until this share of it is live: making it anew costs a copy.
+SHRINK_BELOW = 0.75
+# A chunk in which an environment broke is rolled out again: only what breaks every time counts as failed.
+ATTEMPTS = 2
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the chunks of one generation share."""
+
+    model: dict[str, NDArray[Any]]  # the policy's parameters and buffers, by name
+    perturbation: Perturbation
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Items `first … first+count−1`: members of the population, or episodes of the unperturbed policy."""
+
+    kind: str  # "members" or "evaluation"
+    first: int
+    count: int
+
+
+@dataclass
+class Episodes:
+    """N finished episodes. A failed one has a NaN return."""
+
+    returns: Floats  # (N,)
+    lengths: Ints  # (N,)
+    moments: Moments | None
+    errors: list[str]  # of environments that broke
+
+
+@dataclass
+class ChunkResult:
+    """What one chunk gives back: arrays over its items."""
+
+    fitness: Floats  # (count,) mean over a member's episodes of the return less the reward shift; NaN: failed
+    returns: Floats  # (count,) mean return
+    lengths: Floats  # (count,) mean length
+    steps: int
+    moments: Moments | None
+    errors: list[str]
+
+
+class Rollout:
+    """Rolls out chunks of one run's members in one process, with environments and policy made at the first call."""
+
+    def __init__(self, config: Config, env: EnvSpec) -> None:
+        assert config.chunk is not None
+        self._config, self._spec = config, env
+        self._simulations = config.chunk * config.es.episodes
+        self._env: VectorEnv | None = None
+        self._policy: nn.Module | None = None
+        self._generation: Generation | None = None
+
+    def __call__(self, generation: Generation, chunk: Chunk, beat: Beat) -> ChunkResult:
+        env, policy = self._prepare(generation)
+        p, seed, items = (
+            generation.perturbation,
+            self._config.seed,
+            range(chunk.first, chunk.first + chunk.count),
+        )
+        if chunk.kind == "evaluation":
+            seeds = [integer_seed(seed, "eval", p.generation, episode) for episode in items]
+            return self._attempt(env, policy, seeds, nullcontext(), episodes=1, shift=0.0, beat=beat)
+        # Common random numbers: the seeds of an episode are those of the pair.
+        episodes = self._config.es.episodes
+        seeds = [
+            integer_seed(seed, "episode", p.generation, member // 2, episode)
+            for member in items
+            for episode in range(episodes)
+        ]
+        population = perturb(policy, items, p)
+        shift = self._config.es.reward_shift
+        return self._attempt(env, policy, seeds, population, episodes=episodes, shift=shift, beat=beat)
+
+    def close(self) -> None:
+        """Close the environments."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def _prepare(self, generation: Generation) -> tuple[VectorEnv, nn.Module]:
+        if self._env is None or self._policy is None:
+            self._env = envs.make(self._spec.id, self._simulations, **self._spec.kwargs)
+            self._policy = make_policy(self._config, self._spec)
+        if generation is not self._generation:
+            self._policy.load_state_dict({k: torch.from_numpy(v) for k, v in generation.model.items()})
+            self._generation = generation
+        return self._env, self._policy
+
+    def _attempt(
+        self,
+        env: VectorEnv,
+        policy: nn.Module,
+        seeds: Sequence[int],
+        population: Any,
+        *,
+        episodes: int,
+        shift: float,
+        beat: Beat,
+    ) -> ChunkResult:
+        with torch.inference_mode(), population as members:
+            for _ in range(ATTEMPTS):
+                done = rollout(env, policy, seeds, population=members, episodes=episodes, beat=beat)
+                if not done.errors:
+                    break
+        return ChunkResult(
+            fitness=(done.returns - shift * done.lengths).reshape(-1, episodes).mean(axis=1),
+            returns=done.returns.reshape(-1, episodes).mean(axis=1),
+            lengths=done.lengths.reshape(-1, episodes).mean(axis=1),
+            steps=int(done.lengths.sum()),
+            moments=done.moments,
+            errors=done.errors,
+        )
+
+
+def make_policy(config: Config, env: EnvSpec) -> nn.Module:
+    """The freshly initialised policy of a configuration, for an environment."""
+    return policies.make(config, size(env.observation_space), env.action_space)
+
+
+def rollout(
+    env: VectorEnv,
+    policy: nn.Module,
+    seeds: Sequence[int],
+    *,
+    population: Population | None = None,
+    episodes: int = 1,
+    beat: Beat = lambda steps: None,
+    record: list[tuple[Ints, NDArray[Any]]] | None = None,
+) -> Episodes:
+    """One episode in each of N = len(seeds) simulations, with one policy call and one environment call a step.
+
+    With a `population`, each of its members acts in `episodes` adjacent simulations, and moments of the observations
+    acted upon are gathered if the policy normalises. A reward, an observation or an action that is not finite ends its
+    simulation as failed. `record` receives (simulations, actions) of every step.
+    """
+    n = len(seeds)
+    returns, lengths, failed = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.bool_)
+    tally = _Tally.of(policy) if population is not None else None
+    if population is not None:
+        population.select(range(n // episodes))
+    rows = np.arange(n)  # simulations in the policy's batch
+    inputs = env.reset(rows, seeds)  # (len(rows), O) newest observations; those of finished ones are stale
+    fine = np.isfinite(inputs).all(axis=1)
+    failed[~fine] = True
+    live = np.flatnonzero(fine)  # positions in rows of the simulations that still run
+    state = None
+    while live.size:
+        if live.size < SHRINK_BELOW * rows.size:
+            kept = _rows_of_members(live, episodes)
+            rows, inputs, live = rows[kept], inputs[kept], np.searchsorted(kept, live)
+            state = None if state is None else state[kept]
+            if population is not None:
+                population.select(rows[::episodes] // episodes)
+        running = rows[live]
+        if tally is not None:
+            tally.add(inputs[live])
+        actions, state = policy(torch.from_numpy(inputs), state)
+        action = actions.numpy()[live]  # (len(live), A)
+        if record is not None:
+            record.append((running, action))
+        obs, reward, terminated, truncated = env.step(running, action)
+        inputs[live] = obs
+        returns[running] += reward
+        lengths[running] += 1
+        beat(live.size)
+        fine = (
+            np.isfinite(reward) & np.isfinite(obs).all(axis=1) & np.isfinite(action).reshape(live.size, -1).all(axis=1)
+        )
+        failed[running[~fine]] = True
+        live = live[fine & ~terminated & ~truncated]
+    returns[failed] = np.nan
+    return Episodes(returns, lengths, tally.moments() if tally is not None else None, list(env.errors))
+
+
+def _rows_of_members(live: Ints, episodes: int) -> Ints:
+    """Positions of all rows of the members that have a live one."""
+    members = np.unique(live // episodes)
+    return (members[:, None] * episodes + np.arange(episodes)).reshape(-1)
+
+
+class _Tally:
+    """Moments of observations about the policy's frozen mean."""
+
+    def __init__(self, mean: Floats) -> None:
+        self._mean = mean
+        self._count = 0
+        self._first, self._second = np.zeros_like(mean), np.zeros_like(mean)
+
+    @classmethod
+    def of(cls, policy: nn.Module) -> _Tally | None:
+        normalizer = getattr(policy, "normalizer", None)
+        return cls(normalizer.mean.numpy()) if isinstance(normalizer, Normalizer) else None
+
+    def add(self, obs: Floats) -> None:
+        centered = obs - self._mean
+        self._count += len(obs)
+        self._first += centered.sum(axis=0)
+        self._second += np.square(centered, out=centered).sum(axis=0)
+
+    def moments(self) -> Moments:
+        return Moments(self._count, self._first, self._second)

@@ -1,0 +1,273 @@
+"""What a run tells: the console (a live panel, or plain lines), metrics.jsonl, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from es_rl.config import Config
+
+Record = Mapping[str, Any]
+PLAIN_SECONDS = 5.0  # at most so often is a generation a plain line; evaluations always are
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The nearest stop rule: its text, the share done in [0, 1], and the seconds left, if they can be told."""
+
+    text: str
+    share: float
+    seconds_left: float | None
+
+
+def goal(config: Config, *, generation: int, env_steps: int, seconds: float, last_return: float | None) -> Goal:
+    """Which of the stop rules will be met first, as things go."""
+    goals = []
+    for name, limit, done in (
+        ("generations", config.generations, generation),
+        ("env_steps", config.env_steps, env_steps),
+        ("minutes", config.minutes, seconds / 60),
+    ):
+        if limit is not None:
+            share = min(1.0, done / limit)
+            left = seconds * (1 - share) / share if share > 0 and seconds > 0 else None
+            goals.append(Goal(f"{name}={limit:,g}" if limit < 1e15 else f"{name}={limit}", share, left))
+    if goals:
+        return min(goals, key=lambda g: math.inf if g.seconds_left is None else g.seconds_left)
+    target = config.target_return
+    assert target is not None
+    done = last_return is not None and last_return >= target
+    return Goal(f"target_return={target:g}", float(done), None)
+
+
+class Metrics:
+    """metrics.jsonl: one JSON object a generation; one that was not finished when a run ended is dropped on resume."""
+
+    def __init__(self, path: Path, generation: int) -> None:
+        if path.exists():
+            _keep_until(path, generation)
+        self._file = path.open("a")
+
+    def write(self, record: Record) -> None:
+        self._file.write(json.dumps({k: _plain(v) for k, v in record.items()}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoard:
+    """Event files with the tags of metrics.jsonl, on an axis of environment steps."""
+
+    def __init__(self, run: Path, config_text: str, resumed_at: int | None) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        # What an earlier sitting wrote beyond its last checkpoint is disowned.
+        purge = None if resumed_at is None else resumed_at + 1
+        self._writer = SummaryWriter(str(run), purge_step=purge, flush_secs=10)
+        if resumed_at is None:
+            self._writer.add_text("config", f"```yaml\n{config_text}```", 0)
+
+    def write(self, record: Record) -> None:
+        step = record["env_steps"]
+        for tag, value in record.items():
+            if tag != "env_steps" and isinstance(value, (int, float)) and math.isfinite(value):
+                self._writer.add_scalar(tag, value, step)
+
+    def histograms(self, fitness: NDArray[np.float64], theta: Mapping[str, Tensor], step: int) -> None:
+        finite = fitness[np.isfinite(fitness)]
+        if finite.size:
+            self._writer.add_histogram("fitness", finite, step)
+        for name, value in theta.items():
+            if value.isfinite().all():
+                self._writer.add_histogram(f"theta/{name}", value.numpy(), step)
+
+    def animation(self, gif: bytes, size: tuple[int, int], step: int) -> None:
+        """A GIF as an image; TensorBoard shows it moving."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        width, height = size
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        self._writer._get_file_writer().add_summary(  # type: ignore[no-untyped-call]
+            Summary(value=[Summary.Value(tag="eval/video", image=image)]), step
+        )
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Screen:
+    """A live panel on a terminal, plain lines elsewhere."""
+
+    def __init__(self, title: str, config: Config, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._title, self._config = title, config
+        self._status = "starting"
+        self._record: dict[str, Any] = {}
+        self._steps_in_generation = 0
+        self._last_line = -math.inf
+        self._live: Live | None = None
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=4)
+            self._live.start()
+        else:
+            self.say(title)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(Text(text))
+
+    def status(self, text: str) -> None:
+        """What is being done now."""
+        self._status = text
+
+    def steps(self, count: int) -> None:
+        """Environment steps done in the generation in progress."""
+        self._steps_in_generation += count
+
+    def restart(self, text: str) -> None:
+        """A generation begins."""
+        self._steps_in_generation = 0
+        self._status = text
+
+    def write(self, record: Record) -> None:
+        evaluated = "eval/return_mean" in record
+        self._record |= record
+        now = time.monotonic()
+        if self._live is None and (evaluated or now - self._last_line > PLAIN_SECONDS):
+            self._last_line = now
+            self.say(_line(record, self._goal()))
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _goal(self) -> Goal:
+        r = self._record
+        return goal(
+            self._config,
+            generation=r.get("generation", 0),
+            env_steps=r.get("env_steps", 0),
+            seconds=r.get("seconds", 0.0),
+            last_return=r.get("eval/return_mean"),
+        )
+
+    def _panel(self) -> Panel:
+        r, g = self._record, self._goal()
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim")
+        table.add_column()
+        speed = f"{r['time/steps_per_second']:,.0f} steps/s" if r else ""
+        fresh = f" + {self._steps_in_generation:,}" if self._steps_in_generation else ""
+        table.add_row("generation", f"{r.get('generation', 0)}   [dim]{self._status}[/dim]")
+        table.add_row("env steps", f"{r.get('env_steps', 0):,}[dim]{fresh}[/dim]   {speed}")
+        if r:
+            table.add_row("fitness", f"{_number(r['fitness/mean'])}   [dim]max[/dim] {_number(r['fitness/max'])}")
+        if "eval/return_mean" in r:
+            best = r.get("eval/return_best")
+            at_best = f"   [dim]best[/dim] {best:.1f}" if best is not None else ""
+            table.add_row(
+                "evaluation",
+                f"[bold]{r['eval/return_mean']:.1f}[/bold] ± {r['eval/return_std']:.1f}{at_best}",
+            )
+        if r.get("members/failed"):
+            table.add_row("failed members", f"[yellow]{r['members/failed']}[/yellow]")
+        left = f"{_clock(g.seconds_left)} left" if g.seconds_left is not None else ""
+        table.add_row(g.text, f"{100 * g.share:.0f} %   {left}")
+        bar = ProgressBar(total=1.0, completed=g.share)
+        return Panel(Group(table, bar), title=self._title, title_align="left", border_style="cyan")
+
+
+class RunLog:
+    """The three together, for a run directory."""
+
+    def __init__(self, run: Path, screen: Screen, config_text: str, *, generation: int, env_steps: int) -> None:
+        self.screen = screen
+        self._metrics = Metrics(run / "metrics.jsonl", generation)
+        self._tensorboard = TensorBoard(run, config_text, env_steps if generation else None)
+
+    def generation(self, record: Record, fitness: NDArray[np.float64], theta: Mapping[str, Tensor]) -> None:
+        """One generation is finished; histograms are kept of those that were evaluated."""
+        self.screen.write(record)
+        self._metrics.write(record)
+        self._tensorboard.write(record)
+        if "eval/return_mean" in record:
+            self._tensorboard.histograms(fitness, theta, record["env_steps"])
+
+    def animation(self, gif: Path, step: int) -> None:
+        """Show a video in TensorBoard."""
+        from PIL import Image
+
+        with Image.open(gif) as image:
+            size = image.size
+        self._tensorboard.animation(gif.read_bytes(), size, step)
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._tensorboard.close()
+
+
+def _line(r: Record, g: Goal) -> str:
+    parts = [
+        f"generation {r['generation']}",
+        f"{r['env_steps']:,} steps",
+        f"{r['time/steps_per_second']:,.0f} steps/s",
+        f"fitness {_number(r['fitness/mean'])} (max {_number(r['fitness/max'])})",
+    ]
+    if "eval/return_mean" in r:
+        parts.append(f"eval {r['eval/return_mean']:.1f} ± {r['eval/return_std']:.1f}")
+    if r["members/failed"]:
+        parts.append(f"{r['members/failed']} members failed")
+    left = f", {_clock(g.seconds_left)} left" if g.seconds_left is not None else ""
+    parts.append(f"{100 * g.share:.0f} % of {g.text}{left}")
+    return " | ".join(parts)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.1f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _keep_until(path: Path, generation: int) -> None:
+    """Drop lines after the generation, and one that was cut off; the rest is replaced in one go."""
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["generation"] <= generation:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue  # cut off by a crash
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

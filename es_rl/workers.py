@@ -1,0 +1,418 @@
+"""The supervisor of worker processes: jobs out, results in, in order; deaths, hangs and exceptions handled.
+
+    with Workers(count=4, log=path) as workers:
+        outcomes = workers.map(function, context, jobs)      # outcomes[i] is of jobs[i]
+
+A worker runs `function(context, job, beat)`; `function` is sent to a worker once and lives there, `context` once for
+all jobs of a `map`, a job is small. `beat(n)` says that n steps of work are done: a worker that has not said so for
+`hang_after` seconds is taken to hang. A worker that died or hung is replaced and its job is run again elsewhere, so a
+job must be a pure function; one that keeps failing becomes a `Failed` outcome.
+
+There is one duplex pipe to each worker, and no lock, queue or shared memory: whatever moment a worker is killed at,
+nothing but its own pipe is broken. `count=0` runs everything in this process, for debugging.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import multiprocess
+from multiprocess.connection import Connection, wait
+
+from es_rl.errors import EsRlError, ResourceError
+
+Function = Callable[[Any, Any, Callable[[int], None]], Any]
+
+DEATHS = 5  # of workers on one job, after which the job has failed
+HANGS = 2
+STARTUP_SECONDS = 180.0  # from the start of a worker to its first word
+PIPE_SECONDS = 30  # for one message to pass, once begun
+POLL_SECONDS = 0.25  # how often `check` is called while nothing happens
+BEAT_SECONDS = 0.5  # at most so often does a worker report steps
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+_context = multiprocess.get_context("spawn")  # torch and MuJoCo have threads: fork is not safe
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The outcome of a job that could not be done."""
+
+    reason: str  # "died", "hung" or "raised"
+    message: str  # one line
+    detail: str = ""  # a traceback
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: Any
+    pipe: Connection
+    started: float
+    ready: bool = False
+    function: object = None  # what it holds
+    context: object = None
+    job: int | None = None
+    last_beat: float = 0.0
+
+
+@dataclass
+class _Tries:
+    died: int = 0
+    hung: int = 0
+
+
+@dataclass
+class _Map:
+    """One `map` in progress."""
+
+    function: Function
+    context: object
+    jobs: Sequence[Any]
+    on_result: Callable[[int, Any], None]
+    waiting: deque[int]
+    outcomes: dict[int, Any] = field(default_factory=dict)
+    tries: dict[int, _Tries] = field(default_factory=dict)
+
+    def settle(self, index: int, outcome: Any) -> None:
+        self.outcomes[index] = outcome
+        self.on_result(index, outcome)
+
+
+def available_processors() -> int:
+    """Processors that this process may use: its affinity and its control group's quota, not the machine's number."""
+    count = float(len(os.sched_getaffinity(0)))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, float(quota) / float(period))  # "max" is a ValueError: no quota
+    return max(1, int(count))
+
+
+class Workers:
+    """A pool of `count` processes. To be made and used in the main thread: workers die with the thread that made them.
+
+    `check` is called about four times a second while jobs run and may raise to abandon them. `on_event` gets a line
+    when a worker had to be replaced, `on_steps` the steps that were done.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        log: Path | None = None,
+        hang_after: float = 60.0,
+        check: Callable[[], None] = lambda: None,
+        on_event: Callable[[str], None] = lambda text: None,
+        on_steps: Callable[[int], None] = lambda steps: None,
+    ) -> None:
+        self._hang_after, self._log = hang_after, log
+        self._check, self._on_event, self._on_steps = check, on_event, on_steps
+        self._startup_deaths = 0
+        self._workers: list[_Worker] = []
+        self._count = count
+        for _ in range(count):
+            self._workers.append(self._start())
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the workers and wait until they are gone."""
+        for worker in self._workers:
+            self._kill(worker)
+        self._workers = []
+
+    @property
+    def pids(self) -> list[int]:
+        """Process numbers of the workers that are alive."""
+        return [worker.process.pid for worker in self._workers]
+
+    def map(
+        self,
+        function: Function,
+        context: object,
+        jobs: Sequence[Any],
+        *,
+        on_result: Callable[[int, Any], None] = lambda index, outcome: None,
+    ) -> list[Any]:
+        """The results of `function(context, job, beat)`, in the order of the jobs, with `Failed` where there is none.
+
+        `on_result(index, outcome)` is called as each arrives and may raise to abandon the rest. Raises what it or
+        `check` raises, and `ResourceError` if workers cannot be started.
+        """
+        if self._count == 0:
+            return [self._inline(function, context, job, i, on_result) for i, job in enumerate(jobs)]
+        self._abandon()
+        m = _Map(function, context, jobs, on_result, deque(range(len(jobs))))
+        while len(m.outcomes) < len(jobs):
+            self._check()
+            for worker in list(self._workers):
+                if worker.ready and worker.job is None and m.waiting:
+                    self._give(worker, m)
+            for worker, message in self._listen(m):
+                self._hear(worker, message, m)
+            self._bury_the_hung(m)
+        return [m.outcomes[i] for i in range(len(jobs))]
+
+    def _inline(
+        self,
+        function: Function,
+        context: object,
+        job: object,
+        index: int,
+        on_result: Callable[[int, Any], None],
+    ) -> Any:
+        def beat(steps: int) -> None:
+            self._check()
+            self._on_steps(steps)
+
+        self._check()
+        try:
+            outcome = function(context, job, beat)
+        except EsRlError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the same data that a worker would send
+            outcome = _failure(error)
+        on_result(index, outcome)
+        return outcome
+
+    def _start(self) -> _Worker:
+        ours, theirs = _context.Pipe(duplex=True)
+        _limit_waiting(ours)
+        process = start_process(_work, theirs, log=self._log)
+        theirs.close()
+        return _Worker(process, ours, time.monotonic())
+
+    def _kill(self, worker: _Worker) -> None:
+        kill_process(worker.process)
+        worker.pipe.close()
+
+    def _replace(self, worker: _Worker) -> None:
+        self._kill(worker)
+        self._workers[self._workers.index(worker)] = self._start()
+
+    def _abandon(self) -> None:
+        """Workers that still run a job of a map that was given up start anew."""
+        for worker in list(self._workers):
+            if worker.job is not None:
+                self._replace(worker)
+
+    def _give(self, worker: _Worker, m: _Map) -> None:
+        index = m.waiting.popleft()
+        worker.job, worker.last_beat = index, time.monotonic()
+        try:
+            if worker.function is not m.function:
+                worker.pipe.send(("function", m.function))
+                worker.function = m.function
+            if worker.context is not m.context:
+                worker.pipe.send(("context", m.context))
+                worker.context = m.context
+            worker.pipe.send(("job", index, m.jobs[index]))
+        except OSError:
+            self._lost(worker, "died", "does not take its job", m)
+
+    def _listen(self, m: _Map) -> Iterator[tuple[_Worker, Any]]:
+        """Messages at hand, or within `POLL_SECONDS`; None for a worker that is gone."""
+        by_pipe = {worker.pipe: worker for worker in self._workers}
+        by_sentinel = {worker.process.sentinel: worker for worker in self._workers}
+        at_hand = wait([*by_pipe, *by_sentinel], POLL_SECONDS)
+        gone = [by_sentinel[item] for item in at_hand if item in by_sentinel]
+        for worker in [by_pipe[item] for item in at_hand if item in by_pipe]:
+            try:
+                yield worker, worker.pipe.recv()
+            except (EOFError, OSError):
+                if worker not in gone:
+                    gone.append(worker)
+        for worker in gone:
+            if worker in self._workers:
+                yield worker, None
+
+    def _hear(self, worker: _Worker, message: Any, m: _Map) -> None:
+        match message:
+            case None:
+                self._lost(worker, "died", _death(worker.process), m)
+            case ("ready",):
+                worker.ready, self._startup_deaths = True, 0
+            case ("beat", steps):
+                worker.last_beat = time.monotonic()
+                self._on_steps(steps)
+            case ("done", index, outcome):
+                worker.job = None
+                m.settle(index, outcome)
+
+    def _bury_the_hung(self, m: _Map) -> None:
+        now = time.monotonic()
+        for worker in list(self._workers):
+            if worker.job is not None and now - worker.last_beat > self._hang_after:
+                text = f"finished no step for {self._hang_after:g} s (hang_after)"
+                self._lost(worker, "hung", text, m)
+            elif not worker.ready and now - worker.started > STARTUP_SECONDS:
+                self._lost(worker, "died", f"did not start within {STARTUP_SECONDS:g} s", m)
+
+    def _lost(self, worker: _Worker, reason: str, text: str, m: _Map) -> None:
+        """Replace a worker; its job goes to the front of the queue, or has failed if it was lost too often."""
+        index, pid, was_ready = worker.job, worker.process.pid, worker.ready
+        self._on_event(
+            f"worker {pid} {text}; it is replaced" + (", its chunk is run again" if index is not None else "")
+        )
+        if not was_ready:
+            self._startup_deaths += 1
+            if self._startup_deaths >= DEATHS * max(1, self._count):
+                raise ResourceError(f"workers cannot be started: the last one {text}. See {self._log}.")
+        self._replace(worker)
+        if index is None:
+            return
+        tries = m.tries.setdefault(index, _Tries())
+        tries.died += reason == "died"
+        tries.hung += reason == "hung"
+        if tries.died < DEATHS and tries.hung < HANGS:
+            m.waiting.appendleft(index)
+            return
+        m.settle(index, Failed(reason, f"the worker {text}, {tries.died + tries.hung} times"))
+
+
+def start_process(target: Callable[..., Any], *args: Any, log: Path | None = None) -> Any:
+    """A child running `target(*args)` that dies with this process, hears no Ctrl-C and prints into `log`.
+
+    It leads a process group of its own. Raises `ResourceError` if the system refuses.
+    """
+    process = _context.Process(target=_child, args=(target, args, os.getpid(), str(log or os.devnull)), daemon=True)
+    try:
+        with _child_environment():
+            process.start()
+    except OSError as error:
+        raise ResourceError(f"a process cannot be started: {error}. Try fewer workers.") from error
+    return process
+
+
+def kill_process(process: Any) -> None:
+    """Kill a child with whatever it started, and wait until it is gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+    process.close()
+
+
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when the thread that started it ends (Linux); ends at once if it has."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _child(target: Callable[..., Any], args: tuple[Any, ...], parent: int, log: str) -> None:
+    os.setsid()
+    die_with_parent(parent)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+    faulthandler.enable()  # a crash of native code leaves a trace in the log
+    target(*args)
+
+
+def _work(pipe: Connection) -> None:
+    """A worker's life: end of file on the pipe, or the parent's death, ends it."""
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", DeprecationWarning)  # shown once, by the parent
+    os.environ.setdefault("MUJOCO_GL", "disabled")  # workers only simulate
+    try:
+        pipe.send(("ready",))
+        _serve(pipe)
+    except (EOFError, OSError):
+        pass  # the parent is gone, or has given this worker up
+    os._exit(0)
+
+
+def _serve(pipe: Connection) -> None:
+    function: Any = None
+    context: Any = None
+    pending, last = 0, time.monotonic()
+
+    def beat(steps: int) -> None:
+        nonlocal pending, last
+        pending += steps
+        now = time.monotonic()
+        if now - last > BEAT_SECONDS:
+            pipe.send(("beat", pending))
+            pending, last = 0, now
+
+    while True:
+        match pipe.recv():
+            case ("function", value):
+                function = value
+            case ("context", value):
+                context = value
+            case ("job", index, job):
+                last = time.monotonic()
+                try:
+                    outcome = function(context, job, beat)
+                except Exception as error:  # noqa: BLE001 - sent as text: a foreign exception may not unpickle
+                    outcome = _failure(error)
+                if pending:
+                    pipe.send(("beat", pending))
+                    pending = 0
+                pipe.send(("done", index, outcome))
+
+
+def _failure(error: Exception) -> Failed:
+    lines = str(error).strip().splitlines() or [""]
+    text = lines[0] if isinstance(error, EsRlError) else f"{type(error).__name__}: {lines[0]}"
+    return Failed("raised", text, traceback.format_exc())
+
+
+def _death(process: Any) -> str:
+    process.join(1.0)
+    code = process.exitcode
+    if code == -signal.SIGKILL:
+        return "was killed (SIGKILL: if nobody did it, the system ran out of memory; try fewer workers)"
+    if code is not None and code < 0:
+        return f"died of {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def _limit_waiting(pipe: Connection) -> None:
+    """A stopped or half-dead worker must not block the supervisor in the middle of a message."""
+    with socket.socket(fileno=os.dup(pipe.fileno())) as link:
+        seconds = struct.pack("ll", PIPE_SECONDS, 0)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+
+
+@contextlib.contextmanager
+def _child_environment() -> Iterator[None]:
+    """What a child inherits: one thread for the numeric libraries, which they read when loaded, and no Ctrl-C."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

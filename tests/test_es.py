@@ -1,0 +1,104 @@
+"""ask and tell."""
+
+import numpy as np
+import pytest
+import torch
+
+from es_rl import es
+from es_rl.config import EsConfig, OptimConfig
+from es_rl.noise import KINDS, directions
+from es_rl.shaping import SHAPINGS
+
+THETA = {"w": torch.zeros(3, 2), "b": torch.ones(3)}
+
+
+def setup(chunk=4, optim=None, **settings):
+    params = es.ESParams(EsConfig(**settings), optim or OptimConfig(), seed=0, chunk=chunk)
+    return params, es.ESState(0, THETA, {"seen": torch.zeros(1)}, {})
+
+
+def test_the_chunks_are_the_population_whatever_its_size():
+    params, state = setup(chunk=4, population=10)
+    p, chunks = es.ask(params, state)
+    assert [list(c) for c in chunks] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert (p.block, p.generation, p.sigma) == (2, 0, 0.05)
+
+
+def test_sigma_and_learning_rate_decay_by_generation():
+    params, state = setup(population=4, sigma=0.4, sigma_decay=0.5, optim=OptimConfig("sgd", 1.0, 0.5, momentum=0.0))
+    assert [es.perturbation(params, g).sigma for g in range(3)] == [0.4, 0.2, 0.1]
+    norms = []
+    for _ in range(3):
+        state, told = es.tell(params, state, np.array([1.0, 0, 0, 0]), {})
+        norms.append(told.update_norm / told.gradient_norm)
+    assert norms == pytest.approx([1.0, 0.5, 0.25], rel=1e-4)
+
+
+def test_an_ars_update_is_that_of_the_paper():
+    """theta + alpha/(b·std) Σ (f⁺ − f⁻) epsilon over the b best directions, with lr = 2·alpha·sigma."""
+    alpha, sigma = 0.02, 0.03
+    params, state = setup(
+        population=8, top=2, sigma=sigma, shaping="zscore", optim=OptimConfig("sgd", 2 * alpha * sigma, momentum=0.0)
+    )
+    fitness = np.array([1.0, 2.0, 7.0, 3.0, 0.0, -1.0, 2.0, 9.0])
+    p, _ = es.ask(params, state)
+    epsilon = list(directions({"w": (3, 2), "b": (3,)}, [1, 3], p))
+    std = np.std([7, 3, 2, 9])
+    expected = alpha / (2 * std) * ((7 - 3) * epsilon[0]["w"] + (2 - 9) * epsilon[1]["w"])
+    after, _ = es.tell(params, state, fitness, {})
+    assert np.allclose(after.theta["w"].numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shaping", SHAPINGS)
+@pytest.mark.parametrize("fitness", [np.full(8, 3.7), np.full(8, np.nan), np.array([np.inf, -np.inf] * 4)])
+def test_nothing_to_tell_apart_is_a_zero_update(shaping, fitness):
+    params, state = setup(population=8, shaping=shaping, optim=OptimConfig(weight_decay=0.1))
+    after, told = es.tell(params, state, fitness, {"seen": torch.ones(1)})
+    assert told.flat and told.update_norm == 0.0
+    assert all(torch.equal(after.theta[k], THETA[k]) for k in THETA)
+    assert after.generation == 1 and after.buffers["seen"].item() == 1.0
+
+
+@pytest.mark.parametrize("shaping", SHAPINGS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_failed_members_move_theta_no_more_than_a_worst_one(shaping, bad):
+    params, state = setup(population=8, shaping=shaping)
+    fitness = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+    fitness[5] = bad
+    after, told = es.tell(params, state, fitness, {})
+    assert told.failed == 1
+    assert all(value.isfinite().all() for value in after.theta.values())
+    worst = np.where(np.isfinite(fitness), fitness, 1.0 - 1e-9)
+    same, _ = es.tell(params, state, worst, {})
+    assert all(torch.allclose(after.theta[k], same.theta[k], atol=1e-6) for k in THETA)
+
+
+def test_a_state_is_never_changed():
+    params, state = setup(population=4)
+    after, _ = es.tell(params, state, np.array([1.0, 2, 3, 4]), {})
+    es.tell(params, after, np.array([4.0, 2, 3, 4]), {})
+    again, _ = es.tell(params, state, np.array([1.0, 2, 3, 4]), {})
+    assert all(torch.equal(after.theta[k], again.theta[k]) for k in THETA)
+    assert all(torch.equal(after.optim[k], again.optim[k]) for k in after.optim)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shaping", SHAPINGS)
+def test_a_quadratic_is_climbed(kind, shaping):
+    """Ask and tell alone, without any environment."""
+    params, state = setup(population=32, noise=kind, shaping=shaping, optim=OptimConfig(lr=0.05), sigma=0.1)
+    target = {"w": torch.full((3, 2), 0.7), "b": torch.full((3,), -0.2)}
+
+    def fitness(theta):
+        return -sum(float((theta[k] - target[k]).square().sum()) for k in theta)
+
+    for _ in range(120):
+        p, chunks = es.ask(params, state)
+        pairs = range(16)
+        values = []
+        for epsilon in directions({k: tuple(v.shape) for k, v in state.theta.items()}, pairs, p):
+            for step in (p.sigma, -p.sigma):
+                values.append(fitness({k: v + step * torch.from_numpy(epsilon[k]) for k, v in state.theta.items()}))
+        assert sum(len(c) for c in chunks) == len(values)
+        state, _ = es.tell(params, state, np.array(values), {})
+    assert fitness(state.theta) > -0.05 > fitness(THETA)

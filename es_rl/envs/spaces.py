@@ -13,10 +13,8 @@ Space = spaces.Space[Any]
 
 def size(space: Space) -> int:
     """Numbers in a flattened observation. Raises TypeError for a space without a fixed size, such as Text or Graph."""
-    if not space.is_np_flattenable:
-        raise TypeError(
-            "has no fixed number of entries; Box, Discrete, MultiBinary, MultiDiscrete, and Dict or Tuple of these do"
-        )
+    if not _supported(space):
+        raise TypeError("is not supported; Box, Discrete, MultiBinary, MultiDiscrete, and Dict or Tuple of these are")
     return spaces.flatdim(space)
 
 
@@ -28,6 +26,14 @@ def flatten(space: Space, obs: Any) -> NDArray[np.float64]:
             raise ValueError(f"an observation of shape {array.shape}; its space has {space.shape}")
         return array.reshape(-1)
     return np.asarray(spaces.flatten(space, obs), dtype=np.float64)
+
+
+def _supported(space: Space) -> bool:
+    if isinstance(space, spaces.Dict):
+        return all(_supported(part) for part in space.values())
+    if isinstance(space, spaces.Tuple):
+        return all(_supported(part) for part in space)
+    return isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete))
 
 
 def to_json(space: Space) -> dict[str, Any]:
@@ -46,7 +52,7 @@ def to_json(space: Space) -> dict[str, Any]:
         case spaces.Discrete():
             return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
         case spaces.MultiBinary():
-            return {"kind": "MultiBinary", "shape": list(space.shape)}
+            return {"kind": "MultiBinary", "n": np.asarray(space.n).tolist()}
         case spaces.MultiDiscrete():
             return {
                 "kind": "MultiDiscrete",
@@ -72,7 +78,7 @@ def from_json(value: dict[str, Any]) -> Space:
         case "Discrete":
             return spaces.Discrete(value["n"], start=value["start"])
         case "MultiBinary":
-            return spaces.MultiBinary(value["shape"])
+            return spaces.MultiBinary(value["n"])
         case "MultiDiscrete":
             return spaces.MultiDiscrete(value["nvec"], start=value["start"])
         case "Dict":

@@ -1,0 +1,91 @@
+"""Ways to run the program: in this process, or as its users do."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+HERE = Path(__file__).parent
+TINY = ["video.every=-1", "eval.episodes=2"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_directory_of_its_own(tmp_path, monkeypatch):
+    """Nothing is written into the checkout, and `env=hostile:…` is found in this process and in its children."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Train in this process, without workers unless asked; returns the run directory."""
+    from es_rl.train import main
+
+    def run(*argv, run="run"):
+        keys = {argument.partition("=")[0] for argument in argv}
+        more = [] if "workers" in keys else ["workers=0"]
+        if "resume" not in keys:
+            more += [f"run={run}", *(t for t in TINY if t.partition("=")[0] not in keys)]
+        assert main([*argv, *more]) == 0
+        return tmp_path / run
+
+    return run
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Run a verb as a process: (exit code, stdout, stderr); an expected failure must be short and no traceback."""
+
+    def run(verb, *argv, timeout=120):
+        before = set(psutil.Process().children(recursive=True))
+        done = subprocess.run(
+            [sys.executable, "-m", f"es_rl.{verb}", *argv],
+            cwd=tmp_path, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr + done.stdout, done.stderr
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if line.startswith("es_rl: ")]
+            assert len(errors) == 1, done.stderr
+        assert set(psutil.Process().children(recursive=True)) <= before
+        return done
+
+    return run
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a training and leave it running; killed at the end of the test."""
+    started = []
+
+    def run(*argv):
+        with (tmp_path / "out.txt").open("w") as out:
+            process = psutil.Popen(
+                [sys.executable, "-m", "es_rl.train", *argv],
+                cwd=tmp_path,
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+            )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.is_running():
+            process.kill()
+        process.wait()
+
+
+def model_hash(run, checkpoint="last"):
+    """sha256 of theta and the observation statistics."""
+    return hashlib.sha256((run / "checkpoints" / checkpoint / "model.safetensors").read_bytes()).hexdigest()
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,185 @@
+"""Environments that behave badly, each in one way; `env=hostile:NAME`."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Good(gymnasium.Env):
+    """A well-behaved base: reward for acting like the observation."""
+
+    observation_space = spaces.Box(-1, 1, (3,), np.float64)
+    action_space = spaces.Box(-1, 1, (3,), np.float32)
+    limit = 120
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.look(), {}
+
+    def look(self):
+        self.seen = self.np_random.uniform(-1, 1, 3)
+        return self.seen
+
+    def step(self, action):
+        self.t += 1
+        reward = -float(np.square(action - self.seen).sum())
+        return self.look(), reward, self.t >= self.limit, False, {}
+
+
+class ConstructorRaises(Good):
+    def __init__(self):
+        raise RuntimeError("no license for this robot")
+
+
+class ConstructorSleeps(Good):
+    def __init__(self):
+        time.sleep(1000)
+
+
+class RaisesAt100(Good):
+    def step(self, action):
+        if self.t == 99:
+            raise ValueError("joint 7 exploded")
+        return super().step(action)
+
+
+class OftenRaises(Good):
+    """Breaks in one episode of eight, always the same ones."""
+
+    def reset(self, *, seed=None, options=None):
+        self.fragile = seed % 8 == 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        if self.fragile and self.t == 50:
+            raise ValueError("joint 7 exploded")
+        return super().step(action)
+
+
+class Flaky(Good):
+    """Raises once in each process, and is fine ever after."""
+
+    raised = False
+
+    def step(self, action):
+        if self.t == 60 and not Flaky.raised:
+            Flaky.raised = True
+            raise ValueError("a hiccup")
+        return super().step(action)
+
+
+class NanReward(Good):
+    def step(self, action):
+        obs, _, terminated, truncated, info = super().step(action)
+        return obs, float("nan") if self.t > 5 else 0.0, terminated, truncated, info
+
+
+class WrongShape(Good):
+    def look(self):
+        return super().look()[:2]
+
+
+class LateWrongShape(Good):
+    def look(self):
+        return super().look()[: 2 if self.t > 20 else 3]
+
+
+class Sleeps(Good):
+    def step(self, action):
+        if self.t == 30:
+            time.sleep(1000)
+        return super().step(action)
+
+
+class Crashes(Good):
+    def step(self, action):
+        if self.t == 30:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().step(action)
+
+
+class ClosesEverything(Good):
+    """Closes the process's files when a marker exists, and removes the marker first: it happens once."""
+
+    def step(self, action):
+        marker = Path("close-files")
+        if self.t == 30 and marker.exists():
+            marker.unlink()
+            os.closerange(3, 100)
+        return super().step(action)
+
+
+class Noisy(Good):
+    def step(self, action):
+        print("look at me")
+        print("and at me", file=sys.stderr)
+        return super().step(action)
+
+
+class Forks(Good):
+    """Leaves a sleeping grandchild behind."""
+
+    def reset(self, *, seed=None, options=None):
+        if not hasattr(self, "child"):
+            self.child = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "1234")
+        return super().reset(seed=seed)
+
+
+class Long(Good):
+    """A generation takes minutes."""
+
+    limit = 100_000
+
+    def step(self, action):
+        time.sleep(0.001)
+        return super().step(action)
+
+
+class Equal(Good):
+    def step(self, action):
+        obs, _, terminated, truncated, info = super().step(action)
+        return obs, 1.0, terminated, truncated, info
+
+
+class TextObservation(Good):
+    observation_space = spaces.Text(10)
+
+
+class GraphObservation(Good):
+    observation_space = spaces.Graph(spaces.Box(-1, 1, (2,)), None)
+
+
+class TextAction(Good):
+    action_space = spaces.Text(5)
+
+
+class DictObservation(Good):
+    """Flattened: a position, a mode, and some switches."""
+
+    observation_space = spaces.Dict(
+        {"position": spaces.Box(-1, 1, (3,)), "mode": spaces.Discrete(4, start=2), "switches": spaces.MultiBinary(2)}
+    )
+    action_space = spaces.Discrete(3, start=5)
+
+    def look(self):
+        return {
+            "position": self.np_random.uniform(-1, 1, 3).astype(np.float32),
+            "mode": np.int64(2 + self.np_random.integers(4)),
+            "switches": self.np_random.integers(0, 2, 2).astype(np.int8),
+        }
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.t += 1
+        return self.look(), float(action == 6), self.t >= 20, False, {}
+
+
+for kind in [k for k in list(globals().values()) if isinstance(k, type) and issubclass(k, Good)]:
+    gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=kind.limit)

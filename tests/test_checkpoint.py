@@ -1,0 +1,158 @@
+"""Checkpoints: what is written, what is kept, what is refused."""
+
+import json
+import os
+import pickle
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from gymnasium import spaces
+
+from conftest import model_hash
+from es_rl import checkpoint as cp
+from es_rl.config import parse_train
+from es_rl.envs import EnvSpec
+from es_rl.errors import CheckpointError, ResourceError
+from es_rl.es import ESState
+
+BOX = spaces.Box(-1, 1, (2,))
+FRESH = ESState(0, {"w": torch.zeros(2, 3)}, {"n": torch.zeros((), dtype=torch.float64)}, {})
+
+
+def state(generation):
+    return ESState(
+        generation, {"w": torch.full((2, 3), generation * 1.0)}, dict(FRESH.buffers), {"w/m": torch.ones(2, 3)}
+    )
+
+
+def save(run, generation, **settings):
+    settings = {"keep": 3, "best": False} | settings
+    progress = cp.Progress(env_steps=generation * 10)
+    return cp.save(run, state(generation), progress, observation_space=BOX, action_space=spaces.Discrete(3), **settings)
+
+
+def names(run):
+    return sorted(p.name for p in (run / "checkpoints").iterdir())
+
+
+def test_what_was_saved_is_read_back(tmp_path):
+    save(tmp_path, 7, best=True)
+    for which in ("last", "best", "7"):
+        loaded = cp.load(tmp_path, which)
+        back = loaded.state(FRESH)
+        assert back.generation == 7 and loaded.progress.env_steps == 70
+        assert torch.equal(back.theta["w"], state(7).theta["w"]) and torch.equal(back.optim["w/m"], torch.ones(2, 3))
+        assert (loaded.observation_space, loaded.action_space) == (BOX, spaces.Discrete(3))
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    for generation in range(1, 8):
+        save(tmp_path, generation, keep=2, best=generation == 3)
+    assert names(tmp_path) == ["00000003", "00000006", "00000007", "best", "last"]
+    assert os.readlink(tmp_path / "checkpoints/best") == "00000003"
+    assert os.readlink(tmp_path / "checkpoints/last") == "00000007"
+
+
+def test_equal_states_are_equal_files(tmp_path):
+    save(tmp_path / "a", 5)
+    save(tmp_path / "b", 5)
+    assert model_hash(tmp_path / "a") == model_hash(tmp_path / "b")
+
+
+def test_what_a_crash_left_half_written_is_ignored_and_removed(tmp_path):
+    save(tmp_path, 1)
+    half = tmp_path / "checkpoints/.writing-1234"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    assert cp.load_newest(tmp_path, pytest.fail).generation == 1
+    save(tmp_path, 2)
+    assert names(tmp_path) == ["00000001", "00000002", "last"]
+
+
+def damage_truncate(path):
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def damage_flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+
+
+def damage_remove(path):
+    path.unlink()
+
+
+def damage_empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("name", [*cp.FILES, cp.MANIFEST])
+@pytest.mark.parametrize("damage", [damage_truncate, damage_flip, damage_remove, damage_empty])
+def test_a_damaged_newest_one_is_passed_over_and_all_damaged_is_an_error(tmp_path, name, damage):
+    for generation in (1, 2):
+        save(tmp_path, generation)
+    damage(tmp_path / "checkpoints/00000002" / name)
+    warnings = []
+    assert cp.load_newest(tmp_path, warnings.append).generation == 1
+    assert len(warnings) == 1 and "Falling back to the one before" in warnings[0]
+    with pytest.raises(CheckpointError):
+        cp.load(tmp_path, "last")
+    damage(tmp_path / "checkpoints/00000001" / name)
+    with pytest.raises(CheckpointError, match="all 2 checkpoints are damaged") as caught:
+        cp.load_newest(tmp_path, warnings.append)
+    assert caught.value.exit_code == 4
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer.safetensors"])
+def test_a_pickle_by_another_name_is_never_loaded(tmp_path, name):
+    """Even one that the manifest vouches for."""
+    path = save(tmp_path, 1)
+    for data in (pickle.dumps(Bomb()), pickle.dumps(Bomb(), protocol=0)):
+        (path / name).write_bytes(data)
+        manifest = json.loads((path / cp.MANIFEST).read_text())
+        manifest[name] = {"size": len(data), "sha256": cp._sha256(data)}
+        (path / cp.MANIFEST).write_text(json.dumps(manifest))
+        with pytest.raises(CheckpointError, match="not safetensors"):
+            cp.load(tmp_path)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_another_policy_or_nothing_at_all_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="has no checkpoints"):
+        cp.load(tmp_path)
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
+        cp.load_newest(tmp_path, pytest.fail)
+    save(tmp_path, 4)
+    with pytest.raises(CheckpointError, match="has no checkpoint 5; generations that there are: 4"):
+        cp.load(tmp_path, "5")
+    with pytest.raises(CheckpointError, match="must be last, best or the number"):
+        cp.load(tmp_path, "../../etc")
+    other = replace(FRESH, theta={"w": torch.zeros(2, 4), "x": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="does not fit the policy; differing: w, x"):
+        cp.load(tmp_path).state(other)
+
+
+def test_a_save_that_fails_is_told_of_tried_again_and_never_counted(tmp_path):
+    said = []
+    saver = cp.Saver(tmp_path, parse_train(["env=A-v0", "checkpoint.every=1"]), EnvSpec("A-v0", BOX, BOX), said.append)
+    saver.start(state(0), cp.Progress(), saved=False)
+    saver.save()
+    blocked = tmp_path / "checkpoints"
+    shutil.move(blocked, tmp_path / "aside")
+    blocked.write_text("a file where the directory should be")
+    saver.commit(state(1), cp.Progress(), best=True)
+    assert len(said) == 1 and "generation 1 could not be saved" in said[0]
+    with pytest.raises(ResourceError, match=r"generation 1 could not be saved: .*resume="):
+        saver.save(must=True)
+    blocked.unlink()
+    shutil.move(tmp_path / "aside", blocked)
+    saver.save(must=True)
+    assert cp.load(tmp_path).generation == 1 and names(tmp_path) == ["00000000", "00000001", "best", "last"]

@@ -1,0 +1,144 @@
+"""Keys: parsing, ranges, precedence, help."""
+
+import dataclasses
+import re
+
+import pytest
+
+from es_rl.config import Config, build, flatten, help_text, leaves, parse_resume, parse_train, read_file, to_yaml
+from es_rl.errors import ConfigError
+from es_rl.presets import PRESETS
+
+BAD = {
+    "": "env is missing: give a Gymnasium id",
+    "env=": "env is missing",
+    "env=A-v0 es.sigmaa=1": "es.sigmaa: unknown key. Did you mean es.sigma",
+    "env=A-v0 population=4": "population: unknown key. Did you mean es.population",
+    "env=A-v0 generations": "generations: not of the form key=value",
+    "env=A-v0 =3": "=3: not of the form key=value",
+    "env=A-v0 seed=1 seed=2": "seed: given twice",
+    "env=A-v0 es=3": "es: a group of keys. Set one of them: es.noise",
+    "env=A-v0 es.population=7": "es.population=7: members come in antithetic pairs, so it must be even: 6 or 8",
+    "env=A-v0 es.population=0": "es.population=0: must be >= 2",
+    "env=A-v0 es.population=-4": "es.population=-4: must be >= 2",
+    "env=A-v0 es.population=many": "es.population=many: wrong type",
+    "env=A-v0 es.population=": "es.population=None: wrong type",
+    "env=A-v0 es.sigma=0": "es.sigma=0.0: must be > 0",
+    "env=A-v0 es.sigma=-1": "es.sigma=-1.0: must be > 0",
+    "env=A-v0 es.sigma=nan": "es.sigma=nan: must be > 0",
+    "env=A-v0 es.sigma=inf": "es.sigma=inf: must be > 0",
+    "env=A-v0 es.sigma_decay=1.1": "es.sigma_decay=1.1: must be > 0 and <= 1",
+    "env=A-v0 target_return=nan": "target_return=nan: must be a finite number",
+    "env=A-v0 workers=-1": "workers=-1: must be >= 0",
+    "env=A-v0 workers=1.5": "workers=1.5: wrong type",
+    "env=A-v0 seed=-1": "seed=-1: must be >= 0",
+    "env=A-v0 seed=9223372036854775808": "must be >= 0 and <= 9223372036854775807",
+    "env=A-v0 chunk=3": "chunk=3: must be even",
+    "env=A-v0 es.top=33": "es.top=33: at most es.population/2 = 32",
+    "env=A-v0 minutes=0": "minutes=0.0: must be > 0",
+    "env=A-v0 obs_norm=perhaps": "obs_norm=perhaps: wrong type",
+    "env=A-v0 mlp.hidden=64": "mlp.hidden=64: wrong type",
+    "env=A-v0 mlp.hidden=[64,0]": "mlp.hidden=0: must be >= 1",
+    "env=A-v0 mlp.hidden=[": "mlp.hidden=[: not readable",
+    "env=A-v0 mlp.activation=tan": "must be one of tanh, relu, elu, gelu, silu, leaky_relu. Did you mean tanh",
+    "env=A-v0 config=missing.yaml": "missing.yaml: cannot be read (No such file",
+    "env=A-v0 env_kwargs=3": "env_kwargs=3: wrong type",
+}
+
+
+@pytest.mark.parametrize("line", BAD, ids=lambda line: line or "nothing")
+def test_bad_keys_are_refused_in_one_line(line):
+    with pytest.raises(ConfigError) as caught:
+        parse_train(line.split())
+    assert BAD[line] in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_values_of_every_kind():
+    config = parse_train(
+        "env=A-v0 es.population=10 es.sigma=1e-2 mlp.hidden=[8,4] obs_norm=false workers=0 run=007 seed=0 "
+        "env_kwargs.xml_file=a.xml env_kwargs.range=[0,1.5] env_kwargs.deep.er=true target_return=-5".split()
+    )
+    assert (config.es.population, config.es.sigma, config.mlp.hidden) == (10, 0.01, [8, 4])
+    assert (config.obs_norm, config.workers, config.run, config.target_return) == (False, 0, "007", -5.0)
+    assert config.env_kwargs == {"xml_file": "a.xml", "range": [0, 1.5], "deep": {"er": True}}
+
+
+def test_later_sources_win(tmp_path):
+    (tmp_path / "keys.yaml").write_text("env: HalfCheetah-v4\nes:\n  sigma: 0.5\n  top: 3\nseed: 4\n")
+    config = parse_train(["config=keys.yaml", "seed=9"])
+    assert (config.env, config.seed, config.es.sigma, config.es.top) == ("HalfCheetah-v4", 9, 0.5, 3)
+    assert config.policy == PRESETS["HalfCheetah"]["policy"] != Config().policy
+    assert parse_train(["env=HalfCheetah-v5"]).es.top == PRESETS["HalfCheetah"]["es.top"]
+    assert parse_train(["env=Other-v4"]).es == Config().es
+
+
+@pytest.mark.parametrize("env", PRESETS)
+def test_presets_are_valid(env):
+    config = parse_train([f"env={env}-v4"])
+    assert {k: v for k, v in flatten(dataclasses.asdict(config)).items() if k in PRESETS[env]} == PRESETS[env]
+
+
+def test_files_of_keys_are_checked(tmp_path):
+    (tmp_path / "a.yaml").write_text("env: X-v0\nes:\n  sigm: 1\n")
+    with pytest.raises(ConfigError, match=r"a.yaml: es.sigm: unknown key. Did you mean es.sigma"):
+        parse_train(["config=a.yaml"])
+    (tmp_path / "a.yaml").write_text("- 1\n- 2\n")
+    with pytest.raises(ConfigError, match="must hold keys"):
+        parse_train(["config=a.yaml"])
+    (tmp_path / "a.yaml").write_text("env: [\n")
+    with pytest.raises(ConfigError, match="not a YAML file"):
+        parse_train(["config=a.yaml"])
+    (tmp_path / "a.yaml").write_text("env: !!python/object/apply:os.system ['touch hacked']\n")
+    with pytest.raises(ConfigError, match="not a YAML file"):
+        parse_train(["config=a.yaml"])
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_a_module_is_taken_from_the_command_line_only(tmp_path):
+    (tmp_path / "a.yaml").write_text("env: evil:Thing-v0\n")
+    with pytest.raises(ConfigError, match="command line only. If you trust it, add env=evil:Thing-v0"):
+        parse_train(["config=a.yaml"])
+    assert parse_train(["config=a.yaml", "env=evil:Thing-v0"]).env == "evil:Thing-v0"
+    saved = flatten(dataclasses.asdict(parse_train(["env=evil:Thing-v0"])))
+    with pytest.raises(ConfigError, match="command line only"):
+        parse_resume(saved, [], "config.yaml")
+    assert parse_resume(saved, ["env=evil:Thing-v0"], "config.yaml").env == "evil:Thing-v0"
+
+
+def test_a_saved_configuration_is_read_back_whole(tmp_path):
+    config = parse_train("env=Humanoid-v4 env_kwargs.a=1 env_kwargs.b.c=x mlp.hidden=[3] run=here".split())
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert build(Config, [(read_file(tmp_path / "config.yaml"), "")]) == config
+
+
+@pytest.mark.parametrize("change", ["policy=linear", "env=B-v0", "es.sigma=0.2", "seed=1", "chunk=4", "env_kwargs.x=1"])
+def test_what_theta_depends_on_may_not_change_on_resume(change):
+    saved = flatten(dataclasses.asdict(parse_train(["env=A-v0", "policy=mlp"])))
+    with pytest.raises(ConfigError, match=rf"{re.escape(change)}: the run has .*Start a new run, or change only: gen"):
+        parse_resume(saved, [change], "config.yaml")
+
+
+def test_stop_rules_and_workers_may_change_on_resume():
+    saved = flatten(dataclasses.asdict(parse_train(["env=A-v0", "generations=3"])))
+    config = parse_resume(saved, ["generations=9", "workers=1", "eval.every=2", "seed=0"], "config.yaml")
+    assert (config.generations, config.workers, config.eval.every) == (9, 1, 2)
+
+
+def test_a_run_without_a_stop_rule_gets_one():
+    assert parse_train(["env=A-v0"]).minutes == 60
+    assert parse_train(["env=A-v0", "generations=3"]).minutes is None
+
+
+def test_the_chunk_follows_from_population_and_episodes_alone():
+    chunks = {p: parse_train(["env=A-v0", f"es.population={p}"]).chunk for p in (2, 10, 64, 460)}
+    assert chunks == {2: 2, 10: 2, 64: 8, 460: 16}
+    assert parse_train(["env=A-v0", "es.population=460", "es.episodes=4"]).chunk == 4
+
+
+def test_help_explains_every_key():
+    text = help_text(Config, "usage")
+    for name, field in leaves(Config):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"  {name} ")]
+        assert len(field.metadata["help"]) > 5 and field.metadata["help"] in line

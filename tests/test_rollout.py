@@ -1,0 +1,138 @@
+"""A chunk against episodes played by hand, one member after the other."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch.func import functional_call
+
+from es_rl import envs
+from es_rl.config import parse_train
+from es_rl.envs.spaces import flatten
+from es_rl.noise import member_weights
+from es_rl.es import ESParams, init, perturbation
+from es_rl.rng import integer_seed
+from es_rl.rollout import Chunk, Generation, Rollout, make_policy
+
+
+def prepare(line):
+    config = parse_train(line.split())
+    spec = envs.probe(config.env, config.env_kwargs, 0)
+    policy = make_policy(config, spec)
+    if policy.normalizer is not None:  # statistics that matter
+        state = policy.state_dict()
+        state["normalizer.count"] = torch.tensor(9.0, dtype=torch.float64)
+        state["normalizer.m2"] += 3.0
+        policy.load_state_dict(state)
+    p = perturbation(ESParams.of(config), 4)
+    generation = Generation({k: v.numpy() for k, v in policy.state_dict().items()}, p)
+    return config, spec, policy, generation, Rollout(config, spec)
+
+
+def by_hand(config, spec, policy, p, member, seed):
+    """Return, length and observations of one episode of one member, with its explicit weights."""
+    env = gymnasium.make(config.env.rpartition(":")[2], **config.env_kwargs)
+    weights = {} if member is None else member_weights(policy, member, p)
+    obs, total, seen, done = env.reset(seed=seed)[0], 0.0, [], False
+    while not done:
+        row = flatten(spec.observation_space, obs)
+        seen.append(row)
+        action = functional_call(policy, weights, (torch.from_numpy(row)[None],))[0][0].numpy()
+        obs, reward, terminated, truncated, _ = env.step(action if spec.action_space.shape else int(action))
+        total, done = total + reward, terminated or truncated
+    return total, len(seen), np.stack(seen)
+
+
+LINES = [
+    "env=CartPole-v1 policy=mlp es.population=8 chunk=8 es.sigma=0.5 es.reward_shift=0.25",
+    "env=CartPole-v1 policy=linear es.population=8 chunk=8 es.sigma=1 es.episodes=3",
+    "env=hostile:DictObservation-v0 policy=mlp es.population=8 chunk=8 es.sigma=1",
+    "env=es_rl/PointMass-v0 policy=linear es.noise=orthogonal es.population=8 chunk=8 es.sigma=0.3",
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_chunk_is_its_members_one_by_one(line):
+    config, spec, policy, generation, rollout = prepare(line)
+    p, episodes = generation.perturbation, config.es.episodes
+    result = rollout(generation, Chunk("members", 2, 6), lambda steps: None)
+    observations = []
+    for row, member in enumerate(range(2, 8)):
+        seeds = [integer_seed(0, "episode", 4, member // 2, e) for e in range(episodes)]
+        played = [by_hand(config, spec, policy, p, member, seed) for seed in seeds]
+        observations += [o for _, _, o in played]
+        returns, lengths = np.array([r for r, _, _ in played]), np.array([n for _, n, _ in played])
+        assert result.lengths[row] == lengths.mean()
+        assert result.returns[row] == pytest.approx(returns.mean(), abs=1e-4)
+        assert result.fitness[row] == pytest.approx((returns - config.es.reward_shift * lengths).mean(), abs=1e-4)
+    everything = np.concatenate(observations)
+    assert result.steps == result.moments.count == len(everything)
+    assert np.allclose(result.moments.first, everything.sum(0), atol=1e-3)
+    assert np.allclose(result.moments.second, np.square(everything).sum(0), rtol=1e-3)
+    assert len(set(result.lengths)) > 1 or "CartPole" not in line  # finished simulations were left out
+
+
+def test_an_evaluation_is_the_unperturbed_policy_without_shift_and_gathers_nothing():
+    config, spec, policy, generation, rollout = prepare("env=CartPole-v1 policy=mlp es.reward_shift=1 es.sigma=9")
+    result = rollout(generation, Chunk("evaluation", 3, 4), lambda steps: None)
+    expected = [by_hand(config, spec, policy, None, None, integer_seed(0, "eval", 4, e))[0] for e in range(3, 7)]
+    assert result.returns.tolist() == result.fitness.tolist() == expected
+    assert result.moments is None
+
+
+def test_both_members_of_a_pair_start_alike_and_pairs_do_not():
+    _, _, _, generation, rollout = prepare("env=es_rl/PointMass-v0 policy=linear es.sigma=1e-9 es.population=8 chunk=8")
+    fitness = rollout(generation, Chunk("members", 0, 8), lambda steps: None).fitness
+    assert np.allclose(fitness[0::2], fitness[1::2])
+    assert len(np.unique(fitness.round(3))) == 4
+
+
+def test_a_chunk_is_the_same_again_whatever_was_rolled_out_in_between():
+    _, _, _, generation, rollout = prepare("env=HalfCheetah-v4 env_kwargs.max_episode_steps=30 chunk=4")
+    one = rollout(generation, Chunk("members", 0, 4), lambda steps: None)
+    rollout(generation, Chunk("evaluation", 0, 2), lambda steps: None)
+    rollout(generation, Chunk("members", 4, 4), lambda steps: None)
+    two = rollout(generation, Chunk("members", 0, 4), lambda steps: None)
+    assert np.array_equal(one.fitness, two.fitness) and np.array_equal(one.moments.second, two.moments.second)
+
+
+@pytest.mark.parametrize(
+    ("env", "error"),
+    [
+        ("RaisesAt100", "its step raised ValueError: joint 7 exploded"),
+        ("LateWrongShape", "its step raised ValueError: an observation of shape (2,); its space has (3,)"),
+        ("NanReward", None),
+    ],
+)
+def test_a_simulation_that_breaks_is_a_failed_member(env, error):
+    _, _, _, generation, rollout = prepare(f"env=hostile:{env}-v0 chunk=4")
+    result = rollout(generation, Chunk("members", 0, 4), lambda steps: None)
+    assert np.isnan(result.fitness).all() and np.isnan(result.returns).all()
+    assert set(result.errors) == ({error} if error else set())
+    assert np.isfinite(result.moments.second).all()
+
+
+def test_one_broken_simulation_leaves_the_others_as_they_were():
+    _, _, _, generation, rollout = prepare("env=hostile:OftenRaises-v0 chunk=32 es.population=64")
+    broken = rollout(generation, Chunk("members", 0, 32), lambda steps: None)
+    fragile = [integer_seed(0, "episode", 4, m // 2, 0) % 8 == 0 for m in range(32)]
+    assert 0 < sum(fragile) < 32
+    assert np.isnan(broken.fitness).tolist() == fragile
+
+
+def test_a_hiccup_changes_nothing():
+    import hostile
+
+    _, _, _, generation, rollout = prepare("env=hostile:Flaky-v0 chunk=4")
+    hostile.Flaky.raised = False
+    one = rollout(generation, Chunk("members", 0, 4), lambda steps: None)
+    assert hostile.Flaky.raised and one.errors == []
+    two = rollout(generation, Chunk("members", 0, 4), lambda steps: None)
+    assert np.array_equal(one.fitness, two.fitness) and np.array_equal(one.moments.first, two.moments.first)
+
+
+def test_weights_that_are_not_finite_fail():
+    _, _, _, generation, rollout = prepare("env=es_rl/PointMass-v0 policy=linear chunk=4")
+    model = {k: v * np.nan if k == "layer.weight" else v for k, v in generation.model.items()}
+    result = rollout(Generation(model, generation.perturbation), Chunk("members", 0, 4), lambda steps: None)
+    assert np.isnan(result.fitness).all()

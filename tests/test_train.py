@@ -1,0 +1,247 @@
+"""Whole trainings: the same bits whatever happens, nothing lost, nothing doubled, nothing left behind."""
+
+import json
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import psutil
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import es_rl
+from conftest import metrics, model_hash
+from es_rl import checkpoint as cp
+
+TOY = "env=es_rl/PointMass-v0 mlp.hidden=[8] eval.every=2".split()
+KINDS = [("dense", "linear"), ("dense", "mlp"), ("orthogonal", "linear"), ("orthogonal", "mlp")]
+
+
+def toy(noise="dense", policy="mlp", population=16, chunk=4):
+    return [*TOY, f"es.noise={noise}", f"policy={policy}", f"es.population={population}", f"chunk={chunk}"]
+
+
+def wait_for(condition, process=None, seconds=90):
+    """Wait until something holds; the limit is only there for the day it never does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.is_running(), "the process has ended"
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def comparable(run):
+    """metrics.jsonl without what a clock says."""
+    return [{k: v for k, v in line.items() if not k.startswith(("time/", "seconds"))} for line in metrics(run)]
+
+
+@pytest.mark.parametrize(("noise", "policy"), KINDS)
+def test_theta_is_the_same_for_any_number_of_workers(train, noise, policy):
+    hashes = {
+        model_hash(train(*toy(noise, policy), "generations=5", f"workers={n}", run=f"run{n}")) for n in (0, 1, 2, 3)
+    }
+    assert len(hashes) == 1
+    assert model_hash(train(*toy(noise, policy), "generations=5", "seed=1", run="other")) not in hashes
+
+
+@pytest.mark.parametrize(("noise", "policy"), KINDS)
+def test_a_stopped_and_resumed_run_is_an_uninterrupted_one(train, noise, policy):
+    whole = train(*toy(noise, policy), "generations=5", run="whole")
+    for stop in range(1, 5):
+        run = train(*toy(noise, policy), f"generations={stop}", run=f"stop{stop}")
+        train(f"resume={run}", "generations=5")
+        assert model_hash(run) == model_hash(whole)
+        last = [(r / "checkpoints/last/trainer.safetensors").read_bytes() for r in (run, whole)]
+        assert last[0] == last[1]
+        # one that stopped has evaluated where it stopped, which changes nothing else
+        trained = [
+            [{k: v for k, v in line.items() if "eval/" not in k} for line in comparable(r)] for r in (run, whole)
+        ]
+        assert trained[0] == trained[1]
+
+
+def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
+    keys = [*toy(population=64, chunk=16), "generations=60", "video.every=-1", "eval.episodes=2"]
+    quiet = train(*keys, run="quiet")
+    process = start(*keys, "workers=2", "run=killed")
+    kills, rng = 0, random.Random(0)
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        victims = [p for p in process.children() if "spawn_main" in " ".join(p.cmdline())]
+        if victims and (tmp_path / "killed/metrics.jsonl").exists():
+            rng.choice(victims).kill()
+            kills += 1
+            time.sleep(rng.uniform(2.5, 4.5))
+        time.sleep(0.05)
+    assert process.wait() == 0
+    assert kills >= 1 and "it is replaced" in (tmp_path / "out.txt").read_text()
+    assert model_hash(tmp_path / "killed") == model_hash(quiet)
+    assert comparable(tmp_path / "killed") == comparable(quiet)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGHUP, 75)])
+def test_a_signal_in_a_long_generation_saves_and_leaves(start, tmp_path, number, code):
+    process = start("env=hostile:Long-v0", "run=run", "workers=2", "es.population=8", "video.every=-1")
+    wait_for(lambda: (tmp_path / "run/checkpoints/last").exists() and len(process.children()) >= 3, process)
+    time.sleep(3)  # into the generation
+    family = process.children(recursive=True)
+    process.send_signal(number)
+    assert process.wait(timeout=5) == code  # what the program promises
+    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert cp.load(tmp_path / "run").generation == 0
+    assert "generation 0 is saved; go on with resume=run" in (tmp_path / "out.txt").read_text()
+    assert "Traceback" not in (tmp_path / "out.txt").read_text()
+
+
+def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(train, start, tmp_path):
+    keys = [*toy(), "checkpoint.every=1000", "video.every=-1", "eval.episodes=2"]
+    process = start(*keys, "workers=1", "run=run", "generations=100000")
+    wait_for(lambda: (tmp_path / "run/metrics.jsonl").exists() and len(metrics(tmp_path / "run")) >= 7, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    saved = cp.load(tmp_path / "run").generation
+    assert saved == metrics(tmp_path / "run")[-1]["generation"] >= 7
+    train("resume=run", f"generations={saved + 3}")
+    whole = train(*keys, f"generations={saved + 3}", run="whole")
+    assert model_hash(tmp_path / "run") == model_hash(whole)
+
+
+def test_a_killed_parent_leaves_nothing(start, tmp_path):
+    shm = sorted(os.listdir("/dev/shm"))
+    process = start("env=hostile:Long-v0", "run=run", "workers=2", "video.every=-1")
+    wait_for(lambda: (tmp_path / "run/checkpoints/last").exists() and len(process.children()) >= 3, process)
+    family = process.children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+    assert sorted(os.listdir("/dev/shm")) == shm
+
+
+def scalars(run, tag):
+    accumulator = EventAccumulator(str(run), {"scalars": 0, "histograms": 0, "images": 0, "tensors": 0})
+    accumulator.Reload()
+    return accumulator, [(e.step, e.value) for e in accumulator.Scalars(tag)]
+
+
+def test_metrics_and_tensorboard_continue_without_doubled_points(train):
+    """The run wrote five generations, but its newest sound checkpoint is of the second: three are run again."""
+    whole = train(*toy(), "generations=6", run="whole")
+    run = train(*toy(), "generations=5", "checkpoint.every=2", "checkpoint.keep=9")
+    for generation in (3, 4, 5):
+        path = run / f"checkpoints/{generation:08d}/model.safetensors"
+        if path.exists():
+            path.write_bytes(b"damaged")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"generation": 6, "env_st')
+    train(f"resume={run}", "generations=6")
+    assert [line["generation"] for line in metrics(run)] == [1, 2, 3, 4, 5, 6]
+    assert comparable(run) == comparable(whole)
+    accumulator, points = scalars(run, "fitness/mean")
+    assert points == scalars(whole, "fitness/mean")[1]
+    assert [step for step, _ in points] == [line["env_steps"] for line in metrics(run)]
+    tags = accumulator.Tags()
+    assert {"eval/return_mean", "update/norm", "time/steps_per_second", "members/failed"} <= set(tags["scalars"])
+    assert {"fitness", "theta/network.0.weight"} <= set(tags["histograms"])
+    assert "config/text_summary" in tags["tensors"]
+
+
+def test_metrics_have_what_is_promised(train):
+    run = train(*toy(), "generations=2", "minutes=5")
+    lines = metrics(run)
+    keys = "generation env_steps seconds fitness/mean fitness/max fitness/min update/norm members/failed time/steps_per_second"
+    assert all(set(keys.split()) <= set(line) for line in lines)
+    assert {"eval/return_mean", "eval/return_std", "eval/length_mean"} <= set(lines[1])
+    assert not any(key.startswith("eval/") for key in lines[0])
+    assert lines[1]["env_steps"] == 2 * 16 * 100
+    assert {"config.yaml", "command.txt", "versions.json", "metrics.jsonl"} <= {p.name for p in run.iterdir()}
+    assert "mujoco" in json.loads((run / "versions.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("rule", "generations"),
+    [("env_steps=4000", 3), ("generations=2", 2), ("target_return=-1000", 2), ("minutes=1e-6", 1)],
+)
+def test_every_stop_rule_stops_after_an_evaluation(train, rule, generations):
+    lines = metrics(train(*toy(), rule))
+    assert len(lines) == generations and "eval/return_mean" in lines[-1]
+
+
+def test_a_rule_that_is_met_already_ends_a_resumed_run_at_once(train, capsys):
+    run = train(*toy(), "generations=2")
+    before = model_hash(run)
+    train(f"resume={run}")
+    assert model_hash(run) == before and len(metrics(run)) == 2
+    assert "finished: generations=2" in capsys.readouterr().out
+
+
+def test_failed_members_are_counted_and_learning_goes_on(train):
+    run = train("env=hostile:OftenRaises-v0", "generations=3", "es.population=32", "policy=linear")
+    lines = metrics(run)
+    assert all(0 < line["members/failed"] < 16 and line["fitness/mean"] is not None for line in lines)
+
+
+def test_members_that_are_all_equal_are_warned_of(train, capsys):
+    run = train("env=hostile:Equal-v0", "generations=4", "es.population=4")
+    assert "in 3 generations all members were equally fit" in capsys.readouterr().out
+    assert [line["update/norm"] for line in metrics(run)] == [0.0] * 4
+
+
+def test_an_environment_that_closes_files_or_prints_or_forks_does_no_harm(train, tmp_path, capfd):
+    quiet = train("env=hostile:Good-v0", "generations=2", "es.population=4", "workers=1", run="quiet")
+    for env in ("ClosesEverything", "Noisy", "Forks"):
+        (tmp_path / "close-files").touch()
+        run = train(f"env=hostile:{env}-v0", "generations=2", "es.population=4", "workers=1", run=env)
+        assert model_hash(run) == model_hash(quiet)
+    captured = capfd.readouterr()
+    assert "look at me" not in captured.out + captured.err
+    assert "look at me" in (tmp_path / "Noisy/workers.log").read_text()
+    assert not (tmp_path / "close-files").exists()
+    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "1234"]]
+
+
+def test_a_dictionary_of_observations_and_discrete_actions_are_learnt(train):
+    run = train("env=hostile:DictObservation-v0", "generations=25", "es.population=16", "policy=linear", "es.sigma=0.3")
+    agent = es_rl.load(run)
+    obs = {"position": np.zeros(3, np.float32), "mode": np.int64(3), "switches": np.array([0, 1], np.int8)}
+    assert agent(obs) == 6  # the action that is rewarded
+    assert metrics(run)[-1]["eval/return_mean"] == 20.0
+
+
+def test_a_loaded_policy_acts_as_it_was_trained(train):
+    run = train(*toy(), "generations=4")
+    agent, best = es_rl.load(run), es_rl.load(run, "best")
+    obs = np.array([0.5, -0.5, 0.0, 0.1])
+    action = agent(obs)
+    agent.reset()
+    assert action.shape == (2,) and action.dtype == np.float32 and np.array_equal(action, agent(obs))
+    assert agent.generation == 4 and best.generation in (2, 4)
+
+
+def test_memory_and_files_stay_as_they_are_over_many_generations(train):
+    """Two thousand generations; the first few hundred fill caches."""
+    me = psutil.Process()
+    seen = {}
+
+    def watch(line):
+        if line["generation"] in (500, 2500):
+            seen[line["generation"]] = (me.memory_info().rss, me.num_fds())
+
+    from es_rl import runlog
+
+    original = runlog.Metrics.write
+
+    def write(self, record):
+        watch(record)
+        original(self, record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runlog.Metrics, "write", write)
+        train(
+            "env=es_rl/PointMass-v0", "env_kwargs.max_episode_steps=2", "es.population=4", "policy=linear",
+            "generations=2500", "eval.every=100", "checkpoint.every=50", "workers=1",
+        )  # fmt: skip
+    growth = seen[2500][0] - seen[500][0]
+    assert growth < 8 * 2**20
+    assert seen[2500][1] <= seen[500][1]

@@ -1,0 +1,182 @@
+"""The supervisor: order, deaths, hangs, exceptions, abandonment, nothing left behind."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from es_rl.errors import EnvError, Stopped
+from es_rl.workers import DEATHS, HANGS, Failed, Workers, available_processors
+
+
+def double(context, job, beat):
+    beat(1)
+    return context + 2 * job
+
+
+def misbehave(context, job, beat):
+    """`context` maps a job to what goes wrong and how often: counted in files, since workers are replaced."""
+    what, times = context.get(job, ("", 0))
+    count = Path(f"tries-{job}")
+    tries = int(count.read_text()) if count.exists() else 0
+    if tries < times:
+        count.write_text(str(tries + 1))
+        if what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "exit":
+            os._exit(3)
+        if what == "hang":
+            time.sleep(1000)
+        if what == "raise":
+            raise ValueError(f"job {job}\nsecond line")
+    return job
+
+
+def large(context, job, beat):
+    return context + np.full(job, 1.0)
+
+
+def slow(context, job, beat):
+    for _ in range(100):
+        time.sleep(0.1)
+        beat(1)
+    return job
+
+
+def print_and_report_signals(context, job, beat):
+    print("printed by a worker")
+    os.system("echo printed by its child")
+    return os.getpgid(0) == os.getpid(), os.environ["OMP_NUM_THREADS"]
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    return tmp_path_factory.mktemp("log") / "workers.log"
+
+
+@pytest.fixture(scope="module")
+def workers(log):
+    with Workers(2, hang_after=2.0, log=log) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_results_come_in_the_order_of_the_jobs(count, workers):
+    pool = workers if count else Workers(0)
+    assert pool.map(double, 100, list(range(20))) == [100 + 2 * i for i in range(20)]
+    assert pool.map(double, 0, [7]) == [14]
+    assert pool.map(double, 0, []) == []
+
+
+def test_large_messages_pass_both_ways(workers):
+    size = 3_000_000  # far beyond the buffer of a pipe
+    results = workers.map(large, np.arange(size, dtype=float), [size] * 3)
+    assert all(np.array_equal(r, np.arange(size) + 1.0) for r in results)
+
+
+def test_a_job_whose_worker_dies_or_hangs_is_run_again(workers, tmp_path, monkeypatch):
+    # the workers' directory is that of their start: tell them by an absolute path
+    trouble = {1: ("die", 1), 3: ("exit", 2), 4: ("hang", 1), 6: ("die", DEATHS - 1)}
+    with Workers(2, hang_after=2.0) as pool:
+        assert pool.map(misbehave, trouble, list(range(8))) == list(range(8))
+        assert sorted(p.name for p in tmp_path.glob("tries-*")) == ["tries-1", "tries-3", "tries-4", "tries-6"]
+
+
+def test_a_job_that_never_succeeds_has_failed_and_the_others_are_done(tmp_path):
+    events = []
+    trouble = {0: ("die", 99), 2: ("hang", 99), 3: ("raise", 99)}
+    with Workers(2, hang_after=1.0, on_event=events.append) as pool:
+        results = pool.map(misbehave, trouble, list(range(5)))
+    assert [r for r in results if not isinstance(r, Failed)] == [1, 4]
+    assert [(r.reason, r.message) for r in results if isinstance(r, Failed)] == [
+        ("died", f"the worker was killed (SIGKILL: if nobody did it, the system ran out of memory; try fewer workers), {DEATHS} times"),
+        ("hung", f"the worker finished no step for 1 s (hang_after), {HANGS} times"),
+        ("raised", "ValueError: job 3"),
+    ]  # fmt: skip
+    assert "second line" in results[3].detail
+    assert Path("tries-0").read_text() == str(DEATHS) and Path("tries-2").read_text() == str(HANGS)
+    assert Path("tries-3").read_text() == "1"
+    assert len(events) == DEATHS + HANGS
+
+
+def test_exceptions_in_this_process_are_the_same_data():
+    (result,) = Workers(0).map(misbehave, {0: ("raise", 9)}, [0])
+    assert (result.reason, result.message) == ("raised", "ValueError: job 0")
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_map_is_abandoned_when_the_check_says_so_and_the_pool_goes_on(count):
+    steps, wanted = [], [True]
+
+    def check():
+        if wanted and len(steps) >= 3:
+            raise Stopped("enough", 75)
+
+    with Workers(count, check=check, on_steps=steps.append) as pool:
+        with pytest.raises(Stopped):
+            pool.map(slow, None, list(range(8)))
+        assert sum(steps) < 200  # of 800
+        wanted.clear()
+        assert pool.map(double, 1, [1, 2, 3]) == [3, 5, 7]
+
+
+def test_results_may_abandon_a_map(workers):
+    seen = []
+
+    def on_result(index, outcome):
+        seen.append((index, outcome))
+        if len(seen) == 3:
+            raise EnvError("too many")
+
+    with pytest.raises(EnvError):
+        workers.map(double, 0, list(range(50)), on_result=on_result)
+    assert len(seen) == 3 and all(outcome == 2 * index for index, outcome in seen)
+    assert workers.map(double, 0, [5]) == [10]
+
+
+def test_steps_are_reported_while_a_job_runs():
+    steps = []
+    with Workers(1, on_steps=steps.append) as pool:
+        pool.map(slow, None, [0])
+    assert sum(steps) == 100 and len(steps) > 5
+
+
+def test_workers_print_into_the_log_lead_their_group_and_use_one_thread(workers, log):
+    assert workers.map(print_and_report_signals, None, [0]) == [(True, "1")]
+    assert "printed by its child" in log.read_text()
+
+
+def test_a_stopped_worker_is_replaced():
+    with Workers(1, hang_after=2.0) as pool:
+        pool.map(double, 0, [1])
+        os.kill(pool.pids[0], signal.SIGSTOP)
+        assert pool.map(double, 0, [1, 2]) == [2, 4]
+
+
+def test_nothing_is_left_behind_and_files_do_not_pile_up():
+    me = psutil.Process()
+    before, shm = set(me.children(recursive=True)), sorted(os.listdir("/dev/shm"))
+    for round in range(3):
+        with Workers(2) as pool:
+            pool.map(double, 0, [1, 2, 3])
+            os.kill(pool.pids[0], signal.SIGKILL)
+            pool.map(double, 0, [1, 2, 3])
+        if round == 0:
+            files = me.num_fds()
+    assert me.num_fds() == files
+    assert {p for p in me.children(recursive=True) if "resource_tracker" not in " ".join(p.cmdline())} <= before
+    assert sorted(os.listdir("/dev/shm")) == shm
+
+
+def test_processors_are_those_this_process_may_use():
+    everything = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, [min(everything)])
+        assert available_processors() == 1
+    finally:
+        os.sched_setaffinity(0, everything)
+    assert 1 <= available_processors() <= len(everything)

@@ -267,7 +267,9 @@ def _resolve(config: Config) -> Config:
             f"{es.population - 1} or {es.population + 1}."
         )
     if es.top is not None and es.top > es.population // 2:
-        raise ConfigError(f"es.top={es.top}: at most es.population/2 = {es.population // 2} pairs can count.")
+        raise ConfigError(
+            f"es.top={es.top}: at most es.population/2 = {es.population // 2} pairs can count. Give es.top too."
+        )
     chunk = _chunk(es.population, es.episodes) if config.chunk is None else config.chunk
     if chunk % 2:
         raise ConfigError(f"chunk={chunk}: must be even, both members of a pair are rolled out together.")

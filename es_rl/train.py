@@ -24,12 +24,16 @@ from es_rl import cli, envs, es, evaluator, rundir
 from es_rl.checkpoint import Progress, Saver
 from es_rl.config import Config, help_text, pairs, parse_resume, parse_train, to_yaml
 from es_rl.envs import EnvSpec
-from es_rl.errors import CheckpointError, Stopped
+from es_rl.errors import CheckpointError, Stopped, lookup
 from es_rl.es import ESParams, ESState
 from es_rl.evaluator import Evaluator
+from es_rl.noise import KINDS
+from es_rl.optim import OPTIMIZERS
+from es_rl.policies import POLICIES
 from es_rl.record import Films
 from es_rl.rollout import make_policy
 from es_rl.runlog import RunLog, Screen
+from es_rl.shaping import SHAPINGS
 from es_rl.workers import Workers, available_processors
 
 USAGE = """python -m es_rl.train env=ID [key=value …]           train a policy
@@ -51,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
         config = parse_resume(rundir.saved_config(run), keys, str(run / "config.yaml"))
     else:
         config = parse_train(argv)
+    _check_names(config)
     torch.set_num_threads(1)  # the bits of theta must not depend on the number of threads
     envs.check_id(config.env)
     if not resume:
@@ -183,6 +188,14 @@ def _train(config: Config, params: ESParams, members: Evaluator, log: RunLog, sa
         saver.commit(state, progress, best=best)
         films.poll(state.generation, progress.env_steps, saver.save)
     return reason
+
+
+def _check_names(config: Config) -> None:
+    """Refuse names that no registry has, before anything is made. Raises `ConfigError`."""
+    lookup(POLICIES, config.policy, "policy")
+    lookup(KINDS, config.es.noise, "es.noise")
+    lookup(SHAPINGS, config.es.shaping, "es.shaping")
+    lookup(OPTIMIZERS, config.optim.name, "optim.name")
 
 
 def _stop_reason(config: Config, generation: int, progress: Progress) -> str | None:

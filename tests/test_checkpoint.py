@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import model_hash
 from gymnasium import spaces
 
-from conftest import model_hash
 from es_rl import checkpoint as cp
 from es_rl.config import parse_train
 from es_rl.envs import EnvSpec

@@ -57,8 +57,20 @@ def test_bad_keys_are_refused_in_one_line(line):
 
 def test_values_of_every_kind():
     config = parse_train(
-        "env=A-v0 es.population=10 es.sigma=1e-2 mlp.hidden=[8,4] obs_norm=false workers=0 run=007 seed=0 "
-        "env_kwargs.xml_file=a.xml env_kwargs.range=[0,1.5] env_kwargs.deep.er=true target_return=-5".split()
+        [
+            "env=A-v0",
+            "es.population=10",
+            "es.sigma=1e-2",
+            "mlp.hidden=[8,4]",
+            "obs_norm=false",
+            "workers=0",
+            "run=007",
+            "seed=0",
+            "env_kwargs.xml_file=a.xml",
+            "env_kwargs.range=[0,1.5]",
+            "env_kwargs.deep.er=true",
+            "target_return=-5",
+        ]
     )
     assert (config.es.population, config.es.sigma, config.mlp.hidden) == (10, 0.01, [8, 4])
     assert (config.obs_norm, config.workers, config.run, config.target_return) == (False, 0, "007", -5.0)
@@ -108,7 +120,7 @@ def test_a_module_is_taken_from_the_command_line_only(tmp_path):
 
 
 def test_a_saved_configuration_is_read_back_whole(tmp_path):
-    config = parse_train("env=Humanoid-v4 env_kwargs.a=1 env_kwargs.b.c=x mlp.hidden=[3] run=here".split())
+    config = parse_train(["env=Humanoid-v4", "env_kwargs.a=1", "env_kwargs.b.c=x", "mlp.hidden=[3]", "run=here"])
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert build(Config, [(read_file(tmp_path / "config.yaml"), "")]) == config
 

@@ -9,8 +9,8 @@ from torch.func import functional_call
 from es_rl import envs
 from es_rl.config import parse_train
 from es_rl.envs.spaces import flatten
+from es_rl.es import ESParams, perturbation
 from es_rl.noise import member_weights
-from es_rl.es import ESParams, init, perturbation
 from es_rl.rng import integer_seed
 from es_rl.rollout import Chunk, Generation, Rollout, make_policy
 

@@ -1,0 +1,136 @@
+"""What a user can get wrong, as a process: exit code, one line with value, rule and remedy, nothing left behind."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+from conftest import model_hash
+
+SMALL = ["generations=2", "es.population=4", "video.every=-1", "run=run"]
+CONFIG = [
+    ([], "env is missing"),
+    (["env=CartPole-v1", "es.population=7"], "es.population=7: members come in antithetic pairs"),
+    (["env=CartPole-v1", "workers=1.5"], "workers=1.5: wrong type"),
+    (["env=CartPole-v1", "policy=mpl"], "policy=mpl: unknown. Did you mean mlp"),
+    (["env=CartPole-v1", "es.shaping=rank"], "es.shaping=rank: unknown. Did you mean centered_ranks"),
+    (["env=CartPole-v1", "es.noise=dens"], "es.noise=dens: unknown. Did you mean dense"),
+    (["env=CartPole-v1", "optim.name=adm"], "optim.name=adm: unknown. Did you mean adam"),
+]
+ENVIRONMENT = [
+    (["env=Humanoi-v4"], "Did you mean Humanoid-v4"),
+    (["env=Humanoid-v2"], "Versions that can be made: Humanoid-v4, Humanoid-v5"),
+    (["env=nowhere_to_be_found:X-v0"], "cannot be imported"),
+    (["env=hostile:ConstructorRaises-v0"], "no license for this robot"),
+    (["env=hostile:ConstructorSleeps-v0", "hang_after=2"], "finished no step for 2 s"),
+    (["env=hostile:WrongShape-v0"], "an observation of shape (2,); its space has (3,)"),
+    (["env=hostile:TextObservation-v0"], "observation space Text"),
+    (["env=hostile:GraphObservation-v0"], "observation space Graph"),
+    (["env=hostile:RaisesAt100-v0"], "its step raised ValueError: joint 7 exploded"),
+    (["env=hostile:LateWrongShape-v0"], "an observation of shape (2,)"),
+    (["env=hostile:Sleeps-v0", "hang_after=2"], "finished no step for 2 s (hang_after), 2 times"),
+    (["env=hostile:Crashes-v0"], "died of SIGSEGV"),
+]
+
+
+@pytest.mark.parametrize(("argv", "text"), CONFIG, ids=lambda v: str(v)[:40])
+def test_bad_keys_exit_with_2(argv, text):
+    from es_rl.errors import ConfigError
+    from es_rl.train import main
+
+    with pytest.raises(ConfigError) as caught:
+        main([*argv, "generations=1", "run=run"])
+    assert text in str(caught.value) and not Path("run").exists()
+
+
+@pytest.mark.parametrize(("argv", "text"), ENVIRONMENT, ids=lambda v: str(v[0]) if isinstance(v, list) else "")
+def test_bad_environments_exit_with_3(command, argv, text):
+    done = command("train", *argv, *SMALL, "workers=1")
+    assert done.returncode == 3 and text in done.stderr
+
+
+def test_keys_are_refused_by_the_program_itself(command):
+    done = command("train", "env=CartPole-v1", "es.sigmaa=3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr
+        == "es_rl: es.sigmaa: unknown key. Did you mean es.sigma or es.sigma_decay? --help lists every key.\n"
+    )
+
+
+def test_rewards_that_are_no_numbers_exit_with_5(command):
+    done = command("train", "env=hostile:NanReward-v0", *SMALL, "workers=0")
+    assert done.returncode == 5
+    assert "4 of 4 members failed" in done.stderr or "3 of 4 members failed" in done.stderr
+    assert "not finite" in done.stderr and "es.max_failed=0.5 allows 2" in done.stderr
+
+
+def test_a_run_directory_that_cannot_be_made_exits_with_6(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = command("train", "env=CartPole-v1", "run=file/run", "workers=0")
+    assert done.returncode == 6 and "file/run: Not a directory. Choose another place with run=" in done.stderr
+    if os.geteuid():  # permissions do not stop root
+        (tmp_path / "locked").mkdir(mode=0o500)
+        done = command("train", "env=CartPole-v1", "run=locked/run", "workers=0")
+        assert done.returncode == 6 and "Permission denied" in done.stderr
+
+
+def test_a_run_directory_in_use_exits_with_6_and_harms_nothing(command, train, tmp_path):
+    run = train("env=es_rl/PointMass-v0", "generations=1", "es.population=4")
+    before = model_hash(run)
+    with (run / ".lock").open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("12345")
+        file.flush()
+        done = command("train", "resume=run", "generations=5", "workers=0")
+    assert done.returncode == 6 and "run: in use by another trainer, process 12345. Stop it first." in done.stderr
+    assert model_hash(run) == before
+
+
+def test_a_run_is_never_overwritten(command, train):
+    run = train("env=es_rl/PointMass-v0", "generations=1", "es.population=4")
+    done = command("train", "env=es_rl/PointMass-v0", "run=run", "workers=0")
+    assert done.returncode == 2 and "there is a run already. resume=run goes on with it" in done.stderr
+    assert (run / "checkpoints/last").exists()
+
+
+def test_bad_runs_exit_with_4(command, train, tmp_path):
+    from es_rl.errors import CheckpointError
+    from es_rl.train import main
+
+    (tmp_path / "empty").mkdir()
+    for name, text in (("missing", "no such run directory"), ("empty", "has no config.yaml")):
+        with pytest.raises(CheckpointError, match=text):
+            main([f"resume={name}"])
+    run = train("env=es_rl/PointMass-v0", "generations=2", "es.population=4", "checkpoint.every=1")
+    for path in (run / "checkpoints").glob("0*/model.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    done = command("train", "resume=run", "generations=5", "workers=0")
+    assert done.returncode == 4 and "all 3 checkpoints are damaged" in done.stderr
+    assert command("evaluate", "run=run").returncode == 4
+    assert command("record", "run=run").returncode == 4
+
+
+def test_a_run_goes_on_as_it_began(train):
+    from es_rl.errors import ConfigError
+    from es_rl.train import main
+
+    train("env=es_rl/PointMass-v0", "generations=1", "es.population=4")
+    for change in ("policy=linear", "env=CartPole-v1"):
+        with pytest.raises(ConfigError, match="a run goes on as it began"):
+            main(["resume=run", change])
+
+
+def test_nothing_is_left_of_a_run_that_never_began(command):
+    assert command("train", "env=hostile:ConstructorRaises-v0", "workers=0").returncode == 3
+    assert not list(Path("runs").glob("*/*"))
+
+
+def test_a_module_named_by_a_run_is_not_imported(train, command):
+    train("env=hostile:Good-v0", "generations=1", "es.population=4")
+    for verb in (["train", "resume=run", "generations=3"], ["evaluate", "run=run"], ["record", "run=run"]):
+        done = command(*verb)
+        assert done.returncode == 2
+        assert "importing a module runs its code" in done.stderr and "add env=hostile:Good-v0" in done.stderr
+    assert command("evaluate", "run=run", "env=hostile:Good-v0", "episodes=2").returncode == 0
+    assert command("train", "resume=run", "env=hostile:Good-v0", "generations=2", "workers=0").returncode == 0

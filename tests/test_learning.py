@@ -1,0 +1,22 @@
+"""Learning, on a toy environment with a documented threshold."""
+
+import pytest
+from conftest import metrics
+
+from es_rl.envs.point_mass import ID, SOLVED
+from es_rl.noise import KINDS
+from es_rl.policies import POLICIES
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_point_mass_is_solved_with_the_defaults(train, policy):
+    run = train(f"env={ID}", f"policy={policy}", f"target_return={SOLVED}", "generations=120", "eval.episodes=20")
+    assert metrics(run)[-1]["eval/return_mean"] >= SOLVED
+
+
+@pytest.mark.parametrize(
+    "keys", [f"es.noise={kind}" for kind in KINDS] + ["es.shaping=zscore es.top=8", "es.episodes=2"]
+)
+def test_point_mass_is_learnt_in_other_ways(train, keys):
+    run = train(f"env={ID}", "policy=linear", "generations=40", "eval.every=0", "eval.episodes=20", *keys.split())
+    assert metrics(run)[-1]["eval/return_mean"] > 3 * SOLVED  # doing nothing: below 6·SOLVED

@@ -1,0 +1,142 @@
+"""evaluate, record, es-rl, and what a terminal shows."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from conftest import metrics
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from es_rl.config import parse_train
+from es_rl.runlog import goal
+
+TINY = ["generations=2", "es.population=4", "eval.episodes=2"]
+
+
+def test_evaluation_ends_in_one_json_object_and_is_a_function_of_its_seed(train, command):
+    train("env=CartPole-v1", *TINY)
+    one, same, other = (
+        json.loads(command("evaluate", "run=run", "episodes=20", f"seed={seed}").stdout.splitlines()[-1])
+        for seed in (0, 0, 1)
+    )
+    assert one == same and one["return_mean"] != other["return_mean"]
+    assert one["return_mean"] == one["length_mean"] and one["episodes"] == 20 and one["generation"] == 2
+    assert one["return_min"] <= one["return_mean"] <= one["return_max"]
+
+
+def test_evaluation_in_another_environment_of_the_same_spaces(train, command):
+    train("env=HalfCheetah-v4", "env_kwargs.max_episode_steps=20", "es.top=2", *TINY)
+    done = command("evaluate", "run=run", "env=HalfCheetah-v5", "episodes=2")
+    assert json.loads(done.stdout.splitlines()[-1])["env"] == "HalfCheetah-v5"
+    done = command("evaluate", "run=run", "env=CartPole-v1")
+    assert done.returncode == 3
+
+
+def frames(path):
+    reader = imageio_ffmpeg.read_frames(str(path))
+    meta = next(reader)
+    width, height = meta["size"]
+    return meta, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+
+
+@pytest.mark.parametrize("env", ["es_rl/PointMass-v0", "HalfCheetah-v4"])
+def test_a_training_ends_with_a_video_that_moves(train, capsys, env):
+    """MuJoCo is drawn off the screen if the machine can; if not, one line says so and the run is none the worse."""
+    run = train(f"env={env}", "env_kwargs.max_episode_steps=60", "es.top=2", *TINY, "video.every=0", "video.seconds=2")
+    out = capsys.readouterr().out
+    if "warning: no video" in out:
+        assert env == "HalfCheetah-v4" and "MuJoCo needs EGL or OSMesa" in out
+        pytest.skip("no off-screen renderer here")
+    (mp4,), (gif,) = (run / "videos").glob("*.mp4"), (run / "videos").glob("*.gif")
+    meta, shown = frames(mp4)
+    assert meta["codec"] == "h264" and meta["duration"] == pytest.approx(2, abs=0.2)
+    assert mp4.stat().st_size < 8_000_000
+    assert shown[0].std() > 5 and any(not np.array_equal(shown[0], f) for f in shown[1:])
+    with Image.open(gif) as image:
+        assert image.n_frames > 10
+    events = EventAccumulator(str(run), {"images": 0}).Reload()
+    (image,) = events.Images("eval/video")
+    assert image.encoded_image_string[:4] == b"GIF8" and image.step == metrics(run)[-1]["env_steps"]
+
+
+def test_recording_by_hand(train, command, tmp_path):
+    train("env=es_rl/PointMass-v0", *TINY)
+    done = command("record", "run=run", "out=clips/a.mp4", "gif=clips/a.gif", "seconds=1")
+    assert done.returncode == 0 and "clips/a.mp4: 1.0 s" in done.stdout
+    assert len(frames(tmp_path / "clips/a.mp4")[1]) == 20 and (tmp_path / "clips/a.gif").exists()
+
+
+def test_what_cannot_be_drawn_is_one_line(train, command):
+    train("env=hostile:Good-v0", *TINY)
+    done = command("record", "run=run", "env=hostile:Good-v0")
+    assert done.returncode == 3 and "cannot be rendered" in done.stderr
+
+
+def test_the_console_script_dispatches(monkeypatch, capsys):
+    from es_rl import cli
+
+    def call(*argv):
+        monkeypatch.setattr(sys, "argv", ["es-rl", *argv])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return caught.value.code, capsys.readouterr()
+
+    code, shown = call("--help")
+    assert code == 0 and all(verb in shown.out for verb in cli.VERBS)
+    for verb in cli.VERBS:
+        code, shown = call(verb, "--help")
+        assert code == 0 and f"es_rl.{verb}" in shown.out and "run" in shown.out
+    assert "a verb is missing" in call()[1].err
+    code, shown = call("trian")
+    assert code == 2 and "Did you mean train" in shown.err
+    assert call("evaluate")[0] == 2
+
+
+def test_a_terminal_shows_a_live_panel(tmp_path):
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "es_rl.train", "env=es_rl/PointMass-v0", "generations=12", "workers=1", "run=run", "video.every=-1"],
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path, env=os.environ | {"COLUMNS": "100", "LINES": "40", "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:
+            break
+        shown += part
+    assert process.wait() == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "es_rl: es_rl/PointMass-v0 → run" in text
+    for word in (
+        "starting 1 workers",
+        "generation",
+        "env steps",
+        "steps/s",
+        "fitness",
+        "evaluation",
+        "generations=12",
+        "left",
+    ):
+        assert word in text
+    assert "100 %" in text and "finished: generations=12" in text
+
+
+def test_the_nearest_stop_rule_is_the_one_that_is_met_first():
+    config = parse_train(["env=A-v0", "generations=100", "minutes=10", "env_steps=1000000"])
+    nearest = goal(config, generation=10, env_steps=10_000, seconds=120.0, last_return=None)
+    assert (nearest.text, nearest.share, nearest.seconds_left) == ("minutes=10", 0.2, 480.0)
+    nearest = goal(config, generation=50, env_steps=10_000, seconds=120.0, last_return=None)
+    assert (nearest.text, nearest.share, nearest.seconds_left) == ("generations=100", 0.5, 120.0)
+    nearest = goal(config, generation=0, env_steps=0, seconds=0.0, last_return=None)
+    assert nearest.share == 0 and nearest.seconds_left is None
+    target = parse_train(["env=A-v0", "target_return=100"])
+    assert goal(target, generation=9, env_steps=9, seconds=9.0, last_return=50.0).text == "target_return=100"

@@ -88,25 +88,13 @@ class Rollout:
         self._generation: Generation | None = None
 
     def __call__(self, generation: Generation, chunk: Chunk, beat: Beat) -> ChunkResult:
-        env, policy = self._prepare(generation)
-        p, seed, items = (
-            generation.perturbation,
-            self._config.seed,
-            range(chunk.first, chunk.first + chunk.count),
-        )
+        env, policy = self.prepare(generation)
+        p, es = generation.perturbation, self._config.es
+        seeds = episode_seeds(self._config, p.generation, chunk)
         if chunk.kind == "evaluation":
-            seeds = [integer_seed(seed, "eval", p.generation, episode) for episode in items]
             return self._attempt(env, policy, seeds, nullcontext(), episodes=1, shift=0.0, beat=beat)
-        # Common random numbers: the seeds of an episode are those of the pair.
-        episodes = self._config.es.episodes
-        seeds = [
-            integer_seed(seed, "episode", p.generation, member // 2, episode)
-            for member in items
-            for episode in range(episodes)
-        ]
-        population = perturb(policy, items, p)
-        shift = self._config.es.reward_shift
-        return self._attempt(env, policy, seeds, population, episodes=episodes, shift=shift, beat=beat)
+        population = perturb(policy, range(chunk.first, chunk.first + chunk.count), p)
+        return self._attempt(env, policy, seeds, population, episodes=es.episodes, shift=es.reward_shift, beat=beat)
 
     def close(self) -> None:
         """Close the environments."""
@@ -114,7 +102,8 @@ class Rollout:
             self._env.close()
             self._env = None
 
-    def _prepare(self, generation: Generation) -> tuple[VectorEnv, nn.Module]:
+    def prepare(self, generation: Generation) -> tuple[VectorEnv, nn.Module]:
+        """The environments, and the policy with the generation's weights and statistics."""
         if self._env is None or self._policy is None:
             self._env = envs.make(self._spec.id, self._simulations, **self._spec.kwargs)
             self._policy = make_policy(self._config, self._spec)
@@ -147,6 +136,18 @@ class Rollout:
             moments=done.moments,
             errors=done.errors,
         )
+
+
+def episode_seeds(config: Config, generation: int, chunk: Chunk) -> list[int]:
+    """The seed of every episode of a chunk. Those of both members of a pair are equal: common random numbers."""
+    items = range(chunk.first, chunk.first + chunk.count)
+    if chunk.kind == "evaluation":
+        return [integer_seed(config.seed, "eval", generation, episode) for episode in items]
+    return [
+        integer_seed(config.seed, "episode", generation, member // 2, episode)
+        for member in items
+        for episode in range(config.es.episodes)
+    ]
 
 
 def make_policy(config: Config, env: EnvSpec) -> nn.Module:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 ID = "es_rl/PointMass-v0"
 STEPS = 100
-# The mean return at which the task counts as solved: doing nothing gives about −77, the best linear controller about −9.
-SOLVED = -12.0
+# The mean return at which the task counts as solved. Doing nothing gives about −74, a well-tuned
+# proportional-derivative controller about −3.4.
+SOLVED = -8.0
 
 
 class PointMass(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):

@@ -1,0 +1,90 @@
+"""Steps per second of training, and of the same environments stepped alone with the recorded actions.
+
+    python scripts/throughput.py env=HalfCheetah-v4                       # any key of training, and rounds=N
+    python scripts/throughput.py env=Hopper-v4 policy=mlp workers=1 rounds=5
+
+Each round trains one generation, then rolls out the same members once more to record their actions, and steps the
+environments with these and nothing else: no policy, no noise, no update. The two alternate, so that a machine whose
+speed wavers slows both; what counts is the ratio.
+"""
+
+import sys
+import time
+
+import numpy as np
+import torch
+
+from es_rl import es, evaluator
+from es_rl.cli import run
+from es_rl.config import pairs, parse_train
+from es_rl.evaluator import Evaluator
+from es_rl.population import perturb
+from es_rl.rollout import Chunk, Generation, Rollout, episode_seeds, make_policy, rollout
+from es_rl.workers import Workers, available_processors
+
+ROUNDS = 5
+
+
+class Alone:
+    """A chunk's environments, stepped with recorded actions: (steps, seconds)."""
+
+    def __init__(self, config, spec):
+        self._config, self._rollout = config, Rollout(config, spec)
+
+    def __call__(self, generation, chunk, beat):
+        env, policy = self._rollout.prepare(generation)
+        p, seeds, recorded = (
+            generation.perturbation,
+            episode_seeds(self._config, generation.perturbation.generation, chunk),
+            [],
+        )
+        members = range(chunk.first, chunk.first + chunk.count)
+        with torch.inference_mode(), perturb(policy, members, p) as population:
+            rollout(
+                env, policy, seeds, population=population, episodes=self._config.es.episodes, beat=beat, record=recorded
+            )
+        start = time.perf_counter()
+        env.reset(np.arange(len(seeds)), seeds)
+        for ids, actions in recorded:
+            env.step(ids, actions)
+            beat(len(ids))
+        return sum(len(ids) for ids, _ in recorded), time.perf_counter() - start
+
+
+def main(argv):
+    keys = pairs(argv)
+    rounds = int(keys.pop("rounds", ROUNDS))
+    config = parse_train([f"{name}={value}" for name, value in keys.items()])
+    torch.set_num_threads(1)
+    count = available_processors() if config.workers is None else config.workers
+    with Workers(count) as workers:
+        spec = evaluator.probe(workers, config)
+        params = es.ESParams.of(config)
+        training, alone = Evaluator(config, params, spec, workers), Alone(config, spec)
+        state = es.init(make_policy(config, spec))
+        totals = np.zeros((2, 2))  # (training, alone) × (steps, seconds of one worker)
+        for number in range(rounds + 1):
+            start = time.perf_counter()
+            seen = training.members(state)
+            after, _ = es.tell(params, state, seen.fitness, seen.buffers)
+            trained = np.array([seen.steps, time.perf_counter() - start])
+            p, chunks = es.ask(params, state)
+            model = {name: value.numpy() for name, value in {**state.theta, **state.buffers}.items()}
+            jobs = [Chunk("members", c.start, len(c)) for c in chunks]
+            stepped = np.sum(workers.map(alone, Generation(model, p), jobs), axis=0) / [1, max(1, count)]
+            state = after
+            if number == 0:
+                continue  # environments were made and libraries loaded
+            totals += [trained, stepped]
+            speeds = [trained[0] / trained[1], stepped[0] / stepped[1]]
+            print(f"round {number}: training {speeds[0]:,.0f}, alone {speeds[1]:,.0f} steps/s", flush=True)
+    speeds = totals[:, 0] / totals[:, 1]
+    print(
+        f"{config.env}, {config.policy}, {config.es.population} members in chunks of {config.chunk}, {count} workers:"
+    )
+    print(f"training {speeds[0]:,.0f}, alone {speeds[1]:,.0f} steps/s, ratio {speeds[0] / speeds[1]:.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,8 +28,22 @@ def make_one(id: str, env_kwargs: Mapping[str, Any], **more: Any) -> gymnasium.E
     module, _, name = id.rpartition(":")
     if module:
         importlib.import_module(module)
-    limit = {} if gymnasium.spec(name).max_episode_steps else {"max_episode_steps": DEFAULT_TIME_LIMIT}
+    spec = gymnasium.spec(name)
+    if "mujoco" in str(spec.entry_point):
+        _take_mujoco_warnings()
+    limit = {} if spec.max_episode_steps else {"max_episode_steps": DEFAULT_TIME_LIMIT}
     return gymnasium.make(name, disable_env_checker=True, **(limit | dict(env_kwargs) | more))
+
+
+def _take_mujoco_warnings() -> None:
+    """MuJoCo's own warnings become Python's; it would write a log file into the current directory instead."""
+    import mujoco
+
+    def warn(text: str) -> None:
+        if "deprecated" not in text:  # the business of whoever wrote the model
+            warnings.warn(f"MuJoCo: {text}", RuntimeWarning, stacklevel=2)
+
+    mujoco.set_mju_user_warning(warn)
 
 
 def describe(error: BaseException) -> str:

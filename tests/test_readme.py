@@ -1,0 +1,69 @@
+"""The README says what is true: its commands run, its files exist, its keys are keys."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from es_rl.config import Config, leaves
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SHORT = "es.population=8 es.top=2 eval.episodes=2 video.seconds=1 env_kwargs.max_episode_steps=30"
+
+
+def commands():
+    return [
+        shlex.split(line, comments=True)
+        for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+        for line in block.splitlines()
+    ]
+
+
+def test_the_commands_run_in_their_order(command):
+    """As they stand, with keys added that make them short."""
+    added = {"train": f"generations=1 {SHORT}", "resume": "generations=2", "evaluate": "", "record": "seconds=1"}
+    done = []
+    for words in commands():
+        if words[:2] != ["python", "-m"]:
+            continue
+        verb, keys = words[2].removeprefix("es_rl."), words[3:]
+        kind = "resume" if keys[0].startswith("resume=") else verb
+        result = command(verb, *keys, *added[kind].split())
+        if kind == "record" and result.returncode == 3 and "MuJoCo needs EGL or OSMesa" in result.stderr:
+            pytest.skip("no off-screen renderer here")
+        assert result.returncode == 0, result.stderr
+        done.append(kind)
+    assert done == ["train", "resume", "evaluate", "record"]
+    assert Path("videos/cheetah.mp4").exists() and Path("videos/cheetah.gif").exists()
+
+    code = "\n".join(re.findall(r"```python\n(import es_rl.*?)```", README, re.DOTALL))
+    names = {"obs": __import__("numpy").zeros(17)}
+    exec(code, names)
+    assert names["action"].shape == (6,)
+
+
+def test_the_two_commands_that_do_everything_are_there_as_they_are_run_elsewhere():
+    lines = README.splitlines()
+    assert "pip install -c constraints.txt -e . && python -m es_rl.train env=Humanoid-v4" in lines
+    assert "pip install -c constraints.txt -e '.[test]' && pytest" in lines
+
+
+def test_files_that_are_named_exist():
+    map_ = README.split("| file | |")[1].split("## Adding")[0]
+    for row in map_.splitlines():
+        if row.startswith("| `"):
+            folder = ""
+            for name in re.findall(r"`([\w/.]+)`", row.split("|")[1]):
+                folder = str(Path(name).parent) if "/" in name else folder
+                assert (ROOT / folder / Path(name).name).exists() or (ROOT / name).exists(), name
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_keys_that_are_named_are_keys():
+    known = {name for name, _ in leaves(Config)} | {"config"}
+    table = README.split("| key | |")[1].split("Environments with")[0]
+    for name in re.findall(r"([a-z_]+(?:\.[a-z_]+)?)=", table):
+        assert name in known or name.startswith("env_kwargs."), name

@@ -104,6 +104,7 @@ class CheckpointConfig:
 class Config:
     env: str = key("", "Gymnasium id, such as Humanoid-v4, or module:Id to import the module first")
     env_kwargs: dict[str, Any] = key({}, "arguments of the environment: env_kwargs.NAME=VALUE")
+    backend: str = key("auto", "simulation: batch (MuJoCo tasks, fast), gymnasium (any id), auto: the faster one")
     policy: str = key("mlp", "network: linear, mlp")
     linear: LinearConfig = group(LinearConfig, "the linear policy")
     mlp: MlpConfig = group(MlpConfig, "the multilayer perceptron")
@@ -279,8 +280,8 @@ def _resolve(config: Config) -> Config:
 
 
 def _chunk(population: int, episodes: int) -> int:
-    """Members of a chunk: an eighth of the population, so that work spreads, in batches of at most 16 simulations."""
-    wanted = min(population // 8, 16 // episodes)
+    """Members of a chunk: a quarter of the population, so that work spreads, at most 32 simulations."""
+    wanted = min(population // 4, 32 // episodes)
     return max(2, wanted - wanted % 2)
 
 

@@ -16,7 +16,7 @@ import torch
 from es_rl import agent as agents
 from es_rl import cli, envs
 from es_rl.config import help_text, key, parse
-from es_rl.errors import ConfigError, EnvError
+from es_rl.errors import ConfigError, EnvError, lookup
 from es_rl.rng import MAX_SEED, integer_seed
 from es_rl.rollout import rollout
 from es_rl.rundir import versions
@@ -31,6 +31,7 @@ class EvaluateConfig:
     checkpoint: str = key("last", "last, best, or the number of a generation")
     episodes: int = key(20, "episodes", low=1)
     seed: int = key(0, "names the initial states", low=0, high=MAX_SEED)
+    backend: str = key("gymnasium", "simulation: gymnasium (its own environment), batch, auto")
     env: str = key("", "another environment of the same spaces; needed again for module:Id")
 
 
@@ -45,7 +46,8 @@ def main(argv: Sequence[str]) -> int:
     env = agents.trusted_env(agent, config.env, config.run)
     torch.set_num_threads(1)
     envs.check_id(env)
-    spec = envs.probe(env, agent.config.env_kwargs, config.seed)
+    lookup(envs.BACKENDS | {"auto": None}, config.backend, "backend")
+    spec = envs.probe(env, agent.config.env_kwargs, config.seed, config.backend)
     if (spec.observation_space, spec.action_space) != (agent.observation_space, agent.action_space):
         raise EnvError(f"env={env}: its spaces are not those that the policy was trained for ({agent.config.env}).")
     returns, lengths = _episodes(agent, env, config)
@@ -53,7 +55,9 @@ def main(argv: Sequence[str]) -> int:
         "run": config.run,
         "env": env,
         "generation": agent.generation,
+        "backend": config.backend,
         "episodes": config.episodes,
+        "failed": config.episodes - len(returns),
         "seed": config.seed,
         "return_mean": float(returns.mean()),
         "return_std": float(returns.std()),
@@ -62,24 +66,25 @@ def main(argv: Sequence[str]) -> int:
         "length_mean": float(lengths.mean()),
         "versions": versions(),
     }
-    sys.stdout.write(f"{env}: return {returns.mean():.1f} ± {returns.std():.1f} over {config.episodes} episodes\n")
+    sys.stdout.write(f"{env}: return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes\n")
     sys.stdout.write(json.dumps(result) + "\n")
     return 0
 
 
 def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths (episodes,). Raises `EnvError` if an episode fails."""
+    """Returns and lengths of the episodes that did not fail. Raises `EnvError` if all did."""
     seeds = [integer_seed(config.seed, "evaluate", episode) for episode in range(config.episodes)]
-    vector = envs.make(env, min(BATCH, config.episodes), **agent.config.env_kwargs)
+    vector = envs.make(env, min(BATCH, config.episodes), config.backend, **agent.config.env_kwargs)
     with torch.inference_mode():
         done = [rollout(vector, agent.policy, seeds[i : i + BATCH]) for i in range(0, len(seeds), BATCH)]
     vector.close()
     returns = np.concatenate([part.returns for part in done])
-    if not np.isfinite(returns).all():
+    sound = np.isfinite(returns)
+    if not sound.any():
         reasons = [error for part in done for error in part.errors]
         text = reasons[0] if reasons else "a reward, an observation or an action was not finite"
-        raise EnvError(f"env={env}: {np.isnan(returns).sum()} of {len(returns)} episodes failed: {text}.")
-    return returns, np.concatenate([part.lengths for part in done])
+        raise EnvError(f"env={env}: all {len(returns)} episodes failed: {text}.")
+    return returns[sound], np.concatenate([part.lengths for part in done])[sound]
 
 
 if __name__ == "__main__":

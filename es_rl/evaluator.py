@@ -114,7 +114,7 @@ def probe(workers: Workers, config: Config) -> EnvSpec:
 
 
 def _probe(context: None, config: Config, beat: Callable[[int], None]) -> EnvSpec:
-    return envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"))
+    return envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)
 
 
 def _result(outcome: ChunkResult | Failed, job: Chunk) -> ChunkResult:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,24 +24,23 @@ from es_rl.errors import EnvError
 from es_rl.noise import Perturbation, directions
 
 Weights = dict[str, Tensor]  # of one layer, by the layer's own parameter names, each (N, …)
+Forward = Callable[[Tensor], Tensor]
 
 
 class Population:
     """The members that a perturbed module stands for; `select` restricts it to some of them."""
 
-    def __init__(self, weights: dict[str, Tensor]) -> None:
-        self._all = weights  # by parameter name, each (N, …)
-        self._live = weights
+    def __init__(self, module: nn.Module, layers: dict[str, Weights]) -> None:
+        self._module, self._layers = module, layers  # by the layer's name in the module
+        self.forward: dict[str, Forward] = {}  # of each layer, with the weights of the members that are selected
 
     def select(self, index: Sequence[int] | NDArray[np.int64]) -> None:
         """From now on the rows are those of the members at these positions only, which ascend."""
         rows = torch.as_tensor(index)
-        everyone = all(len(value) == len(rows) for value in self._all.values())
-        self._live = self._all if everyone else {name: value[rows] for name, value in self._all.items()}
-
-    def layer(self, prefix: str, names: Sequence[str]) -> Weights:
-        """The live members' weights of the layer at `prefix`."""
-        return {name: self._live[f"{prefix}.{name}" if prefix else name] for name in names}
+        for prefix, weights in self._layers.items():
+            live = {name: value if len(value) == len(rows) else value[rows] for name, value in weights.items()}
+            layer = self._module.get_submodule(prefix)
+            self.forward[prefix] = LAYERS[type(layer)](layer, live)
 
 
 @contextmanager
@@ -51,21 +49,21 @@ def perturb(module: nn.Module, members: Sequence[int], p: Perturbation) -> Itera
 
     Memory: N copies of the parameters. Raises `EnvError` for a layer with parameters that is not in `LAYERS`.
     """
-    population = Population(member_stack(module, members, p))
-    owners = [
-        (prefix, layer, [name for name, _ in layer.named_parameters(recurse=False)])
-        for prefix, layer in module.named_modules()
-    ]
-    patched: list[nn.Module] = []
+    layers: dict[str, Weights] = {}
+    for name, value in member_stack(module, members, p).items():
+        prefix, _, own = name.rpartition(".")
+        layers.setdefault(prefix, {})[own] = value
+    for prefix in layers:
+        _check(prefix, module.get_submodule(prefix))
+    population = Population(module, layers)
+    population.select(range(len(members)))
     try:
-        for prefix, layer, names in owners:
-            if names:
-                layer.forward = _bound(prefix, layer, names, population)
-                patched.append(layer)
+        for prefix in layers:
+            module.get_submodule(prefix).forward = _bound(prefix, population)
         yield population
     finally:
-        for layer in patched:
-            del layer.forward
+        for prefix in layers:
+            vars(module.get_submodule(prefix)).pop("forward", None)
 
 
 def member_stack(module: nn.Module, members: Sequence[int], p: Perturbation) -> dict[str, Tensor]:
@@ -84,40 +82,46 @@ def member_stack(module: nn.Module, members: Sequence[int], p: Perturbation) -> 
     return stack
 
 
-def _bound(prefix: str, layer: nn.Module, names: Sequence[str], population: Population) -> Callable[..., Any]:
-    forward = LAYERS.get(type(layer))
-    if forward is None:
+def _check(prefix: str, layer: nn.Module) -> None:
+    if type(layer) not in LAYERS:
         known = ", ".join(kind.__name__ for kind in LAYERS)
         raise EnvError(
             f"the policy's layer {prefix or '(itself)'} is a {type(layer).__name__}: only {known} can be perturbed "
             f"as a population. Build the policy from these, or add the layer to es_rl/population.py."
         )
-    return lambda x: forward(layer, population.layer(prefix, names), x)
 
 
-def _linear(layer: nn.Module, w: Weights, x: Tensor) -> Tensor:
-    weight = w["weight"]  # (N, out, in)
-    rows = x.reshape(weight.shape[0], -1, weight.shape[2])  # (N, k, in)
-    if "bias" in w:
-        y = torch.baddbmm(w["bias"].unsqueeze(1), rows, weight.transpose(1, 2))
-    else:
-        y = torch.bmm(rows, weight.transpose(1, 2))
-    return y.reshape(*x.shape[:-1], weight.shape[1])
+def _bound(prefix: str, population: Population) -> Forward:
+    forward = population.forward
+    return lambda x: forward[prefix](x)
 
 
-def _layer_norm(layer: nn.Module, w: Weights, x: Tensor) -> Tensor:
+def _linear(layer: nn.Module, w: Weights) -> Forward:
+    weight = w["weight"].transpose(1, 2)  # (N, in, out)
+    members, inputs, outputs = weight.shape
+    bias = w["bias"].unsqueeze(1) if "bias" in w else torch.zeros(1, 1, 1)  # (N, 1, out)
+
+    def forward(x: Tensor) -> Tensor:
+        y = torch.baddbmm(bias, x.reshape(members, -1, inputs), weight)  # (N, k, out)
+        return y.reshape(*x.shape[:-1], outputs)
+
+    return forward
+
+
+def _layer_norm(layer: nn.Module, w: Weights) -> Forward:
     assert isinstance(layer, nn.LayerNorm)
-    y = nn.functional.layer_norm(x, layer.normalized_shape, eps=layer.eps)
-    if "weight" not in w:
-        return y
-    members, shape = w["weight"].shape[0], layer.normalized_shape
-    y = y.reshape(members, -1, *shape) * w["weight"].unsqueeze(1)  # (N, k, …)
-    if "bias" in w:
-        y = y + w["bias"].unsqueeze(1)
-    return y.reshape(x.shape)
+    shape, eps = layer.normalized_shape, layer.eps
+    gain, bias = w["weight"].unsqueeze(1), w["bias"].unsqueeze(1) if "bias" in w else torch.zeros(())  # (N, 1, …)
+
+    def forward(x: Tensor) -> Tensor:
+        y = nn.functional.layer_norm(x, shape, eps=eps).reshape(len(gain), -1, *shape)
+        return torch.addcmul(bias, y, gain).reshape(x.shape)
+
+    return forward
 
 
-LAYERS: dict[type[nn.Module], Callable[[nn.Module, Weights, Tensor], Tensor]] = {
+# How a layer of each kind computes for many members: (layer, their weights) → forward.
+LAYERS: dict[type[nn.Module], Callable[[nn.Module, Weights], Forward]] = {
     nn.Linear: _linear,
     nn.LayerNorm: _layer_norm,
 }

@@ -80,6 +80,7 @@ def film(agent: agents.Agent, env_id: str, *, seconds: float, seed: int) -> tupl
     _choose_renderer()
     try:
         env = make_one(env_id, agent.config.env_kwargs, render_mode="rgb_array")
+        _follow(env)
         rate = float(env.metadata.get("render_fps") or MAX_FPS)  # steps a second of simulated time
         every = max(1, int(np.ceil(rate / MAX_FPS)))
         fps = rate / every
@@ -146,6 +147,18 @@ def _frames(agent: agents.Agent, env: Any, every: int, count: int, seed: int) ->
             obs, _, terminated, truncated, _ = env.step(agent(obs))
             step, done = step + 1, terminated or truncated
         episode += 1
+
+
+def _follow(env: Any) -> None:
+    """Let the camera of a MuJoCo task go along with its robot: Gymnasium leaves it where the robot starts."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is None or "trackbodyid" in (renderer.default_cam_config or {}):
+        return
+    import mujoco
+
+    camera = mujoco.mj_name2id(env.unwrapped.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+    if camera >= 0:
+        renderer.camera_id = camera
 
 
 def _choose_renderer() -> None:

@@ -8,6 +8,7 @@ generation; a `Chunk` is one job. The result is a pure function of the three.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ Beat = Callable[[int], None]  # told the environment steps done since the last b
 
 # Finished simulations stay in the policy's batch until this share of it is live: making it anew costs a copy.
 SHRINK_BELOW = 0.75
+TALLY_NUMBERS = 16_384  # observations are summed in blocks of about so many numbers, which stay in the cache
 # A chunk in which an environment broke is rolled out again: only what breaks every time counts as failed.
 ATTEMPTS = 2
 
@@ -105,7 +107,7 @@ class Rollout:
     def prepare(self, generation: Generation) -> tuple[VectorEnv, nn.Module]:
         """The environments, and the policy with the generation's weights and statistics."""
         if self._env is None or self._policy is None:
-            self._env = envs.make(self._spec.id, self._simulations, **self._spec.kwargs)
+            self._env = envs.make(self._spec.id, self._simulations, self._spec.backend, **self._spec.kwargs)
             self._policy = make_policy(self._config, self._spec)
         if generation is not self._generation:
             self._policy.load_state_dict({k: torch.from_numpy(v) for k, v in generation.model.items()})
@@ -189,25 +191,39 @@ def rollout(
             state = None if state is None else state[kept]
             if population is not None:
                 population.select(rows[::episodes] // episodes)
-        running = rows[live]
+        everyone = live.size == rows.size  # most of the time: nothing need be picked out
+        running = rows if everyone else rows[live]
+        pick: Any = slice(None) if running.size == n else running
         if tally is not None:
-            tally.add(inputs[live])
+            tally.add(inputs if everyone else inputs[live])
         actions, state = policy(torch.from_numpy(inputs), state)
-        action = actions.numpy()[live]  # (len(live), A)
+        action = actions.numpy() if everyone else actions.numpy()[live]  # (len(live), A)
         if record is not None:
             record.append((running, action))
         obs, reward, terminated, truncated = env.step(running, action)
-        inputs[live] = obs
-        returns[running] += reward
-        lengths[running] += 1
+        if everyone:
+            inputs = obs
+        else:
+            inputs[live] = obs
+        returns[pick] += reward
+        lengths[pick] += 1
         beat(live.size)
-        fine = (
-            np.isfinite(reward) & np.isfinite(obs).all(axis=1) & np.isfinite(action).reshape(live.size, -1).all(axis=1)
-        )
-        failed[running[~fine]] = True
-        live = live[fine & ~terminated & ~truncated]
+        over = terminated | truncated
+        if not math.isfinite(np.vdot(obs, obs) + np.vdot(reward, reward) + np.vdot(action, action)):
+            # one number is not finite, or some are huge
+            fine = _finite(reward) & _finite(obs) & _finite(action)
+            failed[running[~fine]] = True
+            over |= ~fine
+        if over.any():
+            live = live[~over]
     returns[failed] = np.nan
     return Episodes(returns, lengths, tally.moments() if tally is not None else None, list(env.errors))
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows are all finite, (n,)."""
+    finite: NDArray[np.bool_] = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    return finite
 
 
 def _rows_of_members(live: Ints, episodes: int) -> Ints:
@@ -217,12 +233,14 @@ def _rows_of_members(live: Ints, episodes: int) -> Ints:
 
 
 class _Tally:
-    """Moments of observations about the policy's frozen mean."""
+    """Moments of observations about the policy's frozen mean, summed a block of steps at a time."""
 
     def __init__(self, mean: Floats) -> None:
         self._mean = mean
         self._count = 0
         self._first, self._second = np.zeros_like(mean), np.zeros_like(mean)
+        self._block: list[Floats] = []
+        self._numbers = 0
 
     @classmethod
     def of(cls, policy: nn.Module) -> _Tally | None:
@@ -230,10 +248,21 @@ class _Tally:
         return cls(normalizer.mean.numpy()) if isinstance(normalizer, Normalizer) else None
 
     def add(self, obs: Floats) -> None:
-        centered = obs - self._mean
-        self._count += len(obs)
-        self._first += centered.sum(axis=0)
-        self._second += np.square(centered, out=centered).sum(axis=0)
+        """Observations (n, O), which must stay as they are."""
+        self._block.append(obs)
+        self._numbers += obs.size
+        if self._numbers >= TALLY_NUMBERS:
+            self._sum()
 
     def moments(self) -> Moments:
+        if self._block:
+            self._sum()
         return Moments(self._count, self._first, self._second)
+
+    def _sum(self) -> None:
+        centered = np.concatenate(self._block)
+        centered -= self._mean
+        self._count += len(centered)
+        self._first += centered.sum(axis=0)
+        self._second += np.square(centered, out=centered).sum(axis=0)
+        self._block, self._numbers = [], 0

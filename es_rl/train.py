@@ -23,7 +23,7 @@ from es_rl import checkpoint as checkpoints
 from es_rl import cli, envs, es, evaluator, rundir
 from es_rl.checkpoint import Progress, Saver
 from es_rl.config import Config, help_text, pairs, parse_resume, parse_train, to_yaml
-from es_rl.envs import EnvSpec
+from es_rl.envs import BACKENDS, EnvSpec
 from es_rl.errors import CheckpointError, Stopped, lookup
 from es_rl.es import ESParams, ESState
 from es_rl.evaluator import Evaluator
@@ -193,6 +193,7 @@ def _train(config: Config, params: ESParams, members: Evaluator, log: RunLog, sa
 def _check_names(config: Config) -> None:
     """Refuse names that no registry has, before anything is made. Raises `ConfigError`."""
     lookup(POLICIES, config.policy, "policy")
+    lookup(BACKENDS | {"auto": None}, config.backend, "backend")
     lookup(KINDS, config.es.noise, "es.noise")
     lookup(SHAPINGS, config.es.shaping, "es.shaping")
     lookup(OPTIMIZERS, config.optim.name, "optim.name")

@@ -1,22 +1,26 @@
-"""Steps per second of training, and of the same environments stepped alone with the recorded actions.
+"""Steps per second of training, and of its simulations stepped alone with the recorded actions.
 
     python scripts/throughput.py env=HalfCheetah-v4                       # any key of training, and rounds=N
     python scripts/throughput.py env=Hopper-v4 policy=mlp workers=1 rounds=5
 
 Each round trains one generation, then rolls out the same members once more to record their actions, and steps the
-environments with these and nothing else: no policy, no noise, no update. The two alternate, so that a machine whose
-speed wavers slows both; what counts is the ratio.
+simulations with these and nothing else: no policy, no noise, no update. On the fast backend that is `Batch.step`
+alone, on all workers at once: the limit that the physics set. On the general one it is Gymnasium's environments. The
+two alternate, so that a machine whose speed wavers slows both; what counts is the ratio.
 """
 
 import sys
 import time
 
+import mujoco
 import numpy as np
 import torch
+from mujoco.batch import Batch
 
 from es_rl import es, evaluator
 from es_rl.cli import run
 from es_rl.config import pairs, parse_train
+from es_rl.envs.mujoco_backend import MujocoVector
 from es_rl.evaluator import Evaluator
 from es_rl.population import perturb
 from es_rl.rollout import Chunk, Generation, Rollout, episode_seeds, make_policy, rollout
@@ -26,29 +30,39 @@ ROUNDS = 5
 
 
 class Alone:
-    """A chunk's environments, stepped with recorded actions: (steps, seconds)."""
+    """A chunk's simulations, stepped with recorded actions: (steps, seconds)."""
 
     def __init__(self, config, spec):
         self._config, self._rollout = config, Rollout(config, spec)
 
     def __call__(self, generation, chunk, beat):
         env, policy = self._rollout.prepare(generation)
-        p, seeds, recorded = (
-            generation.perturbation,
-            episode_seeds(self._config, generation.perturbation.generation, chunk),
-            [],
-        )
-        members = range(chunk.first, chunk.first + chunk.count)
-        with torch.inference_mode(), perturb(policy, members, p) as population:
-            rollout(
-                env, policy, seeds, population=population, episodes=self._config.es.episodes, beat=beat, record=recorded
-            )
-        start = time.perf_counter()
+        seeds, recorded = episode_seeds(self._config, generation.perturbation.generation, chunk), []
+        members, episodes = range(chunk.first, chunk.first + chunk.count), self._config.es.episodes
+        with torch.inference_mode(), perturb(policy, members, generation.perturbation) as population:
+            rollout(env, policy, seeds, population=population, episodes=episodes, beat=beat, record=recorded)
         env.reset(np.arange(len(seeds)), seeds)
+        step = physics(env, seeds) if isinstance(env, MujocoVector) else env.step
+        start = time.perf_counter()
         for ids, actions in recorded:
-            env.step(ids, actions)
-            beat(len(ids))
+            step(ids, actions)
         return sum(len(ids) for ids, _ in recorded), time.perf_counter() - start
+
+
+def physics(env, seeds):
+    """`Batch.step` and nothing else, from the states in which the episodes begin."""
+    template = env._template.unwrapped
+    batch = Batch(template.model, len(seeds), 1)
+    for i, seed in enumerate(seeds):
+        env._template.reset(seed=seed)
+        mujoco.mj_getState(template.model, template.data, batch.state[i], int(mujoco.mjtState.mjSTATE_INTEGRATION))
+    ctrl, skip = batch.bind("ctrl"), template.frame_skip
+
+    def step(ids, actions):
+        ctrl[ids] = actions
+        batch.step(ids, skip)
+
+    return step
 
 
 def main(argv):

@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from es_rl.envs import gymnasium_backend
+from es_rl.envs.mujoco_tasks import TASKS
 from es_rl.envs.point_mass import register as _register_point_mass
 from es_rl.errors import EnvError, lookup, nearest
 
@@ -52,9 +54,18 @@ class VectorEnv(Protocol):
         """Release what the simulations hold."""
 
 
+def _batch(id: str, n: int, env_kwargs: Mapping[str, Any]) -> VectorEnv:
+    from es_rl.envs.mujoco_backend import MujocoVector  # imports mujoco, which not every environment needs
+
+    return MujocoVector(id, n, env_kwargs)
+
+
 BACKENDS: dict[str, Callable[[str, int, Mapping[str, Any]], VectorEnv]] = {
+    "batch": _batch,
     "gymnasium": gymnasium_backend.GymnasiumVector,
 }
+
+_MUJOCO = "pip install 'mujoco>=3.17,!=4.0.0'"
 
 _register_point_mass()
 
@@ -67,15 +78,38 @@ class EnvSpec:
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     kwargs: dict[str, Any] = field(default_factory=dict)
+    backend: str = "auto"
     warnings: tuple[str, ...] = ()  # what it warned of, each once
 
 
 def make(id: str, n: int, backend: str = "auto", **env_kwargs: Any) -> VectorEnv:
     """n simulations of the environment `id` (`module:Id` imports the module first).
 
-    `backend` is `auto` or a name of `BACKENDS`. Raises `EnvError`, `ConfigError` for an unknown backend.
+    `backend` is `auto`, the fastest there is, or a name of `BACKENDS`. Raises `EnvError`, `ConfigError`.
     """
-    return lookup(BACKENDS, "gymnasium" if backend == "auto" else backend, "backend")(id, n, env_kwargs)
+    return lookup(BACKENDS, choose_backend(id, backend), "backend")(id, n, env_kwargs)
+
+
+def choose_backend(id: str, backend: str = "auto") -> str:
+    """The name of the backend that serves an environment.
+
+    Raises `EnvError` if the one that is asked for cannot, or if MuJoCo's version computes wrong physics.
+    """
+    if backend not in ("auto", "batch"):
+        return backend
+    if id not in TASKS:
+        if backend == "batch":
+            raise EnvError(f"backend=batch: {id} has no fast environment; these have: {', '.join(TASKS)}.")
+        return "gymnasium"
+    found = version("mujoco")
+    if found == "4.0.0":
+        raise EnvError(f"env={id}: mujoco 4.0.0 computes wrong accelerations. Install another: {_MUJOCO}.")
+    if tuple(int(part) for part in found.split(".")[:2]) >= (3, 17):
+        return "batch"
+    if backend == "batch":
+        raise EnvError(f"backend=batch: needs a newer mujoco than {found}. Install one: {_MUJOCO}.")
+    warnings.warn(f"mujoco {found} has no batches: {id} is simulated slowly. Install {_MUJOCO}", stacklevel=2)
+    return "gymnasium"
 
 
 def check_id(id: str) -> None:
@@ -93,12 +127,15 @@ def check_id(id: str) -> None:
         ) from error
 
 
-def probe(id: str, env_kwargs: Mapping[str, Any], seed: int) -> EnvSpec:
+def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "auto") -> EnvSpec:
     """Make the environment, reset it and step it once. Raises `EnvError` for anything that makes it unusable."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
+            backend = choose_backend(id, backend)
             env = gymnasium_backend.make_one(id, env_kwargs)
+        except EnvError:
+            raise
         except Exception as error:  # foreign code, any error
             name = id.rpartition(":")[2]
             hint = f" Versions that can be made: {', '.join(_versions(name))}." if _versions(name) else ""
@@ -106,9 +143,9 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int) -> EnvSpec:
             text = gymnasium_backend.describe(error)
             raise EnvError(f"env={id} {given}: cannot be made: {text}{hint}".replace(" :", ":")) from error
     env.close()
-    spec = EnvSpec(id, env.observation_space, env.action_space, dict(env_kwargs), _messages(caught))
+    spec = EnvSpec(id, env.observation_space, env.action_space, dict(env_kwargs), backend, _messages(caught))
     gymnasium_backend.check_spaces(spec.observation_space, spec.action_space, id)
-    vector = make(id, 1, **env_kwargs)
+    vector = make(id, 1, backend, **env_kwargs)
     spec.action_space.seed(seed)
     vector.reset([0], [seed])
     if not vector.errors:

@@ -18,6 +18,9 @@ from es_rl.errors import EnvError
 # An environment without a time limit of its own may never end an episode.
 DEFAULT_TIME_LIMIT = 10_000
 
+# mjWARN_BADQPOS, BADQVEL, BADQACC, BADCTRL
+_BAD_WARNINGS = slice(3, 7)
+
 Ids = Sequence[int] | NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -48,8 +51,8 @@ def _take_mujoco_warnings() -> None:
 
 def describe(error: BaseException) -> str:
     """An exception as one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], id: str) -> None:
@@ -89,6 +92,8 @@ class GymnasiumVector:
                     _action(env.action_space, actions[row])
                 )
                 obs[row] = flatten(env.observation_space, seen)
+                if _diverged(env):
+                    reward[row], terminated[row] = np.nan, True
             except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises is this simulation's end
                 self._broke(i, "step", error)
                 obs[row], reward[row], terminated[row], truncated[row] = np.nan, np.nan, True, False
@@ -115,6 +120,13 @@ class GymnasiumVector:
         """Note what happened, and make the environment anew next time: nothing is known of its state."""
         self.errors.append(f"its {where} raised {describe(error)}")
         self._envs[i] = None
+
+
+def _diverged(env: gymnasium.Env[Any, Any]) -> bool:
+    """MuJoCo resets a diverged simulation in mid-air, and a task would reward the teleport; its warnings tell."""
+    data = getattr(env.unwrapped, "data", None)
+    warning = getattr(data, "warning", None)
+    return warning is not None and any(warning.number[_BAD_WARNINGS].tolist())
 
 
 def _action(space: spaces.Space[Any], action: Any) -> Any:

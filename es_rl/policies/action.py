@@ -38,6 +38,7 @@ class ActionHead(nn.Module):
         high = torch.tensor(np.asarray(space.high, np.float32).reshape(-1))
         bounded = torch.isfinite(low) & torch.isfinite(high)
         self._all_bounded = bool(bounded.all())
+        self._is_unit = bool((low == -1).all() and (high == 1).all())
         # Constants of the environment, not of the policy: kept out of checkpoints.
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("high", high, persistent=False)
@@ -50,6 +51,8 @@ class ActionHead(nn.Module):
         if self._discrete:
             return x.argmax(-1) + self._start
         y = self._squash(x)
+        if self._is_unit:
+            return y
         if not self._all_bounded:
             y = torch.where(self.bounded, y, x)
         return torch.addcmul(self.center, self.reach, y).clamp_(self.low, self.high)

@@ -36,6 +36,7 @@ class Normalizer(nn.Module):
     mean: Tensor
     m2: Tensor
     scale: Tensor
+    shift: Tensor
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -43,16 +44,18 @@ class Normalizer(nn.Module):
         self.register_buffer("mean", torch.zeros(inputs, dtype=torch.float64))
         self.register_buffer("m2", torch.zeros(inputs, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(inputs, dtype=torch.float64), persistent=False)
+        self.register_buffer("shift", torch.zeros(inputs, dtype=torch.float64), persistent=False)
         self.register_load_state_dict_post_hook(lambda module, _: module.refresh())  # type: ignore[no-untyped-call]
 
     def refresh(self) -> None:
-        """Derive the scale from count and m2; loading a state dict does it by itself."""
+        """Derive scale and shift from the statistics; loading a state dict does it by itself."""
         std = (self.m2 / self.count.clamp(min=1.0)).sqrt().clamp(min=STD_FLOOR)
         self.scale = torch.where(self.count > 0, 1.0 / std, torch.ones_like(std))
+        self.shift = -self.mean * self.scale
 
     def forward(self, obs: Tensor) -> Tensor:
         """(n, O) of any float type → float32."""
-        return torch.clamp_((obs - self.mean) * self.scale, -CLIP, CLIP).float()
+        return torch.addcmul(self.shift, obs, self.scale).clamp_(-CLIP, CLIP).float()
 
 
 def merge(buffers: Mapping[str, Tensor], moments: Sequence[Moments], prefix: str = "normalizer.") -> dict[str, Tensor]:

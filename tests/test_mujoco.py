@@ -1,0 +1,190 @@
+"""The fast backend against Gymnasium's own environments: equal to the last bit."""
+
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+from conftest import model_hash
+
+from es_rl import envs
+from es_rl.envs.mujoco_tasks import TASKS
+from es_rl.errors import EnvError
+
+warnings.simplefilter("ignore")
+STEPS = 300
+CUSTOM = """
+<mujoco model="two legs less"><option timestep="0.01"/>
+  <worldbody><geom type="plane" size="40 40 1"/><light pos="0 0 9"/>
+    <body name="torso" pos="0 0 0.75"><freejoint/><geom type="sphere" size="0.25"/>
+      <body pos="0.2 0 0"><joint name="hip" axis="0 0 1" range="-30 30" limited="true" armature="1" damping="1"/>
+        <geom type="capsule" fromto="0 0 0 0.4 0 -0.3" size="0.08"/></body>
+    </body></worldbody>
+  <actuator><motor joint="hip" gear="150" ctrlrange="-1 1" ctrllimited="true"/></actuator>
+</mujoco>
+"""
+OTHERS = [
+    ("Ant-v4", {"use_contact_forces": True, "contact_cost_weight": 0.1}),
+    ("Ant-v4", {"exclude_current_positions_from_observation": False, "terminate_when_unhealthy": False}),
+    ("Ant-v4", {"xml_file": "./ant.xml", "healthy_z_range": (0.1, 3.0)}),
+    ("Ant-v5", {"include_cfrc_ext_in_observation": False, "contact_force_range": (-0.5, 2.0), "main_body": "torso"}),
+    ("Ant-v5", {"xml_file": "./robot.xml", "healthy_z_range": (0.1, 3.0), "frame_skip": 3, "forward_reward_weight": 2}),
+    ("HalfCheetah-v4", {"exclude_current_positions_from_observation": False, "ctrl_cost_weight": 0.7}),
+    ("HalfCheetah-v5", {"frame_skip": 2, "reset_noise_scale": 0.4, "forward_reward_weight": 3}),
+    ("Hopper-v4", {"terminate_when_unhealthy": False, "exclude_current_positions_from_observation": False}),
+    ("Hopper-v5", {"terminate_when_unhealthy": False, "healthy_state_range": (-2.0, 2.0), "healthy_reward": 3}),
+    ("Humanoid-v4", {"terminate_when_unhealthy": False, "exclude_current_positions_from_observation": False}),
+    ("Humanoid-v5", {"contact_cost_weight": 1e-3, "contact_cost_range": (0.5, 2.0), "healthy_z_range": (0.5, 2.5)}),
+    ("Humanoid-v5", {"include_cinert_in_observation": False, "include_cvel_in_observation": False}),
+    ("Humanoid-v5", {"include_qfrc_actuator_in_observation": False, "include_cfrc_ext_in_observation": False}),
+    ("HumanoidStandup-v5", {"impact_cost_weight": 1e-3, "impact_cost_range": (0.1, 1.0), "uph_cost_weight": 2}),
+    ("InvertedDoublePendulum-v5", {"healthy_reward": 3.5, "reset_noise_scale": 0.3}),
+    ("InvertedPendulum-v5", {"frame_skip": 4, "reset_noise_scale": 0.05}),
+    ("Pusher-v5", {"reward_near_weight": 0.3, "reward_dist_weight": 2.5, "reward_control_weight": 0.7}),
+    ("Reacher-v5", {"reward_dist_weight": 0.3, "reward_control_weight": 2, "max_episode_steps": 9}),
+    ("Swimmer-v4", {"exclude_current_positions_from_observation": False}),
+    ("Swimmer-v5", {"frame_skip": 7, "ctrl_cost_weight": 0.3}),
+    ("Walker2d-v4", {"terminate_when_unhealthy": False, "healthy_angle_range": (-0.1, 0.1)}),
+    ("Walker2d-v5", {"healthy_z_range": (1.0, 1.3), "exclude_current_positions_from_observation": False}),
+]
+
+
+def compare(id, kwargs, n, steps=STEPS):
+    """Any subset is stepped, with actions inside and outside of their range, and episodes are started again."""
+    fast, slow = envs.make(id, n, "batch", **kwargs), envs.make(id, n, "gymnasium", **kwargs)
+    space = gymnasium.make(id, **kwargs).action_space
+    rng = np.random.default_rng(n)
+    assert np.array_equal(fast.reset(range(n), range(n)), slow.reset(range(n), range(n)))
+    ended = 0
+    for step in range(steps):
+        ids = np.sort(rng.choice(n, rng.integers(1, n + 1), replace=False))
+        scale = 1.5 if step % 5 == 0 else 1.0
+        actions = (scale * rng.uniform(space.low, space.high, (len(ids), *space.shape))).astype(np.float32)
+        ours, theirs = fast.step(ids, actions), slow.step(ids, actions)
+        for name, mine, his in zip(("observation", "reward", "terminated", "truncated"), ours, theirs, strict=True):
+            assert np.array_equal(mine, his), f"{name} in step {step}"
+        for i in ids[theirs[2] | theirs[3]]:
+            ended += 1
+            assert np.array_equal(fast.reset([i], [step]), slow.reset([i], [step]))
+    assert fast.errors == slow.errors == []
+    return ended
+
+
+@pytest.mark.parametrize("id", TASKS)
+def test_every_task_is_gymnasiums_to_the_last_bit(id):
+    for n in (1, 7):
+        compare(id, {}, n)
+    compare(id, {}, 32, steps=40)
+
+
+@pytest.mark.parametrize(("id", "kwargs"), OTHERS, ids=lambda v: v if isinstance(v, str) else ",".join(v))
+def test_arguments_of_the_constructor_count(id, kwargs, tmp_path):
+    (tmp_path / "robot.xml").write_text(CUSTOM)
+    theirs = Path(gymnasium.__file__).parent / "envs/mujoco/assets/ant.xml"
+    (tmp_path / "ant.xml").write_text(theirs.read_text().replace('gear="150"', 'gear="77"'))
+    compare(id, kwargs, 5)
+
+
+def test_a_model_whose_observations_are_not_of_the_space_is_refused(tmp_path):
+    """Ant-v4's space is that of the ant, whatever the model."""
+    (tmp_path / "robot.xml").write_text(CUSTOM)
+    with pytest.raises(EnvError, match=r"observations have the shape \(13,\), but its space \(27,\)"):
+        envs.probe("Ant-v4", {"xml_file": "./robot.xml"}, 0)
+
+
+def test_every_task_is_covered_with_arguments_where_its_class_has_any():
+    without = {"HumanoidStandup-v4", "InvertedDoublePendulum-v4", "InvertedPendulum-v4", "Reacher-v4"}
+    assert set(TASKS) - {id for id, _ in OTHERS} == without
+
+
+def test_time_limits_and_falls_happen_in_the_comparison():
+    assert compare("Reacher-v5", {}, 3) > 5
+    assert compare("Hopper-v5", {}, 3) > 5
+
+
+def test_the_fast_backend_is_chosen_by_itself_and_can_be_refused():
+    assert envs.choose_backend("Humanoid-v4") == "batch"
+    assert envs.choose_backend("Humanoid-v4", "gymnasium") == "gymnasium"
+    assert envs.choose_backend("CartPole-v1") == envs.choose_backend("hostile:Good-v0") == "gymnasium"
+    with pytest.raises(EnvError, match=r"CartPole-v1 has no fast environment; these have: Ant-v4, Ant-v5") as caught:
+        envs.choose_backend("CartPole-v1", "batch")
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("found", ["3.16.0", "3.8.1", "4.0.0", "3.17.0", "4.0.1"])
+def test_a_mujoco_that_cannot_serve_is_told_of(monkeypatch, found):
+    monkeypatch.setattr(envs, "version", lambda package: found)
+    if found == "4.0.0":
+        with pytest.raises(EnvError, match=r"4.0.0 computes wrong accelerations. Install another: pip install"):
+            envs.choose_backend("Ant-v4")
+    elif found in ("3.16.0", "3.8.1"):
+        with pytest.raises(EnvError, match="needs a newer mujoco than"):
+            envs.choose_backend("Ant-v4", "batch")
+        with pytest.warns(UserWarning, match="has no batches"):
+            assert envs.choose_backend("Ant-v4") == "gymnasium"
+    else:
+        assert envs.choose_backend("Ant-v4") == "batch"
+    assert envs.choose_backend("CartPole-v1") == "gymnasium"
+    assert version("mujoco") != "4.0.0"
+
+
+def test_a_bad_model_is_named_with_mujocos_own_words(tmp_path):
+    (tmp_path / "bad.xml").write_text("<mujoco><worldbody><geom type='ball'/></worldbody></mujoco>")
+    with pytest.raises(
+        EnvError, match=r"env_kwargs.xml_file=./none.xml: cannot be made: OSError: File ./none.xml does not"
+    ):
+        envs.probe("Ant-v5", {"xml_file": "./none.xml"}, 0)
+    with pytest.raises(
+        EnvError, match=r"env_kwargs.xml_file=./bad.xml: cannot be made: ValueError: .*invalid keyword: 'ball'"
+    ):
+        envs.probe("Ant-v5", {"xml_file": "./bad.xml"}, 0)
+
+
+@pytest.mark.parametrize("backend", ["batch", "gymnasium"])
+@pytest.mark.parametrize("id", ["HalfCheetah-v4", "Humanoid-v4"])
+def test_a_diverged_simulation_ends_as_failed_and_the_others_run_on(id, backend):
+    """Its controls are no numbers: MuJoCo would go on from the model's defaults."""
+    vector = envs.make(id, 3, backend)
+    vector.reset(range(3), range(3))
+    actions = np.zeros((3, 17 if id == "Humanoid-v4" else 6), np.float32)
+    _, calm, terminated, _ = vector.step(range(3), actions)
+    assert np.isfinite(calm).all() and not terminated.any()
+    actions[1] = np.nan
+    _, reward, terminated, _ = vector.step(range(3), actions)
+    assert np.isfinite(reward).tolist() == [True, False, True] and terminated.tolist() == [False, True, False]
+    vector.reset([1], [5])
+    _, reward, terminated, _ = vector.step(range(3), np.zeros_like(actions))
+    assert np.isfinite(reward).all() and not terminated.any()
+
+
+def test_a_teleport_is_never_rewarded(tmp_path):
+    """A model so stiff that it explodes: Gymnasium's class would pay for the jump back to the start."""
+    (tmp_path / "robot.xml").write_text(
+        CUSTOM.replace('gear="150"', 'gear="1e9"').replace('ctrlrange="-1 1"', 'ctrlrange="-1e9 1e9"')
+    )
+    kwargs = {"xml_file": "./robot.xml", "terminate_when_unhealthy": False}
+    for backend in ("batch", "gymnasium"):
+        vector = envs.make("Ant-v5", 2, backend, **kwargs)
+        vector.reset([0, 1], [0, 1])
+        with mujoco_quiet():
+            for _ in range(50):
+                _, reward, terminated, _ = vector.step([0, 1], np.array([[1e9], [0.0]], np.float32))
+                if terminated[0]:
+                    break
+        assert np.isnan(reward[0]) and np.isfinite(reward[1]) and terminated.tolist() == [True, False]
+
+
+def mujoco_quiet():
+    assert mujoco.get_mju_user_warning() is not None
+    return warnings.catch_warnings()
+
+
+@pytest.mark.parametrize("id", ["Hopper-v4", "Humanoid-v4"])
+def test_theta_is_the_same_for_any_number_of_workers_and_either_backend(train, id):
+    keys = f"env={id} es.population=8 chunk=4 generations=3 policy=linear es.sigma=0.1".split()
+    runs = [train(*keys, f"workers={n}", run=f"run{n}") for n in (0, 1, 2, 3)]
+    runs.append(train(*keys, "backend=gymnasium", run="slow"))
+    assert len({model_hash(run) for run in runs}) == 1

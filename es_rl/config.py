@@ -280,8 +280,8 @@ def _resolve(config: Config) -> Config:
 
 
 def _chunk(population: int, episodes: int) -> int:
-    """Members of a chunk: a quarter of the population, so that work spreads, at most 32 simulations."""
-    wanted = min(population // 4, 32 // episodes)
+    """Members of a chunk: a quarter of the population, so that work spreads, at most 64 simulations."""
+    wanted = min(population // 4, 64 // episodes)
     return max(2, wanted - wanted % 2)
 
 

@@ -2,15 +2,20 @@
 
     python scripts/throughput.py env=HalfCheetah-v4                       # any key of training, and rounds=N
     python scripts/throughput.py env=Hopper-v4 policy=mlp workers=1 rounds=5
+    python scripts/throughput.py env=Humanoid-v4 peers=20                 # other trainers too, 20 s each a round
 
 Each round trains one generation, then rolls out the same members once more to record their actions, and steps the
 simulations with these and nothing else: no policy, no noise, no update. On the fast backend that is `Batch.step`
-alone, on all workers at once: the limit that the physics set. On the general one it is Gymnasium's environments. The
-two alternate, so that a machine whose speed wavers slows both; what counts is the ratio.
+alone, on all workers at once: the limit that the physics set. On the general one it is Gymnasium's environments. They
+alternate, so that a machine whose speed wavers slows all alike; what counts are the ratios. Peers need the extra
+`baselines`.
 """
 
+import json
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -24,9 +29,11 @@ from es_rl.envs.mujoco_backend import MujocoVector
 from es_rl.evaluator import Evaluator
 from es_rl.population import perturb
 from es_rl.rollout import Chunk, Generation, Rollout, episode_seeds, make_policy, rollout
+from es_rl.rundir import versions
 from es_rl.workers import Workers, available_processors
 
 ROUNDS = 5
+PEERS = ("sb3_ppo", "sb3_ars", "evotorch")
 
 
 class Alone:
@@ -65,38 +72,49 @@ def physics(env, seeds):
     return step
 
 
+def peer(name, env, seconds):
+    """(steps, seconds) of another trainer, in a process of its own."""
+    script = Path(__file__).with_name("peers.py")
+    done = subprocess.run([sys.executable, script, name, env, str(seconds)], capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    return result["steps"], result["seconds"]
+
+
 def main(argv):
     keys = pairs(argv)
-    rounds = int(keys.pop("rounds", ROUNDS))
+    rounds, seconds = int(keys.pop("rounds", ROUNDS)), float(keys.pop("peers", 0))
     config = parse_train([f"{name}={value}" for name, value in keys.items()])
     torch.set_num_threads(1)
     count = available_processors() if config.workers is None else config.workers
+    totals = {"training": np.zeros(2), "alone": np.zeros(2)} | {name: np.zeros(2) for name in PEERS if seconds}
     with Workers(count) as workers:
         spec = evaluator.probe(workers, config)
         params = es.ESParams.of(config)
         training, alone = Evaluator(config, params, spec, workers), Alone(config, spec)
         state = es.init(make_policy(config, spec))
-        totals = np.zeros((2, 2))  # (training, alone) × (steps, seconds of one worker)
         for number in range(rounds + 1):
             start = time.perf_counter()
             seen = training.members(state)
             after, _ = es.tell(params, state, seen.fitness, seen.buffers)
-            trained = np.array([seen.steps, time.perf_counter() - start])
+            measured = {"training": (seen.steps, time.perf_counter() - start)}
             p, chunks = es.ask(params, state)
             model = {name: value.numpy() for name, value in {**state.theta, **state.buffers}.items()}
             jobs = [Chunk("members", c.start, len(c)) for c in chunks]
-            stepped = np.sum(workers.map(alone, Generation(model, p), jobs), axis=0) / [1, max(1, count)]
+            steps, busy = np.sum(workers.map(alone, Generation(model, p), jobs), axis=0)
+            measured["alone"] = (steps, busy / max(1, count))
             state = after
             if number == 0:
                 continue  # environments were made and libraries loaded
-            totals += [trained, stepped]
-            speeds = [trained[0] / trained[1], stepped[0] / stepped[1]]
-            print(f"round {number}: training {speeds[0]:,.0f}, alone {speeds[1]:,.0f} steps/s", flush=True)
-    speeds = totals[:, 0] / totals[:, 1]
-    print(
-        f"{config.env}, {config.policy}, {config.es.population} members in chunks of {config.chunk}, {count} workers:"
-    )
-    print(f"training {speeds[0]:,.0f}, alone {speeds[1]:,.0f} steps/s, ratio {speeds[0] / speeds[1]:.3f}")
+            measured |= {name: peer(name, config.env, seconds) for name in PEERS if seconds}
+            for name, value in measured.items():
+                totals[name] += value
+            print(f"round {number}: " + ", ".join(f"{k} {v[0] / v[1]:,.0f}" for k, v in measured.items()), flush=True)
+    found = ", ".join(f"{k} {v}" for k, v in versions().items())
+    print(f"{config.env}, {config.policy}, {config.es.population} members in chunks of {config.chunk}, {count} workers")
+    print(found)
+    speeds = {name: steps / taken for name, (steps, taken) in totals.items()}
+    for name, speed in speeds.items():
+        print(f"{name:>10} {speed:>10,.0f} steps/s   training is {speeds['training'] / speed:.3f} of it")
     return 0
 
 

@@ -57,7 +57,7 @@ class _OnBatch:
     def step(self, ids: NDArray[np.int64] | None, nstep: int) -> Bools | None:
         raised: Sequence[int] = ()
         try:
-            self._batch.step(ids, nstep)
+            self._batch.step(None if ids is None else np.sort(ids), nstep)
         except SimulationError as error:
             raised = error.ids
         if not len(raised) and self._bad.sum() == self._known.sum():

@@ -119,7 +119,8 @@ class Config:
     workers: int | None = key(None, "worker processes; 0: all in this one; default: the processors at hand", low=0)
     chunk: int | None = key(
         None,
-        "members rolled out as one batch, an even number; default: from the population",
+        "members rolled out as one batch, an even number; so many simulations live in a worker; default: from "
+        "the population",
         low=2,
     )
     hang_after: float = key(60.0, "seconds without a finished step after which a worker is replaced", above=0)

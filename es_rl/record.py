@@ -87,6 +87,7 @@ def film(agent: agents.Agent, env_id: str, *, seconds: float, seed: int) -> tupl
         frames = list(_frames(agent, env, every, round(seconds * fps), seed))
         env.close()
     except Exception as error:  # foreign code, and drivers: any error
+        sys.unraisablehook = lambda _: None  # Gymnasium's half-made viewer complains when it is collected
         raise EnvError(
             f"env={env_id}: cannot be rendered: {describe(error)}. MuJoCo needs EGL or OSMesa: on Debian, "
             f"apt-get install libegl1 libgl1-mesa-dri, or libosmesa6; other environments, a render_mode of rgb_array."

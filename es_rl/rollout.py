@@ -98,12 +98,6 @@ class Rollout:
         population = perturb(policy, range(chunk.first, chunk.first + chunk.count), p)
         return self._attempt(env, policy, seeds, population, episodes=es.episodes, shift=es.reward_shift, beat=beat)
 
-    def close(self) -> None:
-        """Close the environments."""
-        if self._env is not None:
-            self._env.close()
-            self._env = None
-
     def prepare(self, generation: Generation) -> tuple[VectorEnv, nn.Module]:
         """The environments, and the policy with the generation's weights and statistics."""
         if self._env is None or self._policy is None:
@@ -179,7 +173,7 @@ def rollout(
     if population is not None:
         population.select(range(n // episodes))
     rows = np.arange(n)  # simulations in the policy's batch
-    inputs = env.reset(rows, seeds)  # (len(rows), O) newest observations; those of finished ones are stale
+    inputs = _reset(env, seeds, beat)  # (len(rows), O) newest observations; those of finished ones are stale
     fine = np.isfinite(inputs).all(axis=1)
     failed[~fine] = True
     live = np.flatnonzero(fine)  # positions in rows of the simulations that still run
@@ -218,6 +212,16 @@ def rollout(
             live = live[~over]
     returns[failed] = np.nan
     return Episodes(returns, lengths, tally.moments() if tally is not None else None, list(env.errors))
+
+
+def _reset(env: VectorEnv, seeds: Sequence[int], beat: Beat) -> Floats:
+    """Begin all episodes, (N, O), one after the other: where environments are slow to make, that is progress too."""
+    env.errors.clear()
+    seen = []
+    for i, seed in enumerate(seeds):
+        seen.append(env.reset([i], [seed]))
+        beat(0)
+    return np.concatenate(seen)
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -69,7 +69,7 @@ def test_a_simulation_that_breaks_is_data_and_the_others_run_on():
     assert np.isnan(obs[0]).all() and np.isnan(reward[0]) and terminated.tolist() == [True, False]
     assert np.isfinite(obs[1]).all() and np.isfinite(reward[1])
     assert vector.errors == ["its step raised ValueError: joint 7 exploded"]
-    assert np.isfinite(vector.reset([0], [9])).all() and vector.errors == []
+    assert np.isfinite(vector.reset([0], [9])).all() and len(vector.errors) == 1
 
 
 def test_point_mass_is_a_gymnasium_environment_whose_threshold_means_something():

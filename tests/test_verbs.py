@@ -79,6 +79,13 @@ def test_what_cannot_be_drawn_is_one_line(train, command):
     assert done.returncode == 3 and "cannot be rendered" in done.stderr
 
 
+def test_a_machine_without_any_renderer_is_told_what_to_install(train, command, monkeypatch):
+    train("env=HalfCheetah-v4", "env_kwargs.max_episode_steps=20", "es.top=2", *TINY)
+    monkeypatch.setenv("MUJOCO_GL", "disabled")
+    done = command("record", "run=run")
+    assert done.returncode == 3 and "MuJoCo needs EGL or OSMesa: on Debian, apt-get install" in done.stderr
+
+
 def test_the_console_script_dispatches(monkeypatch, capsys):
     from es_rl import cli
 

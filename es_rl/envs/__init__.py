@@ -42,7 +42,7 @@ Bools = NDArray[np.bool_]
 class VectorEnv(Protocol):
     """n simulations of one environment, observations flattened to vectors of O numbers."""
 
-    errors: list[str]  # what broke since the last reset, one line each
+    errors: list[str]  # what broke, one line each; cleared by whoever has read it
 
     def reset(self, ids: Ids, seeds: Sequence[int]) -> Floats:
         """Start episodes; observations (len(ids), O)."""

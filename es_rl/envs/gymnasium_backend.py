@@ -75,7 +75,6 @@ class GymnasiumVector:
         self._size = 0  # O, known from the first environment
 
     def reset(self, ids: Ids, seeds: Sequence[int]) -> Floats:
-        self.errors = []
         rows = [self._reset_one(i, int(seed)) for i, seed in zip(ids, seeds, strict=True)]
         return np.stack([np.full(self._size, np.nan) if row is None else row for row in rows])
 
@@ -113,6 +112,8 @@ class GymnasiumVector:
                 self._size = size(env.observation_space)
             return flatten(env.observation_space, env.reset(seed=seed)[0])
         except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises is this simulation's end
+            if not self._size:
+                raise  # not even the first one could be made
             self._broke(i, "reset", error)
             return None
 

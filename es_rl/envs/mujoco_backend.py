@@ -127,7 +127,6 @@ class MujocoVector:
         self._elapsed = np.zeros(n, np.int64)
 
     def reset(self, ids: Ids, seeds: Sequence[int]) -> Floats:
-        self.errors = []
         seen = []
         for i, seed in zip(ids, seeds, strict=True):
             seen.append(self._template.reset(seed=int(seed))[0])

@@ -1,0 +1,29 @@
+"""The scripts run, and print what they promise."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    ["env=CartPole-v1 workers=1", "env=Hopper-v4 workers=0 policy=linear", "env=Hopper-v4 backend=gymnasium workers=2"],
+)
+def test_throughput_of_training_and_of_the_simulations_alone(keys, tmp_path):
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "throughput.py", *keys.split(), "es.population=8", "rounds=1"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = {line.split()[0]: line.split() for line in done.stdout.splitlines()}
+    speeds = [float(lines[name][1].replace(",", "")) for name in ("training", "alone")]
+    assert min(speeds) > 0
+    assert float(lines["alone"][5]) == pytest.approx(speeds[0] / speeds[1], rel=0.02)
+
+
+def test_peers_are_those_that_throughput_asks_for():
+    code = "import throughput, peers; assert set(throughput.PEERS) == set(peers.PEERS)"
+    subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, check=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from es_rl import checkpoint as checkpoints
@@ -34,9 +35,9 @@ class Agent:
         with torch.inference_mode():
             action, self._state = self.policy(row, self._state)
         space = self.action_space
-        if space.shape:
-            return np.asarray(action[0].numpy(), space.dtype).reshape(space.shape)
-        return int(action[0])
+        if isinstance(space, spaces.Discrete):
+            return int(action[0])
+        return np.asarray(action[0].numpy(), space.dtype).reshape(space.shape)
 
     def reset(self) -> None:
         """Forget the episode that was."""

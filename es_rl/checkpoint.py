@@ -79,8 +79,12 @@ def save(
     action_space: spaces.Space[Any],
     keep: int,
     best: bool,
+    pinned: int | None = None,
 ) -> Path:
-    """Write a checkpoint, point `last` (and `best`) to it, remove old ones. Raises OSError; then nothing changed."""
+    """Write a checkpoint, point `last` (and `best`) to it, remove old ones but `pinned`.
+
+    Raises OSError; the checkpoints that were there are then still there.
+    """
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".writing-*"):
@@ -110,7 +114,7 @@ def save(
     _link(folder / "last", final.name)
     if best:
         _link(folder / "best", final.name)
-    _prune(folder, keep)
+    _prune(folder, keep, pinned)
     return final
 
 
@@ -121,7 +125,8 @@ class Saver:
         self._run, self._config, self._spec, self._say = run, config.checkpoint, spec, say
         self._saved_generation = -1
         self._saved_at = time.monotonic()
-        self._best = False
+        self._best, self._failed = False, False
+        self.pinned: int | None = None  # a generation that is being filmed, and so is kept
 
     def start(self, state: ESState, progress: Progress, *, saved: bool) -> None:
         """The state that a sitting begins with; `saved` if it was just read back."""
@@ -133,7 +138,7 @@ class Saver:
         self.state, self.progress = state, progress
         self._best = best
         old = time.monotonic() - self._saved_at > SAVE_SECONDS
-        if best or old or state.generation % self._config.every == 0:
+        if best or old or self._failed or state.generation % self._config.every == 0:
             self.save()
 
     def save(self, *, must: bool = False) -> None:
@@ -149,14 +154,17 @@ class Saver:
                 action_space=self._spec.action_space,
                 keep=self._config.keep,
                 best=self._best,
+                pinned=self.pinned,
             )
         except OSError as error:
             text = f"generation {self.state.generation} could not be saved: {error.strerror} ({error.filename})"
             if must:
                 raise ResourceError(f"{text}. Free the disk, then resume={self._run}.") from error
             self._say(f"warning: {text}; tried again after the next generation")
+            self._failed = True
             return
         self._saved_generation, self._saved_at, self._best = self.state.generation, time.monotonic(), False
+        self._failed = False
 
 
 def load(run: Path, which: str = "last") -> Checkpoint:
@@ -167,6 +175,7 @@ def load(run: Path, which: str = "last") -> Checkpoint:
     path = folder / (_name(int(which)) if which.isdecimal() else which)
     if which not in ("last", "best") and not which.isdecimal():
         raise CheckpointError(f"checkpoint={which}: must be last, best or the number of a generation.")
+    path = path.resolve()  # links move while a training goes on
     if not path.is_dir():
         there = ", ".join(str(int(p.name)) for p in _all(folder)) or "none"
         raise CheckpointError(f"{run}: has no checkpoint {which}; generations that there are: {there}.")
@@ -251,8 +260,8 @@ def _link(link: Path, target: str) -> None:
     temporary.replace(link)
 
 
-def _prune(folder: Path, keep: int) -> None:
+def _prune(folder: Path, keep: int, pinned: int | None) -> None:
     linked = {(folder / name).resolve().name for name in ("last", "best")}
     for path in _all(folder)[:-keep]:
-        if path.name not in linked:
+        if path.name not in linked and int(path.name) != pinned:
             shutil.rmtree(path)

@@ -217,6 +217,8 @@ def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
     for values, source in sources:
         for name, value in values.items():
             _check_name(name, known, source)
+            if "${" in str(value):  # it would be resolved after every check, and could name an environment variable
+                raise ConfigError(f"{source}{name}={value}: must not contain ${{: values are taken as they are.")
             _assign(tree, name, value, source)
             if (root := _leaf(name, known)) is not None:
                 _check_range(name, OmegaConf.select(tree, name), known[root], source)

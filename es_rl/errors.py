@@ -46,7 +46,7 @@ class ResourceError(EsRlError):
 
 
 class Stopped(EsRlError):  # noqa: N818 - a wish, not an error
-    """The user or the system asked the program to stop: 75 for SIGTERM, 130 for Ctrl-C."""
+    """The user or the system asked the program to stop: 75 for SIGTERM and SIGHUP, 130 for Ctrl-C."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)

@@ -44,7 +44,6 @@ class Evaluator:
     def __init__(self, config: Config, params: ESParams, spec: EnvSpec, workers: Workers) -> None:
         self._config, self._params, self._workers = config, params, workers
         self._rollout = Rollout(config, spec)
-        self._ever_succeeded = False  # any member, in this sitting
 
     def members(self, state: ESState) -> Evaluation:
         """Fitness of all members of the coming generation.
@@ -59,7 +58,7 @@ class Evaluator:
             nonlocal failed
             result = _result(outcome, jobs[index])
             failed += int((~np.isfinite(result.fitness)).sum())
-            self._check(failed, result, state.generation + 1)
+            self._check(failed, result, jobs[index], state.generation + 1)
 
         outcomes = self._workers.map(self._rollout, Generation(_arrays(state), p), jobs, on_result=on_result)
         results = [_result(outcome, job) for outcome, job in zip(outcomes, jobs, strict=True)]
@@ -89,12 +88,11 @@ class Evaluator:
             "eval/failed": int((~sound).sum()),
         }
 
-    def _check(self, failed: int, result: ChunkResult, generation: int) -> None:
-        """End a run that cannot succeed: too many failed, or the first chunk of all could not be run at all."""
+    def _check(self, failed: int, result: ChunkResult, chunk: Chunk, generation: int) -> None:
+        """End a run that cannot succeed: too many failed, or the very first chunk could not be run at all."""
         population, share = self._config.es.population, self._config.es.max_failed
-        self._ever_succeeded |= bool(np.isfinite(result.fitness).any())
-        lost = result.steps == 0 and bool(result.errors)
-        if failed <= share * population and (self._ever_succeeded or not lost):
+        lost = result.steps == 0 and bool(result.errors) and generation == 1 and chunk.first == 0
+        if failed <= share * population and not lost:
             return
         reason = result.errors[0] if result.errors else "rewards, observations or actions that are not finite"
         text = f"{failed} of {population} members failed in generation {generation}: {reason}."

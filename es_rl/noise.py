@@ -6,8 +6,8 @@ Shapes: P pairs, D parameters in all. Member 2i is theta + sigma*epsilon_i, memb
     orthogonal  the epsilons of one block of pairs orthogonal to one another, their lengths kept as drawn
                 (Choromanski et al. 2018, arXiv 1804.02395, section 3: Gaussian orthogonal directions)
 
-Each parameter of each pair has a stream of its own, so no array of P×D numbers ever exists. All sums are elementwise
-or NumPy's own loops, never BLAS: the bits do not depend on the number of threads.
+Each parameter of each pair has a stream of its own, so no array of P×D numbers is kept (orthogonal: those of a block).
+All sums are elementwise or NumPy's own loops, never BLAS: the bits do not depend on the number of threads.
 
 A kind is a function that yields directions and one line in `KINDS`.
 """

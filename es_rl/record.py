@@ -20,6 +20,7 @@ from PIL import Image
 
 from es_rl import agent as agents
 from es_rl import cli, envs
+from es_rl.checkpoint import Saver
 from es_rl.config import Config, help_text, key, parse
 from es_rl.envs.gymnasium_backend import describe, make_one
 from es_rl.errors import ConfigError, EnvError
@@ -84,7 +85,7 @@ def film(agent: agents.Agent, env_id: str, *, seconds: float, seed: int) -> tupl
         rate = float(env.metadata.get("render_fps") or MAX_FPS)  # steps a second of simulated time
         every = max(1, int(np.ceil(rate / MAX_FPS)))
         fps = rate / every
-        frames = list(_frames(agent, env, every, round(seconds * fps), seed))
+        frames = list(_frames(agent, env, every, max(1, round(seconds * fps)), seed))
         env.close()
     except Exception as error:  # foreign code, and drivers: any error
         sys.unraisablehook = lambda _: None  # Gymnasium's half-made viewer complains when it is collected
@@ -101,7 +102,7 @@ def write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
     bits = int(MAX_BYTES * 8 * 0.9 / max(1.0, len(frames) / fps))  # a second
     options = ["-crf", "26", "-maxrate", str(bits), "-bufsize", str(bits), "-movflags", "+faststart"]
     temporary = path.with_suffix(f".writing-{os.getpid()}.mp4")
-    with reporting(path):
+    with reporting(path, "Choose another place with out=FILE"):
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = imageio_ffmpeg.write_frames(
             str(temporary), (width, height), fps=fps, codec="libx264", quality=None, bitrate=None,
@@ -117,13 +118,13 @@ def write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
 def write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
     """The first seconds, small and at a low rate."""
     step = max(1, round(fps / GIF_FPS))
-    chosen = frames[: int(GIF_SECONDS * fps) : step]
+    chosen = frames[: max(1, int(GIF_SECONDS * fps)) : step]
     height, width = chosen[0].shape[:2]
     size = (GIF_WIDTH, round(GIF_WIDTH * height / width))
     images = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in chosen]
     palette = images[0].quantize(128)
     paletted = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    with reporting(path):
+    with reporting(path, "Choose another place with gif=FILE"):
         path.parent.mkdir(parents=True, exist_ok=True)
         paletted[0].save(
             path,
@@ -191,22 +192,23 @@ class Films:
         self._output = run / "videos" / "record.log"
         self._next = config.video.every
 
-    def poll(self, generation: int, env_steps: int, save: Callable[[], None]) -> None:
+    def poll(self, saver: Saver) -> None:
         """Take a finished film; start the next if its generation has come, after having it saved."""
         if self._process is not None and self._process.exitcode is not None:
             self._take()
-        every = self._config.video.every
+            saver.pinned = None
+        every, generation = self._config.video.every, saver.state.generation
         if every > 0 and generation >= self._next and self._process is None:
-            self._next = generation + every
-            save()
-            self._start(generation, env_steps)
+            self._next, saver.pinned = generation + every, generation
+            saver.save()
+            self._start(generation, saver.progress.env_steps)
 
-    def finish(self, generation: int, env_steps: int, check: Callable[[], None]) -> None:
+    def finish(self, saver: Saver, check: Callable[[], None]) -> None:
         """The film of the last checkpoint, waited for; `check` may raise to give up."""
         if self._config.video.every < 0:
             return
         self._wait(check)
-        self._start(generation, env_steps)
+        self._start(saver.state.generation, saver.progress.env_steps)
         self._wait(check)
 
     def close(self) -> None:
@@ -214,6 +216,8 @@ class Films:
         if self._process is not None:
             kill_process(self._process)
             self._process = None
+            for leftover in (self._run / "videos").glob("*.writing-*"):
+                leftover.unlink()
 
     def _start(self, generation: int, env_steps: int) -> None:
         name = self._config.env.replace("/", "-").replace(":", "-")

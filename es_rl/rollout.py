@@ -8,7 +8,6 @@ generation; a `Chunk` is one job. The result is a pure function of the three.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ Beat = Callable[[int], None]  # told the environment steps done since the last b
 
 # Finished simulations stay in the policy's batch until this share of it is live: making it anew costs a copy.
 SHRINK_BELOW = 0.75
+HUGE = 1e30  # a number beyond is as good as infinite: its square would poison the statistics
 TALLY_NUMBERS = 16_384  # observations are summed in blocks of about so many numbers, which stay in the cache
 # A chunk in which an environment broke is rolled out again: only what breaks every time counts as failed.
 ATTEMPTS = 2
@@ -174,7 +174,7 @@ def rollout(
         population.select(range(n // episodes))
     rows = np.arange(n)  # simulations in the policy's batch
     inputs = _reset(env, seeds, beat)  # (len(rows), O) newest observations; those of finished ones are stale
-    fine = np.isfinite(inputs).all(axis=1)
+    fine = _finite(inputs)
     failed[~fine] = True
     live = np.flatnonzero(fine)  # positions in rows of the simulations that still run
     state = None
@@ -203,8 +203,7 @@ def rollout(
         lengths[pick] += 1
         beat(live.size)
         over = terminated | truncated
-        if not math.isfinite(np.vdot(obs, obs) + np.vdot(reward, reward) + np.vdot(action, action)):
-            # one number is not finite, or some are huge
+        if not np.vdot(obs, obs) + np.vdot(reward, reward) + np.vdot(action, action) < HUGE**2:
             fine = _finite(reward) & _finite(obs) & _finite(action)
             failed[running[~fine]] = True
             over |= ~fine
@@ -225,8 +224,8 @@ def _reset(env: VectorEnv, seeds: Sequence[int], beat: Beat) -> Floats:
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows are all finite, (n,)."""
-    finite: NDArray[np.bool_] = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    """Which rows hold only finite numbers, below `HUGE`, (n,)."""
+    finite: NDArray[np.bool_] = (np.abs(values) < HUGE).reshape(len(values), -1).all(axis=1)
     return finite
 
 

@@ -8,12 +8,13 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from es_rl.config import Config, read_file, to_yaml
 from es_rl.errors import CheckpointError, ConfigError, ResourceError
@@ -22,7 +23,7 @@ PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco")
 
 
 def create(config: Config) -> Path:
-    """Make the directory of a new run. Raises `ConfigError` if it holds one, `ResourceError` if it cannot be made."""
+    """Make the directory of a new run. Raises `ConfigError` if it is not empty, `ResourceError` if that is refused."""
     name = config.env.replace(":", "-")
     path = Path(config.run or f"runs/{name}/{time.strftime('%Y%m%d-%H%M%S')}-{config.policy}")
     if not config.run:
@@ -33,6 +34,8 @@ def create(config: Config) -> Path:
             raise ConfigError(
                 f"run={path}: there is a run already. resume={path} goes on with it; or give another name."
             )
+        if any(path.iterdir()):
+            raise ConfigError(f"run={path}: the directory is not empty. Give another name.")
     return path
 
 
@@ -41,6 +44,7 @@ def discard_unbegun(path: Path) -> None:
     if not (path / "config.yaml").exists():
         for name in (".lock", "workers.log"):
             (path / name).unlink(missing_ok=True)
+        shutil.rmtree(path / "checkpoints", ignore_errors=True)  # of the untrained policy
         with contextlib.suppress(OSError):  # there is something else in it
             path.rmdir()
 
@@ -89,27 +93,34 @@ def changed_versions(path: Path) -> list[str]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the run against a second trainer; the kernel lets go when this process ends, however it ends."""
-    with reporting(path), (path / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise ResourceError(f"{path}: in use by another trainer, process {holder}. Stop it first.") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    with reporting(path):
+        file = (path / ".lock").open("a+")
+    with file:
+        with reporting(path):
+            _take_lock(path, file)
         yield
 
 
+def _take_lock(path: Path, file: IO[str]) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        raise ResourceError(f"{path}: in use by another trainer, process {holder}. Stop it first.") from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+
+
 @contextmanager
-def reporting(path: Path) -> Iterator[None]:
+def reporting(path: Path, remedy: str = "Choose another place with run=DIRECTORY") -> Iterator[None]:
     """Turn what the file system refuses into one line."""
     try:
         yield
     except OSError as error:
         what = error.filename or path
-        raise ResourceError(f"{what}: {error.strerror}. Choose another place with run=DIRECTORY.") from error
+        raise ResourceError(f"{what}: {error.strerror or error}. {remedy}.") from error
 
 
 def _unused(path: Path) -> Path:

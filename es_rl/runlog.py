@@ -186,7 +186,7 @@ class Screen:
             at_best = f"   [dim]best[/dim] {best:.1f}" if best is not None else ""
             table.add_row(
                 "evaluation",
-                f"[bold]{r['eval/return_mean']:.1f}[/bold] ± {r['eval/return_std']:.1f}{at_best}",
+                f"[bold]{_number(r['eval/return_mean'])}[/bold] ± {_number(r['eval/return_std'])}{at_best}",
             )
         if r.get("members/failed"):
             table.add_row("failed members", f"[yellow]{r['members/failed']}[/yellow]")
@@ -199,10 +199,12 @@ class Screen:
 class RunLog:
     """The three together, for a run directory."""
 
-    def __init__(self, run: Path, screen: Screen, config_text: str, *, generation: int, env_steps: int) -> None:
+    def __init__(
+        self, run: Path, screen: Screen, config_text: str, *, generation: int, env_steps: int, resumed: bool
+    ) -> None:
         self.screen = screen
         self._metrics = Metrics(run / "metrics.jsonl", generation)
-        self._tensorboard = TensorBoard(run, config_text, env_steps if generation else None)
+        self._tensorboard = TensorBoard(run, config_text, env_steps if resumed else None)
 
     def generation(self, record: Record, fitness: NDArray[np.float64], theta: Mapping[str, Tensor]) -> None:
         """One generation is finished; histograms are kept of those that were evaluated."""
@@ -233,7 +235,7 @@ def _line(r: Record, g: Goal) -> str:
         f"fitness {_number(r['fitness/mean'])} (max {_number(r['fitness/max'])})",
     ]
     if "eval/return_mean" in r:
-        parts.append(f"eval {r['eval/return_mean']:.1f} ± {r['eval/return_std']:.1f}")
+        parts.append(f"eval {_number(r['eval/return_mean'])} ± {_number(r['eval/return_std'])}")
     if r["members/failed"]:
         parts.append(f"{r['members/failed']} members failed")
     left = f", {_clock(g.seconds_left)} left" if g.seconds_left is not None else ""

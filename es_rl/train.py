@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -99,18 +100,20 @@ def _sitting(
         state, progress = es.init(make_policy(config, spec)), Progress()
         if resumed:
             state, progress = _restore(run, spec, state, screen.say)
-        else:
+        saver = Saver(run, config, spec, screen.say)
+        saver.start(state, progress, saved=resumed)
+        if not resumed:
+            saver.save(must=True)  # before the directory says that it is a run: from then on it can be resumed
             rundir.describe(run, config, argv)
             screen.say(to_yaml(config))
         screen.say(_heading(config, state, count))
-        log = RunLog(run, screen, to_yaml(config), generation=state.generation, env_steps=progress.env_steps)
+        log = RunLog(
+            run, screen, to_yaml(config), generation=state.generation, env_steps=progress.env_steps, resumed=resumed
+        )
         stack.callback(log.close)
         films = Films(run, config, say=screen.say, done=log.animation)
         stack.callback(films.close)
-        saver = Saver(run, config, spec, screen.say)
-        saver.start(state, progress, saved=resumed)
         try:
-            saver.save()
             reason = _train(config, params, Evaluator(config, params, spec, workers), log, saver, films)
         except Stopped as stop:
             saver.save(must=True)
@@ -126,7 +129,7 @@ def _sitting(
         best = saver.progress.best_return
         screen.say(f"finished: {reason}." + (f" Best eval/return_mean {best:.1f}." if best is not None else ""))
         screen.status("filming")
-        films.finish(saver.state.generation, saver.progress.env_steps, check)
+        films.finish(saver, check)
         screen.say(f"The run is in {run}")
     return 0
 
@@ -186,7 +189,7 @@ def _train(config: Config, params: ESParams, members: Evaluator, log: RunLog, sa
                 f"Raise es.sigma, or use a reward that tells members apart."
             )
         saver.commit(state, progress, best=best)
-        films.poll(state.generation, progress.env_steps, saver.save)
+        films.poll(saver)
     return reason
 
 
@@ -248,7 +251,8 @@ def _signals() -> Iterator[Callable[[], None]]:
             interrupted = received[0] == signal.SIGINT
             raise Stopped(f"stopped by {signal.Signals(received[0]).name}", 130 if interrupted else 75)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # What was ignored from the start stays ignored: nohup means it.
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield check
@@ -259,6 +263,8 @@ def _signals() -> Iterator[Callable[[], None]]:
 
 def _leave_at_once() -> NoReturn:
     """The kernel ends the workers, who die with their parent."""
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the live panel has hidden the cursor
     os._exit(130)
 
 

@@ -135,9 +135,8 @@ class Workers:
 
     def close(self) -> None:
         """Kill the workers and wait until they are gone."""
-        for worker in self._workers:
-            self._kill(worker)
-        self._workers = []
+        while self._workers:
+            self._kill(self._workers.pop())
 
     @property
     def pids(self) -> list[int]:
@@ -205,8 +204,9 @@ class Workers:
         worker.pipe.close()
 
     def _replace(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
         self._kill(worker)
-        self._workers[self._workers.index(worker)] = self._start()
+        self._workers.append(self._start())
 
     def _abandon(self) -> None:
         """Workers that still run a job of a map that was given up start anew."""
@@ -405,12 +405,12 @@ def _limit_waiting(pipe: Connection) -> None:
 def _child_environment() -> Iterator[None]:
     """What a child inherits: one thread for the numeric libraries, which they read when loaded, and no Ctrl-C."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for us it is only delayed
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

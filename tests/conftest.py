@@ -1,10 +1,12 @@
 """Ways to run the program: in this process, or as its users do."""
 
+import contextlib
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import psutil
@@ -43,16 +45,18 @@ def command(tmp_path):
     """Run a verb as a process: (exit code, stdout, stderr); an expected failure must be short and no traceback."""
 
     def run(verb, *argv, timeout=120):
-        before = set(psutil.Process().children(recursive=True))
+        mark = str(uuid.uuid4())  # in the environment of the process and of all that it starts
         done = subprocess.run(
             [sys.executable, "-m", f"es_rl.{verb}", *argv],
             cwd=tmp_path, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL,
+            env=os.environ | {"ES_RL_TEST": mark},
         )  # fmt: skip
         assert "Traceback" not in done.stderr + done.stdout, done.stderr
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("es_rl: ")]
             assert len(errors) == 1, done.stderr
-        assert set(psutil.Process().children(recursive=True)) <= before
+        _, left = psutil.wait_procs(marked(mark), timeout=5)
+        assert not left
         return done
 
     return run
@@ -80,6 +84,16 @@ def start(tmp_path):
         if process.is_running():
             process.kill()
         process.wait()
+
+
+def marked(mark):
+    """All processes that were started, however indirectly, with the mark in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("ES_RL_TEST") == mark:
+                found.append(process)
+    return found
 
 
 def model_hash(run, checkpoint="last"):

@@ -81,6 +81,11 @@ class NanReward(Good):
         return obs, float("nan") if self.t > 5 else 0.0, terminated, truncated, info
 
 
+class Huge(Good):
+    def look(self):
+        return super().look() * (1e160 if self.t == 5 else 1.0)
+
+
 class WrongShape(Good):
     def look(self):
         return super().look()[:2]

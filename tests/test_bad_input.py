@@ -94,6 +94,13 @@ def test_a_run_is_never_overwritten(command, train):
     assert (run / "checkpoints/last").exists()
 
 
+def test_a_directory_of_something_else_is_left_alone(command, tmp_path):
+    (tmp_path / "project/checkpoints").mkdir(parents=True)
+    done = command("train", "env=hostile:ConstructorRaises-v0", "run=project", "workers=0")
+    assert done.returncode == 2 and "run=project: the directory is not empty" in done.stderr
+    assert (tmp_path / "project/checkpoints").exists()
+
+
 def test_bad_runs_exit_with_4(command, train, tmp_path):
     from es_rl.errors import CheckpointError
     from es_rl.train import main

@@ -42,6 +42,8 @@ BAD = {
     "env=A-v0 mlp.hidden=[": "mlp.hidden=[: not readable",
     "env=A-v0 mlp.activation=tan": "must be one of tanh, relu, elu, gelu, silu, leaky_relu. Did you mean tanh",
     "env=A-v0 config=missing.yaml": "missing.yaml: cannot be read (No such file",
+    "env=A-v0 run=${seed}": "run=${seed}: must not contain ${",
+    "env=A-v0 env_kwargs.a=[1,'${oc.env:HOME}']": "must not contain ${",
     "env=A-v0 env_kwargs=3": "env_kwargs=3: wrong type",
 }
 
@@ -113,6 +115,9 @@ def test_a_module_is_taken_from_the_command_line_only(tmp_path):
     with pytest.raises(ConfigError, match="command line only. If you trust it, add env=evil:Thing-v0"):
         parse_train(["config=a.yaml"])
     assert parse_train(["config=a.yaml", "env=evil:Thing-v0"]).env == "evil:Thing-v0"
+    (tmp_path / "a.yaml").write_text("env: ${run}\nrun: evil:Thing-v0\n")
+    with pytest.raises(ConfigError, match="must not contain"):
+        parse_train(["config=a.yaml"])
     saved = flatten(dataclasses.asdict(parse_train(["env=evil:Thing-v0"])))
     with pytest.raises(ConfigError, match="command line only"):
         parse_resume(saved, [], "config.yaml")

@@ -160,6 +160,9 @@ SPACES = [
     spaces.Discrete(4, start=-2),
     spaces.MultiDiscrete([3, 2]),
     spaces.MultiBinary(5),
+    spaces.Discrete(3, dtype=np.int32),
+    spaces.MultiDiscrete([3, 2], np.int32),
+    spaces.Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (2,), np.int64),
     spaces.Tuple([spaces.Discrete(2), spaces.Box(0, 1, (1,))]),
     spaces.Dict(
         {"z": spaces.Box(-1, 1, (3,)), "a": spaces.Discrete(3), "m": spaces.Dict({"b": spaces.MultiBinary(2)})}

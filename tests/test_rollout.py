@@ -102,6 +102,7 @@ def test_a_chunk_is_the_same_again_whatever_was_rolled_out_in_between():
         ("RaisesAt100", "its step raised ValueError: joint 7 exploded"),
         ("LateWrongShape", "its step raised ValueError: an observation of shape (2,); its space has (3,)"),
         ("NanReward", None),
+        ("Huge", None),
     ],
 )
 def test_a_simulation_that_breaks_is_a_failed_member(env, error):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -14,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import es_rl
 from es_rl import checkpoint as cp
+from es_rl.errors import Stopped
+from es_rl.train import _signals
 
 TOY = ["env=es_rl/PointMass-v0", "mlp.hidden=[8]", "eval.every=2"]
 KINDS = [("dense", "linear"), ("dense", "mlp"), ("orthogonal", "linear"), ("orthogonal", "mlp")]
@@ -95,6 +98,20 @@ def test_a_signal_in_a_long_generation_saves_and_leaves(start, tmp_path, number,
     assert "Traceback" not in (tmp_path / "out.txt").read_text()
 
 
+def test_a_hangup_that_was_ignored_from_the_start_stays_ignored(tmp_path, train):
+    """As with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _signals() as check:
+            os.kill(os.getpid(), signal.SIGHUP)
+            check()
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(Stopped):
+                check()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(train, start, tmp_path):
     keys = [*toy(), "checkpoint.every=1000", "video.every=-1", "eval.episodes=2"]
     process = start(*keys, "workers=1", "run=run", "generations=100000")
@@ -146,6 +163,27 @@ def test_metrics_and_tensorboard_continue_without_doubled_points(train):
     assert {"eval/return_mean", "update/norm", "time/steps_per_second", "members/failed"} <= set(tags["scalars"])
     assert {"fitness", "theta/network.0.weight"} <= set(tags["histograms"])
     assert "config/text_summary" in tags["tensors"]
+
+
+def test_a_run_resumed_from_its_start_has_no_doubled_points_either(train):
+    whole = train(*toy(), "generations=3", run="whole")
+    run = train(*toy(), "generations=2")
+    (run / "checkpoints/last").unlink()
+    shutil.rmtree(run / "checkpoints/00000002")
+    train(f"resume={run}", "generations=3")
+    assert scalars(run, "fitness/mean")[1] == scalars(whole, "fitness/mean")[1]
+    assert comparable(run) == comparable(whole)
+
+
+def test_evaluations_that_fail_are_counted_and_training_goes_on(train, capsys):
+    run = train(
+        "env=hostile:OftenRaises-v0", "generations=25", "es.population=8", "policy=linear", "eval.every=1",
+        "eval.episodes=1", "es.max_failed=1",
+    )  # fmt: skip
+    failed = [line["eval/failed"] for line in metrics(run)]
+    assert 0 < sum(failed) < 25
+    assert all((line["eval/return_mean"] is None) == bool(line["eval/failed"]) for line in metrics(run))
+    assert "eval – ± –" in capsys.readouterr().out
 
 
 def test_metrics_have_what_is_promised(train):

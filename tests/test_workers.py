@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from es_rl.errors import EnvError, Stopped
+from es_rl.errors import EnvError, ResourceError, Stopped
 from es_rl.workers import DEATHS, HANGS, Failed, Workers, available_processors
 
 
@@ -170,6 +170,20 @@ def test_nothing_is_left_behind_and_files_do_not_pile_up():
     assert me.num_fds() == files
     assert {p for p in me.children(recursive=True) if "resource_tracker" not in " ".join(p.cmdline())} <= before
     assert sorted(os.listdir("/dev/shm")) == shm
+
+
+def test_a_replacement_that_cannot_be_started_is_one_error_and_leaves_nothing(monkeypatch):
+    with pytest.raises(ResourceError, match="no more processes"), Workers(2) as pool:
+        pool.map(double, 0, [1, 2])
+        pids = pool.pids
+
+        def refuse(*args, **kwargs):
+            raise ResourceError("no more processes")
+
+        monkeypatch.setattr("es_rl.workers.start_process", refuse)
+        os.kill(pids[0], signal.SIGKILL)
+        pool.map(slow, 0, [1, 2, 3, 4])
+    assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
 def test_processors_are_those_this_process_may_use():

@@ -82,7 +82,7 @@ class EnvSpec:
     warnings: tuple[str, ...] = ()  # what it warned of, each once
 
 
-def make(id: str, n: int, backend: str = "auto", **env_kwargs: Any) -> VectorEnv:
+def make(id: str, n: int, /, backend: str = "auto", **env_kwargs: Any) -> VectorEnv:
     """n simulations of the environment `id` (`module:Id` imports the module first).
 
     `backend` is `auto`, the fastest there is, or a name of `BACKENDS`. Raises `EnvError`, `ConfigError`.

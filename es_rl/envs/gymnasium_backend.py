@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -113,14 +114,17 @@ class GymnasiumVector:
             return flatten(env.observation_space, env.reset(seed=seed)[0])
         except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises is this simulation's end
             if not self._size:
-                raise  # not even the first one could be made
+                raise EnvError(f"env={self._id}: cannot be made: {describe(error)}") from error
             self._broke(i, "reset", error)
             return None
 
     def _broke(self, i: int, where: str, error: Exception) -> None:
         """Note what happened, and make the environment anew next time: nothing is known of its state."""
         self.errors.append(f"its {where} raised {describe(error)}")
-        self._envs[i] = None
+        env, self._envs[i] = self._envs[i], None
+        if env is not None:
+            with contextlib.suppress(Exception):  # it is broken already
+                env.close()
 
 
 def _diverged(env: gymnasium.Env[Any, Any]) -> bool:

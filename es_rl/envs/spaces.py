@@ -40,7 +40,7 @@ def to_json(space: Space) -> dict[str, Any]:
     """A space as JSON values. Raises TypeError for kinds that `size` refuses."""
     match space:
         case spaces.Box():
-            low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (space.low, space.high))
+            low, high = space.low.reshape(-1), space.high.reshape(-1)
             return {
                 "kind": "Box",
                 "shape": list(space.shape),
@@ -50,7 +50,7 @@ def to_json(space: Space) -> dict[str, Any]:
                 "high": [None if v == np.inf else v for v in high.tolist()],
             }
         case spaces.Discrete():
-            return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
+            return {"kind": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
         case spaces.MultiBinary():
             return {"kind": "MultiBinary", "n": np.asarray(space.n).tolist()}
         case spaces.MultiDiscrete():
@@ -58,6 +58,7 @@ def to_json(space: Space) -> dict[str, Any]:
                 "kind": "MultiDiscrete",
                 "nvec": np.asarray(space.nvec).tolist(),
                 "start": np.asarray(space.start).tolist(),
+                "dtype": str(space.dtype),
             }
         case spaces.Dict():
             return {"kind": "Dict", "spaces": [[name, to_json(part)] for name, part in space.items()]}
@@ -70,17 +71,16 @@ def from_json(value: dict[str, Any]) -> Space:
     """The space that `to_json` wrote. Raises KeyError, TypeError or ValueError if it is none."""
     match value["kind"]:
         case "Box":
-            low = np.array([-np.inf if v is None else v for v in value["low"]])
-            high = np.array([np.inf if v is None else v for v in value["high"]])
             shape, dtype = tuple(value["shape"]), np.dtype(value["dtype"])
-            low, high = low.reshape(shape).astype(dtype), high.reshape(shape).astype(dtype)
+            low = np.array([-np.inf if v is None else v for v in value["low"]], dtype).reshape(shape)
+            high = np.array([np.inf if v is None else v for v in value["high"]], dtype).reshape(shape)
             return spaces.Box(low, high, shape, dtype.type)
         case "Discrete":
-            return spaces.Discrete(value["n"], start=value["start"])
+            return spaces.Discrete(value["n"], start=value["start"], dtype=np.dtype(value["dtype"]).type)
         case "MultiBinary":
             return spaces.MultiBinary(value["n"])
         case "MultiDiscrete":
-            return spaces.MultiDiscrete(value["nvec"], start=value["start"])
+            return spaces.MultiDiscrete(value["nvec"], np.dtype(value["dtype"]).type, start=value["start"])
         case "Dict":
             return spaces.Dict([(name, from_json(part)) for name, part in value["spaces"]])
         case "Tuple":

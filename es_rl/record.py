@@ -24,9 +24,9 @@ from es_rl.checkpoint import Saver
 from es_rl.config import Config, help_text, key, parse
 from es_rl.envs.gymnasium_backend import describe, make_one
 from es_rl.errors import ConfigError, EnvError
+from es_rl.processes import kill_process, start_process
 from es_rl.rng import MAX_SEED, integer_seed
 from es_rl.rundir import reporting
-from es_rl.workers import kill_process, start_process
 
 USAGE = "python -m es_rl.record run=RUN [key=value …]   a video of a trained policy"
 MAX_FPS = 30

@@ -31,11 +31,12 @@ from es_rl.evaluator import Evaluator
 from es_rl.noise import KINDS
 from es_rl.optim import OPTIMIZERS
 from es_rl.policies import POLICIES
+from es_rl.processes import available_processors
 from es_rl.record import Films
 from es_rl.rollout import make_policy
 from es_rl.runlog import RunLog, Screen
 from es_rl.shaping import SHAPINGS
-from es_rl.workers import Workers, available_processors
+from es_rl.workers import Workers
 
 USAGE = """python -m es_rl.train env=ID [key=value …]           train a policy
 python -m es_rl.train config=FILE [key=value …]      the same, starting from a YAML file of keys

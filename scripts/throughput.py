@@ -28,9 +28,10 @@ from es_rl.config import pairs, parse_train
 from es_rl.envs.mujoco_backend import MujocoVector
 from es_rl.evaluator import Evaluator
 from es_rl.population import perturb
+from es_rl.processes import available_processors
 from es_rl.rollout import Chunk, Generation, Rollout, episode_seeds, make_policy, rollout
 from es_rl.rundir import versions
-from es_rl.workers import Workers, available_processors
+from es_rl.workers import Workers
 
 ROUNDS = 5
 PEERS = ("sb3_ppo", "sb3_ars", "evotorch")

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from es_rl.errors import EnvError, ResourceError, Stopped
-from es_rl.workers import DEATHS, HANGS, Failed, Workers, available_processors
+from es_rl.processes import available_processors
+from es_rl.workers import DEATHS, HANGS, Failed, Workers
 
 
 def double(context, job, beat):

@@ -1,0 +1,90 @@
+"""Child processes that cannot outlive their parent, and the processors there are."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import multiprocess
+
+from es_rl.errors import ResourceError
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+spawning = multiprocess.get_context("spawn")  # torch and MuJoCo have threads: fork is not safe
+
+
+def available_processors() -> int:
+    """Processors that this process may use: its affinity and its control group's quota, not the machine's number."""
+    count = float(len(os.sched_getaffinity(0)))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, float(quota) / float(period))  # "max" is a ValueError: no quota
+    return max(1, int(count))
+
+
+def start_process(target: Callable[..., Any], *args: Any, log: Path | None = None) -> Any:
+    """A child running `target(*args)` that dies with this process, hears no Ctrl-C and prints into `log`.
+
+    It leads a process group of its own. Raises `ResourceError` if the system refuses.
+    """
+    process = spawning.Process(target=_child, args=(target, args, os.getpid(), str(log or os.devnull)), daemon=True)
+    try:
+        with _child_environment():
+            process.start()
+    except OSError as error:
+        raise ResourceError(f"a process cannot be started: {error}. Try fewer workers.") from error
+    return process
+
+
+def kill_process(process: Any) -> None:
+    """Kill a child with whatever it started, and wait until it is gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+    process.close()
+
+
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when the thread that started it ends (Linux); ends at once if it has."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _child(target: Callable[..., Any], args: tuple[Any, ...], parent: int, log: str) -> None:
+    os.setsid()
+    die_with_parent(parent)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+    faulthandler.enable()  # a crash of native code leaves a trace in the log
+    target(*args)
+
+
+@contextlib.contextmanager
+def _child_environment() -> Iterator[None]:
+    """What a child inherits: one thread for the numeric libraries, which they read when loaded, and no Ctrl-C."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for us it is only delayed
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -164,8 +164,8 @@ def rollout(
     """One episode in each of N = len(seeds) simulations, with one policy call and one environment call a step.
 
     With a `population`, each of its members acts in `episodes` adjacent simulations, and moments of the observations
-    acted upon are gathered if the policy normalises. A reward, an observation or an action that is not finite ends its
-    simulation as failed. `record` receives (simulations, actions) of every step.
+    acted upon are gathered if the policy normalises. A reward, an observation or an action that is not finite, or
+    beyond `HUGE`, ends its simulation as failed. `record` receives (simulations, actions) of every step.
     """
     n = len(seeds)
     returns, lengths, failed = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.bool_)

@@ -116,8 +116,8 @@ class TensorBoard:
 class Screen:
     """A live panel on a terminal, plain lines elsewhere."""
 
-    def __init__(self, title: str, config: Config, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True)
+    def __init__(self, title: str, config: Config) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
         self._title, self._config = title, config
         self._status = "starting"
         self._record: dict[str, Any] = {}

@@ -31,13 +31,9 @@ from numpy.typing import NDArray
 
 from es_rl.envs import gymnasium_backend
 from es_rl.envs.mujoco_tasks import TASKS
+from es_rl.envs.spaces import Bools, Floats, Ids
 from es_rl.envs.point_mass import register as _register_point_mass
 from es_rl.errors import EnvError, lookup, nearest
-
-Ids = Sequence[int] | NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-
 
 class VectorEnv(Protocol):
     """n simulations of one environment, observations flattened to vectors of O numbers."""

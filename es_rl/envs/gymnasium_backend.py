@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from es_rl.envs.spaces import flatten, size
+from es_rl.envs.spaces import Bools, Floats, Ids, flatten, size
 from es_rl.errors import EnvError
 
 # An environment without a time limit of its own may never end an episode.
@@ -21,11 +21,6 @@ DEFAULT_TIME_LIMIT = 10_000
 
 # mjWARN_BADQPOS, BADQVEL, BADQACC, BADCTRL
 _BAD_WARNINGS = slice(3, 7)
-
-Ids = Sequence[int] | NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-
 
 def make_one(id: str, env_kwargs: Mapping[str, Any], **more: Any) -> gymnasium.Env[Any, Any]:
     """One Gymnasium environment; `module:Id` imports the module first."""

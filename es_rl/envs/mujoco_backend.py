@@ -19,11 +19,8 @@ from numpy.typing import NDArray
 
 from es_rl.envs.gymnasium_backend import make_one
 from es_rl.envs.mujoco_tasks import TASKS
+from es_rl.envs.spaces import Bools, Floats, Ids
 from es_rl.errors import EnvError
-
-Ids = Sequence[int] | NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 # A simulation in which one of these is counted was reset by MuJoCo in mid-air: the task would reward the teleport.
 _BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 Space = spaces.Space[Any]
+# What passes between a chunk and its environments.
+Ids = Sequence[int] | NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 def size(space: Space) -> int:

@@ -283,9 +283,10 @@ def _resolve(config: Config) -> Config:
 
 
 def _chunk(population: int, episodes: int) -> int:
-    """Members of a chunk: a quarter of the population, so that work spreads, at most 64 simulations."""
-    wanted = min(population // 4, 64 // episodes)
-    return max(2, wanted - wanted % 2)
+    """Members of a chunk: a quarter of the population, so that work spreads, at most 64 simulations; none left over."""
+    most = max(2, min(population // 4, 64 // episodes))
+    chunks = -(-population // most)
+    return 2 * -(-population // (2 * chunks))
 
 
 def _leaf(name: str, known: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,8 @@ from es_rl.config import Config, EsConfig, OptimConfig
 from es_rl.noise import Perturbation, estimate
 from es_rl.shaping import utilities
 
+SMALLEST = 14  # simulations of a part of a chunk
+
 
 @dataclass(frozen=True)
 class ESParams:
@@ -71,10 +73,21 @@ def perturbation(params: ESParams, generation: int) -> Perturbation:
 
 
 def ask(params: ESParams, state: ESState) -> tuple[Perturbation, list[range]]:
-    """The noise of the coming generation and the members of each chunk."""
+    """The noise of the coming generation and the members of each chunk, the last ones in smaller parts.
+
+    So no worker waits long for another at the end of a generation, whatever their number.
+    """
     size, population = params.chunk, params.es.population
     chunks = [range(first, min(first + size, population)) for first in range(0, population, size)]
-    return perturbation(params, state.generation), chunks
+    last = [part for c, n in zip(chunks[-2:], (2, 4), strict=False) for part in _parts(c, n, params.es.episodes)]
+    return perturbation(params, state.generation), chunks[:-2] + last
+
+
+def _parts(members: range, wanted: int, episodes: int) -> list[range]:
+    """Up to so many parts, of whole pairs, none of fewer simulations than are worth a step of their own."""
+    count = max(1, min(wanted, len(members) * episodes // SMALLEST))
+    size = 2 * -(-len(members) // (2 * count))
+    return [members[first : first + size] for first in range(0, len(members), size)]
 
 
 def tell(

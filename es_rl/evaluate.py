@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from es_rl import agent as agents
 from es_rl import cli, envs
+from es_rl.actors import policy_actor
 from es_rl.config import help_text, key, parse
 from es_rl.errors import ConfigError, EnvError, lookup
+from es_rl.processes import use_one_thread
 from es_rl.rng import MAX_SEED, integer_seed
 from es_rl.rollout import rollout
 from es_rl.rundir import versions
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("run is missing: give a run's directory, such as run=runs/HalfCheetah-v4/NAME.")
     agent = agents.load(config.run, config.checkpoint)
     env = agents.trusted_env(agent, config.env, config.run)
-    torch.set_num_threads(1)
+    use_one_thread()
     envs.check_id(env)
     lookup(envs.BACKENDS | {"auto": None}, config.backend, "backend")
     spec = envs.probe(env, agent.config.env_kwargs, config.seed, config.backend)
@@ -75,8 +76,7 @@ def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[np
     """Returns and lengths of the episodes that did not fail. Raises `EnvError` if all did."""
     seeds = [integer_seed(config.seed, "evaluate", episode) for episode in range(config.episodes)]
     vector = envs.make(env, min(BATCH, config.episodes), config.backend, **agent.config.env_kwargs)
-    with torch.inference_mode():
-        done = [rollout(vector, agent.policy, seeds[i : i + BATCH]) for i in range(0, len(seeds), BATCH)]
+    done = [rollout(vector, policy_actor(agent.policy), seeds[i : i + BATCH]) for i in range(0, len(seeds), BATCH)]
     vector.close()
     returns = np.concatenate([part.returns for part in done])
     sound = np.isfinite(returns)

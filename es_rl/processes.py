@@ -30,6 +30,18 @@ def available_processors() -> int:
     return max(1, int(count))
 
 
+def use_one_thread() -> None:
+    """Arithmetic of torch and NumPy in this process on one thread.
+
+    Workers take a processor each, and the bits of a result must not depend on the number of threads.
+    """
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+
+
 def start_process(target: Callable[..., Any], *args: Any, log: Path | None = None) -> Any:
     """A child running `target(*args)` that dies with this process, hears no Ctrl-C and prints into `log`.
 

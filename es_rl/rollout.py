@@ -9,7 +9,6 @@ generation; a `Chunk` is one job. The result is a pure function of the three.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +18,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from es_rl import envs, policies
+from es_rl.actors import Actor, member_actors, policy_actor
 from es_rl.config import Config
 from es_rl.envs import EnvSpec, VectorEnv
-from es_rl.envs.spaces import size
+from es_rl.envs.spaces import Floats, Ints, size
 from es_rl.noise import Perturbation
 from es_rl.policies.normalizer import Moments, Normalizer
-from es_rl.population import Population, perturb
 from es_rl.rng import integer_seed
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Beat = Callable[[int], None]  # told the environment steps done since the last beat
 
 # Finished simulations stay in the policy's batch until this share of it is live: making it anew costs a copy.
@@ -94,9 +91,12 @@ class Rollout:
         p, es = generation.perturbation, self._config.es
         seeds = episode_seeds(self._config, p.generation, chunk)
         if chunk.kind == "evaluation":
-            return self._attempt(env, policy, seeds, nullcontext(), episodes=1, shift=0.0, beat=beat)
-        population = perturb(policy, range(chunk.first, chunk.first + chunk.count), p)
-        return self._attempt(env, policy, seeds, population, episodes=es.episodes, shift=es.reward_shift, beat=beat)
+            done = _attempt(lambda: rollout(env, policy_actor(policy), seeds, beat=beat))
+            return _result(done, episodes=1, shift=0.0)
+        tally = policy.normalizer if isinstance(policy.normalizer, Normalizer) else None
+        with member_actors(policy, range(chunk.first, chunk.first + chunk.count), p) as actor:
+            done = _attempt(lambda: rollout(env, actor(), seeds, episodes=es.episodes, tally=tally, beat=beat))
+        return _result(done, episodes=es.episodes, shift=es.reward_shift)
 
     def prepare(self, generation: Generation) -> tuple[VectorEnv, nn.Module]:
         """The environments, and the policy with the generation's weights and statistics."""
@@ -108,30 +108,25 @@ class Rollout:
             self._generation = generation
         return self._env, self._policy
 
-    def _attempt(
-        self,
-        env: VectorEnv,
-        policy: nn.Module,
-        seeds: Sequence[int],
-        population: Any,
-        *,
-        episodes: int,
-        shift: float,
-        beat: Beat,
-    ) -> ChunkResult:
-        with torch.inference_mode(), population as members:
-            for _ in range(ATTEMPTS):
-                done = rollout(env, policy, seeds, population=members, episodes=episodes, beat=beat)
-                if not done.errors:
-                    break
-        return ChunkResult(
-            fitness=(done.returns - shift * done.lengths).reshape(-1, episodes).mean(axis=1),
-            returns=done.returns.reshape(-1, episodes).mean(axis=1),
-            lengths=done.lengths.reshape(-1, episodes).mean(axis=1),
-            steps=int(done.lengths.sum()),
-            moments=done.moments,
-            errors=done.errors,
-        )
+
+def _attempt(play: Callable[[], Episodes]) -> Episodes:
+    for _ in range(ATTEMPTS):
+        done = play()
+        if not done.errors:
+            break
+    return done
+
+
+def _result(done: Episodes, *, episodes: int, shift: float) -> ChunkResult:
+    """Means over the episodes of each item."""
+    return ChunkResult(
+        fitness=(done.returns - shift * done.lengths).reshape(-1, episodes).mean(axis=1),
+        returns=done.returns.reshape(-1, episodes).mean(axis=1),
+        lengths=done.lengths.reshape(-1, episodes).mean(axis=1),
+        steps=int(done.lengths.sum()),
+        moments=done.moments,
+        errors=done.errors,
+    )
 
 
 def episode_seeds(config: Config, generation: int, chunk: Chunk) -> list[int]:
@@ -153,64 +148,64 @@ def make_policy(config: Config, env: EnvSpec) -> nn.Module:
 
 def rollout(
     env: VectorEnv,
-    policy: nn.Module,
+    actor: Actor,
     seeds: Sequence[int],
     *,
-    population: Population | None = None,
     episodes: int = 1,
-    beat: Beat = lambda steps: None,
+    tally: Normalizer | None = None,
+    beat: Callable[[int], None] = lambda steps: None,
     record: list[tuple[Ints, NDArray[Any]]] | None = None,
 ) -> Episodes:
-    """One episode in each of N = len(seeds) simulations, with one policy call and one environment call a step.
+    """One episode in each of N = len(seeds) simulations, with one call of the actor and one of the environment a step.
 
-    With a `population`, each of its members acts in `episodes` adjacent simulations, and moments of the observations
-    acted upon are gathered if the policy normalises. A reward, an observation or an action that is not finite, or
-    beyond `HUGE`, ends its simulation as failed. `record` receives (simulations, actions) of every step.
+    `episodes` adjacent simulations belong to one member. With a `tally`, moments of the observations acted upon are
+    gathered about its mean. A reward, an observation or an action that is not finite, or beyond `HUGE`, ends its
+    simulation as failed. `record` receives (simulations, actions) of every step.
     """
     n = len(seeds)
     returns, lengths, failed = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.bool_)
-    tally = _Tally.of(policy) if population is not None else None
-    if population is not None:
-        population.select(range(n // episodes))
-    rows = np.arange(n)  # simulations in the policy's batch
+    seen = _Tally(tally.mean.numpy()) if tally is not None else None
+    rows = np.arange(n)  # simulations that the actor acts in
     inputs = _reset(env, seeds, beat)  # (len(rows), O) newest observations; those of finished ones are stale
     fine = _finite(inputs)
     failed[~fine] = True
     live = np.flatnonzero(fine)  # positions in rows of the simulations that still run
-    state = None
+    steps = 0
     while live.size:
-        if live.size < SHRINK_BELOW * rows.size:
+        if live.size < SHRINK_BELOW * rows.size and steps:
             kept = _rows_of_members(live, episodes)
             rows, inputs, live = rows[kept], inputs[kept], np.searchsorted(kept, live)
-            state = None if state is None else state[kept]
-            if population is not None:
-                population.select(rows[::episodes] // episodes)
+            actor.keep(kept)
         everyone = live.size == rows.size  # most of the time: nothing need be picked out
         running = rows if everyone else rows[live]
-        pick: Any = slice(None) if running.size == n else running
-        if tally is not None:
-            tally.add(inputs if everyone else inputs[live])
-        actions, state = policy(torch.from_numpy(inputs), state)
-        action = actions.numpy() if everyone else actions.numpy()[live]  # (len(live), A)
+        if seen is not None:
+            seen.add(inputs if everyone else inputs[live])
+        actions = actor(inputs)
+        if not everyone:
+            actions = actions[live]  # (len(live), A)
         if record is not None:
-            record.append((running, action))
-        obs, reward, terminated, truncated = env.step(running, action)
+            record.append((running, actions))
+        obs, reward, terminated, truncated = env.step(running, actions)
         if everyone:
             inputs = obs
         else:
             inputs[live] = obs
-        returns[pick] += reward
-        lengths[pick] += 1
-        beat(live.size)
+        if running.size == n:
+            returns += reward
+        else:
+            returns[running] += reward
+        steps += 1
+        beat(running.size)
         over = terminated | truncated
-        if not np.vdot(obs, obs) + np.vdot(reward, reward) + np.vdot(action, action) < HUGE**2:
-            fine = _finite(reward) & _finite(obs) & _finite(action)
+        if not np.vdot(obs, obs) + np.vdot(reward, reward) + np.vdot(actions, actions) < HUGE**2:
+            fine = _finite(reward) & _finite(obs) & _finite(actions)
             failed[running[~fine]] = True
             over |= ~fine
-        if over.any():
+        if np.count_nonzero(over):
+            lengths[running[over]] = steps
             live = live[~over]
     returns[failed] = np.nan
-    return Episodes(returns, lengths, tally.moments() if tally is not None else None, list(env.errors))
+    return Episodes(returns, lengths, seen.moments() if seen is not None else None, list(env.errors))
 
 
 def _reset(env: VectorEnv, seeds: Sequence[int], beat: Beat) -> Floats:
@@ -244,11 +239,6 @@ class _Tally:
         self._first, self._second = np.zeros_like(mean), np.zeros_like(mean)
         self._block: list[Floats] = []
         self._numbers = 0
-
-    @classmethod
-    def of(cls, policy: nn.Module) -> _Tally | None:
-        normalizer = getattr(policy, "normalizer", None)
-        return cls(normalizer.mean.numpy()) if isinstance(normalizer, Normalizer) else None
 
     def add(self, obs: Floats) -> None:
         """Observations (n, O), which must stay as they are."""

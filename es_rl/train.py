@@ -18,8 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
 from es_rl import checkpoint as checkpoints
 from es_rl import cli, envs, es, evaluator, rundir
 from es_rl.checkpoint import Progress, Saver
@@ -31,7 +29,7 @@ from es_rl.evaluator import Evaluator
 from es_rl.noise import KINDS
 from es_rl.optim import OPTIMIZERS
 from es_rl.policies import POLICIES
-from es_rl.processes import available_processors
+from es_rl.processes import available_processors, use_one_thread
 from es_rl.record import Films
 from es_rl.rollout import make_policy
 from es_rl.runlog import RunLog, Screen
@@ -58,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         config = parse_train(argv)
     _check_names(config)
-    torch.set_num_threads(1)  # the bits of theta must not depend on the number of threads
+    use_one_thread()
     envs.check_id(config.env)
     if not resume:
         run = rundir.create(config)

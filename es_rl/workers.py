@@ -30,7 +30,7 @@ from typing import Any
 from multiprocess.connection import Connection, wait
 
 from es_rl.errors import EsRlError, ResourceError
-from es_rl.processes import kill_process, spawning, start_process
+from es_rl.processes import kill_process, spawning, start_process, use_one_thread
 
 Function = Callable[[Any, Any, Callable[[int], None]], Any]
 
@@ -274,9 +274,7 @@ class Workers:
 
 def _work(pipe: Connection) -> None:
     """A worker's life: end of file on the pipe, or the parent's death, ends it."""
-    import torch
-
-    torch.set_num_threads(1)
+    use_one_thread()
     warnings.simplefilter("ignore", DeprecationWarning)  # shown once, by the parent
     os.environ.setdefault("MUJOCO_GL", "disabled")  # workers only simulate
     try:

@@ -19,16 +19,15 @@ from pathlib import Path
 
 import mujoco
 import numpy as np
-import torch
 from mujoco.batch import Batch
 
 from es_rl import es, evaluator
+from es_rl.actors import member_actors
 from es_rl.cli import run
 from es_rl.config import pairs, parse_train
 from es_rl.envs.mujoco_backend import MujocoVector
 from es_rl.evaluator import Evaluator
-from es_rl.population import perturb
-from es_rl.processes import available_processors
+from es_rl.processes import available_processors, use_one_thread
 from es_rl.rollout import Chunk, Generation, Rollout, episode_seeds, make_policy, rollout
 from es_rl.rundir import versions
 from es_rl.workers import Workers
@@ -47,8 +46,8 @@ class Alone:
         env, policy = self._rollout.prepare(generation)
         seeds, recorded = episode_seeds(self._config, generation.perturbation.generation, chunk), []
         members, episodes = range(chunk.first, chunk.first + chunk.count), self._config.es.episodes
-        with torch.inference_mode(), perturb(policy, members, generation.perturbation) as population:
-            rollout(env, policy, seeds, population=population, episodes=episodes, beat=beat, record=recorded)
+        with member_actors(policy, members, generation.perturbation) as actor:
+            rollout(env, actor(), seeds, episodes=episodes, beat=beat, record=recorded)
         env.reset(np.arange(len(seeds)), seeds)
         step = physics(env, seeds) if isinstance(env, MujocoVector) else env.step
         start = time.perf_counter()
@@ -85,7 +84,7 @@ def main(argv):
     keys = pairs(argv)
     rounds, seconds = int(keys.pop("rounds", ROUNDS)), float(keys.pop("peers", 0))
     config = parse_train([f"{name}={value}" for name, value in keys.items()])
-    torch.set_num_threads(1)
+    use_one_thread()
     count = available_processors() if config.workers is None else config.workers
     totals = {"training": np.zeros(2), "alone": np.zeros(2)} | {name: np.zeros(2) for name in PEERS if seconds}
     with Workers(count) as workers:

@@ -16,6 +16,7 @@ ORDER = [
     ["config"],
     ["shaping", "noise", "optim"],
     ["population", "es", "policies", "envs"],
+    ["actors"],
     ["rollout"],
     ["workers"],
     ["evaluator"],

@@ -19,7 +19,7 @@ def prepare(line):
     config = parse_train(line.split())
     spec = envs.probe(config.env, config.env_kwargs, 0)
     policy = make_policy(config, spec)
-    if policy.normalizer is not None:  # statistics that matter
+    if list(policy.normalizer.buffers()):  # statistics that matter
         state = policy.state_dict()
         state["normalizer.count"] = torch.tensor(9.0, dtype=torch.float64)
         state["normalizer.m2"] += 3.0

@@ -26,11 +26,11 @@ Outcome = tuple[Array, Array]  # reward (n,), terminated (n,)
 
 @dataclass(frozen=True)
 class Task:
-    """One environment id. `place` is computed once a step and remembered: `outcome` gets that of before and of now."""
+    """One environment id. `progress` is computed once a step and remembered: `outcome` gets that of before and of now."""
 
     observe: Callable[[Rows, Env], Array]  # → (n, O)
     outcome: Callable[[Rows, Env, Array, Array, Array], Outcome]  # (rows, env, before, now, actions)
-    place: Callable[[Rows, Env], Array] = lambda rows, env: rows.qpos[:, 0]
+    progress: Callable[[Rows, Env], Array] = lambda rows, env: rows.qpos[:, 0]
     fields: tuple[str, ...] = ()  # derived fields of MjData that are read
     contacts: Callable[[Env], bool] = lambda env: False  # whether cfrc_ext is read
 
@@ -39,7 +39,7 @@ class Task:
 
 
 def _control_cost(env: Env, actions: Array) -> Array:
-    return env._ctrl_cost_weight * np.square(actions).sum(axis=1)
+    return env._ctrl_cost_weight * _squares(actions)
 
 
 def _forward(env: Env, before: Array, now: Array) -> Array:
@@ -48,7 +48,7 @@ def _forward(env: Env, before: Array, now: Array) -> Array:
 
 def _squares(field: Array) -> Array:
     """Sum of squares of each simulation's field, in the order in which NumPy sums one flat array."""
-    return np.square(field.reshape(len(field), -1)).sum(axis=1)
+    return np.add.reduce(np.square(field.reshape(len(field), -1)), axis=1)
 
 
 def _norm(vectors: Array) -> Array:
@@ -82,7 +82,7 @@ def _moving(skip: int, clip: float | None = None) -> Callable[[Rows, Env], Array
     """Positions, less the first `skip` that say where the robot is, and velocities."""
 
     def observe(rows: Rows, env: Env) -> Array:
-        velocity = rows.qvel if clip is None else np.clip(rows.qvel, -clip, clip)
+        velocity = rows.qvel if clip is None else np.minimum(np.maximum(rows.qvel, -clip), clip)
         return np.concatenate([_positions(rows, env, skip), velocity], axis=1)
 
     return observe

@@ -13,6 +13,7 @@ Space = spaces.Space[Any]
 # What passes between a chunk and its environments.
 Ids = Sequence[int] | NDArray[np.int64]
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 

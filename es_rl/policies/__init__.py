@@ -4,8 +4,8 @@ A policy is a plain nn.Module, written for one batch of observations and ignoran
 
     forward(obs, state=None) → (action, state)      obs (n, O) → actions (n, A), or (n,) integers if discrete
 
-It ends in an `ActionHead`, and normalises what it sees by a `Normalizer` named `normalizer`, whose buffers travel in
-every checkpoint. A policy = one file with a `build` function, one line in `POLICIES`, one group of keys in `Config`.
+It ends in an `ActionHead`, and begins with what it is given to look through: a `Normalizer`, whose buffers travel in
+every checkpoint, or nothing (`Unnormalized`), under the name `normalizer`. A policy = one file with a `build` function, one line in `POLICIES`, one group of keys in `Config`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from es_rl.config import Config
 from es_rl.errors import lookup
 from es_rl.policies import linear, mlp
 from es_rl.policies.action import ActionHead
-from es_rl.policies.normalizer import Normalizer
+from es_rl.policies.normalizer import Normalizer, Unnormalized
 from es_rl.rng import integer_seed
 
-POLICIES: dict[str, Callable[[Config, int, Normalizer | None, ActionHead], nn.Module]] = {
+POLICIES: dict[str, Callable[[Config, int, nn.Module, ActionHead], nn.Module]] = {
     "linear": linear.build,
     "mlp": mlp.build,
 }
@@ -42,6 +42,6 @@ def make(config: Config, inputs: int, action_space: spaces.Space[Any]) -> nn.Mod
     squash: str = getattr(config, config.policy).squash
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from its global generator
         torch.manual_seed(integer_seed(config.seed, "policy"))
-        normalizer = Normalizer(inputs) if config.obs_norm else None
+        normalizer = Normalizer(inputs) if config.obs_norm else Unnormalized()
         policy = build(config, inputs, normalizer, ActionHead(action_space, squash))
     return policy.requires_grad_(False).eval()

@@ -27,10 +27,10 @@ class ActionHead(nn.Module):
 
     def __init__(self, space: spaces.Space[Any], squash: str) -> None:
         super().__init__()
-        self._squash = SQUASHES[squash]
-        self._discrete = isinstance(space, spaces.Discrete)
+        self.squash, self._squash = squash, SQUASHES[squash]
+        self.discrete = isinstance(space, spaces.Discrete)
         if isinstance(space, spaces.Discrete):
-            self.outputs, self._start = int(space.n), int(space.start)
+            self.outputs, self.start = int(space.n), int(space.start)
             return
         assert isinstance(space, spaces.Box)
         self.outputs = int(np.prod(space.shape))
@@ -38,7 +38,7 @@ class ActionHead(nn.Module):
         high = torch.tensor(np.asarray(space.high, np.float32).reshape(-1))
         bounded = torch.isfinite(low) & torch.isfinite(high)
         self._all_bounded = bool(bounded.all())
-        self._is_unit = bool((low == -1).all() and (high == 1).all())
+        self.is_unit = bool((low == -1).all() and (high == 1).all())
         # Constants of the environment, not of the policy: kept out of checkpoints.
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("high", high, persistent=False)
@@ -48,10 +48,10 @@ class ActionHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, outputs) → actions (n, A), or (n,) integers."""
-        if self._discrete:
-            return x.argmax(-1) + self._start
+        if self.discrete:
+            return x.argmax(-1) + self.start
         y = self._squash(x)
-        if self._is_unit:
+        if self.is_unit:
             return y
         if not self._all_bounded:
             y = torch.where(self.bounded, y, x)

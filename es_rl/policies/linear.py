@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from es_rl.config import Config
 from es_rl.policies.action import ActionHead
-from es_rl.policies.normalizer import Normalizer
+from es_rl.policies.feedforward import Feedforward
 
 
-class LinearPolicy(nn.Module):
-    """One matrix and a bias."""
-
-    def __init__(self, inputs: int, normalizer: Normalizer | None, head: ActionHead) -> None:
-        super().__init__()
-        self.normalizer = normalizer
-        self.layer = nn.Linear(inputs, head.outputs)
-        self.head = head
-        nn.init.zeros_(self.layer.weight)
-        nn.init.zeros_(self.layer.bias)
-
-    def forward(self, obs: Tensor, state: None = None) -> tuple[Tensor, None]:
-        x = obs.float() if self.normalizer is None else self.normalizer(obs)
-        return self.head(self.layer(x)), state
-
-
-def build(config: Config, inputs: int, normalizer: Normalizer | None, head: ActionHead) -> nn.Module:
-    """The linear policy; `config.linear` is used by the head alone."""
-    return LinearPolicy(inputs, normalizer, head)
+def build(config: Config, inputs: int, normalizer: nn.Module, head: ActionHead) -> nn.Module:
+    """One matrix and a bias; `config.linear` is used by the head alone."""
+    layer = nn.Linear(inputs, head.outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return Feedforward(normalizer, head, layer=layer)

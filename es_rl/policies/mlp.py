@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from es_rl.config import Config
 from es_rl.policies.action import ActionHead
-from es_rl.policies.normalizer import Normalizer
+from es_rl.policies.feedforward import Feedforward
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -22,21 +22,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 OUTPUT_GAIN = 0.01
 
 
-class MlpPolicy(nn.Module):
-    """A network and the action head."""
-
-    def __init__(self, normalizer: Normalizer | None, network: nn.Sequential, head: ActionHead) -> None:
-        super().__init__()
-        self.normalizer = normalizer
-        self.network = network
-        self.head = head
-
-    def forward(self, obs: Tensor, state: None = None) -> tuple[Tensor, None]:
-        x = obs.float() if self.normalizer is None else self.normalizer(obs)
-        return self.head(self.network(x)), state
-
-
-def build(config: Config, inputs: int, normalizer: Normalizer | None, head: ActionHead) -> nn.Module:
+def build(config: Config, inputs: int, normalizer: nn.Module, head: ActionHead) -> nn.Module:
     """The perceptron of `config.mlp`."""
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise([inputs, *config.mlp.hidden]):
@@ -45,7 +31,7 @@ def build(config: Config, inputs: int, normalizer: Normalizer | None, head: Acti
             layers.append(nn.LayerNorm(width_out))
         layers.append(ACTIVATIONS[config.mlp.activation]())
     layers.append(_linear([inputs, *config.mlp.hidden][-1], head.outputs, OUTPUT_GAIN))
-    return MlpPolicy(normalizer, nn.Sequential(*layers), head)
+    return Feedforward(normalizer, head, network=nn.Sequential(*layers))
 
 
 def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:

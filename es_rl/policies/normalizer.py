@@ -58,6 +58,14 @@ class Normalizer(nn.Module):
         return torch.addcmul(self.shift, obs, self.scale).clamp_(-CLIP, CLIP).float()
 
 
+class Unnormalized(nn.Module):
+    """Observations as they are."""
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """(n, O) of any float type → float32."""
+        return obs.float()
+
+
 def merge(buffers: Mapping[str, Tensor], moments: Sequence[Moments], prefix: str = "normalizer.") -> dict[str, Tensor]:
     """A policy's buffers after the moments of a generation, given in chunk order; the arguments stay as they were.
 

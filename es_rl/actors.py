@@ -1,0 +1,216 @@
+"""Who acts in a rollout: observations of all simulations → their actions, each simulation by its own member.
+
+Shapes: N members, k simulations a member (adjacent rows), O observation, A action.
+
+Two actors do the same. `TorchActor` calls the policy itself, any module that `population.perturb` can perturb.
+`NumpyActor` computes a `Feedforward` policy in NumPy. For the small networks of control that is most of the difference
+between the physics' speed and training's: a step of physics sweeps the processor's caches, and whatever runs between
+two steps runs cold, where one operation of torch takes the time of ten of NumPy's.
+
+A kind of layer that is to run in NumPy = one function and one line in `KERNELS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from es_rl.noise import Perturbation
+from es_rl.policies.action import ActionHead
+from es_rl.policies.feedforward import Feedforward
+from es_rl.policies.normalizer import CLIP, Normalizer, Unnormalized
+from es_rl.population import Population, member_stack, perturb
+
+Array = NDArray[Any]  # (N, k, features)
+Kernel = Callable[[Array], Array]  # may write into its argument, except the first one
+Weights = dict[str, NDArray[np.float32]]  # of one layer, by the layer's own parameter names, each (N, …)
+
+
+class Actor(Protocol):
+    """Acts in n simulations, until some of them are dropped."""
+
+    def __call__(self, obs: NDArray[np.float64]) -> NDArray[Any]:
+        """Observations (n, O) → actions (n, A), or (n,) integers."""
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """From now on n are those at these positions, which ascend, and are all those of their members."""
+
+
+@contextmanager
+def member_actors(policy: nn.Module, members: Sequence[int], p: Perturbation) -> Iterator[Callable[[], Actor]]:
+    """Makes actors for the perturbed `members`, whose simulations are adjacent rows; each begins with all of them."""
+    if (layers := _chain(policy)) is not None:
+        stack = {name: value.numpy() for name, value in member_stack(policy, members, p).items()}
+        yield lambda: NumpyActor(layers, stack, len(members))
+        return
+    with torch.inference_mode(), perturb(policy, members, p) as population:
+        yield lambda: TorchActor(policy, population, len(members))
+
+
+def policy_actor(policy: nn.Module) -> Actor:
+    """The actor of the unperturbed policy, in any number of simulations."""
+    if (layers := _chain(policy)) is not None:
+        return NumpyActor(layers, {name: value.detach().numpy()[None] for name, value in policy.named_parameters()})
+    return TorchActor(policy)
+
+
+class TorchActor:
+    """The policy itself, with its memory, a row a simulation."""
+
+    def __init__(self, policy: nn.Module, population: Population | None = None, members: int = 1) -> None:
+        self._policy, self._population, self._members = policy, population, np.arange(members)
+        self._state: Any = None
+        if population is not None:
+            population.select(self._members)
+
+    def __call__(self, obs: NDArray[np.float64]) -> NDArray[Any]:
+        with torch.inference_mode():
+            actions, self._state = self._policy(torch.from_numpy(obs), self._state)
+        result: NDArray[Any] = actions.numpy()
+        self._n = len(obs)
+        return result
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        if self._state is not None:
+            self._state = self._state[rows]
+        if self._population is not None:
+            self._members = self._members[_members_of(rows, self._n // len(self._members))]
+            self._population.select(self._members)
+
+
+class NumpyActor:
+    """A chain of layers with the weights (N, …) of N members, or of one for all simulations."""
+
+    def __init__(self, layers: dict[str, nn.Module], stack: Weights, members: int = 1) -> None:
+        self._layers, self._stack, self._members = layers, stack, members
+        self._kernels = self._bind()
+
+    def __call__(self, obs: NDArray[np.float64]) -> NDArray[Any]:
+        n, inputs = obs.shape
+        x = obs.reshape(self._members, -1, inputs)  # (N, k, O)
+        for kernel in self._kernels:
+            x = kernel(x)
+        self._n = n
+        return x.reshape(n, *x.shape[2:])
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        if self._members > 1:
+            index = _members_of(rows, self._n // self._members)
+            self._stack = {name: value[index] for name, value in self._stack.items()}
+            self._members, self._kernels = len(index), self._bind()
+
+    def _bind(self) -> list[Kernel]:
+        """Each layer's kernel with its weights."""
+        own: dict[str, Weights] = {name: {} for name in self._layers}
+        for name, value in self._stack.items():
+            prefix, _, short = name.rpartition(".")
+            own[prefix][short] = value[:, None]  # (N, 1, …): the same for a member's k simulations
+        return [KERNELS.get(type(layer), _by_torch)(layer, own[name]) for name, layer in self._layers.items()]
+
+
+def _members_of(rows: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    return rows[::k] // k
+
+
+def _chain(policy: nn.Module) -> dict[str, nn.Module] | None:
+    """The layers of a feedforward policy by their names in it, or None if NumPy cannot compute one."""
+    if not isinstance(policy, Feedforward):
+        return None
+    layers = {
+        name: layer for name, layer in policy.named_modules() if not isinstance(layer, nn.Sequential)
+    }  # of nested chains, the links
+    computable = (type(layer) in KERNELS or not list(layer.parameters()) for layer in layers.values())
+    return layers if all(computable) else None
+
+
+def _by_torch(layer: nn.Module, w: Weights) -> Kernel:
+    """For layers without parameters that are seldom used."""
+    return lambda x: layer(torch.from_numpy(x)).numpy()
+
+
+def _linear(layer: nn.Module, w: Weights) -> Kernel:
+    weight, bias = w["weight"], w.get("bias")
+
+    def kernel(x: Array) -> Array:
+        y: Array = np.matvec(weight, x)
+        if bias is not None:
+            y += bias
+        return y
+
+    return kernel
+
+
+def _layer_norm(layer: nn.Module, w: Weights) -> Kernel:
+    assert isinstance(layer, nn.LayerNorm)
+    size, eps, gain, bias = layer.normalized_shape[0], layer.eps, w["weight"], w.get("bias")
+
+    def kernel(x: Array) -> Array:
+        x = x - np.add.reduce(x, axis=-1, keepdims=True) / size
+        variance = np.add.reduce(np.square(x), axis=-1, keepdims=True) / size
+        x *= gain / np.sqrt(variance + eps)
+        if bias is not None:
+            x += bias
+        return x
+
+    return kernel
+
+
+def _normalizer(layer: nn.Module, w: Weights) -> Kernel:
+    assert isinstance(layer, Normalizer)
+    scale, shift = layer.scale.numpy(), layer.shift.numpy()
+
+    def kernel(obs: Array) -> Array:
+        x = obs * scale
+        x += shift
+        return _clipped(x, -CLIP, CLIP).astype(np.float32)
+
+    return kernel
+
+
+def _head(layer: nn.Module, w: Weights) -> Kernel:
+    assert isinstance(layer, ActionHead)
+    if layer.discrete:
+        return lambda x: x.argmax(axis=-1) + layer.start
+    squash: Kernel = _tanh if layer.squash == "tanh" else lambda x: _clipped(x, -1.0, 1.0)
+    if layer.is_unit:
+        return squash
+    center, reach, low, high, bounded = (
+        getattr(layer, name).numpy() for name in ("center", "reach", "low", "high", "bounded")
+    )
+
+    def kernel(x: Array) -> Array:
+        y = np.where(bounded, squash(x.copy()), x)
+        y *= reach
+        y += center
+        return _clipped(y, low, high)
+
+    return kernel
+
+
+def _clipped(x: Array, low: Any, high: Any) -> Array:
+    """In place. np.clip does the same, three times as slowly for the few numbers of a step."""
+    np.maximum(x, low, out=x)
+    np.minimum(x, high, out=x)
+    return x
+
+
+def _tanh(x: Array) -> Array:
+    return np.tanh(x, out=x)
+
+
+# How a layer of each kind computes for many members: (layer, their weights) → kernel.
+KERNELS: dict[type[nn.Module], Callable[[nn.Module, Weights], Kernel]] = {
+    Normalizer: _normalizer,
+    Unnormalized: lambda layer, w: lambda obs: obs.astype(np.float32),
+    nn.Linear: _linear,
+    nn.LayerNorm: _layer_norm,
+    nn.Tanh: lambda layer, w: _tanh,
+    nn.ReLU: lambda layer, w: lambda x: np.maximum(x, 0.0, out=x),
+    ActionHead: _head,
+}

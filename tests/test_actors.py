@@ -1,0 +1,120 @@
+"""Acting in NumPy against acting by torch, and both against each member's explicit weights."""
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+from torch.func import functional_call
+
+from es_rl import policies
+from es_rl.actors import NumpyActor, TorchActor, member_actors, policy_actor
+from es_rl.config import parse_train
+from es_rl.noise import KINDS, Perturbation, member_weights
+from es_rl.policies.mlp import ACTIVATIONS
+from es_rl.population import perturb
+
+SPACES = {
+    "unit": spaces.Box(-1, 1, (3,)),
+    "box": spaces.Box(np.float32([-1, 0, -0.4]), np.float32([1, 5, 0.4])),
+    "unbounded": spaces.Box(np.float32([-1, -np.inf, 0]), np.float32([1, np.inf, np.inf])),
+    "discrete": spaces.Discrete(4, start=3),
+}
+KEYS = [
+    "policy=linear",
+    "policy=linear linear.squash=tanh obs_norm=false",
+    "policy=mlp mlp.hidden=[7,5] mlp.layer_norm=true",
+    *(f"policy=mlp mlp.hidden=[8] mlp.activation={name}" for name in ACTIVATIONS),
+    "policy=mlp mlp.hidden=[] mlp.squash=clip",
+]
+MEMBERS = range(4, 10)
+
+
+def make(keys, space="box"):
+    policy = policies.make(parse_train(["env=A-v0", *keys.split()]), 6, SPACES[space])
+    generator = torch.Generator().manual_seed(0)
+    for value in policy.parameters():
+        value += 0.5 * torch.randn(value.shape, generator=generator)
+    if list(policy.normalizer.buffers()):
+        state = policy.state_dict()
+        state |= {
+            "normalizer.count": torch.tensor(9.0, dtype=torch.float64),
+            "normalizer.m2": state["normalizer.m2"] + 5,
+        }
+        policy.load_state_dict(state)
+    return policy
+
+
+def close(got, expected):
+    return np.allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("keys", KEYS)
+@pytest.mark.parametrize("space", SPACES)
+def test_numpy_acts_as_the_policy_itself(keys, space):
+    policy, obs = make(keys, space), np.random.default_rng(0).normal(size=(12, 6)) * 3
+    actor = policy_actor(policy)
+    assert isinstance(actor, NumpyActor)
+    expected = policy(torch.from_numpy(obs))[0].numpy()
+    seen = obs.copy()
+    actions = actor(obs)
+    assert np.array_equal(obs, seen)  # what is given stays as it is
+    assert actions.dtype == expected.dtype and actions.shape == expected.shape and close(actions, expected)
+
+
+@pytest.mark.parametrize("noise", KINDS)
+@pytest.mark.parametrize("keys", KEYS[:3])
+@pytest.mark.parametrize("episodes", [1, 2])
+def test_both_actors_act_as_every_member_alone_also_after_some_are_dropped(noise, keys, episodes):
+    policy, p = make(keys), Perturbation(kind=noise, sigma=0.3, seed=1, generation=2, block=4)
+    obs = np.random.default_rng(0).normal(size=(len(MEMBERS) * episodes, 6))
+    expected = np.concatenate([
+        functional_call(policy, member_weights(policy, m, p), (torch.from_numpy(rows),))[0].numpy()
+        for m, rows in zip(MEMBERS, np.split(obs, len(MEMBERS)), strict=True)
+    ])  # fmt: skip
+    kept = np.concatenate([np.arange(i * episodes, (i + 1) * episodes) for i in (1, 2, 5)])
+    again = kept[episodes:]
+    with member_actors(policy, MEMBERS, p) as numpy_actor, perturb(policy, MEMBERS, p) as population:
+        for actor in (numpy_actor(), TorchActor(policy, population, len(MEMBERS)), numpy_actor()):
+            assert close(actor(obs), expected)
+            actor.keep(kept)
+            assert close(actor(obs[kept]), expected[kept])
+            actor.keep(np.arange(episodes, 3 * episodes))
+            assert close(actor(obs[again]), expected[again])
+
+
+class Memory(nn.Module):
+    """Acts by the sum of all that it has seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, obs, state=None):
+        state = obs.float() if state is None else state + obs.float()
+        return self.layer(state), state
+
+
+def test_a_policy_with_memory_acts_by_torch_and_forgets_nothing_of_those_that_stay():
+    policy, p = Memory().requires_grad_(False), Perturbation(sigma=0.1)
+    obs = np.arange(8.0).reshape(4, 2)
+    with member_actors(policy, range(4), p) as actor:
+        one = actor()
+        assert isinstance(one, TorchActor)
+        one(obs)
+        one.keep(np.array([1, 3]))
+        seen = one(obs[[1, 3]])
+        for row, member in zip(seen, (1, 3), strict=True):
+            weights = member_weights(policy, member, p)
+            assert close(
+                row, weights["layer.weight"] @ torch.from_numpy(2 * obs[member]).float() + weights["layer.bias"]
+            )
+        assert not close(actor()(obs)[[1, 3]], seen)  # a new actor has seen nothing
+
+
+def test_a_chain_with_a_layer_that_numpy_does_not_know_acts_by_torch():
+    policy = make("policy=mlp")
+    policy.network = nn.Sequential(OrderedDict(odd=nn.Bilinear(1, 1, 1)))
+    assert isinstance(policy_actor(policy), TorchActor)

@@ -20,16 +20,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils._pytree import tree_map
 
+from es_rl.fused import LowRank, Members
 from es_rl.noise import Perturbation
 from es_rl.policies.action import ActionHead
 from es_rl.policies.feedforward import Feedforward
 from es_rl.policies.normalizer import CLIP, Normalizer, Unnormalized
-from es_rl.population import Population, member_stack, perturb
+from es_rl.population import Population, members_of, perturb
 
 Array = NDArray[Any]  # (N, k, features)
 Kernel = Callable[[Array], Array]  # may write into its argument, except the first one
-Weights = dict[str, NDArray[np.float32]]  # of one layer, by the layer's own parameter names, each (N, …)
+Weights = dict[str, Any]  # of one layer, by the layer's own parameter names: (N, 1, …), or theta (m, n) and the factors
 
 
 class Actor(Protocol):
@@ -46,8 +48,8 @@ class Actor(Protocol):
 def member_actors(policy: nn.Module, members: Sequence[int], p: Perturbation) -> Iterator[Callable[[], Actor]]:
     """Makes actors for the perturbed `members`, whose simulations are adjacent rows; each begins with all of them."""
     if (layers := _chain(policy)) is not None:
-        stack = {name: value.numpy() for name, value in member_stack(policy, members, p).items()}
-        yield lambda: NumpyActor(layers, stack, len(members))
+        weights = members_of(policy, members, p)
+        yield lambda: NumpyActor(layers, weights, len(members))
         return
     with torch.inference_mode(), perturb(policy, members, p) as population:
         yield lambda: TorchActor(policy, population, len(members))
@@ -56,7 +58,7 @@ def member_actors(policy: nn.Module, members: Sequence[int], p: Perturbation) ->
 def policy_actor(policy: nn.Module) -> Actor:
     """The actor of the unperturbed policy, in any number of simulations."""
     if (layers := _chain(policy)) is not None:
-        return NumpyActor(layers, {name: value.detach().numpy()[None] for name, value in policy.named_parameters()})
+        return NumpyActor(layers, {name: value.detach()[None] for name, value in policy.named_parameters()})
     return TorchActor(policy)
 
 
@@ -78,17 +80,17 @@ class TorchActor:
 
     def keep(self, rows: NDArray[np.int64]) -> None:
         if self._state is not None:
-            self._state = self._state[rows]
+            self._state = tree_map(lambda part: part[rows] if isinstance(part, torch.Tensor) else part, self._state)
         if self._population is not None:
             self._members = self._members[_members_of(rows, self._n // len(self._members))]
             self._population.select(self._members)
 
 
 class NumpyActor:
-    """A chain of layers with the weights (N, …) of N members, or of one for all simulations."""
+    """A chain of layers with the weights of N members, or of one for all simulations."""
 
-    def __init__(self, layers: dict[str, nn.Module], stack: Weights, members: int = 1) -> None:
-        self._layers, self._stack, self._members = layers, stack, members
+    def __init__(self, layers: dict[str, nn.Module], weights: dict[str, Members], members: int = 1) -> None:
+        self._layers, self._weights, self._members = layers, weights, members
         self._kernels = self._bind()
 
     def __call__(self, obs: NDArray[np.float64]) -> NDArray[Any]:
@@ -101,16 +103,21 @@ class NumpyActor:
 
     def keep(self, rows: NDArray[np.int64]) -> None:
         if self._members > 1:
-            index = _members_of(rows, self._n // self._members)
-            self._stack = {name: value[index] for name, value in self._stack.items()}
+            index = torch.from_numpy(_members_of(rows, self._n // self._members))
+            self._weights = {
+                name: m.select(index) if isinstance(m, LowRank) else m[index] for name, m in self._weights.items()
+            }
             self._members, self._kernels = len(index), self._bind()
 
     def _bind(self) -> list[Kernel]:
         """Each layer's kernel with its weights."""
         own: dict[str, Weights] = {name: {} for name in self._layers}
-        for name, value in self._stack.items():
+        for name, m in self._weights.items():
             prefix, _, short = name.rpartition(".")
-            own[prefix][short] = value[:, None]  # (N, 1, …): the same for a member's k simulations
+            if isinstance(m, LowRank):
+                own[prefix][short] = tuple(part.numpy() for part in (m.theta, m.a[:, None], m.b[:, None]))
+            else:
+                own[prefix][short] = m.numpy()[:, None]  # the same for a member's k simulations
         return [KERNELS.get(type(layer), _by_torch)(layer, own[name]) for name, layer in self._layers.items()]
 
 
@@ -136,11 +143,30 @@ def _by_torch(layer: nn.Module, w: Weights) -> Kernel:
 
 def _linear(layer: nn.Module, w: Weights) -> Kernel:
     weight, bias = w["weight"], w.get("bias")
+    product = _low_rank_product(*weight) if isinstance(weight, tuple) else lambda x: np.matvec(weight, x)
 
     def kernel(x: Array) -> Array:
-        y: Array = np.matvec(weight, x)
+        y: Array = product(x)
         if bias is not None:
             y += bias
+        return y
+
+    return kernel
+
+
+def _low_rank_product(theta: Array, a: Array, b: Array) -> Kernel:
+    """x thetaᵀ, one product for all members, + (x b) aᵀ, each member's own: (m, n), (N, 1, m, R), (N, 1, n, R)."""
+    shared = np.ascontiguousarray(theta.T)
+    if a.shape[-1] == 1:
+        a, b = np.ascontiguousarray(a[..., 0]), np.ascontiguousarray(b[..., 0])
+        own: Kernel = lambda x: np.vecdot(x, b)[..., None] * a  # noqa: E731
+    else:
+        transposed = np.ascontiguousarray(b.swapaxes(-1, -2))
+        own = lambda x: np.matvec(a, np.matvec(transposed, x))  # noqa: E731
+
+    def kernel(x: Array) -> Array:
+        y: Array = (x.reshape(-1, x.shape[-1]) @ shared).reshape(*x.shape[:-1], -1)
+        y += own(x)
         return y
 
     return kernel

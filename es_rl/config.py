@@ -57,8 +57,20 @@ class MlpConfig:
 
 
 @dataclass(frozen=True)
+class TransformerConfig:
+    width: int = key(64, "numbers of a token; a multiple of heads", low=1)
+    layers: int = key(2, "blocks of attention and perceptron", low=1)
+    heads: int = key(4, "of each attention", low=1)
+    context: int = key(16, "newest steps that each layer attends to", low=1)
+    squash: str = key("tanh", "how outputs are brought to the action space", choices=("clip", "tanh"))
+
+
+@dataclass(frozen=True)
 class EsConfig:
-    noise: str = key("dense", "perturbations: dense, orthogonal")
+    noise: str = key("dense", "perturbations: dense, orthogonal, lowrank, lowrank_orthogonal")
+    rank: int = key(1, "of low-rank perturbations", low=1)
+    noise_reuse: int = key(1, "generations that share their perturbations; 1: fresh ones each generation", low=1)
+    freeze_vectors: bool = key(False, "biases and gains stay as they are, only matrices move")
     population: int = key(64, "members of a generation, an even number (antithetic pairs)", low=2)
     sigma: float = key(0.05, "standard deviation of the perturbation of each parameter", above=0)
     sigma_decay: float = key(1.0, "sigma is multiplied by this after each generation", above=0, high=1)
@@ -105,9 +117,10 @@ class Config:
     env: str = key("", "Gymnasium id, such as Humanoid-v4, or module:Id to import the module first")
     env_kwargs: dict[str, Any] = key({}, "arguments of the environment: env_kwargs.NAME=VALUE")
     backend: str = key("auto", "simulation: batch (MuJoCo tasks, fast), gymnasium (any id), auto: the faster one")
-    policy: str = key("mlp", "network: linear, mlp")
+    policy: str = key("mlp", "network: linear, mlp, transformer")
     linear: LinearConfig = group(LinearConfig, "the linear policy")
     mlp: MlpConfig = group(MlpConfig, "the multilayer perceptron")
+    transformer: TransformerConfig = group(TransformerConfig, "the transformer policy")
     obs_norm: bool = key(True, "observations normalised by their running mean and standard deviation")
     es: EsConfig = group(EsConfig, "the evolution strategy")
     optim: OptimConfig = group(OptimConfig, "the optimiser")
@@ -274,6 +287,9 @@ def _resolve(config: Config) -> Config:
         raise ConfigError(
             f"es.top={es.top}: at most es.population/2 = {es.population // 2} pairs can count. Give es.top too."
         )
+    width, heads = config.transformer.width, config.transformer.heads
+    if width % heads:
+        raise ConfigError(f"transformer.width={width}: must be a multiple of transformer.heads={heads}.")
     chunk = _chunk(es.population, es.episodes) if config.chunk is None else config.chunk
     if chunk % 2:
         raise ConfigError(f"chunk={chunk}: must be even, both members of a pair are rolled out together.")

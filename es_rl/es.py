@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from es_rl import optim
 from es_rl.config import Config, EsConfig, OptimConfig
-from es_rl.noise import Perturbation, estimate
+from es_rl.noise import Perturbation, check_rank, estimate, moves
 from es_rl.shaping import utilities
 
 SMALLEST = 14  # simulations of a part of a chunk
@@ -65,11 +65,23 @@ def init(module: nn.Module) -> ESState:
     return ESState(0, theta, buffers, {})
 
 
+def check(params: ESParams, state: ESState) -> None:
+    """Refuse perturbations that these parameters cannot have. Raises `ConfigError`."""
+    check_rank({name: tuple(value.shape) for name, value in state.theta.items()}, perturbation(params, 0))
+
+
 def perturbation(params: ESParams, generation: int) -> Perturbation:
     """The noise of a generation."""
     es = params.es
-    sigma = es.sigma * es.sigma_decay**generation
-    return Perturbation(es.noise, sigma, params.seed, generation, params.chunk // 2)
+    return Perturbation(
+        kind=es.noise,
+        sigma=es.sigma * es.sigma_decay**generation,
+        seed=params.seed,
+        generation=generation // es.noise_reuse,
+        block=params.chunk // 2,
+        rank=es.rank,
+        freeze_vectors=es.freeze_vectors,
+    )
 
 
 def ask(params: ESParams, state: ESState) -> tuple[Perturbation, list[range]]:
@@ -107,12 +119,14 @@ def tell(
         p = perturbation(params, state.generation)
         shapes = {name: tuple(value.shape) for name, value in theta.items()}
         drawn = estimate(shapes, [int(pair) for pair in pairs], differences, p)
-        update = {name: torch.from_numpy(value) for name, value in drawn.items()}
+        update = {name: torch.from_numpy(value) for name, value in drawn.items() if moves(shapes[name], p)}
         gradient_norm = _norm(update)
         lr = params.optim.lr * params.optim.lr_decay**state.generation
-        theta, optim_state = optim.step(theta, update, optim_state, config=params.optim, lr=lr)
-    moved = {name: theta[name] - state.theta[name] for name in theta}
-    told = Told(_norm(moved), gradient_norm, int((~np.isfinite(fitness)).sum()), flat)
+        moving = {name: theta[name] for name in update}
+        moved, optim_state = optim.step(moving, update, optim_state, config=params.optim, lr=lr)
+        theta |= moved
+    change = {name: theta[name] - state.theta[name] for name in theta}
+    told = Told(_norm(change), gradient_norm, int((~np.isfinite(fitness)).sum()), flat)
     return ESState(state.generation + 1, theta, dict(buffers), optim_state), told
 
 

@@ -60,7 +60,9 @@ class Evaluator:
             failed += int((~np.isfinite(result.fitness)).sum())
             self._check(failed, result, jobs[index], state.generation + 1)
 
-        outcomes = self._workers.map(self._rollout, Generation(_arrays(state), p), jobs, on_result=on_result)
+        outcomes = self._workers.map(
+            self._rollout, Generation(state.generation, _arrays(state), p), jobs, on_result=on_result
+        )
         results = [_result(outcome, job) for outcome, job in zip(outcomes, jobs, strict=True)]
         moments = [result.moments for result in results if result.moments is not None]
         return Evaluation(
@@ -75,7 +77,7 @@ class Evaluator:
         episodes = self._config.eval.episodes
         size = min(self._params.chunk * self._config.es.episodes, -(-episodes // EVALUATION_CHUNKS))
         jobs = [Chunk("evaluation", i, min(size, episodes - i)) for i in range(0, episodes, size)]
-        generation = Generation(_arrays(state), es.perturbation(self._params, state.generation))
+        generation = Generation(state.generation, _arrays(state), es.perturbation(self._params, state.generation))
         outcomes = self._workers.map(self._rollout, generation, jobs)
         results = [_result(outcome, job) for outcome, job in zip(outcomes, jobs, strict=True)]
         returns = np.concatenate([result.returns for result in results])

@@ -1,35 +1,53 @@
 """Perturbations of a set of parameters, drawn again from their streams wherever they are needed. Pure functions.
 
-Shapes: P pairs, D parameters in all. Member 2i is theta + sigma*epsilon_i, member 2i+1 is theta − sigma*epsilon_i.
+Shapes: P pairs, D parameters in all, R rank; a matrix is (m, n). Member 2i is theta + sigma*epsilon_i, member 2i+1 is
+theta − sigma*epsilon_i.
 
-    dense       epsilon ~ N(0, I)                                         (Salimans et al. 2017, algorithm 1)
-    orthogonal  the epsilons of one block of pairs orthogonal to one another, their lengths kept as drawn
-                (Choromanski et al. 2018, arXiv 1804.02395, section 3: Gaussian orthogonal directions)
+    dense               epsilon ~ N(0, I)                                  (Salimans et al. 2017, algorithm 1)
+    orthogonal          the epsilons of one block of pairs orthogonal to one another, their lengths kept as drawn
+                        (Choromanski et al. 2018, arXiv 1804.02395, section 3: Gaussian orthogonal directions)
+    lowrank             epsilon = A Bᵀ/√R for a matrix, A (m, R) and B (n, R) standard normal, so that each element's
+                        standard deviation is 1 at every rank; dense for a vector   (EGGROLL: Sarkar et al. 2025,
+                        arXiv 2511.16652)
+    lowrank_orthogonal  the same, the columns of A of one block of pairs orthogonal to one another, and those of B
 
 Each parameter of each pair has a stream of its own, so no array of P×D numbers is kept (orthogonal: those of a block).
-All sums are elementwise or NumPy's own loops, never BLAS: the bits do not depend on the number of threads.
 
 A kind is a function that yields directions and one line in `KINDS`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from es_rl.errors import lookup
+from es_rl.errors import ConfigError, lookup
 from es_rl.rng import stream
 
 if TYPE_CHECKING:
     import torch
 
 Shapes = Mapping[str, tuple[int, ...]]  # of the parameters, by name, in the order of the module
-Directions = dict[str, NDArray[np.float32]]  # one epsilon, by parameter name
 Array = NDArray[np.float64]
+Dense = NDArray[np.float32]
+
+# The estimate multiplies the factors of so many pairs at a time: memory does not grow with the population.
+PAIRS_AT_ONCE = 256
+
+
+class Factors(NamedTuple):
+    """The direction a bᵀ of a matrix (m, n); 1/√R is in a."""
+
+    a: Dense  # (m, R)
+    b: Dense  # (n, R)
+
+
+Directions = dict[str, Dense | Factors]  # one epsilon, by parameter name; those that are frozen are missing
 
 
 @dataclass(frozen=True)
@@ -37,18 +55,12 @@ class Perturbation:
     """Which noise a generation uses. A member is fully named by (Perturbation, index)."""
 
     kind: str = "dense"  # a name of KINDS
-    sigma: float = 0.05  # standard deviation of each parameter's perturbation, > 0
+    sigma: float = 0.05  # standard deviation of each element's perturbation, > 0
     seed: int = 0
     generation: int = 0
     block: int = 8  # pairs made orthogonal to one another; one chunk, so that a chunk draws its noise alone
-
-
-def dense(shapes: Shapes, pair: int, p: Perturbation) -> Directions:
-    """The epsilon of one pair: independent standard normal numbers."""
-    return {
-        name: stream(p.seed, "noise", p.generation, pair, index).standard_normal(shape, dtype=np.float32)
-        for index, (name, shape) in enumerate(shapes.items())
-    }
+    rank: int = 1  # of a low-rank epsilon
+    freeze_vectors: bool = False  # biases and gains stay as they are
 
 
 def directions(shapes: Shapes, pairs: Sequence[int], p: Perturbation) -> Iterator[Directions]:
@@ -56,49 +68,167 @@ def directions(shapes: Shapes, pairs: Sequence[int], p: Perturbation) -> Iterato
     return lookup(KINDS, p.kind, "es.noise")(shapes, pairs, p)
 
 
-def estimate(shapes: Shapes, pairs: Sequence[int], differences: Array, p: Perturbation) -> Directions:
-    """The ascent direction 1/(2 P sigma) Σ_pairs (u⁺ − u⁻) epsilon, by parameter name.
+def moves(shape: tuple[int, ...], p: Perturbation) -> bool:
+    """Whether parameters of this shape are perturbed."""
+    return len(shape) > 1 or not p.freeze_vectors
+
+
+def matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """(m, n) of a parameter that has factors, all dimensions but the first flattened; None of a vector.
+
+    Dimensions of size one in front count for nothing, and a single row or column is a vector.
+    """
+    while shape and shape[0] == 1:
+        shape = shape[1:]
+    rest = math.prod(shape[1:])
+    return (shape[0], rest) if len(shape) > 1 and rest > 1 else None
+
+
+def check_rank(shapes: Shapes, p: Perturbation) -> None:
+    """Refuse a rank that a matrix cannot have. Raises `ConfigError`."""
+    if not p.kind.startswith("lowrank"):
+        return
+    for name, shape in shapes.items():
+        size = matrix(shape)
+        if p.rank < 1 or (size is not None and p.rank > min(size)):
+            raise ConfigError(
+                f"es.rank={p.rank}: must lie between 1 and the smaller side of every matrix, and {name} is "
+                f"{' × '.join(map(str, shape))}. Choose a smaller rank, or es.noise=dense."
+            )
+
+
+def estimate(shapes: Shapes, pairs: Sequence[int], differences: Array, p: Perturbation) -> dict[str, Dense]:
+    """The ascent direction 1/(2 P sigma) Σ_pairs (u⁺ − u⁻) epsilon, by parameter name; zero for what is frozen.
 
     `differences` (P,) are u⁺ − u⁻ of the `pairs` (P,), P being the pairs that count. An unbiased estimate of the
-    gradient of the expected utility under the perturbation (Salimans et al. 2017, equation 1, antithetic).
+    gradient of the expected utility under the perturbation (Salimans et al. 2017, equation 1, antithetic; for low rank
+    the sum over pairs is one matrix product: Sarkar et al. 2025).
     """
     total = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    waiting: dict[str, list[Factors]] = {name: [] for name in shapes}
     used = [(pair, weight) for pair, weight in zip(pairs, differences, strict=True) if weight != 0.0]
     for (_, weight), epsilon in zip(used, directions(shapes, [pair for pair, _ in used], p), strict=True):
         scale = np.float32(weight / (2 * len(pairs) * p.sigma))
         for name, value in epsilon.items():
-            value *= scale
-            total[name] += value
+            if isinstance(value, Factors):
+                waiting[name].append(Factors(value.a * scale, value.b))
+                if len(waiting[name]) == PAIRS_AT_ONCE:
+                    _add_products(total[name], waiting[name])
+            else:
+                value *= scale
+                total[name] += value
+    for name, factors in waiting.items():
+        _add_products(total[name], factors)
     return total
+
+
+def explicit(direction: Dense | Factors, shape: tuple[int, ...]) -> Dense:
+    """A direction as an array of the parameter's shape."""
+    if isinstance(direction, Factors):
+        return (direction.a @ direction.b.T).reshape(shape)
+    return direction
 
 
 def member_weights(module: torch.nn.Module, member: int, p: Perturbation) -> dict[str, torch.Tensor]:
     """The parameters of one member, explicitly: for oracles and for looking at, not for speed."""
     import torch
 
-    parameters = dict(module.named_parameters())
+    parameters = {name: value.detach() for name, value in module.named_parameters()}
     shapes = {name: tuple(value.shape) for name, value in parameters.items()}
     (epsilon,) = directions(shapes, [member // 2], p)
     step = p.sigma if member % 2 == 0 else -p.sigma
-    return {name: value.detach() + step * torch.from_numpy(epsilon[name]) for name, value in parameters.items()}
+    moved = {name: step * torch.from_numpy(explicit(value, shapes[name])) for name, value in epsilon.items()}
+    return {name: value + moved[name] if name in moved else value.clone() for name, value in parameters.items()}
 
 
-def _dense_directions(shapes: Shapes, pairs: Sequence[int], p: Perturbation) -> Iterator[Directions]:
-    return (dense(shapes, pair, p) for pair in pairs)
+def _add_products(total: Dense, factors: list[Factors]) -> None:
+    """Add Σ a bᵀ to the total, and empty the list."""
+    if factors:
+        a, b = (np.concatenate(side, axis=1) for side in zip(*factors, strict=True))  # (m, P·R), (n, P·R)
+        total += (a @ b.T).reshape(total.shape)
+        factors.clear()
 
 
-def _orthogonal_directions(shapes: Shapes, pairs: Sequence[int], p: Perturbation) -> Iterator[Directions]:
+def _dense(shapes: Shapes, pair: int, p: Perturbation) -> Directions:
+    """Independent standard normal numbers."""
+    return {
+        name: _normal(p, pair, index, shape) for index, (name, shape) in enumerate(shapes.items()) if moves(shape, p)
+    }
+
+
+def _lowrank(shapes: Shapes, pair: int, p: Perturbation) -> Directions:
+    """Independent standard normal factors, or numbers."""
+    result: Directions = {}
+    for index, (name, shape) in enumerate(shapes.items()):
+        if (size := matrix(shape)) is not None:
+            m, n = size
+            drawn = _normal(p, pair, index, (m + n, p.rank))
+            result[name] = Factors(drawn[:m] * np.float32(p.rank**-0.5), drawn[m:])
+        elif moves(shape, p):
+            result[name] = _normal(p, pair, index, shape)
+    return result
+
+
+def _normal(p: Perturbation, pair: int, index: int, shape: tuple[int, ...]) -> Dense:
+    return stream(p.seed, "noise", p.generation, pair, index).standard_normal(shape, dtype=np.float32)
+
+
+def _independent(draw: Callable[[Shapes, int, Perturbation], Directions]) -> Any:
+    return lambda shapes, pairs, p: (draw(shapes, pair, p) for pair in pairs)
+
+
+def _in_blocks(orthogonal: Callable[[list[Directions]], list[Directions]], draw: Any) -> Any:
     """Blocks are drawn whole, each only once if `pairs` ascend: a direction depends on those before it in its block."""
-    block, rows = -1, np.empty((0, 0), np.float32)
-    for pair in pairs:
-        if pair // p.block != block:
-            block = pair // p.block
-            drawn = [_flat(dense(shapes, i, p)) for i in range(block * p.block, (block + 1) * p.block)]
-            rows = orthogonalize(np.stack(drawn))
-        yield _named(rows[pair % p.block], shapes)
+
+    def kind(shapes: Shapes, pairs: Sequence[int], p: Perturbation) -> Iterator[Directions]:
+        block, drawn = -1, list[Directions]()
+        for pair in pairs:
+            if pair // p.block != block:
+                block = pair // p.block
+                drawn = orthogonal([draw(shapes, i, p) for i in range(block * p.block, (block + 1) * p.block)])
+            yield {
+                name: value if isinstance(value, Factors) else value.copy()
+                for name, value in drawn[pair % p.block].items()
+            }
+
+    return kind
 
 
-def orthogonalize(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+def _orthogonal_whole(drawn: list[Directions]) -> list[Directions]:
+    """Each direction's parameters taken together as one vector."""
+    flat = [np.concatenate([np.reshape(value, -1) for value in directions.values()]) for directions in drawn]
+    rows = orthogonalize(np.stack(flat))
+    shapes = {name: np.shape(value) for name, value in drawn[0].items()}
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1]
+    return [
+        {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), np.split(row, ends), strict=True)}
+        for row in rows
+    ]
+
+
+def _orthogonal_factors(drawn: list[Directions]) -> list[Directions]:
+    """The columns of each side of each matrix's factors."""
+    result = [dict(directions) for directions in drawn]
+    for name, value in drawn[0].items():
+        if isinstance(value, Factors):
+            sides = [
+                orthogonalize(np.concatenate([d[name][side].T for d in drawn])).reshape(
+                    len(drawn), value.a.shape[1], -1
+                )
+                for side in (0, 1)
+            ]
+            for directions, a, b in zip(result, *sides, strict=True):
+                directions[name] = Factors(np.ascontiguousarray(a.T), np.ascontiguousarray(b.T))
+    return result
+
+
+def _orthogonal_columns(sides: list[Dense]) -> list[Dense]:
+    """Arrays (m, R) whose columns are orthogonal to one another, all arrays taken together."""
+    columns = orthogonalize(np.concatenate([side.T for side in sides]))
+    return [np.ascontiguousarray(part.T) for part in np.split(columns, len(sides))]
+
+
+def orthogonalize(rows: Dense) -> Dense:
     """Rows (n, D) of the same lengths, mutually orthogonal within each run of D rows (no more can be in D dimensions).
 
     Gram-Schmidt in float64, each row swept twice ("twice is enough": Giraud et al. 2005), which leaves each row's
@@ -112,20 +242,13 @@ def orthogonalize(rows: NDArray[np.float32]) -> NDArray[np.float32]:
         for _ in range(2):
             result[i] -= np.einsum("ij,i->j", before, np.einsum("ij,j->i", before, result[i]))
         result[i] /= np.sqrt(np.einsum("j,j->", result[i], result[i]))
-    scaled: NDArray[np.float32] = (result * lengths[:, None]).astype(np.float32)
+    scaled: Dense = (result * lengths[:, None]).astype(np.float32)
     return scaled
 
 
-def _flat(epsilon: Directions) -> NDArray[np.float32]:
-    return np.concatenate([value.reshape(-1) for value in epsilon.values()])
-
-
-def _named(row: NDArray[np.float32], shapes: Shapes) -> Directions:
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])[:-1]
-    return {n: part.reshape(s).copy() for (n, s), part in zip(shapes.items(), np.split(row, ends), strict=True)}
-
-
 KINDS: dict[str, Callable[[Shapes, Sequence[int], Perturbation], Iterator[Directions]]] = {
-    "dense": _dense_directions,
-    "orthogonal": _orthogonal_directions,
+    "dense": _independent(_dense),
+    "orthogonal": _in_blocks(_orthogonal_whole, _dense),
+    "lowrank": _independent(_lowrank),
+    "lowrank_orthogonal": _in_blocks(_orthogonal_factors, _lowrank),
 }

@@ -1,127 +1,205 @@
-"""Many members of one nn.Module in one forward pass.
+"""Many members of one nn.Module in one forward pass; the module stays as it was written.
 
 Shapes: N members, k rows a member; the module sees N·k rows, those of one member together.
 
-Inside `with perturb(module, members, p):` the module's layers use every member's own weights, all members at once:
-
-    Linear     y = x Wᵀ + b, batched over the members
-    LayerNorm  the shared statistics, each member's own gain and bias
-
-A kind of layer = one function and one line in `LAYERS`. The module itself, its parameters and buffers stay untouched.
+Inside `with perturb(module, members, p):` a call of the module is intercepted where torch uses its parameters, and
+what has a rule in `es_rl.fused` is computed for all members at once. A module that uses a parameter in any other way
+is called once for each member, which a warning says once. The module, its parameters and its buffers stay untouched.
 """
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from es_rl.errors import EnvError
-from es_rl.noise import Perturbation, directions
-
-Weights = dict[str, Tensor]  # of one layer, by the layer's own parameter names, each (N, …)
-Forward = Callable[[Tensor], Tensor]
+from es_rl.fused import Interception, LowRank, Members, NoRuleError, attention
+from es_rl.noise import Factors, Perturbation, directions, matrix
 
 
-class Population:
-    """The members that a perturbed module stands for; `select` restricts it to some of them."""
+def members_of(module: nn.Module, members: Sequence[int], p: Perturbation) -> dict[str, Members]:
+    """Every member's parameters by name: theta ± sigma*epsilon, each epsilon drawn once a pair."""
+    theta = {name: value.detach() for name, value in module.named_parameters()}
+    shapes = {name: tuple(value.shape) for name, value in theta.items()}
+    rows: dict[int, list[int]] = {}
+    for row, member in enumerate(members):
+        rows.setdefault(member // 2, []).append(row)
+    result: dict[str, Members] = {}
+    for (_, at), epsilon in zip(rows.items(), directions(shapes, list(rows), p), strict=True):
+        for name, value in epsilon.items():
+            if name not in result:
+                result[name] = _empty(theta[name], value, len(members))
+            for row in at:
+                _write(result[name], row, theta[name], value, p.sigma if members[row] % 2 == 0 else -p.sigma)
+    still = {name: value.expand(len(members), *value.shape) for name, value in theta.items() if name not in result}
+    return {name: result[name] if name in result else still[name] for name in theta}
 
-    def __init__(self, module: nn.Module, layers: dict[str, Weights]) -> None:
-        self._module, self._layers = module, layers  # by the layer's name in the module
-        self.forward: dict[str, Forward] = {}  # of each layer, with the weights of the members that are selected
 
-    def select(self, index: Sequence[int] | NDArray[np.int64]) -> None:
-        """From now on the rows are those of the members at these positions only, which ascend."""
-        rows = torch.as_tensor(index)
-        for prefix, weights in self._layers.items():
-            live = {name: value if len(value) == len(rows) else value[rows] for name, value in weights.items()}
-            layer = self._module.get_submodule(prefix)
-            self.forward[prefix] = LAYERS[type(layer)](layer, live)
+def _empty(theta: Tensor, direction: NDArray[np.float32] | Factors, n: int) -> Members:
+    if not isinstance(direction, Factors):
+        return theta.new_empty((n, *theta.shape))
+    size = matrix(tuple(theta.shape))
+    assert size is not None
+    a, b = (theta.new_empty((n, *side.shape)) for side in direction)
+    return LowRank(theta.reshape(size), a, b)
+
+
+def _write(members: Members, row: int, theta: Tensor, direction: NDArray[np.float32] | Factors, step: float) -> None:
+    if isinstance(direction, Factors):
+        assert isinstance(members, LowRank)
+        torch.mul(torch.from_numpy(direction.a), step, out=members.a[row])
+        members.b[row] = torch.from_numpy(direction.b)
+    else:
+        assert isinstance(members, Tensor)
+        torch.add(theta, torch.from_numpy(direction), alpha=step, out=members[row])
 
 
 @contextmanager
 def perturb(module: nn.Module, members: Sequence[int], p: Perturbation) -> Iterator[Population]:
     """Let `module` stand for `members` (2i and 2i+1 are the pair ±) until the block ends.
 
-    Memory: N copies of the parameters. Raises `EnvError` for a layer with parameters that is not in `LAYERS`.
+    The first dimension of every tensor that goes in or comes out are the rows. No gradients are tracked. Memory: the
+    members' noise, N copies of the parameters if dense. Raises `EnvError` for a module that mixes its rows.
     """
-    layers: dict[str, Weights] = {}
-    for name, value in member_stack(module, members, p).items():
-        prefix, _, own = name.rpartition(".")
-        layers.setdefault(prefix, {})[own] = value
-    for prefix in layers:
-        _check(prefix, module.get_submodule(prefix))
-    population = Population(module, layers)
-    population.select(range(len(members)))
+    for name, part in module.named_modules():
+        if part.training and isinstance(part, nn.modules.batchnorm._BatchNorm):
+            raise EnvError(
+                f"{name or type(module).__name__} is a {type(part).__name__} in training mode, which normalises over "
+                f"the rows of different members together. Call eval() on the module first."
+            )
+    population = Population(module, members_of(module, members, p))
+    attentions = [part for part in module.modules() if type(part) is nn.MultiheadAttention]
     try:
-        for prefix in layers:
-            module.get_submodule(prefix).forward = _bound(prefix, population)
+        vars(module)["forward"] = population
+        for part in attentions:
+            if part is not module:
+                vars(part)["forward"] = attention(part)
         yield population
     finally:
-        for prefix in layers:
-            vars(module.get_submodule(prefix)).pop("forward", None)
+        for part in (module, *attentions):
+            vars(part).pop("forward", None)
 
 
-def member_stack(module: nn.Module, members: Sequence[int], p: Perturbation) -> dict[str, Tensor]:
-    """Every member's weights, (N, …) by parameter name: theta ± sigma*epsilon, each epsilon drawn once a pair."""
-    theta = {name: value.detach() for name, value in module.named_parameters()}
-    shapes = {name: tuple(value.shape) for name, value in theta.items()}
-    stack = {name: value.new_empty((len(members), *value.shape)) for name, value in theta.items()}
-    rows: dict[int, list[int]] = {}
-    for row, member in enumerate(members):
-        rows.setdefault(member // 2, []).append(row)
-    for (_, at), epsilon in zip(rows.items(), directions(shapes, list(rows), p), strict=True):
-        for row in at:
-            step = p.sigma if members[row] % 2 == 0 else -p.sigma
-            for name, value in theta.items():
-                torch.add(value, torch.from_numpy(epsilon[name]), alpha=step, out=stack[name][row])
-    return stack
+class Population:
+    """The members that a perturbed module stands for; called in place of its forward."""
+
+    def __init__(self, module: nn.Module, members: dict[str, Members]) -> None:
+        self._module, self._all = module, members
+        self._forward = attention(module) if type(module) is nn.MultiheadAttention else module.forward
+        (self._n,) = {len(m.a if isinstance(m, LowRank) else m) for m in members.values()} or {1}
+        self._everyone = self._n
+        self._live = members
+        self.together = True  # computed at once; False: one after the other
+
+    def select(self, index: Sequence[int] | NDArray[np.int64]) -> None:
+        """From now on the rows are those of the members at these positions only."""
+        at = torch.as_tensor(np.asarray(index))
+        self._n = len(at)
+        if self._n == self._everyone and bool((at == torch.arange(self._n)).all()):
+            self._live = self._all
+        else:
+            self._live = {name: m.select(at) if isinstance(m, LowRank) else m[at] for name, m in self._all.items()}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        rows = _rows((args, kwargs))
+        if rows % self._n:
+            raise EnvError(
+                f"a batch of {rows} rows for {self._n} members: each member must have the same number of rows."
+            )
+        with torch.no_grad():
+            if self.together:
+                try:
+                    return self._together(rows, args, kwargs)
+                except NoRuleError as use:
+                    self.together = False
+                    _warn_once(f"{type(self._module).__name__} {use}: its members are computed one after the other")
+            return self._each(range(self._n), rows, args, kwargs)
+
+    def _together(self, rows: int, args: Any, kwargs: Any) -> Any:
+        parameters = dict(self._module.named_parameters())
+        with Interception({id(parameters[name]): m for name, m in self._live.items()}, self._n, rows):
+            out = self._forward(*args, **kwargs)
+        if self._module not in _CHECKED:
+            _CHECKED.add(self._module)
+            self._check(out, rows, args, kwargs)
+        return out
+
+    def _check(self, out: Any, rows: int, args: Any, kwargs: Any) -> None:
+        """Once for a module: whether its rows are independent, by its first and its last member alone."""
+        leaves = tree_flatten((args, kwargs, out))[0]
+        if any(not isinstance(leaf, (Tensor, int, float, str, type(None))) for leaf in leaves):
+            return  # it keeps something, such as a cache, that a second call would change
+        for i in {0, self._n - 1}:
+            alone, together = (
+                tree_flatten(tree_map(part, x))[0]
+                for part, x in (
+                    (lambda x: x, self._each([i], rows, args, kwargs)),
+                    (_part(i, rows, self._n), out),
+                )
+            )
+            for one, many in zip(alone, together, strict=True):
+                if (
+                    isinstance(one, Tensor)
+                    and one.is_floating_point()
+                    and not torch.allclose(
+                        one, many, rtol=1e-2, atol=1e-3 * (1 + float(one.abs().max())), equal_nan=True
+                    )
+                ):
+                    raise NoRuleError("does not keep its rows, the first dimension, apart")
+
+    def _each(self, index: Sequence[int], rows: int, args: Any, kwargs: Any) -> Any:
+        """The module by itself for some members, one after the other, with explicit weights."""
+        mine = vars(self._module).pop("forward")
+        try:
+            parts = []
+            for i in index:
+                own = tree_map(_part(i, rows, self._n), (args, kwargs))
+                parts.append(functional_call(self._module, self._weights(i), own[0], own[1]))
+        finally:
+            vars(self._module)["forward"] = mine
+        flat = [tree_flatten(part) for part in parts]
+        joined = [
+            torch.cat(same) if isinstance(same[0], Tensor) else same[0]
+            for same in zip(*(f[0] for f in flat), strict=True)
+        ]
+        return tree_unflatten(joined, flat[0][1])
+
+    def _weights(self, i: int) -> dict[str, Tensor]:
+        theta = dict(self._module.named_parameters())
+        return {
+            name: (m.theta + m.a[i] @ m.b[i].T).reshape(theta[name].shape) if isinstance(m, LowRank) else m[i]
+            for name, m in self._live.items()
+        }
 
 
-def _check(prefix: str, layer: nn.Module) -> None:
-    if type(layer) not in LAYERS:
-        known = ", ".join(kind.__name__ for kind in LAYERS)
-        raise EnvError(
-            f"the policy's layer {prefix or '(itself)'} is a {type(layer).__name__}: only {known} can be perturbed "
-            f"as a population. Build the policy from these, or add the layer to es_rl/population.py."
-        )
+_CHECKED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_WARNED: set[str] = set()
 
 
-def _bound(prefix: str, population: Population) -> Forward:
-    forward = population.forward
-    return lambda x: forward[prefix](x)
+def _warn_once(text: str) -> None:
+    if text not in _WARNED:
+        _WARNED.add(text)
+        warnings.warn(text, stacklevel=4)
 
 
-def _linear(layer: nn.Module, w: Weights) -> Forward:
-    weight = w["weight"].transpose(1, 2)  # (N, in, out)
-    members, inputs, outputs = weight.shape
-    bias = w["bias"].unsqueeze(1) if "bias" in w else torch.zeros(1, 1, 1)  # (N, 1, out)
-
-    def forward(x: Tensor) -> Tensor:
-        y = torch.baddbmm(bias, x.reshape(members, -1, inputs), weight)  # (N, k, out)
-        return y.reshape(*x.shape[:-1], outputs)
-
-    return forward
+def _rows(arguments: Any) -> int:
+    for leaf in tree_flatten(arguments)[0]:
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            return len(leaf)
+    raise EnvError("a perturbed module needs a tensor whose first dimension are the rows.")
 
 
-def _layer_norm(layer: nn.Module, w: Weights) -> Forward:
-    assert isinstance(layer, nn.LayerNorm)
-    shape, eps = layer.normalized_shape, layer.eps
-    gain, bias = w["weight"].unsqueeze(1), w["bias"].unsqueeze(1) if "bias" in w else torch.zeros(())  # (N, 1, …)
-
-    def forward(x: Tensor) -> Tensor:
-        y = nn.functional.layer_norm(x, shape, eps=eps).reshape(len(gain), -1, *shape)
-        return torch.addcmul(bias, y, gain).reshape(x.shape)
-
-    return forward
-
-
-# How a layer of each kind computes for many members: (layer, their weights) → forward.
-LAYERS: dict[type[nn.Module], Callable[[nn.Module, Weights], Forward]] = {
-    nn.Linear: _linear,
-    nn.LayerNorm: _layer_norm,
-}
+def _part(i: int, rows: int, n: int) -> Callable[[Any], Any]:
+    """The rows of member i of whatever has rows."""
+    k = rows // n
+    return lambda x: x[i * k : (i + 1) * k] if isinstance(x, Tensor) and x.ndim and len(x) == rows else x

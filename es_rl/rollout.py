@@ -40,6 +40,7 @@ ATTEMPTS = 2
 class Generation:
     """What the chunks of one generation share."""
 
+    number: int
     model: dict[str, NDArray[Any]]  # the policy's parameters and buffers, by name
     perturbation: Perturbation
 
@@ -89,7 +90,7 @@ class Rollout:
     def __call__(self, generation: Generation, chunk: Chunk, beat: Beat) -> ChunkResult:
         env, policy = self.prepare(generation)
         p, es = generation.perturbation, self._config.es
-        seeds = episode_seeds(self._config, p.generation, chunk)
+        seeds = episode_seeds(self._config, generation.number, chunk)
         if chunk.kind == "evaluation":
             done = _attempt(lambda: rollout(env, policy_actor(policy), seeds, beat=beat))
             return _result(done, episodes=1, shift=0.0)

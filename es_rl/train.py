@@ -97,6 +97,7 @@ def _sitting(
             screen.say(f"warning: {text}")
         params = ESParams.of(config)
         state, progress = es.init(make_policy(config, spec)), Progress()
+        es.check(params, state)
         if resumed:
             state, progress = _restore(run, spec, state, screen.say)
         saver = Saver(run, config, spec, screen.say)

@@ -44,7 +44,7 @@ class Alone:
 
     def __call__(self, generation, chunk, beat):
         env, policy = self._rollout.prepare(generation)
-        seeds, recorded = episode_seeds(self._config, generation.perturbation.generation, chunk), []
+        seeds, recorded = episode_seeds(self._config, generation.number, chunk), []
         members, episodes = range(chunk.first, chunk.first + chunk.count), self._config.es.episodes
         with member_actors(policy, members, generation.perturbation) as actor:
             rollout(env, actor(), seeds, episodes=episodes, beat=beat, record=recorded)
@@ -100,7 +100,7 @@ def main(argv):
             p, chunks = es.ask(params, state)
             model = {name: value.numpy() for name, value in {**state.theta, **state.buffers}.items()}
             jobs = [Chunk("members", c.start, len(c)) for c in chunks]
-            steps, busy = np.sum(workers.map(alone, Generation(model, p), jobs), axis=0)
+            steps, busy = np.sum(workers.map(alone, Generation(state.generation, model, p), jobs), axis=0)
             measured["alone"] = (steps, busy / max(1, count))
             state = after
             if number == 0:

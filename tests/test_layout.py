@@ -15,6 +15,7 @@ ORDER = [
     ["rng", "presets", "processes"],
     ["config"],
     ["shaping", "noise", "optim"],
+    ["fused"],
     ["population", "es", "policies", "envs"],
     ["actors"],
     ["rollout"],

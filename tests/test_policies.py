@@ -28,8 +28,7 @@ def test_actions_are_of_the_action_space_for_any_observation(name, space):
     policy = make(name, space=space)
     obs = torch.randn(50, 6, dtype=torch.float64) * 1e4
     with perturb(policy, range(50), Perturbation(sigma=3.0)):
-        action, state = policy(obs)
-    assert state is None
+        action, _ = policy(obs)
     for row in action.numpy():
         assert space.contains(row if space.shape == () else row.reshape(space.shape).astype(space.dtype))
     assert len(np.unique(action.numpy(), axis=0)) > 1
@@ -77,7 +76,7 @@ def test_clip_and_tanh():
 
 
 def test_an_unknown_policy_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"policy=mpl: unknown. Did you mean mlp\? Known: linear, mlp"):
+    with pytest.raises(ConfigError, match=r"policy=mpl: unknown. Did you mean mlp\? Known: linear, mlp, transformer"):
         make("mpl")
 
 

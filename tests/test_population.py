@@ -1,82 +1,282 @@
-"""The batched forward pass of many members against each member's explicit weights."""
+"""One forward pass of many members against each member's explicit weights in the module by itself."""
 
 import copy
+import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from es_rl import population
 from es_rl.errors import EnvError
 from es_rl.noise import KINDS, Perturbation, member_weights
 from es_rl.population import perturb
 
-P = Perturbation(kind="dense", sigma=0.2, seed=3, generation=5, block=4)
+MEMBERS = [0, 1, 2, 3, 7, 12]
 
 
-def network():
+class Conv(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv1d(3, 8, 3, padding=1, bias=False), nn.Conv2d(1, 4, 3, stride=2)
+        self.norm, self.batch = nn.GroupNorm(2, 8), nn.BatchNorm2d(4)
+        self.out = nn.Linear(4 * 3 * 4, 5)
+
+    def forward(self, x):  # (rows, 3, 10)
+        y = F.relu(self.norm(self.one(x)))[:, None]
+        return self.out(self.batch(self.two(y)).flatten(1))
+
+
+class Tied(nn.Module):
+    """A language model whose output matrix is that of its embedding, with learnt positions and an RMS norm by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(11, 8), nn.Linear(8, 11, bias=False)
+        self.head.weight = self.embedding.weight
+        self.positions = nn.Parameter(torch.randn(1, 20, 8))
+        self.gain = nn.Parameter(torch.ones(8))
+        self.rms = nn.RMSNorm(8)
+
+    def forward(self, ids):  # (rows, T)
+        x = self.embedding(ids) + self.positions[:, : ids.shape[1]]
+        x = self.gain * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6).to(self.gain.dtype))
+        return self.head(self.rms(x))
+
+
+class Sentence(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.gru, self.out = nn.Embedding(11, 6), nn.GRU(6, 7, batch_first=True), nn.Linear(7, 3)
+
+    def forward(self, ids):
+        return self.out(self.gru(self.embedding(ids))[0][:, -1])
+
+
+class Products(nn.Module):
+    """Parameters used by hand in every way that has a rule."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.v, self.b = (nn.Parameter(torch.randn(*s)) for s in ((5, 6), (6, 4), (6,)))
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x):  # (rows, 5)
+        y = torch.addmm(self.b, x, self.w) * self.scale.exp()
+        y = y @ self.v.t().t() + (1.0 + self.b[:4]) - self.scale
+        return 2.0 - torch.maximum(self.scale, y) / (self.scale.square() + 1.0)
+
+
+def llama():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=32,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config)
+
+
+def gpt2():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=31, n_embd=16, n_layer=2, n_head=4, n_positions=32)
+    return transformers.GPT2LMHeadModel(config)
+
+
+def ids(vocabulary):
+    return lambda rows: torch.randint(vocabulary, (rows, 6))
+
+
+def numbers(*shape):
+    return lambda rows: torch.randn(rows, *shape)
+
+
+def encoder():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu")
+    return nn.TransformerEncoder(layer, 2)
+
+
+# name → the module, its input, whether all of it has rules
+NETWORKS = {
+    "mlp": (
+        lambda: nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 6, bias=False), nn.LayerNorm(6, bias=False), nn.Linear(6, 1)),
+        numbers(5),
+        True,
+    ),
+    "mlp on sequences": (lambda: nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2)), numbers(4, 5), True),
+    "convolutional": (Conv, numbers(3, 10), True),
+    "depthwise": (lambda: nn.Conv1d(4, 8, 3, groups=4), numbers(4, 9), False),
+    "tied embedding": (Tied, ids(11), True),
+    "gru": (Sentence, ids(11), False),
+    "transformer encoder": (encoder, numbers(7, 8), True),
+    "products": (Products, numbers(5), True),
+    "llama": (llama, ids(31), True),
+    "gpt2": (gpt2, ids(31), True),
+}  # fmt: skip
+
+
+def build(name):
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(5, 8),
-        nn.LayerNorm(8),
-        nn.Tanh(),
-        nn.Linear(8, 6, bias=False),
-        nn.LayerNorm(6, bias=False),
-        nn.Linear(6, 3),
-    ).requires_grad_(False)
+    make, inputs, fused = NETWORKS[name]
+    module = make().eval()
+    for value in module.parameters():
+        if value.ndim < 2:
+            value.data += 0.3 * torch.randn_like(value)
+    return module, inputs, fused
 
 
-def explicit(module, members, x, rows, p=P):
+def tensor(out):
+    return out if isinstance(out, torch.Tensor) else out.logits
+
+
+def explicit(module, members, x, rows, p):
     """One member after the other, each with its own weights, in a module that nobody has perturbed."""
     module = copy.deepcopy(module)
-    for layer in module.modules():
-        vars(layer).pop("forward", None)
+    for part in module.modules():
+        vars(part).pop("forward", None)
     parts = [
-        functional_call(module, member_weights(module, m, p), (x[i * rows : (i + 1) * rows],))
+        tensor(functional_call(module, member_weights(module, m, p), (x[i * rows : (i + 1) * rows],)))
         for i, m in enumerate(members)
     ]
-    return torch.cat(parts)
+    return torch.cat(parts).detach()
+
+
+def assert_close(got, expected):
+    assert got.shape == expected.shape
+    assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("kind", ["dense", "lowrank"])
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_every_member_is_the_module_with_its_explicit_weights(name, kind, rank, rows):
+    module, inputs, fused = build(name)
+    p = Perturbation(kind=kind, rank=rank, sigma=0.1, seed=3, generation=5)
+    x = inputs(len(MEMBERS) * rows)
+    before, state = tensor(module(x)), copy.deepcopy(module.state_dict())
+    expected = explicit(module, MEMBERS, x, rows, p)
+    with warnings.catch_warnings(record=True) as caught, perturb(module, MEMBERS, p) as members:
+        warnings.simplefilter("always")
+        y = tensor(module(x))
+        assert members.together is fused, [str(w.message) for w in caught]
+        assert not y.requires_grad
+        assert_close(y, expected)
+        members.select([1, 4])
+        pick = torch.tensor([m * rows + r for m in (1, 4) for r in range(rows)])
+        assert_close(tensor(module(x[pick])), expected[pick])
+        members.select(range(len(MEMBERS)))
+        assert_close(tensor(module(x)), expected)
+    assert torch.equal(tensor(module(x)), before)
+    assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
+    assert not any("forward" in vars(part) for part in module.modules())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("members", [[0], [0, 1, 2, 3, 4, 5, 6, 7], [3, 2, 9, 14]])
-def test_all_members_at_once_equal_one_by_one(kind, rows, members):
-    p = Perturbation(kind=kind, sigma=0.2, seed=3, generation=5, block=4)
-    module, x = network(), torch.randn(len(members) * rows, 5)
-    with perturb(module, members, p):
-        assert torch.allclose(module(x), explicit(module, members, x, rows, p), atol=1e-5)
+def test_every_kind_of_noise_with_frozen_vectors_and_without(kind):
+    module, inputs, _ = build("mlp")
+    for frozen in (False, True):
+        p = Perturbation(kind=kind, rank=2, sigma=0.2, block=4, freeze_vectors=frozen)
+        x = inputs(len(MEMBERS))
+        with perturb(module, MEMBERS, p):
+            assert_close(module(x), explicit(module, MEMBERS, x, 1, p))
 
 
-def test_selected_members_are_those_at_the_positions():
-    module, x = network(), torch.randn(4, 5)
-    with perturb(module, range(8), P) as population:
-        population.select([1, 6])
-        assert torch.allclose(module(x), explicit(module, [1, 6], x, 2), atol=1e-5)
-        population.select(range(8))
-        x = torch.randn(8, 5)
-        assert torch.allclose(module(x), explicit(module, range(8), x, 1), atol=1e-5)
+def test_no_product_of_factors_is_ever_formed(monkeypatch):
+    def forbidden(self):
+        raise AssertionError("a bᵀ was formed")
+
+    monkeypatch.setattr(population.LowRank, "explicit", forbidden)
+    monkeypatch.setattr(population, "_CHECKED", {None})
+    for name in ("mlp", "convolutional", "transformer encoder", "llama", "gpt2"):
+        module, inputs, _ = build(name)
+        population._CHECKED.add(module)
+        with perturb(module, MEMBERS, Perturbation(kind="lowrank")) as members:
+            if name != "gpt2":  # adds a table of positions, which transformers looks up as an embedding
+                module(inputs(len(MEMBERS)))
+                assert members.together
 
 
-def test_more_dimensions_than_two():
-    module, x = network(), torch.randn(4, 7, 5)
-    with perturb(module, [0, 1], P):
-        y = module(x)
-    assert y.shape == (4, 7, 3)
-    assert torch.allclose(y, explicit(module, [0, 1], x, 2), atol=1e-5)
+def test_masks_and_causality_of_attention():
+    torch.manual_seed(0)
+    layer, p = nn.MultiheadAttention(8, 2, batch_first=True), Perturbation(kind="lowrank", sigma=0.3)
+    x, memory, padding = torch.randn(4, 5, 8), torch.randn(4, 6, 8), torch.rand(4, 6) < 0.3
+    causal = nn.Transformer.generate_square_subsequent_mask(5)
+    alone = copy.deepcopy(layer)
+    with perturb(layer, [4, 5], p):
+        self_attended, weights = layer(x, x, x, attn_mask=causal)
+        attended, _ = layer(x, memory, memory, key_padding_mask=padding)
+    for i, m in enumerate((4, 5)):
+        own, at = member_weights(alone, m, p), slice(2 * i, 2 * i + 2)
+        y, w = functional_call(alone, own, (x[at], x[at], x[at]), {"attn_mask": causal})
+        assert_close(self_attended[at], y.detach())
+        assert_close(weights[at], w.detach())
+        y, _ = functional_call(alone, own, (x[at], memory[at], memory[at]), {"key_padding_mask": padding[at]})
+        assert_close(attended[at], y.detach())
+
+
+class Mixing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x):
+        y = self.layer(x)
+        return y - y.mean(0)
+
+
+class TimeFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x):  # (rows, T, 3), with as many steps as rows
+        return self.layer(x.transpose(0, 1)).transpose(0, 1)
+
+
+@pytest.mark.parametrize("make", [Mixing, TimeFirst])
+def test_a_module_that_mixes_rows_or_moves_them_is_computed_member_by_member(make):
+    module, x, p = make(), torch.randn(4, 4, 3), Perturbation(kind="lowrank", sigma=0.5)
+    population._WARNED.clear()
+    expected = "does not keep its rows.* apart: its members are computed one"
+    with pytest.warns(UserWarning, match=expected), perturb(module, range(4), p):
+        assert_close(module(x), explicit(module, range(4), x, 1, p))
+
+
+def test_what_has_no_rule_is_named_once():
+    population._WARNED.clear()
+    module, inputs, _ = build("gru")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            with perturb(module, range(4), Perturbation()):
+                module(inputs(4))
+    (text,) = {str(w.message) for w in caught}
+    assert len(caught) == 1 and "Sentence gives parameters to gru: its members are computed one after the other" in text
 
 
 def test_the_module_is_itself_again_even_after_an_error():
-    module, x = network(), torch.randn(2, 5)
-    before, weights = module(x), {k: v.clone() for k, v in module.state_dict().items()}
-    with pytest.raises(RuntimeError, match="boom"), perturb(module, [0, 1], P):
+    module, inputs, _ = build("transformer encoder")
+    x = inputs(2)
+    before = module(x)
+    with pytest.raises(RuntimeError, match="boom"), perturb(module, [0, 1], Perturbation()):
         raise RuntimeError("boom")
+    with pytest.raises(RuntimeError), perturb(module, [0, 1], Perturbation(kind="lowrank")):
+        module(torch.randn(2, 7, 9))
     assert torch.equal(module(x), before)
-    assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
 
 
-def test_a_layer_that_cannot_be_perturbed_is_named():
-    module = nn.Sequential(nn.Linear(4, 4), nn.Conv1d(1, 1, 3))
-    with pytest.raises(EnvError, match=r"layer 1 is a Conv1d: only Linear, LayerNorm"), perturb(module, [0, 1], P):
+def test_batch_norm_in_training_mode_is_refused():
+    module = Conv().train()
+    expected = r"batch is a BatchNorm2d in training mode.*rows of different members together"
+    with pytest.raises(EnvError, match=expected), perturb(module, [0, 1], Perturbation()):
         pass
-    assert "forward" not in vars(module[0])
+
+
+def test_a_batch_that_is_no_multiple_of_the_members_is_refused():
+    module, inputs, _ = build("mlp")
+    with perturb(module, range(4), Perturbation()):
+        with pytest.raises(EnvError, match="a batch of 6 rows for 4 members"):
+            module(inputs(6))
+        assert torch.isfinite(module(inputs(8))).all()

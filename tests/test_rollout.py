@@ -25,7 +25,7 @@ def prepare(line):
         state["normalizer.m2"] += 3.0
         policy.load_state_dict(state)
     p = perturbation(ESParams.of(config), 4)
-    generation = Generation({k: v.numpy() for k, v in policy.state_dict().items()}, p)
+    generation = Generation(4, {k: v.numpy() for k, v in policy.state_dict().items()}, p)
     return config, spec, policy, generation, Rollout(config, spec)
 
 
@@ -48,6 +48,8 @@ LINES = [
     "env=CartPole-v1 policy=linear es.population=8 chunk=8 es.sigma=1 es.episodes=3",
     "env=hostile:DictObservation-v0 policy=mlp es.population=8 chunk=8 es.sigma=1",
     "env=es_rl/PointMass-v0 policy=linear es.noise=orthogonal es.population=8 chunk=8 es.sigma=0.3",
+    "env=CartPole-v1 policy=mlp es.noise=lowrank es.rank=2 es.episodes=2 es.population=8 chunk=8 es.sigma=0.5",
+    "env=CartPole-v1 policy=mlp es.noise=lowrank es.freeze_vectors=true es.population=8 chunk=8 es.sigma=0.5",
 ]
 
 
@@ -135,5 +137,5 @@ def test_a_hiccup_changes_nothing():
 def test_weights_that_are_not_finite_fail():
     _, _, _, generation, rollout = prepare("env=es_rl/PointMass-v0 policy=linear chunk=4")
     model = {k: v * np.nan if k == "layer.weight" else v for k, v in generation.model.items()}
-    result = rollout(Generation(model, generation.perturbation), Chunk("members", 0, 4), lambda steps: None)
+    result = rollout(Generation(4, model, generation.perturbation), Chunk("members", 0, 4), lambda steps: None)
     assert np.isnan(result.fitness).all()

@@ -19,7 +19,7 @@ from es_rl.errors import Stopped
 from es_rl.train import _signals
 
 TOY = ["env=es_rl/PointMass-v0", "mlp.hidden=[8]", "eval.every=2"]
-KINDS = [("dense", "linear"), ("dense", "mlp"), ("orthogonal", "linear"), ("orthogonal", "mlp")]
+KINDS = [("dense", "linear"), ("dense", "mlp"), ("orthogonal", "linear"), ("orthogonal", "mlp"), ("lowrank", "mlp")]
 
 
 def toy(noise="dense", policy="mlp", population=16, chunk=4):

@@ -29,10 +29,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from es_rl.envs import gymnasium_backend
+from es_rl.envs import gymnasium_backend, point_mass, recall
 from es_rl.envs.mujoco_tasks import TASKS
 from es_rl.envs.spaces import Bools, Floats, Ids
-from es_rl.envs.point_mass import register as _register_point_mass
 from es_rl.errors import EnvError, lookup, nearest
 
 class VectorEnv(Protocol):
@@ -63,7 +62,8 @@ BACKENDS: dict[str, Callable[[str, int, Mapping[str, Any]], VectorEnv]] = {
 
 _MUJOCO = "pip install 'mujoco>=3.17,!=4.0.0'"
 
-_register_point_mass()
+point_mass.register()
+recall.register()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import nn
 
 from es_rl.config import Config
 from es_rl.errors import lookup
-from es_rl.policies import linear, mlp
+from es_rl.policies import linear, mlp, transformer
 from es_rl.policies.action import ActionHead
 from es_rl.policies.normalizer import Normalizer, Unnormalized
 from es_rl.rng import integer_seed
@@ -30,6 +30,7 @@ from es_rl.rng import integer_seed
 POLICIES: dict[str, Callable[[Config, int, nn.Module, ActionHead], nn.Module]] = {
     "linear": linear.build,
     "mlp": mlp.build,
+    "transformer": transformer.build,
 }
 
 

@@ -1,0 +1,382 @@
+"""Functions of torch computed for many members at once: interception, and a rule for each function.
+
+Shapes: N members, k rows a member, R rank; a matrix is (m, n). A batch has N·k rows, those of one member together.
+
+With low-rank noise the members share the product with theta, and a bᵀ is never formed: x Wᵀ + (x b) aᵀ (EGGROLL:
+Sarkar et al. 2025, arXiv 2511.16652). Only a matrix that is no factor of a product, such as a table of positions
+that is added, is formed for each member.
+
+A use of parameters = one function, which takes the arguments of torch's function after the interception, and one line
+in `RULES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import vmap
+from torch.overrides import TorchFunctionMode
+
+
+class LowRank(NamedTuple):
+    """Members of a matrix: theta + a bᵀ."""
+
+    theta: Tensor  # (m, n)
+    a: Tensor  # (N, m, R), with the sign, sigma and 1/√R
+    b: Tensor  # (N, n, R)
+
+    def select(self, index: Tensor) -> LowRank:
+        return LowRank(self.theta, self.a[index], self.b[index])
+
+    def transpose(self) -> LowRank:
+        return LowRank(self.theta.T, self.b, self.a)
+
+    def explicit(self) -> Tensor:
+        """(N, m, n)."""
+        return torch.baddbmm(self.theta, self.a, self.b.transpose(1, 2))
+
+
+Members = Tensor | LowRank  # of one parameter: (N, *shape), or factors
+
+
+class NoRuleError(Exception):
+    """A parameter is used in a way that cannot be computed for all members at once."""
+
+
+# Functions that read a tensor's values into Python.
+_WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
+_READS = {"item", "tolist", "__bool__", "__float__", "__int__", "__index__", "numpy", "__array__", "equal", "allclose"}
+
+
+class Interception(TorchFunctionMode):
+    """Calls of torch that use a perturbed parameter, or what was made of one, go to their rule."""
+
+    def __init__(self, members: dict[int, Members], n: int, rows: int) -> None:
+        super().__init__()
+        self.n, self._rows = n, rows
+        self._members = members
+        self._made: list[Tensor] = []  # kept, so that no id is used again
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for x in (*args, *kwargs.values()):  # a plain loop: this stands before every call of torch
+            if id(x) in self._members or (type(x) in (tuple, list) and self._is_perturbed(x)):
+                break
+        else:
+            return func(*args, **kwargs)
+        if (rule := RULES.get(func)) is not None:
+            return rule(self, *args, **kwargs)
+        return self._other(func, args, kwargs)
+
+    def is_batch(self, x: Tensor) -> bool:
+        """Whether the first dimension are rows: as many as went into the module, or a multiple of that."""
+        return x.ndim > 0 and len(x) > 0 and len(x) % self._rows == 0
+
+    def members(self, x: Any) -> Members | None:
+        """Those of a parameter, None of anything else."""
+        return self._members.get(id(x))
+
+    def make(self, like: Tensor, members: Members) -> Tensor:
+        """`like` stands for these members from now on."""
+        self._members[id(like)] = members
+        self._made.append(like)
+        return like
+
+    def _is_perturbed(self, x: Any) -> bool:
+        if isinstance(x, (tuple, list)):
+            return any(self._is_perturbed(part) for part in x)
+        return id(x) in self._members
+
+    def _other(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What asks for a shape or a type; what computes an array of one parameter alone; element by element."""
+        name = getattr(func, "__name__", str(func))
+        if any(isinstance(x, (tuple, list)) and self._is_perturbed(x) for x in args):
+            raise NoRuleError(f"gives parameters to {name}")
+        tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        if len(tensors) > 1 and func in ELEMENTWISE and len(args) == 2 and not kwargs:
+            return _elementwise(self, func, *args)
+        if name in _READS or len(tensors) > 1:
+            raise NoRuleError(f"gives parameters to {name}")
+        result = func(*args, **kwargs)
+        if not isinstance(result, Tensor):
+            if isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result):
+                raise NoRuleError(f"gives parameters to {name}")
+            return result  # a shape, a type, a device
+        return self._array(func, name, args, kwargs, result)
+
+    def _array(self, func: Any, name: str, args: Any, kwargs: Any, result: Tensor) -> Tensor:
+        """A function of one parameter alone; a matrix that is no factor of a product is formed."""
+        at = next(i for i, x in enumerate(args) if isinstance(x, Tensor)) if args else -1
+        members = self.members(args[at]) if at >= 0 else None
+        if members is None or name in _WRITES or (name.endswith("_") and not name.endswith("__")):
+            raise NoRuleError(f"gives parameters to {name}")
+        theta = args[at]
+        if name in ("to", "float", "detach", "contiguous", "type_as", "data") and result.shape == theta.shape:
+            cast = [
+                func(*args[:at], part, *args[at + 1 :], **kwargs)
+                for part in (members if isinstance(members, LowRank) else [members])
+            ]
+            return self.make(result.view_as(result), LowRank(*cast) if isinstance(members, LowRank) else cast[0])
+        if isinstance(members, LowRank):
+            if func in TRANSPOSES and result.ndim == 2 and theta.ndim == 2:
+                return self.make(result, members.transpose() if result.shape == theta.T.shape else members)
+            if name == "__getitem__" and theta.ndim == 2 and isinstance(args[1], slice):  # some rows
+                return self.make(result, LowRank(members.theta[args[1]], members.a[:, args[1]], members.b))
+            members = members.explicit().reshape(-1, *theta.shape)
+        stack = vmap(lambda one: func(*args[:at], one, *args[at + 1 :], **kwargs))(members)
+        return self.make(result.view_as(result), stack)
+
+
+def _product(m: Interception, x: Tensor, w: Members) -> Tensor:
+    """x (N·k, …, n) times each member's own w (m, n), transposed: (N·k, …, m)."""
+    if not m.is_batch(x):
+        raise NoRuleError("multiplies rows that are not a number for each member")
+    if isinstance(w, LowRank) and x.ndim == 2 and len(x) == m.n and w.a.shape[2] == 1:
+        return _rank_one_product(x, w)
+    rows = x.reshape(m.n, -1, x.shape[-1])  # (N, K, n)
+    y = _low_rank_product(rows, w) if isinstance(w, LowRank) else torch.bmm(rows, w.transpose(1, 2))
+    return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _low_rank_product(rows: Tensor, w: LowRank) -> Tensor:
+    """rows (N, K, n) times each member's theta + a bᵀ, transposed: (N, K, m)."""
+    y = F.linear(rows, w.theta)
+    return y.baddbmm_(torch.bmm(rows, w.b), w.a.transpose(1, 2))
+
+
+def _rank_one_product(x: Tensor, w: LowRank) -> Tensor:
+    """The same of one row a member at rank one, x (N, n): a dot product with b, and a multiple of a."""
+    t = torch.mul(x, w.b.squeeze(2)).sum(-1, keepdim=True)  # (N, 1)
+    return F.linear(x, w.theta).addcmul_(t, w.a.squeeze(2))
+
+
+def _linear(m: Interception, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    w, b = m.members(weight), m.members(bias)
+    if m.members(input) is not None:
+        raise NoRuleError("multiplies parameters with one another")
+    y = F.linear(input, weight) if w is None else _product(m, input, w)
+    if bias is None:
+        return y
+    return y + bias if b is None else _elementwise(m, torch.add, y, bias)
+
+
+def _matmul(m: Interception, input: Tensor, other: Tensor) -> Tensor:
+    w = m.members(other)
+    if w is None or other.ndim != 2 or m.members(input) is not None:
+        raise NoRuleError("multiplies a parameter from the left")
+    return _product(m, input, w.transpose() if isinstance(w, LowRank) else w.transpose(1, 2))
+
+
+def _addmm(m: Interception, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    if beta != 1 or alpha != 1:
+        raise NoRuleError("scales a product within addmm")
+    y = _matmul(m, mat1, mat2) if m.members(mat2) is not None else mat1 @ mat2
+    return y + input if m.members(input) is None else _elementwise(m, torch.add, y, input)
+
+
+def _embedding(
+    m: Interception,
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    w = m.members(weight)
+    if w is None or max_norm is not None:
+        raise NoRuleError("looks up an embedding with max_norm")
+    if not m.is_batch(input):  # places, for instance, which are the same for all rows
+        tables = w.explicit() if isinstance(w, LowRank) else w
+        return m.make(F.embedding(input, weight), tables[:, input])
+    member = torch.arange(m.n, device=input.device).repeat_interleave(len(input) // m.n)
+    own = input + (member * len(weight)).reshape(-1, *([1] * (input.ndim - 1)))  # into the members' tables on end
+    if not isinstance(w, LowRank):
+        return F.embedding(own, w.reshape(-1, w.shape[-1]))
+    y = F.embedding(input, w.theta).reshape(m.n, -1, w.theta.shape[1])  # (N, K, d)
+    a = F.embedding(own, w.a.reshape(-1, w.a.shape[2])).reshape(m.n, -1, w.a.shape[2])  # (N, K, R)
+    return y.baddbmm_(a, w.b.transpose(1, 2)).reshape(*input.shape, -1)
+
+
+def _convolution(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def rule(
+        m: Interception,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        w = m.members(weight)
+        if input.ndim != weight.ndim or not m.is_batch(input) or (groups != 1 and w is not None):
+            raise NoRuleError("convolves in groups, or rows that are not a number for each member")
+        how = {"stride": stride, "padding": padding, "dilation": dilation}
+        if w is None:
+            y = conv(input, weight, None, groups=groups, **how)
+        else:
+            # One convolution whose groups are the members: their rows side by side as channels.
+            k, filters = len(input) // m.n, weight.shape[1:]
+            wide = input.reshape(m.n, k, *input.shape[1:]).transpose(0, 1).flatten(1, 2)  # (k, N·C, …)
+            if isinstance(w, LowRank):
+                own = w.b.transpose(1, 2).reshape(-1, *filters)  # (N·R, C, …)
+                t = conv(wide, own, None, groups=m.n, **how)
+                t = t.reshape(k, m.n, -1, *t.shape[2:])  # (k, N, R, …)
+                delta = torch.einsum("knr...,nmr->nkm...", t, w.a).flatten(0, 1)
+                y = conv(input, w.theta.reshape(weight.shape), None, **how) + delta
+            else:
+                y = conv(wide, w.flatten(0, 1), None, groups=m.n, **how)  # (k, N·m, …)
+                y = y.reshape(k, m.n, -1, *y.shape[2:]).transpose(0, 1).flatten(0, 1)
+        return y if bias is None else _on_channels(m, torch.add, y, bias)
+
+    return rule
+
+
+def _on_channels(m: Interception, func: Any, y: Tensor, p: Tensor) -> Tensor:
+    """A parameter (C,) with y (N·k, C, …)."""
+    rest = [1] * (y.ndim - 2)
+    own = m.members(p)
+    if own is None:
+        plain: Tensor = func(y, p.reshape(-1, *rest))
+        return plain
+    assert isinstance(own, Tensor)
+    return _pointwise(m, func, y, own.reshape(m.n, -1, *rest))
+
+
+def _layer_norm(
+    m: Interception, input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Tensor:
+    return _affine(m, _elementwise, F.layer_norm(input, normalized_shape, eps=eps), weight, bias)
+
+
+def _rms_norm(
+    m: Interception, input: Tensor, normalized_shape: Any, weight: Any = None, eps: float | None = None
+) -> Tensor:
+    return _affine(m, _elementwise, F.rms_norm(input, normalized_shape, eps=eps), weight, None)
+
+
+def _group_norm(
+    m: Interception, input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Tensor:
+    return _affine(m, _on_channels, F.group_norm(input, num_groups, eps=eps), weight, bias)
+
+
+def _batch_norm(
+    m: Interception, input: Tensor, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    if training:
+        raise NoRuleError("normalises over the rows of its members together")
+    return _affine(m, _on_channels, F.batch_norm(input, running_mean, running_var, eps=eps), weight, bias)
+
+
+def _affine(m: Interception, apply: Callable[..., Tensor], y: Tensor, gain: Any, bias: Any) -> Tensor:
+    for func, p in ((torch.mul, gain), (torch.add, bias)):
+        if p is not None:
+            y = apply(m, func, y, p)
+    return y
+
+
+def _elementwise(m: Interception, func: Any, x: Any, y: Any) -> Tensor:
+    """One of them a parameter, or made of one, the other a batch whose rows it does not stretch over."""
+    if (own := m.members(y)) is not None and m.members(x) is None:
+        batch, swapped = x, False
+    elif (own := m.members(x)) is not None and m.members(y) is None:
+        batch, swapped = y, True
+    elif own is None:
+        plain: Tensor = func(x, y)
+        return plain
+    else:
+        raise NoRuleError("combines parameters with one another")
+    if isinstance(own, LowRank):
+        own = own.explicit().reshape(m.n, *(x if swapped else y).shape)
+    return _pointwise(m, (lambda one, other: func(other, one)) if swapped else func, batch, own)
+
+
+def _pointwise(m: Interception, func: Any, batch: Tensor, own: Tensor) -> Tensor:
+    """func(batch (N·k, …), own (N, *shape)), each member's rows with its own."""
+    if own.ndim - 1 == batch.ndim and own.shape[1] == 1:
+        own = own[:, 0]
+    if own.ndim > batch.ndim or not m.is_batch(batch):
+        raise NoRuleError("stretches a parameter over rows of different members")
+    rows = batch.reshape(m.n, -1, *batch.shape[1:])
+    own = own.reshape(m.n, *([1] * (rows.ndim - own.ndim)), *own.shape[1:])
+    y: Tensor = func(rows, own)
+    return y.reshape(-1, *y.shape[2:])
+
+
+def attention(layer: Any) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """nn.MultiheadAttention in terms of linear maps and scaled dot products, which have rules."""
+
+    def forward(
+        query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None, need_weights: bool = True,
+        attn_mask: Tensor | None = None, average_attn_weights: bool = True, is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        if layer.bias_k is not None or layer.add_zero_attn or not layer._qkv_same_embed_dim or query.ndim != 3:
+            raise NoRuleError("has an attention with bias_k, zero attention, kdim or vdim, or without a batch")
+        if not layer.batch_first:
+            same = query is key and key is value
+            query, key, value = (
+                [query.transpose(0, 1)] * 3 if same else [x.transpose(0, 1) for x in (query, key, value)]
+            )
+        weight, bias, width = layer.in_proj_weight, layer.in_proj_bias, layer.embed_dim
+        if query is key and key is value:
+            parts = list(F.linear(query, weight, bias).chunk(3, dim=-1))
+        else:
+            own = [slice(i * width, (i + 1) * width) for i in range(3)]
+            parts = [
+                F.linear(x, weight[i], None if bias is None else bias[i])
+                for x, i in zip((query, key, value), own, strict=True)
+            ]
+        heads = layer.num_heads
+        q, k, v = (part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in parts)  # (rows, heads, T, d)
+        mask = None if attn_mask is None else _additive(attn_mask, heads, q)
+        if key_padding_mask is not None:
+            mask = _additive(key_padding_mask[:, None, None], heads, q) + (0.0 if mask is None else mask)
+        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        weights = (scores if mask is None else scores + mask).softmax(-1)
+        y = F.linear((weights @ v).transpose(1, 2).flatten(2), layer.out_proj.weight, layer.out_proj.bias)
+        seen = weights.mean(1) if average_attn_weights else weights
+        return (y if layer.batch_first else y.transpose(0, 1)), (seen if need_weights else None)
+
+    return forward
+
+
+def _additive(mask: Tensor, heads: int, q: Tensor) -> Tensor:
+    """A mask to be added to scores (rows, heads, T, S), of a boolean one (True: not seen) or of numbers."""
+    if mask.ndim == 3:  # (rows·heads, T, S)
+        mask = mask.reshape(-1, heads, *mask.shape[1:])
+    return torch.zeros_like(mask, dtype=q.dtype).masked_fill_(mask, -torch.inf) if mask.dtype == torch.bool else mask
+
+
+TRANSPOSES = {Tensor.t, torch.t, Tensor.transpose, torch.transpose, Tensor.T.__get__, Tensor.mT.__get__}  # type: ignore[attr-defined]
+ELEMENTWISE = {
+    torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.maximum, torch.minimum,
+    Tensor.add, Tensor.sub, Tensor.mul, Tensor.div, Tensor.pow,
+    Tensor.__add__, Tensor.__radd__, Tensor.__sub__, Tensor.__rsub__, Tensor.__mul__, Tensor.__rmul__,
+    Tensor.__truediv__, Tensor.__rtruediv__, Tensor.__pow__,
+}  # fmt: skip
+# How a function of torch that is given parameters computes for all members: its own arguments, after the interception.
+RULES: dict[Any, Callable[..., Any]] = {
+    F.linear: _linear,
+    torch.matmul: _matmul,
+    Tensor.matmul: _matmul,
+    Tensor.__matmul__: _matmul,
+    torch.mm: _matmul,
+    Tensor.mm: _matmul,
+    torch.addmm: _addmm,
+    Tensor.addmm: _addmm,
+    F.embedding: _embedding,
+    torch.conv1d: _convolution(torch.conv1d),
+    torch.conv2d: _convolution(torch.conv2d),
+    F.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+    F.group_norm: _group_norm,
+    F.batch_norm: _batch_norm,
+}

@@ -131,37 +131,43 @@ class Interception(TorchFunctionMode):
         return self.make(result.view_as(result), stack)
 
 
-def _product(m: Interception, x: Tensor, w: Members) -> Tensor:
-    """x (N·k, …, n) times each member's own w (m, n), transposed: (N·k, …, m)."""
+def _product(m: Interception, x: Tensor, w: Members, bias: Tensor | None = None) -> Tensor:
+    """x (N·k, …, n) times each member's own w (m, n), transposed, + its bias (N, m): (N·k, …, m)."""
     if not m.is_batch(x):
         raise NoRuleError("multiplies rows that are not a number for each member")
-    if isinstance(w, LowRank) and x.ndim == 2 and len(x) == m.n and w.a.shape[2] == 1:
-        return _rank_one_product(x, w)
-    rows = x.reshape(m.n, -1, x.shape[-1])  # (N, K, n)
-    y = _low_rank_product(rows, w) if isinstance(w, LowRank) else torch.bmm(rows, w.transpose(1, 2))
+    if isinstance(w, LowRank):
+        return _low_rank_product(m.n, x, w, bias)
+    rows, own = x.reshape(m.n, -1, x.shape[-1]), w.transpose(1, 2)  # (N, K, n), (N, n, m)
+    y = torch.bmm(rows, own) if bias is None else torch.baddbmm(bias[:, None], rows, own)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
-def _low_rank_product(rows: Tensor, w: LowRank) -> Tensor:
-    """rows (N, K, n) times each member's theta + a bᵀ, transposed: (N, K, m)."""
-    y = F.linear(rows, w.theta)
-    return y.baddbmm_(torch.bmm(rows, w.b), w.a.transpose(1, 2))
-
-
-def _rank_one_product(x: Tensor, w: LowRank) -> Tensor:
-    """The same of one row a member at rank one, x (N, n): a dot product with b, and a multiple of a."""
-    t = torch.mul(x, w.b.squeeze(2)).sum(-1, keepdim=True)  # (N, 1)
-    return F.linear(x, w.theta).addcmul_(t, w.a.squeeze(2))
+def _low_rank_product(members: int, x: Tensor, w: LowRank, bias: Tensor | None) -> Tensor:
+    """What is each member's own comes first, then the product that all share is added in place: no copy of either."""
+    n, rank = w.b.shape[1:]
+    if rank == 1 and x.shape == (members, n):  # a dot product with b, and a multiple of a
+        t, a = torch.mul(x, w.b.squeeze(2)).sum(-1, keepdim=True), w.a.squeeze(2)  # (N, 1), (N, m)
+        y = t * a if bias is None else torch.addcmul(bias, t, a)
+    else:
+        t, a = torch.bmm(x.reshape(members, -1, n), w.b), w.a.transpose(1, 2)  # (N, K, R), (N, R, m)
+        y = torch.bmm(t, a) if bias is None else torch.baddbmm(bias[:, None], t, a)
+    y = y.reshape(-1, y.shape[-1]).addmm_(x.reshape(-1, n), w.theta.T)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 def _linear(m: Interception, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     w, b = m.members(weight), m.members(bias)
     if m.members(input) is not None:
         raise NoRuleError("multiplies parameters with one another")
-    y = F.linear(input, weight) if w is None else _product(m, input, w)
-    if bias is None:
-        return y
-    return y + bias if b is None else _elementwise(m, torch.add, y, bias)
+    if w is None:
+        return _shifted(m, F.linear(input, weight), bias)
+    if isinstance(b, Tensor):
+        return _product(m, input, w, b)
+    return _shifted(m, _product(m, input, w), bias)
+
+
+def _shifted(m: Interception, y: Tensor, bias: Tensor | None) -> Tensor:
+    return y if bias is None else _elementwise(m, torch.add, y, bias)
 
 
 def _matmul(m: Interception, input: Tensor, other: Tensor) -> Tensor:
@@ -174,8 +180,7 @@ def _matmul(m: Interception, input: Tensor, other: Tensor) -> Tensor:
 def _addmm(m: Interception, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     if beta != 1 or alpha != 1:
         raise NoRuleError("scales a product within addmm")
-    y = _matmul(m, mat1, mat2) if m.members(mat2) is not None else mat1 @ mat2
-    return y + input if m.members(input) is None else _elementwise(m, torch.add, y, input)
+    return _shifted(m, _matmul(m, mat1, mat2) if m.members(mat2) is not None else mat1 @ mat2, input)
 
 
 def _embedding(

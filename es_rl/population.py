@@ -98,17 +98,18 @@ class Population:
         self._forward = attention(module) if type(module) is nn.MultiheadAttention else module.forward
         (self._n,) = {len(m.a if isinstance(m, LowRank) else m) for m in members.values()} or {1}
         self._everyone = self._n
-        self._live = members
+        self._parameters = dict(module.named_parameters())
+        self.select(range(self._n))
         self.together = True  # computed at once; False: one after the other
 
     def select(self, index: Sequence[int] | NDArray[np.int64]) -> None:
         """From now on the rows are those of the members at these positions only."""
         at = torch.as_tensor(np.asarray(index))
         self._n = len(at)
-        if self._n == self._everyone and bool((at == torch.arange(self._n)).all()):
-            self._live = self._all
-        else:
+        self._live = self._all
+        if self._n < self._everyone or bool((at != torch.arange(self._n)).any()):
             self._live = {name: m.select(at) if isinstance(m, LowRank) else m[at] for name, m in self._all.items()}
+        self._by_id = {id(self._parameters[name]): m for name, m in self._live.items()}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         rows = _rows((args, kwargs))
@@ -126,8 +127,7 @@ class Population:
             return self._each(range(self._n), rows, args, kwargs)
 
     def _together(self, rows: int, args: Any, kwargs: Any) -> Any:
-        parameters = dict(self._module.named_parameters())
-        with Interception({id(parameters[name]): m for name, m in self._live.items()}, self._n, rows):
+        with Interception(dict(self._by_id), self._n, rows):
             out = self._forward(*args, **kwargs)
         if self._module not in _CHECKED:
             _CHECKED.add(self._module)
@@ -193,6 +193,9 @@ def _warn_once(text: str) -> None:
 
 
 def _rows(arguments: Any) -> int:
+    args = arguments[0]
+    if args and isinstance(args[0], Tensor) and args[0].ndim:
+        return len(args[0])  # most of the time
     for leaf in tree_flatten(arguments)[0]:
         if isinstance(leaf, Tensor) and leaf.ndim:
             return len(leaf)

@@ -1,6 +1,9 @@
 """One forward pass of many members against each member's explicit weights in the module by itself."""
 
 import copy
+import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -280,3 +283,38 @@ def test_a_batch_that_is_no_multiple_of_the_members_is_refused():
         with pytest.raises(EnvError, match="a batch of 6 rows for 4 members"):
             module(inputs(6))
         assert torch.isfinite(module(inputs(8))).all()
+
+
+MEMORY = """
+import sys, torch
+from pathlib import Path
+from torch import nn
+from es_rl.noise import Perturbation
+from es_rl.population import perturb
+torch.set_num_threads(1)
+members = int(sys.argv[1])
+layers = [part for _ in range(3) for part in (nn.Linear(256, 256), nn.Tanh())]
+module, x = nn.Sequential(*layers).requires_grad_(False), torch.randn(members, 256)
+with perturb(module, range(4), Perturbation(kind="lowrank")):  # what the first call loads
+    module(x[:8])
+def peak(run):
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    run()
+    return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+def population():
+    with perturb(module, range(members), Perturbation(kind="lowrank")):
+        for _ in range(3):
+            module(x)
+module(x)
+plain = peak(lambda: module(x))
+print(peak(population) - plain, members * 3 * (256 + 256 + 256) * 4)
+"""
+
+
+def test_the_memory_of_4096_members_is_that_of_their_factors():
+    freed_at_once = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, "4096"], env=freed_at_once, capture_output=True, text=True, check=True
+    )
+    extra, factors = map(int, done.stdout.split())
+    assert factors / 2 < extra < 1.2 * factors  # dense: 3.2 GB

@@ -27,3 +27,12 @@ def test_throughput_of_training_and_of_the_simulations_alone(keys, tmp_path):
 def test_peers_are_those_that_throughput_asks_for():
     code = "import throughput, peers; assert set(throughput.PEERS) == set(peers.PEERS)"
     subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, check=True)
+
+
+def test_the_forward_pass_is_compared_with_plain_inference(tmp_path):
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "forward.py", "8x6x2x3"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    sizes, shares, memory = done.stdout.splitlines()[1].split("|")
+    assert sizes.split() == ["8", "6", "2", "3"] and all(float(share) > 0 for share in shares.split())
+    assert memory.split() == [str(4 * (2 * 16 + 8)), str(4 * 72)]

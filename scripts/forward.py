@@ -1,0 +1,77 @@
+"""The population's forward pass: its speed against plain inference, and what its members cost in memory.
+
+    python scripts/forward.py                       # the cases below
+    python scripts/forward.py 1024x1024 256x256x2   # width x members (x rank)
+
+One linear layer of the given width, one row a member. The same batch goes, in turn, through the plain module, through
+the population's forward pass with low-rank noise, with dense noise, and, in the way of torch itself, through
+`torch.func.vmap` over a stack of weights. Noise is drawn beforehand. The medians of interleaved repetitions are
+compared, so that a machine whose speed wavers slows all alike.
+"""
+
+import statistics
+import sys
+import time
+
+import torch
+from torch import nn
+from torch.func import functional_call, vmap
+
+from es_rl.noise import Perturbation, member_weights
+from es_rl.population import perturb
+from es_rl.processes import use_one_thread
+
+CASES = ["64x64", "256x256", "1024x1024", "256x1024", "256x256x4", "768x64x1x16"]  # the last: 16 tokens a member
+SECONDS = 4.0
+DENSE_BYTES = 2**31  # above, dense copies of the weights are left out
+
+
+def interleaved(calls):
+    """Median seconds of each call, of rounds in which each has its turn."""
+    times = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    end = time.perf_counter() + SECONDS
+    while time.perf_counter() < end or len(times["plain"]) < 5:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def measure(width, members, rank=1, tokens=1):
+    """Shares of plain inference, and bytes of a member's noise."""
+    torch.manual_seed(0)
+    module = nn.Linear(width, width).requires_grad_(False)
+    x = torch.randn(members, *([tokens] if tokens > 1 else []), width)
+    p = Perturbation(kind="lowrank", rank=rank, sigma=0.05)
+    calls = {"plain": lambda: module(x)}
+    with torch.inference_mode(), perturb(nn.Sequential(module), range(members), p) as low:
+        calls["lowrank"] = lambda: low(x)
+        if members * width * width * 4 < DENSE_BYTES:
+            stack = [member_weights(module, m, Perturbation(sigma=0.05)) for m in range(members)]
+            stack = {name: torch.stack([weights[name] for weights in stack]) for name in stack[0]}
+            rows = x.reshape(members, -1, width)
+            calls["dense"] = lambda: torch.baddbmm(stack["bias"][:, None], rows, stack["weight"].transpose(1, 2))
+            calls["vmap"] = lambda: vmap(lambda own, row: functional_call(module, own, (row,)))(stack, rows)
+        seconds = interleaved(calls)
+    return seconds, 4 * rank * 2 * width + 4 * width, 4 * (width * width + width)
+
+
+def main(argv):
+    use_one_thread()
+    print(
+        "width members rank tokens | share of plain inference: low rank, dense, vmap | bytes a member: low rank, dense"
+    )
+    for case in argv or CASES:
+        sizes = [int(part) for part in case.split("x")]
+        seconds, low, dense = measure(*sizes)
+        shares = [f"{seconds['plain'] / seconds[k]:.3f}" if k in seconds else "-" for k in ("lowrank", "dense", "vmap")]
+        width, members, rank, tokens = (*sizes, *(1, 1)[len(sizes) - 2 :])
+        print(f"{width:5} {members:7} {rank:4} {tokens:6} | {' '.join(shares)} | {low:,} {dense:,}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,13 +1,9 @@
-"""Who acts in a rollout: observations of all simulations → their actions, each simulation by its own member.
+"""Who acts in a rollout: observations of the simulations that run → their actions, each simulation by its own member.
 
-Shapes: N members, k simulations a member (adjacent rows), O observation, A action.
+Shapes: N members, k simulations a member (adjacent ones), n = N·k, O observation, A action.
 
-Two actors do the same. `TorchActor` calls the policy itself, any module that `population.perturb` can perturb.
-`NumpyActor` computes a `Feedforward` policy in NumPy. For the small networks of control that is most of the difference
-between the physics' speed and training's: a step of physics sweeps the processor's caches, and whatever runs between
-two steps runs cold, where one operation of torch takes the time of ten of NumPy's.
-
-A kind of layer that is to run in NumPy = one function and one line in `KERNELS`.
+An `Actor` keeps a batch for one of two ways to compute a policy, which do the same: `NumpyForward` for a `Feedforward`
+policy, and `TorchForward` for any other.
 """
 
 from __future__ import annotations
@@ -22,221 +18,119 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from es_rl.fused import LowRank, Members
+from es_rl.fused import Members
 from es_rl.noise import Perturbation
-from es_rl.policies.action import ActionHead
-from es_rl.policies.feedforward import Feedforward
-from es_rl.policies.normalizer import CLIP, Normalizer, Unnormalized
+from es_rl.numpy_forward import NumpyForward, chain
 from es_rl.population import Population, members_of, perturb
 
-Array = NDArray[Any]  # (N, k, features)
-Kernel = Callable[[Array], Array]  # may write into its argument, except the first one
-Weights = dict[str, Any]  # of one layer, by the layer's own parameter names: (N, 1, …), or theta (m, n) and the factors
+Ints = NDArray[np.int64]
+
+# Finished simulations stay in the batch until this share of it runs: making it anew costs a copy of the weights.
+SHRINK_BELOW = 0.75
 
 
-class Actor(Protocol):
-    """Acts in n simulations, until some of them are dropped."""
+class Forward(Protocol):
+    """The policy, for a batch of simulations, all of each member."""
 
     def __call__(self, obs: NDArray[np.float64]) -> NDArray[Any]:
         """Observations (n, O) → actions (n, A), or (n,) integers."""
 
-    def keep(self, rows: NDArray[np.int64]) -> None:
-        """From now on n are those at these positions, which ascend, and are all those of their members."""
+    def keep(self, rows: Ints, members: Ints) -> None:
+        """From now on the batch are those at these positions only, which belong to the members at those."""
+
+
+class Actor:
+    """Acts in n simulations as long as they run."""
+
+    def __init__(self, forward: Forward, n: int, k: int = 1) -> None:
+        self._forward, self._k = forward, k
+        self._rows = np.arange(n)  # simulations in the batch
+        self._inputs: NDArray[np.float64] | None = None  # their newest observations; finished ones keep their last
+        self._at: Ints = self._rows  # where in the batch those stand that run
+
+    def __call__(self, running: Ints, obs: NDArray[np.float64]) -> NDArray[Any]:
+        """The simulations that still run, ascending, and their observations (n, O) → their actions."""
+        if len(running) != len(self._at):
+            self._at = np.searchsorted(self._rows, running)
+            if len(running) < SHRINK_BELOW * len(self._rows):
+                self._shrink()
+            # A copy, since the last observations of all belong to whoever gave them.
+            shape = (len(self._rows), obs.shape[1])
+            self._inputs = np.zeros(shape) if self._inputs is None else self._inputs.copy()
+        if len(running) == len(self._rows):
+            self._inputs = obs
+            return self._forward(obs)
+        assert self._inputs is not None
+        self._inputs[self._at] = obs
+        return self._forward(self._inputs)[self._at]
+
+    def _shrink(self) -> None:
+        """Keep the members of which a simulation runs."""
+        members = np.unique(self._at // self._k)
+        kept = (members[:, None] * self._k + np.arange(self._k)).reshape(-1)
+        self._forward.keep(kept, members)
+        self._rows, self._at = self._rows[kept], np.searchsorted(kept, self._at)
+        if self._inputs is not None:
+            self._inputs = self._inputs[kept]
 
 
 @contextmanager
-def member_actors(policy: nn.Module, members: Sequence[int], p: Perturbation) -> Iterator[Callable[[], Actor]]:
-    """Makes actors for the perturbed `members`, whose simulations are adjacent rows; each begins with all of them."""
-    if (layers := _chain(policy)) is not None:
+def member_actors(
+    policy: nn.Module, members: Sequence[int], p: Perturbation, k: int = 1
+) -> Iterator[Callable[[], Actor]]:
+    """Makes actors for the perturbed `members`, each in `k` adjacent simulations; every actor begins anew."""
+    n = len(members)
+    if (layers := _numpy_layers(policy)) is not None:
         weights = members_of(policy, members, p)
-        yield lambda: NumpyActor(layers, weights, len(members))
+        yield lambda: Actor(NumpyForward(layers, weights, n), n * k, k)
         return
-    with torch.inference_mode(), perturb(policy, members, p) as population:
-        yield lambda: TorchActor(policy, population, len(members))
+    with perturb(policy, members, p) as population:
+        yield lambda: Actor(TorchForward(policy, population, n), n * k, k)
 
 
-def policy_actor(policy: nn.Module) -> Actor:
-    """The actor of the unperturbed policy, in any number of simulations."""
-    if (layers := _chain(policy)) is not None:
-        return NumpyActor(layers, {name: value.detach()[None] for name, value in policy.named_parameters()})
-    return TorchActor(policy)
+def policy_actor(policy: nn.Module, n: int) -> Actor:
+    """The actor of the unperturbed policy in n simulations."""
+    if (layers := _numpy_layers(policy)) is not None:
+        weights: dict[str, Members] = {name: value.detach()[None] for name, value in policy.named_parameters()}
+        return Actor(NumpyForward(layers, weights), n)
+    return Actor(TorchForward(policy), n)
 
 
-class TorchActor:
+def _numpy_layers(policy: nn.Module) -> dict[str, nn.Module] | None:
+    return chain(policy) if _device(policy).type == "cpu" else None
+
+
+def _device(policy: nn.Module) -> torch.device:
+    return next(policy.parameters()).device
+
+
+class TorchForward:
     """The policy itself, with its memory, a row a simulation."""
 
     def __init__(self, policy: nn.Module, population: Population | None = None, members: int = 1) -> None:
         self._policy, self._population, self._members = policy, population, np.arange(members)
         self._state: Any = None
+        self._device = _device(policy)
+        self._pinned: torch.Tensor | None = None  # on the way to a GPU
         if population is not None:
             population.select(self._members)
 
     def __call__(self, obs: NDArray[np.float64]) -> NDArray[Any]:
         with torch.inference_mode():
-            actions, self._state = self._policy(torch.from_numpy(obs), self._state)
-        result: NDArray[Any] = actions.numpy()
-        self._n = len(obs)
+            actions, self._state = self._policy(self._upload(torch.from_numpy(obs)), self._state)
+            result: NDArray[Any] = actions.cpu().numpy()  # on a GPU the only wait of a step
         return result
 
-    def keep(self, rows: NDArray[np.int64]) -> None:
-        if self._state is not None:
-            self._state = tree_map(lambda part: part[rows] if isinstance(part, torch.Tensor) else part, self._state)
+    def _upload(self, obs: torch.Tensor) -> torch.Tensor:
+        if self._device.type == "cpu":
+            return obs
+        if self._pinned is None or len(self._pinned) < len(obs):
+            self._pinned = torch.empty_like(obs, pin_memory=True)
+        staged = self._pinned[: len(obs)]
+        return staged.copy_(obs).to(self._device, non_blocking=True)
+
+    def keep(self, rows: Ints, members: Ints) -> None:
+        self._state = tree_map(lambda part: part[rows] if isinstance(part, torch.Tensor) else part, self._state)
         if self._population is not None:
-            self._members = self._members[_members_of(rows, self._n // len(self._members))]
+            self._members = self._members[members]
             self._population.select(self._members)
-
-
-class NumpyActor:
-    """A chain of layers with the weights of N members, or of one for all simulations."""
-
-    def __init__(self, layers: dict[str, nn.Module], weights: dict[str, Members], members: int = 1) -> None:
-        self._layers, self._weights, self._members = layers, weights, members
-        self._kernels = self._bind()
-
-    def __call__(self, obs: NDArray[np.float64]) -> NDArray[Any]:
-        n, inputs = obs.shape
-        x = obs.reshape(self._members, -1, inputs)  # (N, k, O)
-        for kernel in self._kernels:
-            x = kernel(x)
-        self._n = n
-        return x.reshape(n, *x.shape[2:])
-
-    def keep(self, rows: NDArray[np.int64]) -> None:
-        if self._members > 1:
-            index = torch.from_numpy(_members_of(rows, self._n // self._members))
-            self._weights = {
-                name: m.select(index) if isinstance(m, LowRank) else m[index] for name, m in self._weights.items()
-            }
-            self._members, self._kernels = len(index), self._bind()
-
-    def _bind(self) -> list[Kernel]:
-        """Each layer's kernel with its weights."""
-        own: dict[str, Weights] = {name: {} for name in self._layers}
-        for name, m in self._weights.items():
-            prefix, _, short = name.rpartition(".")
-            if isinstance(m, LowRank):
-                own[prefix][short] = tuple(part.numpy() for part in (m.theta, m.a[:, None], m.b[:, None]))
-            else:
-                own[prefix][short] = m.numpy()[:, None]  # the same for a member's k simulations
-        return [KERNELS.get(type(layer), _by_torch)(layer, own[name]) for name, layer in self._layers.items()]
-
-
-def _members_of(rows: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    return rows[::k] // k
-
-
-def _chain(policy: nn.Module) -> dict[str, nn.Module] | None:
-    """The layers of a feedforward policy by their names in it, or None if NumPy cannot compute one."""
-    if not isinstance(policy, Feedforward):
-        return None
-    layers = {
-        name: layer for name, layer in policy.named_modules() if not isinstance(layer, nn.Sequential)
-    }  # of nested chains, the links
-    computable = (type(layer) in KERNELS or not list(layer.parameters()) for layer in layers.values())
-    return layers if all(computable) else None
-
-
-def _by_torch(layer: nn.Module, w: Weights) -> Kernel:
-    """For layers without parameters that are seldom used."""
-    return lambda x: layer(torch.from_numpy(x)).numpy()
-
-
-def _linear(layer: nn.Module, w: Weights) -> Kernel:
-    weight, bias = w["weight"], w.get("bias")
-    product = _low_rank_product(*weight) if isinstance(weight, tuple) else lambda x: np.matvec(weight, x)
-
-    def kernel(x: Array) -> Array:
-        y: Array = product(x)
-        if bias is not None:
-            y += bias
-        return y
-
-    return kernel
-
-
-def _low_rank_product(theta: Array, a: Array, b: Array) -> Kernel:
-    """x thetaᵀ, one product for all members, + (x b) aᵀ, each member's own: (m, n), (N, 1, m, R), (N, 1, n, R)."""
-    shared = np.ascontiguousarray(theta.T)
-    if a.shape[-1] == 1:
-        a, b = np.ascontiguousarray(a[..., 0]), np.ascontiguousarray(b[..., 0])
-        own: Kernel = lambda x: np.vecdot(x, b)[..., None] * a  # noqa: E731
-    else:
-        transposed = np.ascontiguousarray(b.swapaxes(-1, -2))
-        own = lambda x: np.matvec(a, np.matvec(transposed, x))  # noqa: E731
-
-    def kernel(x: Array) -> Array:
-        y: Array = (x.reshape(-1, x.shape[-1]) @ shared).reshape(*x.shape[:-1], -1)
-        y += own(x)
-        return y
-
-    return kernel
-
-
-def _layer_norm(layer: nn.Module, w: Weights) -> Kernel:
-    assert isinstance(layer, nn.LayerNorm)
-    size, eps, gain, bias = layer.normalized_shape[0], layer.eps, w["weight"], w.get("bias")
-
-    def kernel(x: Array) -> Array:
-        x = x - np.add.reduce(x, axis=-1, keepdims=True) / size
-        variance = np.add.reduce(np.square(x), axis=-1, keepdims=True) / size
-        x *= gain / np.sqrt(variance + eps)
-        if bias is not None:
-            x += bias
-        return x
-
-    return kernel
-
-
-def _normalizer(layer: nn.Module, w: Weights) -> Kernel:
-    assert isinstance(layer, Normalizer)
-    scale, shift = layer.scale.numpy(), layer.shift.numpy()
-
-    def kernel(obs: Array) -> Array:
-        x = obs * scale
-        x += shift
-        return _clipped(x, -CLIP, CLIP).astype(np.float32)
-
-    return kernel
-
-
-def _head(layer: nn.Module, w: Weights) -> Kernel:
-    assert isinstance(layer, ActionHead)
-    if layer.discrete:
-        return lambda x: x.argmax(axis=-1) + layer.start
-    squash: Kernel = _tanh if layer.squash == "tanh" else lambda x: _clipped(x, -1.0, 1.0)
-    if layer.is_unit:
-        return squash
-    center, reach, low, high, bounded = (
-        getattr(layer, name).numpy() for name in ("center", "reach", "low", "high", "bounded")
-    )
-
-    def kernel(x: Array) -> Array:
-        y = np.where(bounded, squash(x.copy()), x)
-        y *= reach
-        y += center
-        return _clipped(y, low, high)
-
-    return kernel
-
-
-def _clipped(x: Array, low: Any, high: Any) -> Array:
-    """In place. np.clip does the same, three times as slowly for the few numbers of a step."""
-    np.maximum(x, low, out=x)
-    np.minimum(x, high, out=x)
-    return x
-
-
-def _tanh(x: Array) -> Array:
-    return np.tanh(x, out=x)
-
-
-# How a layer of each kind computes for many members: (layer, their weights) → kernel.
-KERNELS: dict[type[nn.Module], Callable[[nn.Module, Weights], Kernel]] = {
-    Normalizer: _normalizer,
-    Unnormalized: lambda layer, w: lambda obs: obs.astype(np.float32),
-    nn.Linear: _linear,
-    nn.LayerNorm: _layer_norm,
-    nn.Tanh: lambda layer, w: _tanh,
-    nn.ReLU: lambda layer, w: lambda x: np.maximum(x, 0.0, out=x),
-    ActionHead: _head,
-}

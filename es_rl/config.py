@@ -136,6 +136,12 @@ class Config:
         "the population",
         low=2,
     )
+    inference: str = key(
+        "local",
+        "where the policy runs: local, in the workers; central, in one place for all of them, on the device",
+        choices=("local", "central"),
+    )
+    device: str = key("auto", "of central inference: cpu, cuda, auto", choices=("cpu", "cuda", "auto"))
     hang_after: float = key(60.0, "seconds without a finished step after which a worker is replaced", above=0)
     run: str = key("", "the run's directory; default: runs/ENV/TIME-POLICY")
     eval: EvalConfig = group(EvalConfig, "evaluation of the unperturbed policy")
@@ -287,6 +293,10 @@ def _resolve(config: Config) -> Config:
         raise ConfigError(
             f"es.top={es.top}: at most es.population/2 = {es.population // 2} pairs can count. Give es.top too."
         )
+    if config.inference == "central" and config.workers == 0:
+        raise ConfigError("inference=central: needs worker processes that simulate. Leave workers=0 out.")
+    if config.inference == "local" and config.device == "cuda":
+        raise ConfigError("device=cuda: needs inference=central, one place for the policies of all members.")
     width, heads = config.transformer.width, config.transformer.heads
     if width % heads:
         raise ConfigError(f"transformer.width={width}: must be a multiple of transformer.heads={heads}.")

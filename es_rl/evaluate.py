@@ -76,7 +76,8 @@ def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[np
     """Returns and lengths of the episodes that did not fail. Raises `EnvError` if all did."""
     seeds = [integer_seed(config.seed, "evaluate", episode) for episode in range(config.episodes)]
     vector = envs.make(env, min(BATCH, config.episodes), config.backend, **agent.config.env_kwargs)
-    done = [rollout(vector, policy_actor(agent.policy), seeds[i : i + BATCH]) for i in range(0, len(seeds), BATCH)]
+    batches = [seeds[i : i + BATCH] for i in range(0, len(seeds), BATCH)]
+    done = [rollout(vector, policy_actor(agent.policy, len(batch)), batch) for batch in batches]
     vector.close()
     returns = np.concatenate([part.returns for part in done])
     sound = np.isfinite(returns)

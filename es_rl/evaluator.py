@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_rl import envs, es
+from es_rl.central import Central, result_of
 from es_rl.config import Config
 from es_rl.envs import EnvSpec
 from es_rl.errors import EnvError, TrainingError
@@ -44,6 +45,7 @@ class Evaluator:
     def __init__(self, config: Config, params: ESParams, spec: EnvSpec, workers: Workers) -> None:
         self._config, self._params, self._workers = config, params, workers
         self._rollout = Rollout(config, spec)
+        self._central = Central(config, spec, workers) if config.inference == "central" else None
 
     def members(self, state: ESState) -> Evaluation:
         """Fitness of all members of the coming generation.
@@ -56,14 +58,11 @@ class Evaluator:
 
         def on_result(index: int, outcome: Any) -> None:
             nonlocal failed
-            result = _result(outcome, jobs[index])
+            result = result_of(outcome, jobs[index])
             failed += int((~np.isfinite(result.fitness)).sum())
             self._check(failed, result, jobs[index], state.generation + 1)
 
-        outcomes = self._workers.map(
-            self._rollout, Generation(state.generation, _arrays(state), p), jobs, on_result=on_result
-        )
-        results = [_result(outcome, job) for outcome, job in zip(outcomes, jobs, strict=True)]
+        results = self._roll(Generation(state.generation, _arrays(state), p), jobs, on_result)
         moments = [result.moments for result in results if result.moments is not None]
         return Evaluation(
             fitness=np.concatenate([result.fitness for result in results]),
@@ -78,8 +77,7 @@ class Evaluator:
         size = min(self._params.chunk * self._config.es.episodes, -(-episodes // EVALUATION_CHUNKS))
         jobs = [Chunk("evaluation", i, min(size, episodes - i)) for i in range(0, episodes, size)]
         generation = Generation(state.generation, _arrays(state), es.perturbation(self._params, state.generation))
-        outcomes = self._workers.map(self._rollout, generation, jobs)
-        results = [_result(outcome, job) for outcome, job in zip(outcomes, jobs, strict=True)]
+        results = self._roll(generation, jobs, lambda index, outcome: None)
         returns = np.concatenate([result.returns for result in results])
         lengths = np.concatenate([result.lengths for result in results])
         sound = np.isfinite(returns)
@@ -89,6 +87,14 @@ class Evaluator:
             "eval/length_mean": _statistic(np.mean, lengths[sound]),
             "eval/failed": int((~sound).sum()),
         }
+
+    def _roll(
+        self, generation: Generation, jobs: list[Chunk], on_result: Callable[[int, Any], None]
+    ) -> list[ChunkResult]:
+        if self._central is not None:
+            return self._central.roll(generation, jobs, on_result)
+        outcomes = self._workers.map(self._rollout, generation, jobs, on_result=on_result)
+        return [result_of(outcome, job) for outcome, job in zip(outcomes, jobs, strict=True)]
 
     def _check(self, failed: int, result: ChunkResult, chunk: Chunk, generation: int) -> None:
         """End a run that cannot succeed: too many failed, or the very first chunk could not be run at all."""
@@ -115,14 +121,6 @@ def probe(workers: Workers, config: Config) -> EnvSpec:
 
 def _probe(context: None, config: Config, beat: Callable[[int], None]) -> EnvSpec:
     return envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)
-
-
-def _result(outcome: ChunkResult | Failed, job: Chunk) -> ChunkResult:
-    """A chunk that could not be done is one of failed members."""
-    if isinstance(outcome, ChunkResult):
-        return outcome
-    nothing = np.full(job.count, np.nan)
-    return ChunkResult(nothing, nothing, nothing, 0, None, [outcome.message])
 
 
 def _metrics(results: Sequence[ChunkResult]) -> dict[str, Any]:

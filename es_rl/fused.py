@@ -32,6 +32,9 @@ class LowRank(NamedTuple):
     def select(self, index: Tensor) -> LowRank:
         return LowRank(self.theta, self.a[index], self.b[index])
 
+    def to(self, device: torch.device) -> LowRank:
+        return LowRank(self.theta.to(device), self.a.to(device), self.b.to(device))
+
     def transpose(self) -> LowRank:
         return LowRank(self.theta.T, self.b, self.a)
 

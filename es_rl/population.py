@@ -29,7 +29,8 @@ from es_rl.noise import Factors, Perturbation, directions, matrix
 
 def members_of(module: nn.Module, members: Sequence[int], p: Perturbation) -> dict[str, Members]:
     """Every member's parameters by name: theta ± sigma*epsilon, each epsilon drawn once a pair."""
-    theta = {name: value.detach() for name, value in module.named_parameters()}
+    device = next(module.parameters()).device
+    theta = {name: value.detach().cpu() for name, value in module.named_parameters()}
     shapes = {name: tuple(value.shape) for name, value in theta.items()}
     rows: dict[int, list[int]] = {}
     for row, member in enumerate(members):
@@ -42,7 +43,7 @@ def members_of(module: nn.Module, members: Sequence[int], p: Perturbation) -> di
             for row in at:
                 _write(result[name], row, theta[name], value, p.sigma if members[row] % 2 == 0 else -p.sigma)
     still = {name: value.expand(len(members), *value.shape) for name, value in theta.items() if name not in result}
-    return {name: result[name] if name in result else still[name] for name in theta}
+    return {name: (result | still)[name].to(device) for name in theta}
 
 
 def _empty(theta: Tensor, direction: NDArray[np.float32] | Factors, n: int) -> Members:
@@ -104,10 +105,10 @@ class Population:
 
     def select(self, index: Sequence[int] | NDArray[np.int64]) -> None:
         """From now on the rows are those of the members at these positions only."""
-        at = torch.as_tensor(np.asarray(index))
+        at = torch.as_tensor(np.asarray(index), device=next(self._module.parameters()).device)
         self._n = len(at)
         self._live = self._all
-        if self._n < self._everyone or bool((at != torch.arange(self._n)).any()):
+        if self._n < self._everyone or bool((at.cpu() != torch.arange(self._n)).any()):
             self._live = {name: m.select(at) if isinstance(m, LowRank) else m[at] for name, m in self._all.items()}
         self._by_id = {id(self._parameters[name]): m for name, m in self._live.items()}
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from es_rl import envs, policies
-from es_rl.actors import Actor, member_actors, policy_actor
+from es_rl.actors import member_actors, policy_actor
 from es_rl.config import Config
 from es_rl.envs import EnvSpec, VectorEnv
 from es_rl.envs.spaces import Floats, Ints, size
@@ -28,8 +28,6 @@ from es_rl.rng import integer_seed
 
 Beat = Callable[[int], None]  # told the environment steps done since the last beat
 
-# Finished simulations stay in the policy's batch until this share of it is live: making it anew costs a copy.
-SHRINK_BELOW = 0.75
 HUGE = 1e30  # a number beyond is as good as infinite: its square would poison the statistics
 TALLY_NUMBERS = 16_384  # observations are summed in blocks of about so many numbers, which stay in the cache
 # A chunk in which an environment broke is rolled out again: only what breaks every time counts as failed.
@@ -92,12 +90,13 @@ class Rollout:
         p, es = generation.perturbation, self._config.es
         seeds = episode_seeds(self._config, generation.number, chunk)
         if chunk.kind == "evaluation":
-            done = _attempt(lambda: rollout(env, policy_actor(policy), seeds, beat=beat))
-            return _result(done, episodes=1, shift=0.0)
+            done = _attempt(lambda: rollout(env, policy_actor(policy, chunk.count), seeds, beat=beat))
+            return chunk_result(done, episodes=1, shift=0.0)
         tally = policy.normalizer if isinstance(policy.normalizer, Normalizer) else None
-        with member_actors(policy, range(chunk.first, chunk.first + chunk.count), p) as actor:
-            done = _attempt(lambda: rollout(env, actor(), seeds, episodes=es.episodes, tally=tally, beat=beat))
-        return _result(done, episodes=es.episodes, shift=es.reward_shift)
+        members = range(chunk.first, chunk.first + chunk.count)
+        with member_actors(policy, members, p, es.episodes) as actor:
+            done = _attempt(lambda: rollout(env, actor(), seeds, tally=tally, beat=beat))
+        return chunk_result(done, episodes=es.episodes, shift=es.reward_shift)
 
     def prepare(self, generation: Generation) -> tuple[VectorEnv, nn.Module]:
         """The environments, and the policy with the generation's weights and statistics."""
@@ -118,7 +117,7 @@ def _attempt(play: Callable[[], Episodes]) -> Episodes:
     return done
 
 
-def _result(done: Episodes, *, episodes: int, shift: float) -> ChunkResult:
+def chunk_result(done: Episodes, *, episodes: int, shift: float) -> ChunkResult:
     """Means over the episodes of each item."""
     return ChunkResult(
         fitness=(done.returns - shift * done.lengths).reshape(-1, episodes).mean(axis=1),
@@ -149,49 +148,34 @@ def make_policy(config: Config, env: EnvSpec) -> nn.Module:
 
 def rollout(
     env: VectorEnv,
-    actor: Actor,
+    actor: Callable[[Ints, Floats], NDArray[Any]],
     seeds: Sequence[int],
     *,
-    episodes: int = 1,
     tally: Normalizer | None = None,
     beat: Callable[[int], None] = lambda steps: None,
     record: list[tuple[Ints, NDArray[Any]]] | None = None,
 ) -> Episodes:
     """One episode in each of N = len(seeds) simulations, with one call of the actor and one of the environment a step.
 
-    `episodes` adjacent simulations belong to one member. With a `tally`, moments of the observations acted upon are
+    With a `tally`, moments of the observations acted upon are
     gathered about its mean. A reward, an observation or an action that is not finite, or beyond `HUGE`, ends its
     simulation as failed. `record` receives (simulations, actions) of every step.
     """
     n = len(seeds)
     returns, lengths, failed = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.bool_)
-    seen = _Tally(tally.mean.numpy()) if tally is not None else None
-    rows = np.arange(n)  # simulations that the actor acts in
-    inputs = _reset(env, seeds, beat)  # (len(rows), O) newest observations; those of finished ones are stale
-    fine = _finite(inputs)
+    seen = Tally(tally.mean.numpy()) if tally is not None else None
+    obs, steps = _reset(env, seeds, beat), 0
+    fine = _finite(obs)
     failed[~fine] = True
-    live = np.flatnonzero(fine)  # positions in rows of the simulations that still run
-    steps = 0
-    while live.size:
-        if live.size < SHRINK_BELOW * rows.size and steps:
-            kept = _rows_of_members(live, episodes)
-            rows, inputs, live = rows[kept], inputs[kept], np.searchsorted(kept, live)
-            actor.keep(kept)
-        everyone = live.size == rows.size  # most of the time: nothing need be picked out
-        running = rows if everyone else rows[live]
+    running, obs = np.flatnonzero(fine), obs[fine]
+    while running.size:
         if seen is not None:
-            seen.add(inputs if everyone else inputs[live])
-        actions = actor(inputs)
-        if not everyone:
-            actions = actions[live]  # (len(live), A)
+            seen.add(obs)
+        actions = actor(running, obs)
         if record is not None:
             record.append((running, actions))
         obs, reward, terminated, truncated = env.step(running, actions)
-        if everyone:
-            inputs = obs
-        else:
-            inputs[live] = obs
-        if running.size == n:
+        if running.size == n:  # which spares picking them out
             returns += reward
         else:
             returns[running] += reward
@@ -204,7 +188,7 @@ def rollout(
             over |= ~fine
         if np.count_nonzero(over):
             lengths[running[over]] = steps
-            live = live[~over]
+            running, obs = running[~over], obs[~over]
     returns[failed] = np.nan
     return Episodes(returns, lengths, seen.moments() if seen is not None else None, list(env.errors))
 
@@ -225,13 +209,7 @@ def _finite(values: NDArray[Any]) -> NDArray[np.bool_]:
     return finite
 
 
-def _rows_of_members(live: Ints, episodes: int) -> Ints:
-    """Positions of all rows of the members that have a live one."""
-    members = np.unique(live // episodes)
-    return (members[:, None] * episodes + np.arange(episodes)).reshape(-1)
-
-
-class _Tally:
+class Tally:
     """Moments of observations about the policy's frozen mean, summed a block of steps at a time."""
 
     def __init__(self, mean: Floats) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from es_rl import checkpoint as checkpoints
 from es_rl import cli, envs, es, evaluator, rundir
+from es_rl.central import PROCESSES, choose_device
 from es_rl.checkpoint import Progress, Saver
 from es_rl.config import Config, help_text, pairs, parse_resume, parse_train, to_yaml
 from es_rl.envs import BACKENDS, EnvSpec
@@ -80,6 +81,9 @@ def _sitting(
 ) -> int:
     """From a run's directory to its end, or to the next stop."""
     count = available_processors() if config.workers is None else config.workers
+    if config.inference == "central":
+        choose_device(config.device)
+        count *= PROCESSES
     screen.status(f"starting {count} workers")
     with contextlib.ExitStack() as stack:
         workers = stack.enter_context(

@@ -39,6 +39,7 @@ HANGS = 2
 STARTUP_SECONDS = 180.0  # from the start of a worker to its first word
 PIPE_SECONDS = 30  # for one message to pass, once begun
 POLL_SECONDS = 0.25  # how often `check` is called while nothing happens
+PUMP_SECONDS, NAP_SECONDS = 0.005, 20e-6  # how long a pump runs before workers are heard, and rests if idle
 BEAT_SECONDS = 0.5  # at most so often does a worker report steps
 
 
@@ -107,7 +108,7 @@ class Workers:
         self._check, self._on_event, self._on_steps = check, on_event, on_steps
         self._startup_deaths = 0
         self._workers: list[_Worker] = []
-        self._count = count
+        self.count = count
         for _ in range(count):
             self._workers.append(self._start())
 
@@ -134,13 +135,15 @@ class Workers:
         jobs: Sequence[Any],
         *,
         on_result: Callable[[int, Any], None] = lambda index, outcome: None,
+        pump: Callable[[], bool] | None = None,
     ) -> list[Any]:
         """The results of `function(context, job, beat)`, in the order of the jobs, with `Failed` where there is none.
 
         `on_result(index, outcome)` is called as each arrives and may raise to abandon the rest. Raises what it or
-        `check` raises, and `ResourceError` if workers cannot be started.
+        `check` raises, and `ResourceError` if workers cannot be started. `pump`, for jobs that need this process while
+        they run, is called all the time; it says whether there was something to do.
         """
-        if self._count == 0:
+        if self.count == 0:
             return [self._inline(function, context, job, i, on_result) for i, job in enumerate(jobs)]
         self._abandon()
         m = _Map(function, context, jobs, on_result, deque(range(len(jobs))))
@@ -149,9 +152,11 @@ class Workers:
             for worker in list(self._workers):
                 if worker.ready and worker.job is None and m.waiting:
                     self._give(worker, m)
-            for worker, message in self._listen(m):
+            for worker, message in self._listen(POLL_SECONDS if pump is None else 0.0):
                 self._hear(worker, message, m)
             self._bury_the_hung(m)
+            if pump is not None:
+                _run(pump)
         return [m.outcomes[i] for i in range(len(jobs))]
 
     def _inline(
@@ -212,11 +217,11 @@ class Workers:
         except OSError:
             self._lost(worker, "died", "does not take its job", m)
 
-    def _listen(self, m: _Map) -> Iterator[tuple[_Worker, Any]]:
-        """Messages at hand, or within `POLL_SECONDS`; None for a worker that is gone."""
+    def _listen(self, seconds: float) -> Iterator[tuple[_Worker, Any]]:
+        """Messages at hand, or within some seconds; None for a worker that is gone."""
         by_pipe = {worker.pipe: worker for worker in self._workers}
         by_sentinel = {worker.process.sentinel: worker for worker in self._workers}
-        at_hand = wait([*by_pipe, *by_sentinel], POLL_SECONDS)
+        at_hand = wait([*by_pipe, *by_sentinel], seconds)
         gone = [by_sentinel[item] for item in at_hand if item in by_sentinel]
         for worker in [by_pipe[item] for item in at_hand if item in by_pipe]:
             try:
@@ -258,7 +263,7 @@ class Workers:
         )
         if not was_ready:
             self._startup_deaths += 1
-            if self._startup_deaths >= DEATHS * max(1, self._count):
+            if self._startup_deaths >= DEATHS * max(1, self.count):
                 raise ResourceError(f"workers cannot be started: the last one {text}. See {self._log}.")
         self._replace(worker)
         if index is None:
@@ -270,6 +275,14 @@ class Workers:
             m.waiting.appendleft(index)
             return
         m.settle(index, Failed(reason, f"the worker {text}, {tries.died + tries.hung} times"))
+
+
+def _run(pump: Callable[[], bool]) -> None:
+    """For a while; naps are short, since workers wait."""
+    end = time.monotonic() + PUMP_SECONDS
+    while time.monotonic() < end:
+        if not pump():
+            time.sleep(NAP_SECONDS)
 
 
 def _work(pipe: Connection) -> None:

@@ -46,8 +46,8 @@ class Alone:
         env, policy = self._rollout.prepare(generation)
         seeds, recorded = episode_seeds(self._config, generation.number, chunk), []
         members, episodes = range(chunk.first, chunk.first + chunk.count), self._config.es.episodes
-        with member_actors(policy, members, generation.perturbation) as actor:
-            rollout(env, actor(), seeds, episodes=episodes, beat=beat, record=recorded)
+        with member_actors(policy, members, generation.perturbation, episodes) as actor:
+            rollout(env, actor(), seeds, beat=beat, record=recorded)
         env.reset(np.arange(len(seeds)), seeds)
         step = physics(env, seeds) if isinstance(env, MujocoVector) else env.step
         start = time.perf_counter()

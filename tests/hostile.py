@@ -147,6 +147,18 @@ class Long(Good):
         return super().step(action)
 
 
+class Paced(Good):
+    """A step takes a given time, all of it asleep."""
+
+    def __init__(self, pause=0.0):
+        super().__init__()
+        self.pause = pause
+
+    def step(self, action):
+        time.sleep(self.pause)
+        return super().step(action)
+
+
 class Equal(Good):
     def step(self, action):
         obs, _, terminated, truncated, info = super().step(action)

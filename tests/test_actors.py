@@ -10,9 +10,10 @@ from torch import nn
 from torch.func import functional_call
 
 from es_rl import policies
-from es_rl.actors import NumpyActor, TorchActor, member_actors, policy_actor
+from es_rl.actors import Actor, TorchForward, member_actors, policy_actor
 from es_rl.config import parse_train
 from es_rl.noise import KINDS, Perturbation, member_weights
+from es_rl.numpy_forward import NumpyForward
 from es_rl.policies.mlp import ACTIVATIONS
 from es_rl.population import perturb
 
@@ -55,11 +56,11 @@ def close(got, expected):
 @pytest.mark.parametrize("space", SPACES)
 def test_numpy_acts_as_the_policy_itself(keys, space):
     policy, obs = make(keys, space), np.random.default_rng(0).normal(size=(12, 6)) * 3
-    actor = policy_actor(policy)
-    assert isinstance(actor, NumpyActor)
+    actor = policy_actor(policy, 12)
+    assert isinstance(actor._forward, NumpyForward)
     expected = policy(torch.from_numpy(obs))[0].numpy()
     seen = obs.copy()
-    actions = actor(obs)
+    actions = actor(np.arange(12), obs)
     assert np.array_equal(obs, seen)  # what is given stays as it is
     assert actions.dtype == expected.dtype and actions.shape == expected.shape and close(actions, expected)
 
@@ -74,15 +75,16 @@ def test_both_actors_act_as_every_member_alone_also_after_some_are_dropped(noise
         functional_call(policy, member_weights(policy, m, p), (torch.from_numpy(rows),))[0].numpy()
         for m, rows in zip(MEMBERS, np.split(obs, len(MEMBERS)), strict=True)
     ])  # fmt: skip
-    kept = np.concatenate([np.arange(i * episodes, (i + 1) * episodes) for i in (1, 2, 5)])
-    again = kept[episodes:]
-    with member_actors(policy, MEMBERS, p) as numpy_actor, perturb(policy, MEMBERS, p) as population:
-        for actor in (numpy_actor(), TorchActor(policy, population, len(MEMBERS)), numpy_actor()):
-            assert close(actor(obs), expected)
-            actor.keep(kept)
-            assert close(actor(obs[kept]), expected[kept])
-            actor.keep(np.arange(episodes, 3 * episodes))
-            assert close(actor(obs[again]), expected[again])
+    everyone = np.arange(len(obs))
+    some = everyone[1:]  # one is over, and stays in the batch
+    few = np.concatenate([np.arange(i * episodes, (i + 1) * episodes) for i in (1, 5)])[1:]  # the batch shrinks
+    with member_actors(policy, MEMBERS, p, episodes) as numpy_actor, perturb(policy, MEMBERS, p) as population:
+        torch_actor = Actor(TorchForward(policy, population, len(MEMBERS)), len(obs), episodes)
+        for actor in (numpy_actor(), torch_actor, numpy_actor()):
+            for running in (everyone, everyone, some, some, few, few[:1]):
+                seen = obs.copy()
+                assert close(actor(running, obs[running]), expected[running])
+                assert np.array_equal(obs, seen)
 
 
 class Memory(nn.Module):
@@ -102,19 +104,18 @@ def test_a_policy_with_memory_acts_by_torch_and_forgets_nothing_of_those_that_st
     obs = np.arange(8.0).reshape(4, 2)
     with member_actors(policy, range(4), p) as actor:
         one = actor()
-        assert isinstance(one, TorchActor)
-        one(obs)
-        one.keep(np.array([1, 3]))
-        seen = one(obs[[1, 3]])
+        assert isinstance(one._forward, TorchForward)
+        one(np.arange(4), obs)
+        seen = one(np.array([1, 3]), obs[[1, 3]])
         for row, member in zip(seen, (1, 3), strict=True):
             weights = member_weights(policy, member, p)
             assert close(
                 row, weights["layer.weight"] @ torch.from_numpy(2 * obs[member]).float() + weights["layer.bias"]
             )
-        assert not close(actor()(obs)[[1, 3]], seen)  # a new actor has seen nothing
+        assert not close(actor()(np.arange(4), obs)[[1, 3]], seen)  # a new actor has seen nothing
 
 
 def test_a_chain_with_a_layer_that_numpy_does_not_know_acts_by_torch():
     policy = make("policy=mlp")
     policy.network = nn.Sequential(OrderedDict(odd=nn.Bilinear(1, 1, 1)))
-    assert isinstance(policy_actor(policy), TorchActor)
+    assert isinstance(policy_actor(policy, 3)._forward, TorchForward)

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from es_rl import policies
-from es_rl.actors import TorchActor, member_actors
+from es_rl.actors import TorchForward, member_actors
 from es_rl.config import parse_train
 from es_rl.envs import recall
 from es_rl.errors import ConfigError
@@ -60,13 +60,12 @@ def test_steps_with_memory_are_one_pass_over_the_whole_history(space, layers):
 def test_every_member_steps_as_it_would_alone(kind, episodes):
     policy, p = make(spaces.Box(-1, 1, (2,))), Perturbation(kind=kind, sigma=0.2)
     obs = np.random.default_rng(0).normal(size=(STEPS, 4 * episodes, 4))
-    with member_actors(policy, range(4), p) as actor:
+    with member_actors(policy, range(4), p, episodes) as actor:
         act = actor()
-        assert isinstance(act, TorchActor)
-        actions = [act(o) for o in obs[:9]]
+        assert isinstance(act._forward, TorchForward)
+        actions = [act(np.arange(4 * episodes), o) for o in obs[:9]]
         kept = np.arange(episodes, 3 * episodes)  # two of the members run on
-        act.keep(kept)
-        actions += [act(o[kept]) for o in obs[9:]]
+        actions += [act(kept, o[kept]) for o in obs[9:]]
         for member in (1, 2):
             at, state = slice(member * episodes, (member + 1) * episodes), None
             later = slice((member - 1) * episodes, member * episodes)

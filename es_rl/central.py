@@ -1,0 +1,349 @@
+"""Inference in one place: workers only simulate, and this process acts for all of them, on a GPU if there is one.
+
+Shapes: S simulations of a generation, J jobs, O observation, A action.
+
+A chunk is cut into one shard for each of n workers, which step in time with one another, and there are two processes
+for each of the n: while one chunk's shards wait for their actions, another's simulate. Observations, actions and two
+counters a job pass through memory that has no name, so that nothing can be left behind:
+
+    a worker       writes observations, then request[job] = its step
+    this process   waits until all shards of a chunk ask for the same step, acts for all its simulations at once, writes
+                   the actions, then answer[job] = that step
+
+The actor is that of local inference, for the whole chunk, so its bits are the same for any number of workers. The
+actions of a chunk are remembered until it is done: a shard that is run again after its worker's death is given them
+again, and catches up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import nn
+
+from es_rl import envs
+from es_rl.actors import Actor, member_actors, policy_actor
+from es_rl.config import Config
+from es_rl.envs import EnvSpec, VectorEnv
+from es_rl.envs.spaces import Floats, Ints, size
+from es_rl.errors import ResourceError
+from es_rl.policies.normalizer import Normalizer
+from es_rl.rollout import Chunk, ChunkResult, Generation, Tally, chunk_result, episode_seeds, make_policy, rollout
+from es_rl.workers import Failed, Workers
+
+PROCESSES = 2  # for each worker
+DONE = -1  # in place of a request: the shard asks for nothing more
+NAP_SECONDS = 20e-6  # between two looks at a counter
+_fence = threading.Lock()  # what was written before it is passed is seen by whoever passed it after
+
+
+@dataclass(frozen=True)
+class Board:
+    """Where the shared memory is, and how it is cut."""
+
+    serial: int  # another one for each generation
+    path: str
+    simulations: int
+    jobs: int
+    observation: int
+    action: tuple[tuple[int, ...], str]  # shape and type of one
+
+    def fields(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        shape, kind = self.action
+        return {
+            "obs": ((self.simulations, self.observation), "f8"),
+            "actions": ((self.simulations, *shape), kind),
+            "running": ((self.simulations,), "i8"),  # of each shard, from its first place on
+            "count": ((self.jobs,), "i8"),  # how many these are
+            "request": ((self.jobs,), "i8"),
+            "answer": ((self.jobs,), "i8"),
+        }
+
+    def bytes(self) -> int:
+        return sum(_bytes(shape, kind) for shape, kind in self.fields().values())
+
+    def arrays(self, descriptor: int) -> dict[str, NDArray[Any]]:
+        """Views of the memory behind a file descriptor."""
+        memory, start, result = mmap.mmap(descriptor, self.bytes()), 0, {}
+        for name, (shape, kind) in self.fields().items():
+            result[name] = np.frombuffer(memory, kind, int(np.prod(shape)), start).reshape(shape)
+            start += _bytes(shape, kind)
+        return result
+
+
+def _bytes(shape: tuple[int, ...], kind: str) -> int:
+    return -(-int(np.prod(shape)) * np.dtype(kind).itemsize // 64) * 64
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A job: part of a chunk."""
+
+    job: int
+    chunk: Chunk
+    first: int  # its first simulation's place on the board
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the shards of one generation share."""
+
+    number: int
+    board: Board
+
+
+class Simulation:
+    """Simulates shards in a worker, with environments made at the first call."""
+
+    def __init__(self, config: Config, env: EnvSpec) -> None:
+        self._config, self._spec = config, env
+        self._env: VectorEnv | None = None
+        self._board: tuple[Board, dict[str, NDArray[Any]]] | None = None
+
+    def __call__(self, shared: Round, shard: Shard, beat: Callable[[int], None]) -> ChunkResult:
+        if self._env is None:
+            assert self._config.chunk is not None
+            most = self._config.chunk * self._config.es.episodes
+            self._env = envs.make(self._spec.id, most, self._spec.backend, **self._spec.kwargs)
+        if self._board is None or self._board[0] != shared.board:
+            with open(shared.board.path, "r+b") as file:  # noqa: PTH123 - a descriptor of the parent's
+                self._board = shared.board, shared.board.arrays(file.fileno())
+        members, es = shard.chunk.kind == "members", self._config.es
+        seeds = episode_seeds(self._config, shared.number, shard.chunk)
+        actor = _Remote(self._board[1], shard, beat)
+        try:
+            done = rollout(self._env, actor, seeds, beat=beat)
+        finally:
+            self._board[1]["request"][shard.job] = DONE
+        return chunk_result(done, episodes=es.episodes if members else 1, shift=es.reward_shift if members else 0.0)
+
+
+class _Remote:
+    """The actor of a shard: asks, and waits."""
+
+    def __init__(self, board: dict[str, NDArray[Any]], shard: Shard, beat: Callable[[int], None]) -> None:
+        self._board, self._shard, self._beat, self._step = board, shard, beat, 0
+
+    def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
+        board, job, first = self._board, self._shard.job, self._shard.first
+        self._step += 1
+        board["obs"][first + running] = obs
+        board["running"][first : first + len(running)] = running
+        board["count"][job] = len(running)
+        with _fence:
+            board["request"][job] = self._step
+        while board["answer"][job] != self._step:
+            time.sleep(NAP_SECONDS)
+            self._beat(0)
+        with _fence:
+            return board["actions"][first + running]  # a copy
+
+
+class _Group:
+    """A chunk in progress: its shards, its actor, and what was done so far."""
+
+    def __init__(
+        self,
+        board: dict[str, NDArray[Any]],
+        shards: list[Shard],
+        begin: Callable[[], Actor],
+        tally: Tally | None,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self._board, self._shards, self._begin, self._tally, self._stack = board, shards, begin, tally, stack
+        self._actor: Actor | None = None
+        self._first = shards[0].first
+        self._history: list[tuple[Ints, NDArray[Any]]] = []
+
+    def close(self) -> Tally | None:
+        """Give the policy back; what was seen."""
+        self._stack.close()
+        return self._tally
+
+    def advance(self) -> bool:
+        """Answer whatever can be answered; whether there was something."""
+        asking, moved, late = [], False, False
+        for shard in self._shards:
+            request, answered = int(self._board["request"][shard.job]), int(self._board["answer"][shard.job])
+            if request == DONE:
+                continue
+            if request == len(self._history) + 1:
+                asking.append(shard)
+                continue
+            late = True  # not there yet: it begins, it simulates, or it catches up
+            if 0 < request != answered:
+                with _fence:
+                    self._again(shard, request)
+                moved = True
+        if asking and not late:
+            with _fence:
+                self._act(asking)
+            moved = True
+        return moved
+
+    def _running(self, shard: Shard) -> Ints:
+        """Its running simulations by their places in the chunk."""
+        count, first = int(self._board["count"][shard.job]), shard.first
+        return self._board["running"][first : first + count] + (first - self._first)
+
+    def _act(self, asking: list[Shard]) -> None:
+        if self._actor is None:
+            self._actor = self._begin()
+        running = np.concatenate([self._running(shard) for shard in asking])
+        obs = self._board["obs"][self._first + running]
+        if self._tally is not None:
+            self._tally.add(obs)
+        actions = self._actor(running, obs)
+        self._board["actions"][self._first + running] = actions
+        self._history.append((running, actions))
+        for shard in asking:
+            self._board["answer"][shard.job] = len(self._history)
+
+    def _again(self, shard: Shard, step: int) -> None:
+        """The actions of a past step; an environment that went another way this time gets what fails it."""
+        then, actions = self._history[step - 1]
+        running = self._running(shard)
+        at = np.searchsorted(then, running).clip(max=len(then) - 1)
+        again = actions[at].copy()
+        if again.dtype.kind == "f":
+            again[then[at] != running] = np.nan
+        self._board["actions"][self._first + running] = again
+        self._board["answer"][shard.job] = step
+
+
+class Central:
+    """Rolls out chunks with inference in this process and simulation in workers, two for each shard of a chunk."""
+
+    def __init__(self, config: Config, spec: EnvSpec, workers: Workers) -> None:
+        self._config, self._spec, self._workers, self._width = config, spec, workers, workers.count // PROCESSES
+        self._simulation = Simulation(config, spec)
+        self._device = choose_device(config.device)
+        self._idle: list[nn.Module] = []  # policies that no group is using: each needs one of its own
+        self._descriptor, self._board = -1, Board(0, "", 0, 0, 0, ((), ""))
+
+    def roll(
+        self, generation: Generation, chunks: Sequence[Chunk], on_result: Callable[[int, Any], None]
+    ) -> list[ChunkResult]:
+        """The results of the chunks, in order; `on_result(index, result)` as each is done."""
+        shards = self._cut(chunks)
+        board = self._open(shards)
+        chunk_of = {shard.job: i for i, own in enumerate(shards) for shard in own}
+        outcomes: list[dict[int, Any]] = [{} for _ in chunks]
+        groups: dict[int, _Group] = {}
+        results: dict[int, ChunkResult] = {}
+
+        def pump() -> bool:
+            for i, own in enumerate(shards):
+                if i not in results and i not in groups and any(board["request"][shard.job] for shard in own):
+                    groups[i] = self._group(board, own, chunks[i], generation)
+            return sum(group.advance() for group in groups.values()) > 0
+
+        def settle(job: int, outcome: Any) -> None:
+            board["request"][job] = DONE  # whatever became of it
+            i = chunk_of[job]
+            outcomes[i][job] = outcome
+            if len(outcomes[i]) == len(shards[i]):
+                group = groups.pop(i, None)
+                tally = None if group is None else group.close()
+                results[i] = _join([outcomes[i][shard.job] for shard in shards[i]], shards[i], tally)
+                on_result(i, results[i])
+
+        try:
+            jobs = [shard for own in shards for shard in own]
+            self._workers.map(
+                self._simulation, Round(generation.number, self._board), jobs, on_result=settle, pump=pump
+            )
+        finally:
+            for group in groups.values():
+                group.close()
+        return [results[i] for i in range(len(chunks))]
+
+    def _cut(self, chunks: Sequence[Chunk]) -> list[list[Shard]]:
+        """Each chunk's shards, one for each worker, as far as there are items."""
+        shards, first, job = [], 0, 0
+        for chunk in chunks:
+            own = []
+            for part in np.array_split(np.arange(chunk.first, chunk.first + chunk.count), self._width):
+                if len(part):
+                    own.append(Shard(job, Chunk(chunk.kind, int(part[0]), len(part)), first))
+                    first += len(part) * self._episodes(chunk)
+                    job += 1
+            shards.append(own)
+        return shards
+
+    def _episodes(self, chunk: Chunk) -> int:
+        return self._config.es.episodes if chunk.kind == "members" else 1
+
+    def _open(self, shards: list[list[Shard]]) -> dict[str, NDArray[Any]]:
+        """A board for these jobs, empty."""
+        last = shards[-1][-1]
+        simulations = last.first + last.chunk.count * self._episodes(last.chunk)
+        space = self._spec.action_space
+        action = ((), "i8") if isinstance(space, spaces.Discrete) else ((size(space),), "f4")
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = os.memfd_create("es_rl")  # without a name: gone with the processes that hold it
+        path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
+        serial = self._board.serial + 1
+        self._board = Board(serial, path, simulations, last.job + 1, size(self._spec.observation_space), action)
+        os.ftruncate(self._descriptor, self._board.bytes())
+        return self._board.arrays(self._descriptor)
+
+    def _group(
+        self, board: dict[str, NDArray[Any]], shards: list[Shard], chunk: Chunk, generation: Generation
+    ) -> _Group:
+        policy = self._idle.pop() if self._idle else make_policy(self._config, self._spec)
+        policy.load_state_dict({k: torch.from_numpy(v) for k, v in generation.model.items()})
+        policy.to(self._device)
+        stack = contextlib.ExitStack()
+        stack.callback(self._idle.append, policy)
+        k = self._episodes(chunk)
+        if chunk.kind == "evaluation":
+            return _Group(board, shards, lambda: policy_actor(policy, chunk.count), None, stack)
+        members = range(chunk.first, chunk.first + chunk.count)
+        begin = stack.enter_context(member_actors(policy, members, generation.perturbation, k))
+        normalizer = policy.normalizer
+        tally = Tally(normalizer.mean.cpu().numpy()) if isinstance(normalizer, Normalizer) else None
+        return _Group(board, shards, begin, tally, stack)
+
+
+def choose_device(name: str) -> torch.device:
+    """`cpu`, `cuda`, or `auto`: the GPU if there is one. Raises `ResourceError` for a GPU that there is not."""
+    if name == "cpu":
+        return torch.device("cpu")
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise ResourceError("device=cuda: this machine, or this build of torch, has no CUDA. Use device=cpu or auto.")
+    return torch.device("cuda" if found else "cpu")
+
+
+def result_of(outcome: ChunkResult | Failed, chunk: Chunk) -> ChunkResult:
+    """A chunk that could not be done is one of failed members."""
+    if isinstance(outcome, ChunkResult):
+        return outcome
+    nothing = np.full(chunk.count, np.nan)
+    return ChunkResult(nothing, nothing, nothing, 0, None, [outcome.message])
+
+
+def _join(outcomes: list[Any], shards: list[Shard], tally: Tally | None) -> ChunkResult:
+    """The result of a chunk from those of its shards, of which one that could not be done is one of failed members."""
+    parts = [result_of(outcome, shard.chunk) for outcome, shard in zip(outcomes, shards, strict=True)]
+    return ChunkResult(
+        fitness=np.concatenate([part.fitness for part in parts]),
+        returns=np.concatenate([part.returns for part in parts]),
+        lengths=np.concatenate([part.lengths for part in parts]),
+        steps=sum(part.steps for part in parts),
+        moments=None if tally is None else tally.moments(),
+        errors=[error for part in parts for error in part.errors],
+    )

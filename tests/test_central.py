@@ -1,0 +1,127 @@
+"""Inference in one place against inference in every worker."""
+
+import contextlib
+import random
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from conftest import metrics, model_hash
+
+from es_rl import central, es, evaluator
+from es_rl.config import parse_train
+from es_rl.errors import ConfigError
+from es_rl.evaluator import Evaluator
+from es_rl.rollout import make_policy
+from es_rl.workers import Workers
+
+HOPPER = ["env=Hopper-v4", "env_kwargs.max_episode_steps=60", "es.population=32", "generations=3", "eval.every=2"]
+
+
+def same(one, other):
+    drop = ("time/", "seconds")
+    return [
+        [{k: v for k, v in line.items() if not k.startswith(drop)} for line in metrics(run)] for run in (one, other)
+    ]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "policy=mlp mlp.hidden=[8]",
+        "policy=linear es.episodes=2 es.noise=orthogonal",
+        "policy=transformer transformer.width=16 es.noise=lowrank",
+    ],
+)
+def test_theta_is_that_of_local_inference_for_any_number_of_workers(train, keys):
+    local = train(*HOPPER, *keys.split(), run="local")
+    for workers in (1, 2):
+        run = train(*HOPPER, *keys.split(), "inference=central", f"workers={workers}", run=f"central{workers}")
+        assert model_hash(run) == model_hash(local)
+        one, other = same(run, local)
+        assert one == other
+
+
+def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
+    keys = ["env=es_rl/PointMass-v0", "mlp.hidden=[8]", "es.population=64", "generations=40", "video.every=-1"]
+    quiet = train(*keys, "eval.episodes=2", run="quiet")
+    process = start(*keys, "eval.episodes=2", "inference=central", "workers=2", "run=killed")
+    kills, rng = 0, random.Random(0)
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        victims = [p for p in process.children() if "spawn_main" in " ".join(p.cmdline())]
+        if len(victims) == 4 and (tmp_path / "killed/metrics.jsonl").exists():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rng.choice(victims).kill()
+                kills += 1
+            time.sleep(rng.uniform(2.0, 4.0))
+        time.sleep(0.05)
+    assert process.wait() == 0
+    assert kills >= 1 and "it is replaced" in (tmp_path / "out.txt").read_text()
+    assert model_hash(tmp_path / "killed") == model_hash(quiet)
+
+
+@pytest.mark.parametrize("env", ["RaisesAt100", "NanReward", "OftenRaises"])
+def test_environments_that_break_are_failed_members(train, env):
+    keys = [f"env=hostile:{env}-v0", "es.population=16", "es.max_failed=1", "generations=2"]
+    local = train(*keys, run="local")
+    run = train(*keys, "inference=central", "workers=2", run="central")
+    assert [line["members/failed"] for line in metrics(run)] == [line["members/failed"] for line in metrics(local)]
+    assert metrics(run)[-1]["members/failed"] > 0
+    assert model_hash(run) == model_hash(local)
+
+
+def test_simulation_and_inference_overlap(monkeypatch):
+    """With a policy that takes as long as a step of its simulations, a generation takes the time of one, not of both."""
+    steps, pause = 40, 0.002
+    line = (
+        f"env=hostile:Paced-v0 env_kwargs.max_episode_steps={steps} es.population=16 chunk=4 workers=1 obs_norm=false"
+    )
+
+    def generation(pause, think):
+        config = parse_train([*line.split(), f"env_kwargs.pause={pause}", "inference=central"])
+
+        @contextlib.contextmanager
+        def thinking(policy, members, p, k):
+            def act(running, obs):
+                time.sleep(think)
+                return np.zeros((len(running), 1), np.float32)
+
+            yield lambda: act
+
+        monkeypatch.setattr(central, "member_actors", thinking)
+        with Workers(2) as workers:
+            spec = evaluator.probe(workers, config)
+            state, evaluate = (
+                es.init(make_policy(config, spec)),
+                Evaluator(config, es.ESParams.of(config), spec, workers),
+            )
+            evaluate.members(state)  # environments are made
+            begun = time.monotonic()
+            evaluate.members(state)
+            return time.monotonic() - begun
+
+    one_after_the_other = 4 * steps * 4 * pause  # chunks × steps × simulations of a step
+    thinks, simulates, both = generation(0.0, 4 * pause), generation(pause, 0.0), generation(pause, 4 * pause)
+    assert both <= 1.25 * max(thinks, simulates, one_after_the_other)
+
+
+def test_a_gpu_that_is_not_there_is_one_line(command, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = command("train", "env=es_rl/PointMass-v0", "inference=central", "device=cuda", "run=run")
+    assert done.returncode == 6 and "device=cuda: this machine, or this build of torch, has no CUDA" in done.stderr
+    assert central.choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("keys", "error"),
+    [
+        ("inference=central workers=0", "inference=central: needs worker processes"),
+        ("device=cuda", "device=cuda: needs inference=central"),
+        ("inference=remote", "inference=remote"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(keys, error):
+    with pytest.raises(ConfigError, match=error):
+        parse_train(["env=A-v0", *keys.split()])

@@ -130,7 +130,9 @@ class TorchForward:
         return staged.copy_(obs).to(self._device, non_blocking=True)
 
     def keep(self, rows: Ints, members: Ints) -> None:
-        self._state = tree_map(lambda part: part[rows] if isinstance(part, torch.Tensor) else part, self._state)
+        self._state = tree_map(
+            lambda part: part[rows] if isinstance(part, torch.Tensor) and part.ndim else part, self._state
+        )
         if self._population is not None:
             self._members = self._members[members]
             self._population.select(self._members)

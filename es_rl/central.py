@@ -12,7 +12,8 @@ counters a job pass through memory that has no name, so that nothing can be left
 
 The actor is that of local inference, for the whole chunk, so its bits are the same for any number of workers. The
 actions of a chunk are remembered until it is done: a shard that is run again after its worker's death is given them
-again, and catches up.
+again, and catches up. If its environments go another way this time, the shard is lost, and its members have failed. An
+environment that breaks is not tried again, as it is in local inference.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from es_rl.workers import Failed, Workers
 
 PROCESSES = 2  # for each worker
 DONE = -1  # in place of a request: the shard asks for nothing more
+LOST = -2  # in place of an answer: the shard is not where it was
 NAP_SECONDS = 20e-6  # between two looks at a counter
 _fence = threading.Lock()  # what was written before it is passed is seen by whoever passed it after
 
@@ -119,6 +121,8 @@ class Simulation:
         if self._board is None or self._board[0] != shared.board:
             with open(shared.board.path, "r+b") as file:  # noqa: PTH123 - a descriptor of the parent's
                 self._board = shared.board, shared.board.arrays(file.fileno())
+        # What a worker that died has left; the parent then knows that this shard begins.
+        self._board[1]["request"][shard.job] = self._board[1]["answer"][shard.job] = 0
         members, es = shard.chunk.kind == "members", self._config.es
         seeds = episode_seeds(self._config, shared.number, shard.chunk)
         actor = _Remote(self._board[1], shard, beat)
@@ -144,6 +148,8 @@ class _Remote:
         with _fence:
             board["request"][job] = self._step
         while board["answer"][job] != self._step:
+            if board["answer"][job] == LOST:
+                raise RuntimeError("the environment went another way when its episode was run again")
             time.sleep(NAP_SECONDS)
             self._beat(0)
         with _fence:
@@ -164,7 +170,7 @@ class _Group:
         self._board, self._shards, self._begin, self._tally, self._stack = board, shards, begin, tally, stack
         self._actor: Actor | None = None
         self._first = shards[0].first
-        self._history: list[tuple[Ints, NDArray[Any]]] = []
+        self._history: list[tuple[Ints, NDArray[Any]]] = []  # the simulations that ran at each step, and their actions
 
     def close(self) -> Tally | None:
         """Give the policy back; what was seen."""
@@ -177,6 +183,8 @@ class _Group:
         for shard in self._shards:
             request, answered = int(self._board["request"][shard.job]), int(self._board["answer"][shard.job])
             if request == DONE:
+                continue
+            if answered == LOST:
                 continue
             if request == len(self._history) + 1:
                 asking.append(shard)
@@ -198,8 +206,14 @@ class _Group:
         return self._board["running"][first : first + count] + (first - self._first)
 
     def _act(self, asking: list[Shard]) -> None:
+        """The actions of the next step, for all shards that still run."""
         if self._actor is None:
             self._actor = self._begin()
+        asking = [
+            shard for shard in asking if not self._history or self._places(shard, self._history[-1][0]) is not None
+        ]
+        if not asking:
+            return
         running = np.concatenate([self._running(shard) for shard in asking])
         obs = self._board["obs"][self._first + running]
         if self._tally is not None:
@@ -211,15 +225,21 @@ class _Group:
             self._board["answer"][shard.job] = len(self._history)
 
     def _again(self, shard: Shard, step: int) -> None:
-        """The actions of a past step; an environment that went another way this time gets what fails it."""
+        """The actions of a past step."""
         then, actions = self._history[step - 1]
+        places = self._places(shard, then)
+        if places is not None:
+            self._board["actions"][self._first + self._running(shard)] = actions[places]
+            self._board["answer"][shard.job] = step
+
+    def _places(self, shard: Shard, then: Ints) -> Ints | None:
+        """Where a shard's running simulations stand among those that ran then; it is lost if one does not."""
         running = self._running(shard)
-        at = np.searchsorted(then, running).clip(max=len(then) - 1)
-        again = actions[at].copy()
-        if again.dtype.kind == "f":
-            again[then[at] != running] = np.nan
-        self._board["actions"][self._first + running] = again
-        self._board["answer"][shard.job] = step
+        at = np.searchsorted(then, running)
+        if np.array_equal(then[at.clip(max=len(then) - 1)], running):
+            return at
+        self._board["answer"][shard.job] = LOST
+        return None
 
 
 class Central:
@@ -267,6 +287,7 @@ class Central:
         finally:
             for group in groups.values():
                 group.close()
+            os.close(self._descriptor)
         return [results[i] for i in range(len(chunks))]
 
     def _cut(self, chunks: Sequence[Chunk]) -> list[list[Shard]]:
@@ -291,8 +312,6 @@ class Central:
         simulations = last.first + last.chunk.count * self._episodes(last.chunk)
         space = self._spec.action_space
         action = ((), "i8") if isinstance(space, spaces.Discrete) else ((size(space),), "f4")
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
         self._descriptor = os.memfd_create("es_rl")  # without a name: gone with the processes that hold it
         path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
         serial = self._board.serial + 1
@@ -304,18 +323,19 @@ class Central:
         self, board: dict[str, NDArray[Any]], shards: list[Shard], chunk: Chunk, generation: Generation
     ) -> _Group:
         policy = self._idle.pop() if self._idle else make_policy(self._config, self._spec)
-        policy.load_state_dict({k: torch.from_numpy(v) for k, v in generation.model.items()})
-        policy.to(self._device)
-        stack = contextlib.ExitStack()
-        stack.callback(self._idle.append, policy)
-        k = self._episodes(chunk)
-        if chunk.kind == "evaluation":
-            return _Group(board, shards, lambda: policy_actor(policy, chunk.count), None, stack)
-        members = range(chunk.first, chunk.first + chunk.count)
-        begin = stack.enter_context(member_actors(policy, members, generation.perturbation, k))
-        normalizer = policy.normalizer
-        tally = Tally(normalizer.mean.cpu().numpy()) if isinstance(normalizer, Normalizer) else None
-        return _Group(board, shards, begin, tally, stack)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._idle.append, policy)
+            policy.load_state_dict({k: torch.from_numpy(v) for k, v in generation.model.items()})
+            policy.to(self._device)
+            if chunk.kind == "evaluation":
+                return _Group(board, shards, lambda: policy_actor(policy, chunk.count), None, stack.pop_all())
+            members = range(chunk.first, chunk.first + chunk.count)
+            begin = stack.enter_context(
+                member_actors(policy, members, generation.perturbation, self._config.es.episodes)
+            )
+            normalizer = policy.normalizer
+            tally = Tally(normalizer.mean.cpu().numpy()) if isinstance(normalizer, Normalizer) else None
+            return _Group(board, shards, begin, tally, stack.pop_all())
 
 
 def choose_device(name: str) -> torch.device:

@@ -50,34 +50,61 @@ class NoRuleError(Exception):
     """A parameter is used in a way that cannot be computed for all members at once."""
 
 
-# Functions that read a tensor's values into Python.
 _WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
+# Functions that read a tensor's values into Python.
 _READS = {"item", "tolist", "__bool__", "__float__", "__int__", "__index__", "numpy", "__array__", "equal", "allclose"}
 
 
 class Interception(TorchFunctionMode):
-    """Calls of torch that use a perturbed parameter, or what was made of one, go to their rule."""
+    """Calls of torch that use a perturbed parameter, or what was made of one, go to their rule.
+
+    Three kinds of tensors meet there: those that stand for members; batches, which go into the module or are computed
+    from what does; and constants, the same for all members.
+    """
 
     def __init__(self, members: dict[int, Members], n: int, rows: int) -> None:
         super().__init__()
         self.n, self._rows = n, rows
         self._members = members
         self._made: list[Tensor] = []  # kept, so that no id is used again
+        self._mark = object()  # on every batch
+
+    def mark(self, x: Any) -> Any:
+        """Let tensors be batches, which `x` is or holds."""
+        if isinstance(x, Tensor):
+            x._es_rl_batch = self._mark  # type: ignore[attr-defined]
+        elif isinstance(x, (tuple, list)):
+            for part in x:
+                self.mark(part)
+        return x
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        perturbed = batch = False
         for x in (*args, *kwargs.values()):  # a plain loop: this stands before every call of torch
             if id(x) in self._members or (type(x) in (tuple, list) and self._is_perturbed(x)):
-                break
-        else:
-            return func(*args, **kwargs)
-        if (rule := RULES.get(func)) is not None:
-            return rule(self, *args, **kwargs)
-        return self._other(func, args, kwargs)
+                perturbed = True
+            elif not batch and (type(x) in (tuple, list) or getattr(x, "_es_rl_batch", None) is self._mark):
+                batch = True
+        if not perturbed:
+            result = func(*args, **kwargs)
+            return self.mark(result) if batch else result
+        rule = RULES.get(func)
+        result = self._other(func, args, kwargs) if rule is None else rule(self, *args, **kwargs)
+        return self.mark(result) if batch and id(result) not in self._members else result
 
     def is_batch(self, x: Tensor) -> bool:
         """Whether the first dimension are rows: as many as went into the module, or a multiple of that."""
-        return x.ndim > 0 and len(x) > 0 and len(x) % self._rows == 0
+        return getattr(x, "_es_rl_batch", None) is self._mark and x.ndim > 0 and len(x) % self._rows == 0 and len(x) > 0
+
+    def follow(self, x: Tensor, y: Tensor) -> Tensor:
+        """y, computed within a rule, is a batch if x is one."""
+        return self.mark(y) if getattr(x, "_es_rl_batch", None) is self._mark else y
+
+    def refuse(self, x: Any) -> None:
+        """An argument that a rule does not know as a parameter."""
+        if self.members(x) is not None:
+            raise NoRuleError("computes with parameters alone")
 
     def members(self, x: Any) -> Members | None:
         """Those of a parameter, None of anything else."""
@@ -118,7 +145,7 @@ class Interception(TorchFunctionMode):
         if members is None or name in _WRITES or (name.endswith("_") and not name.endswith("__")):
             raise NoRuleError(f"gives parameters to {name}")
         theta = args[at]
-        if name in ("to", "float", "detach", "contiguous", "type_as", "data") and result.shape == theta.shape:
+        if func == Tensor.data.__get__ or name in ("to", "float", "detach", "contiguous", "type_as"):  # type: ignore[attr-defined]
             cast = [
                 func(*args[:at], part, *args[at + 1 :], **kwargs)
                 for part in (members if isinstance(members, LowRank) else [members])
@@ -130,13 +157,23 @@ class Interception(TorchFunctionMode):
             if name == "__getitem__" and theta.ndim == 2 and isinstance(args[1], slice):  # some rows
                 return self.make(result, LowRank(members.theta[args[1]], members.a[:, args[1]], members.b))
             members = members.explicit().reshape(-1, *theta.shape)
-        stack = vmap(lambda one: func(*args[:at], one, *args[at + 1 :], **kwargs))(members)
-        return self.make(result.view_as(result), stack)
+        return self.make(
+            result.view_as(result), _of_each(lambda one: func(*args[:at], one, *args[at + 1 :], **kwargs), members)
+        )
+
+
+def _of_each(func: Callable[..., Tensor], *own: Tensor) -> Tensor:
+    """func of each member's arrays, (N, …) → (N, …)."""
+    try:
+        stack: Tensor = vmap(func)(*own)
+    except RuntimeError as error:  # what cannot be done to all at once, such as what draws numbers
+        raise NoRuleError(f"uses a parameter in a way that vmap refuses ({str(error).splitlines()[0]})") from error
+    return stack
 
 
 def _product(m: Interception, x: Tensor, w: Members, bias: Tensor | None = None) -> Tensor:
     """x (N·k, …, n) times each member's own w (m, n), transposed, + its bias (N, m): (N·k, …, m)."""
-    if not m.is_batch(x):
+    if not m.is_batch(x) or x.ndim < 2:
         raise NoRuleError("multiplies rows that are not a number for each member")
     if isinstance(w, LowRank):
         return _low_rank_product(m.n, x, w, bias)
@@ -159,14 +196,13 @@ def _low_rank_product(members: int, x: Tensor, w: LowRank, bias: Tensor | None) 
 
 
 def _linear(m: Interception, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    m.refuse(input)
     w, b = m.members(weight), m.members(bias)
-    if m.members(input) is not None:
-        raise NoRuleError("multiplies parameters with one another")
     if w is None:
-        return _shifted(m, F.linear(input, weight), bias)
+        return _shifted(m, m.follow(input, F.linear(input, weight)), bias)
     if isinstance(b, Tensor):
         return _product(m, input, w, b)
-    return _shifted(m, _product(m, input, w), bias)
+    return _shifted(m, m.mark(_product(m, input, w)), bias)
 
 
 def _shifted(m: Interception, y: Tensor, bias: Tensor | None) -> Tensor:
@@ -174,16 +210,19 @@ def _shifted(m: Interception, y: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _matmul(m: Interception, input: Tensor, other: Tensor) -> Tensor:
+    m.refuse(input)
     w = m.members(other)
-    if w is None or other.ndim != 2 or m.members(input) is not None:
+    if w is None or other.ndim != 2:
         raise NoRuleError("multiplies a parameter from the left")
     return _product(m, input, w.transpose() if isinstance(w, LowRank) else w.transpose(1, 2))
 
 
 def _addmm(m: Interception, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    m.refuse(mat1)
     if beta != 1 or alpha != 1:
         raise NoRuleError("scales a product within addmm")
-    return _shifted(m, _matmul(m, mat1, mat2) if m.members(mat2) is not None else mat1 @ mat2, input)
+    y = _matmul(m, mat1, mat2) if m.members(mat2) is not None else mat1 @ mat2
+    return _shifted(m, m.follow(mat1, y), input)
 
 
 def _embedding(
@@ -222,7 +261,10 @@ def _convolution(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
         dilation: Any = 1,
         groups: int = 1,
     ) -> Tensor:
+        m.refuse(input)
         w = m.members(weight)
+        if isinstance(w, LowRank) and len(w.theta) != len(weight):  # a single filter, whose matrix is another one
+            w = w.explicit().reshape(-1, *weight.shape)
         if input.ndim != weight.ndim or not m.is_batch(input) or (groups != 1 and w is not None):
             raise NoRuleError("convolves in groups, or rows that are not a number for each member")
         how = {"stride": stride, "padding": padding, "dilation": dilation}
@@ -241,7 +283,7 @@ def _convolution(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
             else:
                 y = conv(wide, w.flatten(0, 1), None, groups=m.n, **how)  # (k, N·m, …)
                 y = y.reshape(k, m.n, -1, *y.shape[2:]).transpose(0, 1).flatten(0, 1)
-        return y if bias is None else _on_channels(m, torch.add, y, bias)
+        return y if bias is None else _on_channels(m, torch.add, m.follow(input, y), bias)
 
     return rule
 
@@ -260,19 +302,22 @@ def _on_channels(m: Interception, func: Any, y: Tensor, p: Tensor) -> Tensor:
 def _layer_norm(
     m: Interception, input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Tensor:
-    return _affine(m, _elementwise, F.layer_norm(input, normalized_shape, eps=eps), weight, bias)
+    m.refuse(input)
+    return _affine(m, _elementwise, m.follow(input, F.layer_norm(input, normalized_shape, eps=eps)), weight, bias)
 
 
 def _rms_norm(
     m: Interception, input: Tensor, normalized_shape: Any, weight: Any = None, eps: float | None = None
 ) -> Tensor:
-    return _affine(m, _elementwise, F.rms_norm(input, normalized_shape, eps=eps), weight, None)
+    m.refuse(input)
+    return _affine(m, _elementwise, m.follow(input, F.rms_norm(input, normalized_shape, eps=eps)), weight, None)
 
 
 def _group_norm(
     m: Interception, input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Tensor:
-    return _affine(m, _on_channels, F.group_norm(input, num_groups, eps=eps), weight, bias)
+    m.refuse(input)
+    return _affine(m, _on_channels, m.follow(input, F.group_norm(input, num_groups, eps=eps)), weight, bias)
 
 
 def _batch_norm(
@@ -281,30 +326,42 @@ def _batch_norm(
 ) -> Tensor:  # fmt: skip
     if training:
         raise NoRuleError("normalises over the rows of its members together")
-    return _affine(m, _on_channels, F.batch_norm(input, running_mean, running_var, eps=eps), weight, bias)
+    m.refuse(input)
+    return _affine(
+        m, _on_channels, m.follow(input, F.batch_norm(input, running_mean, running_var, eps=eps)), weight, bias
+    )
 
 
 def _affine(m: Interception, apply: Callable[..., Tensor], y: Tensor, gain: Any, bias: Any) -> Tensor:
     for func, p in ((torch.mul, gain), (torch.add, bias)):
         if p is not None:
-            y = apply(m, func, y, p)
+            y = m.follow(y, apply(m, func, y, p))
     return y
 
 
 def _elementwise(m: Interception, func: Any, x: Any, y: Any) -> Tensor:
-    """One of them a parameter, or made of one, the other a batch whose rows it does not stretch over."""
-    if (own := m.members(y)) is not None and m.members(x) is None:
-        batch, swapped = x, False
-    elif (own := m.members(x)) is not None and m.members(y) is None:
-        batch, swapped = y, True
-    elif own is None:
-        plain: Tensor = func(x, y)
+    """Of two arrays, of which one or both are parameters, or made of them."""
+    one, other = _stack(m, x), _stack(m, y)
+    if one is not None and other is not None:
+        return m.make(func(x, y), _of_each(func, one, other))
+    if other is None:
+        x, y, other, func = y, x, one, _swapped(func)
+    if other is None:
+        plain: Tensor = func(x, y)  # neither
         return plain
-    else:
-        raise NoRuleError("combines parameters with one another")
-    if isinstance(own, LowRank):
-        own = own.explicit().reshape(m.n, *(x if swapped else y).shape)
-    return _pointwise(m, (lambda one, other: func(other, one)) if swapped else func, batch, own)
+    if m.is_batch(x):
+        return _pointwise(m, func, x, other)
+    return m.make(func(x, y), _of_each(lambda own: func(x, own), other))  # x is a constant
+
+
+def _stack(m: Interception, x: Any) -> Tensor | None:
+    """The arrays of its members, (N, *shape)."""
+    own = m.members(x)
+    return own.explicit().reshape(m.n, *x.shape) if isinstance(own, LowRank) else own
+
+
+def _swapped(func: Any) -> Any:
+    return lambda one, other: func(other, one)
 
 
 def _pointwise(m: Interception, func: Any, batch: Tensor, own: Tensor) -> Tensor:

@@ -196,6 +196,8 @@ def _in_blocks(orthogonal: Callable[[list[Directions]], list[Directions]], draw:
 
 def _orthogonal_whole(drawn: list[Directions]) -> list[Directions]:
     """Each direction's parameters taken together as one vector."""
+    if not drawn[0]:
+        return drawn  # all is frozen
     flat = [np.concatenate([np.reshape(value, -1) for value in directions.values()]) for directions in drawn]
     rows = orthogonalize(np.stack(flat))
     shapes = {name: np.shape(value) for name, value in drawn[0].items()}
@@ -211,14 +213,9 @@ def _orthogonal_factors(drawn: list[Directions]) -> list[Directions]:
     result = [dict(directions) for directions in drawn]
     for name, value in drawn[0].items():
         if isinstance(value, Factors):
-            sides = [
-                orthogonalize(np.concatenate([d[name][side].T for d in drawn])).reshape(
-                    len(drawn), value.a.shape[1], -1
-                )
-                for side in (0, 1)
-            ]
-            for directions, a, b in zip(result, *sides, strict=True):
-                directions[name] = Factors(np.ascontiguousarray(a.T), np.ascontiguousarray(b.T))
+            a, b = (_orthogonal_columns([d[name][side] for d in drawn]) for side in (0, 1))
+            for i, directions in enumerate(result):
+                directions[name] = Factors(a[i], b[i])
     return result
 
 

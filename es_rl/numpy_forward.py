@@ -70,8 +70,13 @@ def chain(policy: nn.Module) -> dict[str, nn.Module] | None:
     layers = {
         name: layer for name, layer in policy.named_modules() if not isinstance(layer, nn.Sequential)
     }  # of nested chains, the links
-    computable = (type(layer) in KERNELS or not list(layer.parameters()) for layer in layers.values())
-    return layers if all(computable) else None
+    return layers if all(_has_kernel(layer) for layer in layers.values()) else None
+
+
+def _has_kernel(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.LayerNorm) and (len(layer.normalized_shape) > 1 or layer.weight is None):
+        return False
+    return type(layer) in KERNELS or not list(layer.parameters())
 
 
 def _by_torch(layer: nn.Module, w: Weights) -> Kernel:

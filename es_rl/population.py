@@ -101,7 +101,7 @@ class Population:
         self._everyone = self._n
         self._parameters = dict(module.named_parameters())
         self.select(range(self._n))
-        self.together = True  # computed at once; False: one after the other
+        self.together = module not in _UNSOUND  # computed at once; False: one after the other
 
     def select(self, index: Sequence[int] | NDArray[np.int64]) -> None:
         """From now on the rows are those of the members at these positions only."""
@@ -128,62 +128,74 @@ class Population:
             return self._each(range(self._n), rows, args, kwargs)
 
     def _together(self, rows: int, args: Any, kwargs: Any) -> Any:
-        with Interception(dict(self._by_id), self._n, rows):
+        interception = Interception(dict(self._by_id), self._n, rows)
+        interception.mark(list(tree_flatten((args, kwargs))[0]))
+        with interception:
             out = self._forward(*args, **kwargs)
-        if self._module not in _CHECKED:
-            _CHECKED.add(self._module)
+        if self._module not in _SOUND and self._n > 1:
             self._check(out, rows, args, kwargs)
         return out
 
     def _check(self, out: Any, rows: int, args: Any, kwargs: Any) -> None:
-        """Once for a module: whether its rows are independent, by its first and its last member alone."""
+        """Once for a module: whether its rows are independent, by its first and its last member alone.
+
+        What counts is the error in proportion to what the perturbation does.
+        """
         leaves = tree_flatten((args, kwargs, out))[0]
         if any(not isinstance(leaf, (Tensor, int, float, str, type(None))) for leaf in leaves):
             return  # it keeps something, such as a cache, that a second call would change
-        for i in {0, self._n - 1}:
-            alone, together = (
-                tree_flatten(tree_map(part, x))[0]
-                for part, x in (
-                    (lambda x: x, self._each([i], rows, args, kwargs)),
-                    (_part(i, rows, self._n), out),
-                )
+        theta = {name: value.detach() for name, value in self._parameters.items()}
+        for i in (0, self._n - 1):
+            alone, unperturbed = (
+                _numbers(self._alone(weights, *tree_map(_copy, tree_map(_part(i, rows, self._n), (args, kwargs)))))
+                for weights in (self._weights(i), theta)
             )
-            for one, many in zip(alone, together, strict=True):
-                if (
-                    isinstance(one, Tensor)
-                    and one.is_floating_point()
-                    and not torch.allclose(
-                        one, many, rtol=1e-2, atol=1e-3 * (1 + float(one.abs().max())), equal_nan=True
-                    )
-                ):
+            together = _numbers(tree_map(_part(i, rows, self._n), out))
+            for one, base, many in zip(alone, unperturbed, together, strict=True):
+                rounding = 1e-5 * float(one.abs().max())
+                if float((many - one).abs().max()) > 0.01 * float((one - base).abs().max()) + rounding:
+                    _UNSOUND.add(self._module)
                     raise NoRuleError("does not keep its rows, the first dimension, apart")
+        _SOUND.add(self._module)
 
     def _each(self, index: Sequence[int], rows: int, args: Any, kwargs: Any) -> Any:
         """The module by itself for some members, one after the other, with explicit weights."""
-        mine = vars(self._module).pop("forward")
-        try:
-            parts = []
-            for i in index:
-                own = tree_map(_part(i, rows, self._n), (args, kwargs))
-                parts.append(functional_call(self._module, self._weights(i), own[0], own[1]))
-        finally:
-            vars(self._module)["forward"] = mine
+        parts = [self._alone(self._weights(i), *tree_map(_part(i, rows, self._n), (args, kwargs))) for i in index]
         flat = [tree_flatten(part) for part in parts]
         joined = [
-            torch.cat(same) if isinstance(same[0], Tensor) else same[0]
-            for same in zip(*(f[0] for f in flat), strict=True)
+            torch.cat(same) if isinstance(same[0], Tensor) and same[0].ndim else same[0]
+            for same in zip(*(leaves for leaves, _ in flat), strict=True)
         ]
         return tree_unflatten(joined, flat[0][1])
 
+    def _alone(self, weights: dict[str, Tensor], args: Any, kwargs: Any) -> Any:
+        """The module's own forward with these weights; its hooks are the caller's."""
+        named = {f"module.{name}": value for name, value in weights.items()}
+        return functional_call(_Alone(self._module, self._forward), named, args, kwargs)
+
     def _weights(self, i: int) -> dict[str, Tensor]:
-        theta = dict(self._module.named_parameters())
         return {
-            name: (m.theta + m.a[i] @ m.b[i].T).reshape(theta[name].shape) if isinstance(m, LowRank) else m[i]
+            name: (m.theta + m.a[i] @ m.b[i].T).reshape(self._parameters[name].shape)
+            if isinstance(m, LowRank)
+            else m[i]
             for name, m in self._live.items()
         }
 
 
-_CHECKED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+class _Alone(nn.Module):
+    """A module whose forward is called, past what stands in its place."""
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        super().__init__()
+        self.module, self._forward_of = module, forward
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._forward_of(*args, **kwargs)
+
+
+# Modules that were checked: whose members can be computed together, and whose cannot.
+_SOUND: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_UNSOUND: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _WARNED: set[str] = set()
 
 
@@ -191,6 +203,15 @@ def _warn_once(text: str) -> None:
     if text not in _WARNED:
         _WARNED.add(text)
         warnings.warn(text, stacklevel=4)
+
+
+def _copy(x: Any) -> Any:
+    """A module may write into what it is given."""
+    return x.clone() if isinstance(x, Tensor) else x
+
+
+def _numbers(out: Any) -> list[Tensor]:
+    return [leaf.double() for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor) and leaf.numel()]
 
 
 def _rows(arguments: Any) -> int:

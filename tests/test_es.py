@@ -7,6 +7,7 @@ import torch
 from es_rl import es
 from es_rl.config import EsConfig, OptimConfig
 from es_rl.noise import KINDS, directions, explicit
+from es_rl.optim import OPTIMIZERS
 from es_rl.shaping import SHAPINGS
 
 THETA = {"w": torch.zeros(3, 2), "b": torch.ones(3)}
@@ -45,6 +46,27 @@ def test_sigma_and_learning_rate_decay_by_generation():
         state, told = es.tell(params, state, np.array([1.0, 0, 0, 0]), {})
         norms.append(told.update_norm / told.gradient_norm)
     assert norms == pytest.approx([1.0, 0.5, 0.25], rel=1e-4)
+
+
+def test_noise_that_is_reused_is_that_of_an_earlier_generation():
+    params, state = setup(population=4, noise_reuse=3, sigma=0.4, sigma_decay=0.5)
+    reused = [es.perturbation(params, g) for g in range(5)]
+    assert [p.generation for p in reused] == [0, 0, 0, 1, 1]
+    assert [p.sigma for p in reused] == [0.4, 0.2, 0.1, 0.05, 0.025]
+    before, _ = es.tell(params, state, np.array([1.0, 0, 0, 0]), {})
+    after, _ = es.tell(params, before, np.array([0.0, 1, 0, 0]), {})
+    assert before.generation == 1 and not torch.equal(after.theta["w"], before.theta["w"])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_frozen_vectors_stay_whatever_pulls_at_them(name, kind):
+    optim = OptimConfig(name, lr=0.1, weight_decay=0.3)
+    params, state = setup(population=8, noise=kind, freeze_vectors=True, optim=optim)
+    for _ in range(3):
+        state, _ = es.tell(params, state, np.arange(8.0), {})
+    assert torch.equal(state.theta["b"], THETA["b"]) and not torch.equal(state.theta["w"], THETA["w"])
+    assert list(state.theta) == list(THETA) and not [key for key in state.optim if key.startswith("b/")]
 
 
 def test_an_ars_update_is_that_of_the_paper():

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from es_rl import population
+from es_rl import fused, population
 from es_rl.errors import EnvError
 from es_rl.noise import KINDS, Perturbation, member_weights
 from es_rl.population import perturb
@@ -47,6 +47,20 @@ class Tied(nn.Module):
         x = self.embedding(ids) + self.positions[:, : ids.shape[1]]
         x = self.gain * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6).to(self.gain.dtype))
         return self.head(self.rms(x))
+
+
+class Places(nn.Module):
+    """Positions as a vector as long as the rows may be, a constant table through a layer, a parameter with a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.places, self.mix = nn.Embedding(11, 8), nn.Embedding(6, 8), nn.Linear(8, 8)
+        self.register_buffer("table", torch.randn(6, 8))
+        self.gain = nn.Parameter(torch.ones(8))
+
+    def forward(self, ids):  # (rows, 6)
+        x = self.words(ids) + self.places(torch.arange(6)) * (self.gain.data + self.table[0])
+        return self.mix(x) * (self.gain * self.table)
 
 
 class Sentence(nn.Module):
@@ -109,6 +123,8 @@ NETWORKS = {
     ),
     "mlp on sequences": (lambda: nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2)), numbers(4, 5), True),
     "convolutional": (Conv, numbers(3, 10), True),
+    "one filter": (lambda: nn.Sequential(nn.Conv2d(4, 1, 3), nn.Flatten()), numbers(4, 5, 5), True),
+    "places": (Places, ids(11), True),
     "depthwise": (lambda: nn.Conv1d(4, 8, 3, groups=4), numbers(4, 9), False),
     "tied embedding": (Tied, ids(11), True),
     "gru": (Sentence, ids(11), False),
@@ -190,15 +206,14 @@ def test_no_product_of_factors_is_ever_formed(monkeypatch):
     def forbidden(self):
         raise AssertionError("a bᵀ was formed")
 
-    monkeypatch.setattr(population.LowRank, "explicit", forbidden)
-    monkeypatch.setattr(population, "_CHECKED", {None})
-    for name in ("mlp", "convolutional", "transformer encoder", "llama", "gpt2"):
+    for name in ("mlp", "convolutional", "transformer encoder", "llama"):
         module, inputs, _ = build(name)
-        population._CHECKED.add(module)
-        with perturb(module, MEMBERS, Perturbation(kind="lowrank")) as members:
-            if name != "gpt2":  # adds a table of positions, which transformers looks up as an embedding
-                module(inputs(len(MEMBERS)))
-                assert members.together
+        p, x = Perturbation(kind="lowrank", rank=2, sigma=0.1), inputs(len(MEMBERS))
+        expected = explicit(module, MEMBERS, x, 1, p)
+        with monkeypatch.context() as patched, perturb(module, MEMBERS, p) as members:
+            patched.setattr(fused.LowRank, "explicit", forbidden)
+            assert_close(tensor(module(x)), expected)
+            assert members.together
 
 
 def test_masks_and_causality_of_attention():
@@ -238,13 +253,56 @@ class TimeFirst(nn.Module):
         return self.layer(x.transpose(0, 1)).transpose(0, 1)
 
 
-@pytest.mark.parametrize("make", [Mixing, TimeFirst])
-def test_a_module_that_mixes_rows_or_moves_them_is_computed_member_by_member(make):
-    module, x, p = make(), torch.randn(4, 4, 3), Perturbation(kind="lowrank", sigma=0.5)
+class Chooses(TimeFirst):
+    def forward(self, x):
+        return super().forward(x).argmax(-1)
+
+
+@pytest.mark.parametrize("make", [Mixing, TimeFirst, Chooses])
+@pytest.mark.parametrize("sigma", [0.5, 0.0005])
+def test_a_module_that_mixes_rows_or_moves_them_is_computed_member_by_member(make, sigma):
+    torch.manual_seed(1)
+    module, x, p = (
+        make(),
+        torch.randn(4, 4, 3),
+        Perturbation(kind="lowrank", sigma=sigma * (1000 if make is Chooses else 1)),
+    )
     population._WARNED.clear()
     expected = "does not keep its rows.* apart: its members are computed one"
     with pytest.warns(UserWarning, match=expected), perturb(module, range(4), p):
         assert_close(module(x), explicit(module, range(4), x, 1, p))
+    with perturb(module, range(2, 6), p):  # and ever after
+        assert_close(module(x), explicit(module, range(2, 6), x, 1, p))
+
+
+class Alone(nn.Module):
+    """Parameters normalised, and multiplied from the left."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.v = nn.Parameter(torch.randn(3, 3)), nn.Parameter(torch.randn(3))
+
+    def forward(self, x):
+        return (
+            F.linear(x, F.rms_norm(self.w, (3,))) + F.layer_norm(self.v, (3,)) + torch.addmm(self.v, self.w, self.w)[0]
+        )
+
+
+def test_functions_of_parameters_alone_are_not_taken_for_theta():
+    module, x = Alone(), torch.randn(4, 3)
+    for kind in ("dense", "lowrank"):
+        for _ in range(2):
+            with perturb(module, range(4), Perturbation(kind=kind, sigma=0.01)):
+                assert_close(module(x), explicit(module, range(4), x, 1, Perturbation(kind=kind, sigma=0.01)))
+
+
+def test_hooks_of_the_module_are_called_once():
+    module, inputs, _ = build("gru")
+    x, p = inputs(4), Perturbation(sigma=0.3)
+    expected = 2 * explicit(module, range(4), x, 1, p)
+    module.register_forward_hook(lambda module, args, out: 2 * out)
+    with perturb(module, range(4), p):
+        assert_close(module(x), expected)
 
 
 def test_what_has_no_rule_is_named_once():

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from es_rl.config import Config
 from es_rl.policies.action import ActionHead
 
-# Steps so far, keys and values (n, L, 2, H, C, d), what was said last (n, outputs).
-State = tuple[int, Tensor, Tensor]
+# Steps so far; each layer's keys and values (n, H, C, d); what was said last (n, outputs).
+State = tuple[int, tuple[Tensor, ...], Tensor]
 OUTPUT_GAIN = 0.01
 
 
@@ -27,56 +27,65 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self._heads = heads
+        self._width, self._split = (width,), (-1, 3, heads, 1, width // heads)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.mix = nn.Linear(width, width, bias=False)
         self.wide = nn.Linear(width, 4 * width, bias=False)
         self.narrow = nn.Linear(4 * width, width, bias=False)
 
-    def forward(self, x: Tensor, memory: Tensor, slot: int, penalty: Tensor) -> Tensor:
-        """x (n, width), memory (n, 2, H, C, d), penalty (1, H, 1, C) → (n, width)."""
-        n, width = x.shape
-        qkv = self.qkv(F.layer_norm(x, (width,))).reshape(n, 3, self._heads, -1)  # (n, 3, H, d)
-        memory[:, :, :, slot] = qkv[:, 1:]
-        seen = F.scaled_dot_product_attention(qkv[:, 0, :, None], memory[:, 0], memory[:, 1], attn_mask=penalty)
-        x = x + self.mix(seen.reshape(n, width))
-        y: Tensor = self.narrow(F.relu(self.wide(F.layer_norm(x, (width,)))))
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, slot: int, penalty: Tensor) -> Tensor:
+        """x (n, width), keys and values (n, H, C, d), penalty (1, H, 1, C) → (n, width)."""
+        q, k, v = self.qkv(F.layer_norm(x, self._width)).reshape(self._split).unbind(1)  # (n, H, 1, d) each
+        keys[:, :, slot : slot + 1] = k
+        values[:, :, slot : slot + 1] = v
+        seen = F.scaled_dot_product_attention(q, keys, values, attn_mask=penalty).reshape(-1, *self._width)
+        x = x + self.mix(seen)
+        y: Tensor = self.narrow(F.relu(self.wide(F.layer_norm(x, self._width))))
         return x + y
 
 
 class TransformerPolicy(nn.Module):
     """Embedding, blocks, output, action head."""
 
-    slopes: Tensor
+    penalty: Tensor
 
     def __init__(
         self, inputs: int, normalizer: nn.Module, head: ActionHead, *, width: int, layers: int, heads: int, context: int
     ) -> None:
         super().__init__()
-        self._shape = (layers, 2, heads, context, width // heads)
+        self._width, self._context = (width,), context
+        self._memory = (heads, context, width // heads)
         self.normalizer = normalizer
         self.embed = nn.Linear(inputs + head.outputs, width, bias=False)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.out = nn.Linear(width, head.outputs, bias=False)
         self.head = head
-        slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads)
-        self.register_buffer("slopes", slopes[None, :, None, None], persistent=False)  # (1, H, 1, 1)
+        self.register_buffer("penalty", _penalties(heads, context), persistent=False)
 
     def forward(self, obs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Observations (n, O) → actions; without a state all n episodes begin. The state given is used up."""
         x = self.normalizer(obs)
         if state is None:
-            state = 0, x.new_zeros(len(x), *self._shape), x.new_zeros(len(x), self.head.outputs)
+            memory = tuple(x.new_zeros(len(x), *self._memory) for _ in range(2 * len(self.blocks)))
+            state = 0, memory, x.new_zeros(len(x), self.head.outputs)
         step, memory, said = state
         x = self.embed(torch.cat([x, said], dim=-1))
-        context = self._shape[3]
-        distance = (step - torch.arange(context, device=x.device)) % context  # of each slot of the ring: how long ago
-        penalty = torch.where(distance <= step, -self.slopes * distance, -torch.inf)  # (1, H, 1, C)
+        slot = step % self._context
+        penalty = self.penalty[step if step < self._context else self._context + slot]
         for i, block in enumerate(self.blocks):
-            x = block(x, memory[:, i], step % context, penalty)
-        y = self.out(F.layer_norm(x, x.shape[-1:]))
+            x = block(x, memory[2 * i], memory[2 * i + 1], slot, penalty)
+        y = self.out(F.layer_norm(x, self._width))
         said = F.one_hot(y.argmax(-1), self.head.outputs).to(y.dtype) if self.head.discrete else torch.tanh(y)
         return self.head(y), (step + 1, memory, said)
+
+
+def _penalties(heads: int, context: int) -> Tensor:
+    """What is added to the scores of each slot of the ring, (2C, 1, H, 1, C): while it fills, then slot by slot."""
+    step = torch.arange(2 * context)[:, None]
+    distance = (step - torch.arange(context)) % context  # how long ago the slot was written
+    slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads)
+    written = torch.where(distance <= step, -distance.float(), -torch.inf)  # (2C, C)
+    return (slopes[:, None] * written[:, None])[:, None, :, None]
 
 
 def build(config: Config, inputs: int, normalizer: nn.Module, head: ActionHead) -> nn.Module:

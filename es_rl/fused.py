@@ -84,8 +84,8 @@ class Interception(TorchFunctionMode):
         for x in (*args, *kwargs.values()):  # a plain loop: this stands before every call of torch
             if id(x) in self._members or (type(x) in (tuple, list) and self._is_perturbed(x)):
                 perturbed = True
-            elif not batch and (type(x) in (tuple, list) or getattr(x, "_es_rl_batch", None) is self._mark):
-                batch = True
+            elif not batch:
+                batch = self._is_marked(x)
         if not perturbed:
             result = func(*args, **kwargs)
             return self.mark(result) if batch else result
@@ -95,11 +95,11 @@ class Interception(TorchFunctionMode):
 
     def is_batch(self, x: Tensor) -> bool:
         """Whether the first dimension are rows: as many as went into the module, or a multiple of that."""
-        return getattr(x, "_es_rl_batch", None) is self._mark and x.ndim > 0 and len(x) % self._rows == 0 and len(x) > 0
+        return self._is_marked(x) and x.ndim > 0 and len(x) % self._rows == 0 and len(x) > 0
 
     def follow(self, x: Tensor, y: Tensor) -> Tensor:
         """y, computed within a rule, is a batch if x is one."""
-        return self.mark(y) if getattr(x, "_es_rl_batch", None) is self._mark else y
+        return self.mark(y) if self._is_marked(x) else y
 
     def refuse(self, x: Any) -> None:
         """An argument that a rule does not know as a parameter."""
@@ -115,6 +115,11 @@ class Interception(TorchFunctionMode):
         self._members[id(like)] = members
         self._made.append(like)
         return like
+
+    def _is_marked(self, x: Any) -> bool:
+        if type(x) in (tuple, list):
+            return any(self._is_marked(part) for part in x)
+        return getattr(x, "_es_rl_batch", None) is self._mark
 
     def _is_perturbed(self, x: Any) -> bool:
         if isinstance(x, (tuple, list)):

@@ -129,7 +129,8 @@ class Population:
 
     def _together(self, rows: int, args: Any, kwargs: Any) -> Any:
         interception = Interception(dict(self._by_id), self._n, rows)
-        interception.mark(list(tree_flatten((args, kwargs))[0]))
+        alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)  # most of the time
+        interception.mark(args if alone else tree_flatten((args, kwargs))[0])
         with interception:
             out = self._forward(*args, **kwargs)
         if self._module not in _SOUND and self._n > 1:

@@ -60,7 +60,9 @@ class Places(nn.Module):
 
     def forward(self, ids):  # (rows, 6)
         x = self.words(ids) + self.places(torch.arange(6)) * (self.gain.data + self.table[0])
-        return self.mix(x) * (self.gain * self.table)
+        return (
+            self.mix(x) * (self.gain * self.table.reshape((6, 8))) + self.gain * torch.cat([self.table, self.table])[:6]
+        )
 
 
 class Sentence(nn.Module):

@@ -1,0 +1,58 @@
+"""Low-rank against dense perturbations: the same network, settings and evaluations, several seeds.
+
+    python scripts/noise.py out=runs/noise                     # all tasks; goes on where it was stopped
+    python scripts/noise.py out=runs/noise envs=Swimmer-v4 seeds=3 scale=0.5
+
+Prints, for each task and kind, the mean over seeds of `eval/return_mean` after each quarter of the generations, and the
+last one of each seed.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from es_rl.cli import run
+from es_rl.config import pairs
+
+GENERATIONS = {"HalfCheetah-v4": 40, "Swimmer-v4": 24, "InvertedDoublePendulum-v4": 80}
+KINDS = ("dense", "lowrank")
+# The same for all, whatever presets say.
+SETTINGS = [
+    "policy=mlp", "es.population=64", "es.top=32", "es.sigma=0.05", "es.shaping=centered_ranks", "optim.name=adam",
+    "optim.lr=0.02", "optim.momentum=0.9", "eval.episodes=10", "video.every=-1",
+]  # fmt: skip
+
+
+def curve(env, kind, seed, generations, out):
+    """eval/return_mean after each quarter of a run, which is trained unless it is there."""
+    path = out / f"{env}-{kind}-{seed}"
+    if not path.exists():
+        keys = [f"env={env}", f"es.noise={kind}", f"seed={seed}", f"generations={generations}", f"run={path}"]
+        train = [sys.executable, "-m", "es_rl.train", *keys, f"eval.every={generations // 4}", *SETTINGS]
+        subprocess.run(train, check=True, stdout=subprocess.DEVNULL)
+    elif len((path / "metrics.jsonl").read_text().splitlines()) < generations:
+        resume = [sys.executable, "-m", "es_rl.train", f"resume={path}", f"generations={generations}"]
+        subprocess.run(resume, check=True, stdout=subprocess.DEVNULL)
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [line["eval/return_mean"] for line in lines if line["generation"] % (generations // 4) == 0]
+
+
+def main(argv):
+    keys = pairs(argv)
+    out, seeds, scale = Path(keys["out"]), int(keys.get("seeds", 3)), float(keys.get("scale", 1))
+    print("| task, members evaluated | noise | 1/4 | 1/2 | 3/4 | end | end, by seed |\n|---|---|---|---|---|---|---|")
+    for env in keys.get("envs", ",".join(GENERATIONS)).split(","):
+        generations = 4 * max(1, round(GENERATIONS[env] * scale / 4))
+        for kind in KINDS:
+            curves = np.array([curve(env, kind, seed, generations, out) for seed in range(seeds)])
+            cells = [f"{value:.0f}" for value in curves.mean(axis=0)]
+            last = ", ".join(f"{value:.0f}" for value in curves[:, -1])
+            print(f"| {env}, {64 * generations} | {kind} | {' | '.join(cells)} | {last} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])

@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from es_rl.envs.spaces import Floats, Ints
 from es_rl.fused import Members
 from es_rl.noise import Perturbation
 from es_rl.numpy_forward import NumpyForward, chain
 from es_rl.population import Population, members_of, perturb
-
-Ints = NDArray[np.int64]
 
 # Finished simulations stay in the batch until this share of it runs: making it anew costs a copy of the weights.
 SHRINK_BELOW = 0.75
@@ -32,7 +31,7 @@ SHRINK_BELOW = 0.75
 class Forward(Protocol):
     """The policy, for a batch of simulations, all of each member."""
 
-    def __call__(self, obs: NDArray[np.float64]) -> NDArray[Any]:
+    def __call__(self, obs: Floats) -> NDArray[Any]:
         """Observations (n, O) → actions (n, A), or (n,) integers."""
 
     def keep(self, rows: Ints, members: Ints) -> None:
@@ -45,10 +44,10 @@ class Actor:
     def __init__(self, forward: Forward, n: int, k: int = 1) -> None:
         self._forward, self._k = forward, k
         self._rows = np.arange(n)  # simulations in the batch
-        self._inputs: NDArray[np.float64] | None = None  # their newest observations; finished ones keep their last
+        self._inputs: Floats | None = None  # their newest observations; finished ones keep their last
         self._at: Ints = self._rows  # where in the batch those stand that run
 
-    def __call__(self, running: Ints, obs: NDArray[np.float64]) -> NDArray[Any]:
+    def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
         """The simulations that still run, ascending, and their observations (n, O) → their actions."""
         if len(running) != len(self._at):
             self._at = np.searchsorted(self._rows, running)
@@ -115,7 +114,7 @@ class TorchForward:
         if population is not None:
             population.select(self._members)
 
-    def __call__(self, obs: NDArray[np.float64]) -> NDArray[Any]:
+    def __call__(self, obs: Floats) -> NDArray[Any]:
         with torch.inference_mode():
             actions, self._state = self._policy(self._upload(torch.from_numpy(obs)), self._state)
             result: NDArray[Any] = actions.cpu().numpy()  # on a GPU the only wait of a step

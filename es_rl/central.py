@@ -41,12 +41,11 @@ from es_rl.envs.spaces import Floats, Ints, size
 from es_rl.errors import ResourceError
 from es_rl.policies.normalizer import Normalizer
 from es_rl.rollout import Chunk, ChunkResult, Generation, Tally, chunk_result, episode_seeds, make_policy, rollout
-from es_rl.workers import Failed, Workers
+from es_rl.workers import NAP_SECONDS, Failed, Workers
 
 PROCESSES = 2  # for each worker
 DONE = -1  # in place of a request: the shard asks for nothing more
 LOST = -2  # in place of an answer: the shard is not where it was
-NAP_SECONDS = 20e-6  # between two looks at a counter
 _fence = threading.Lock()  # what was written before it is passed is seen by whoever passed it after
 
 
@@ -54,7 +53,7 @@ _fence = threading.Lock()  # what was written before it is passed is seen by who
 class Board:
     """Where the shared memory is, and how it is cut."""
 
-    serial: int  # another one for each generation
+    serial: int  # another one for each board, as paths come again
     path: str
     simulations: int
     jobs: int
@@ -99,9 +98,9 @@ class Shard:
 
 @dataclass(frozen=True)
 class Round:
-    """What the shards of one generation share."""
+    """What the shards of one call of `Central.roll` share."""
 
-    number: int
+    number: int  # of the generation
     board: Board
 
 
@@ -182,9 +181,7 @@ class _Group:
         asking, moved, late = [], False, False
         for shard in self._shards:
             request, answered = int(self._board["request"][shard.job]), int(self._board["answer"][shard.job])
-            if request == DONE:
-                continue
-            if answered == LOST:
+            if request == DONE or answered == LOST:
                 continue
             if request == len(self._history) + 1:
                 asking.append(shard)

@@ -46,6 +46,11 @@ class LowRank(NamedTuple):
 Members = Tensor | LowRank  # of one parameter: (N, *shape), or factors
 
 
+def select(all_of: dict[str, Members], index: Tensor) -> dict[str, Members]:
+    """The members at these positions, of each parameter."""
+    return {name: m.select(index) if isinstance(m, LowRank) else m[index] for name, m in all_of.items()}
+
+
 class NoRuleError(Exception):
     """A parameter is used in a way that cannot be computed for all members at once."""
 
@@ -307,22 +312,19 @@ def _on_channels(m: Interception, func: Any, y: Tensor, p: Tensor) -> Tensor:
 def _layer_norm(
     m: Interception, input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Tensor:
-    m.refuse(input)
-    return _affine(m, _elementwise, m.follow(input, F.layer_norm(input, normalized_shape, eps=eps)), weight, bias)
+    return _affine(m, _elementwise, input, F.layer_norm(input, normalized_shape, eps=eps), weight, bias)
 
 
 def _rms_norm(
     m: Interception, input: Tensor, normalized_shape: Any, weight: Any = None, eps: float | None = None
 ) -> Tensor:
-    m.refuse(input)
-    return _affine(m, _elementwise, m.follow(input, F.rms_norm(input, normalized_shape, eps=eps)), weight, None)
+    return _affine(m, _elementwise, input, F.rms_norm(input, normalized_shape, eps=eps), weight, None)
 
 
 def _group_norm(
     m: Interception, input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Tensor:
-    m.refuse(input)
-    return _affine(m, _on_channels, m.follow(input, F.group_norm(input, num_groups, eps=eps)), weight, bias)
+    return _affine(m, _on_channels, input, F.group_norm(input, num_groups, eps=eps), weight, bias)
 
 
 def _batch_norm(
@@ -331,13 +333,13 @@ def _batch_norm(
 ) -> Tensor:  # fmt: skip
     if training:
         raise NoRuleError("normalises over the rows of its members together")
+    return _affine(m, _on_channels, input, F.batch_norm(input, running_mean, running_var, eps=eps), weight, bias)
+
+
+def _affine(m: Interception, apply: Callable[..., Tensor], input: Tensor, y: Tensor, gain: Any, bias: Any) -> Tensor:
+    """y, which is `input` normalised, scaled and shifted."""
     m.refuse(input)
-    return _affine(
-        m, _on_channels, m.follow(input, F.batch_norm(input, running_mean, running_var, eps=eps)), weight, bias
-    )
-
-
-def _affine(m: Interception, apply: Callable[..., Tensor], y: Tensor, gain: Any, bias: Any) -> Tensor:
+    y = m.follow(input, y)
     for func, p in ((torch.mul, gain), (torch.add, bias)):
         if p is not None:
             y = m.follow(y, apply(m, func, y, p))

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from es_rl.fused import LowRank, Members
+from es_rl.fused import LowRank, Members, select
 from es_rl.policies.action import ActionHead
 from es_rl.policies.feedforward import Feedforward
 from es_rl.policies.normalizer import CLIP, Normalizer, Unnormalized
@@ -45,10 +45,7 @@ class NumpyForward:
     def keep(self, rows: NDArray[np.int64], members: NDArray[np.int64]) -> None:
         """Go on with the members at these positions."""
         if self._members > 1:
-            index = torch.from_numpy(members)
-            self._weights = {
-                name: m.select(index) if isinstance(m, LowRank) else m[index] for name, m in self._weights.items()
-            }
+            self._weights = select(self._weights, torch.from_numpy(members))
             self._members, self._kernels = len(members), self._bind()
 
     def _bind(self) -> list[Kernel]:

@@ -23,7 +23,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from es_rl.errors import EnvError
-from es_rl.fused import Interception, LowRank, Members, NoRuleError, attention
+from es_rl.fused import Interception, LowRank, Members, NoRuleError, attention, select
 from es_rl.noise import Factors, Perturbation, directions, matrix
 
 
@@ -70,7 +70,7 @@ def perturb(module: nn.Module, members: Sequence[int], p: Perturbation) -> Itera
     """Let `module` stand for `members` (2i and 2i+1 are the pair ±) until the block ends.
 
     The first dimension of every tensor that goes in or comes out are the rows. No gradients are tracked. Memory: the
-    members' noise, N copies of the parameters if dense. Raises `EnvError` for a module that mixes its rows.
+    members' noise, N copies of the parameters if dense. Raises `EnvError` for batch norm in training mode.
     """
     for name, part in module.named_modules():
         if part.training and isinstance(part, nn.modules.batchnorm._BatchNorm):
@@ -109,7 +109,7 @@ class Population:
         self._n = len(at)
         self._live = self._all
         if self._n < self._everyone or bool((at.cpu() != torch.arange(self._n)).any()):
-            self._live = {name: m.select(at) if isinstance(m, LowRank) else m[at] for name, m in self._all.items()}
+            self._live = select(self._all, at)
         self._by_id = {id(self._parameters[name]): m for name, m in self._live.items()}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -152,14 +152,14 @@ def rollout(
     seeds: Sequence[int],
     *,
     tally: Normalizer | None = None,
-    beat: Callable[[int], None] = lambda steps: None,
+    beat: Beat = lambda steps: None,
     record: list[tuple[Ints, NDArray[Any]]] | None = None,
 ) -> Episodes:
     """One episode in each of N = len(seeds) simulations, with one call of the actor and one of the environment a step.
 
-    With a `tally`, moments of the observations acted upon are
-    gathered about its mean. A reward, an observation or an action that is not finite, or beyond `HUGE`, ends its
-    simulation as failed. `record` receives (simulations, actions) of every step.
+    With a `tally`, moments of the observations acted upon are gathered about its mean. A reward, an observation or an
+    action that is not finite, or beyond `HUGE`, ends its simulation as failed. `record` receives (simulations, actions)
+    of every step.
     """
     n = len(seeds)
     returns, lengths, failed = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.bool_)

@@ -39,7 +39,7 @@ HANGS = 2
 STARTUP_SECONDS = 180.0  # from the start of a worker to its first word
 PIPE_SECONDS = 30  # for one message to pass, once begun
 POLL_SECONDS = 0.25  # how often `check` is called while nothing happens
-PUMP_SECONDS, NAP_SECONDS = 0.005, 20e-6  # how long a pump runs before workers are heard, and rests if idle
+PUMP_SECONDS, NAP_SECONDS = 0.005, 20e-6  # how long a pump runs before workers are heard, and rests between two looks
 BEAT_SECONDS = 0.5  # at most so often does a worker report steps
 
 

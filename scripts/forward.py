@@ -1,11 +1,11 @@
 """The population's forward pass: its speed against plain inference, and what its members cost in memory.
 
     python scripts/forward.py                       # the cases below
-    python scripts/forward.py 1024x1024 256x256x2   # width x members (x rank)
+    python scripts/forward.py 1024x1024 256x256x2   # width x members, x rank, x tokens
 
-One linear layer of the given width, one row a member. The same batch goes, in turn, through the plain module, through
-the population's forward pass with low-rank noise, with dense noise, and, in the way of torch itself, through
-`torch.func.vmap` over a stack of weights. Noise is drawn beforehand. The medians of interleaved repetitions are
+One linear layer of the given width, one row of tokens a member. The same batch goes, in turn, through the plain
+module, through the population's forward pass with low-rank noise, with dense noise, and, in the way of torch itself,
+through `torch.func.vmap` over a stack of weights. Noise is drawn beforehand. The medians of interleaved repetitions are
 compared, so that a machine whose speed wavers slows all alike.
 """
 
@@ -40,7 +40,7 @@ def interleaved(calls):
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def measure(width, members, rank=1, tokens=1):
+def measure(width, members, rank, tokens):
     """Shares of plain inference, and bytes of a member's noise."""
     torch.manual_seed(0)
     module = nn.Linear(width, width).requires_grad_(False)
@@ -65,10 +65,10 @@ def main(argv):
         "width members rank tokens | share of plain inference: low rank, dense, vmap | bytes a member: low rank, dense"
     )
     for case in argv or CASES:
-        sizes = [int(part) for part in case.split("x")]
+        sizes = ([int(part) for part in case.split("x")] + [1, 1])[:4]
+        width, members, rank, tokens = sizes
         seconds, low, dense = measure(*sizes)
         shares = [f"{seconds['plain'] / seconds[k]:.3f}" if k in seconds else "-" for k in ("lowrank", "dense", "vmap")]
-        width, members, rank, tokens = (*sizes, *(1, 1)[len(sizes) - 2 :])
         print(f"{width:5} {members:7} {rank:4} {tokens:6} | {' '.join(shares)} | {low:,} {dense:,}", flush=True)
     return 0
 

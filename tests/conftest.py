@@ -4,8 +4,10 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -103,3 +105,22 @@ def model_hash(run, checkpoint="last"):
 
 def metrics(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def comparable(run):
+    """metrics.jsonl without what a clock says."""
+    return [{k: v for k, v in line.items() if not k.startswith(("time/", "seconds"))} for line in metrics(run)]
+
+
+def kill_workers(process, run, *, workers, pauses):
+    """Kill one worker after the other, with random pauses, while a training runs; how many were killed."""
+    kills, rng = 0, random.Random(0)
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        victims = [p for p in process.children() if "spawn_main" in " ".join(p.cmdline())]
+        if len(victims) >= workers and (run / "metrics.jsonl").exists():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rng.choice(victims).kill()
+                kills += 1
+            time.sleep(rng.uniform(*pauses))
+        time.sleep(0.05)
+    return kills

@@ -1,14 +1,12 @@
 """Inference in one place against inference in every worker."""
 
 import contextlib
-import random
 import time
 
 import numpy as np
-import psutil
 import pytest
 import torch
-from conftest import metrics, model_hash
+from conftest import comparable, kill_workers, metrics, model_hash
 
 from es_rl import central, es, evaluator
 from es_rl.config import parse_train
@@ -18,13 +16,6 @@ from es_rl.rollout import make_policy
 from es_rl.workers import Workers
 
 HOPPER = ["env=Hopper-v4", "env_kwargs.max_episode_steps=60", "es.population=32", "generations=3", "eval.every=2"]
-
-
-def same(one, other):
-    drop = ("time/", "seconds")
-    return [
-        [{k: v for k, v in line.items() if not k.startswith(drop)} for line in metrics(run)] for run in (one, other)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -40,23 +31,14 @@ def test_theta_is_that_of_local_inference_for_any_number_of_workers(train, keys)
     for workers in (1, 2):
         run = train(*HOPPER, *keys.split(), "inference=central", f"workers={workers}", run=f"central{workers}")
         assert model_hash(run) == model_hash(local)
-        one, other = same(run, local)
-        assert one == other
+        assert comparable(run) == comparable(local)
 
 
 def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
     keys = ["env=es_rl/PointMass-v0", "mlp.hidden=[8]", "es.population=64", "generations=40", "video.every=-1"]
     quiet = train(*keys, "eval.episodes=2", run="quiet")
     process = start(*keys, "eval.episodes=2", "inference=central", "workers=2", "run=killed")
-    kills, rng = 0, random.Random(0)
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        victims = [p for p in process.children() if "spawn_main" in " ".join(p.cmdline())]
-        if len(victims) == 4 and (tmp_path / "killed/metrics.jsonl").exists():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                rng.choice(victims).kill()
-                kills += 1
-            time.sleep(rng.uniform(2.0, 4.0))
-        time.sleep(0.05)
+    kills = kill_workers(process, tmp_path / "killed", workers=4, pauses=(2.0, 4.0))
     assert process.wait() == 0
     assert kills >= 1 and "it is replaced" in (tmp_path / "out.txt").read_text()
     assert model_hash(tmp_path / "killed") == model_hash(quiet)
@@ -102,9 +84,9 @@ def test_simulation_and_inference_overlap(monkeypatch):
             evaluate.members(state)
             return time.monotonic() - begun
 
-    one_after_the_other = 4 * steps * 4 * pause  # chunks × steps × simulations of a step
+    simulating = 4 * steps * 4 * pause  # chunks × steps × simulations of a step: of one process
     thinks, simulates, both = generation(0.0, 4 * pause), generation(pause, 0.0), generation(pause, 4 * pause)
-    assert both <= 1.25 * max(thinks, simulates, one_after_the_other)
+    assert both <= 1.25 * max(thinks, simulates, simulating)
 
 
 def test_a_gpu_that_is_not_there_is_one_line(command, monkeypatch):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import time
@@ -10,7 +9,7 @@ import time
 import numpy as np
 import psutil
 import pytest
-from conftest import metrics, model_hash
+from conftest import comparable, kill_workers, metrics, model_hash
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import es_rl
@@ -33,11 +32,6 @@ def wait_for(condition, process=None, seconds=90):
         assert process is None or process.is_running(), "the process has ended"
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
-
-
-def comparable(run):
-    """metrics.jsonl without what a clock says."""
-    return [{k: v for k, v in line.items() if not k.startswith(("time/", "seconds"))} for line in metrics(run)]
 
 
 @pytest.mark.parametrize(("noise", "policy"), KINDS)
@@ -69,14 +63,7 @@ def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
     keys = [*toy(population=64, chunk=16), "generations=60", "video.every=-1", "eval.episodes=2"]
     quiet = train(*keys, run="quiet")
     process = start(*keys, "workers=2", "run=killed")
-    kills, rng = 0, random.Random(0)
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        victims = [p for p in process.children() if "spawn_main" in " ".join(p.cmdline())]
-        if victims and (tmp_path / "killed/metrics.jsonl").exists():
-            rng.choice(victims).kill()
-            kills += 1
-            time.sleep(rng.uniform(2.5, 4.5))
-        time.sleep(0.05)
+    kills = kill_workers(process, tmp_path / "killed", workers=1, pauses=(2.5, 4.5))
     assert process.wait() == 0
     assert kills >= 1 and "it is replaced" in (tmp_path / "out.txt").read_text()
     assert model_hash(tmp_path / "killed") == model_hash(quiet)

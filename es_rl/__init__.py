@@ -5,6 +5,7 @@
     import es_rl
     policy = es_rl.load("runs/HalfCheetah-v4/...")  # a trained policy
     action = policy(obs)                            # one observation; policy.reset() between episodes
+    es_rl.Trainer(module, fitness).train(100)       # any torch.nn.Module, any score
 
 The rooms `es_rl.envs`, `es_rl.policies`, `es_rl.noise`, `es_rl.population`, … are imported when first touched, so
 that `import es_rl` stays instant.
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from es_rl.agent import Agent
 
 __version__ = "0.1.0"
-__all__ = ["envs", "es", "load", "noise", "optim", "policies", "population", "rng", "shaping"]
+ROOMS = ("callbacks", "envs", "es", "noise", "optim", "policies", "population", "rng", "shaping")
+NAMES = {"Trainer": "trainer", "batched": "trainer", "VanillaESTrainer": "compat", "EGGROLLTrainer": "compat"}
+__all__ = ["load", *ROOMS, *NAMES]
 
 
 def load(run: str | Path, checkpoint: str = "last") -> Agent:
@@ -35,6 +38,8 @@ def load(run: str | Path, checkpoint: str = "last") -> Agent:
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
+    if name in ROOMS:
         return importlib.import_module(f"es_rl.{name}")
+    if name in NAMES:
+        return getattr(importlib.import_module(f"es_rl.{NAMES[name]}"), name)
     raise AttributeError(f"module 'es_rl' has no attribute {name!r}")

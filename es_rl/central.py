@@ -102,6 +102,7 @@ class Round:
 
     number: int  # of the generation
     board: Board
+    limit: int | None  # steps after which members' episodes are cut off
 
 
 class Simulation:
@@ -126,7 +127,7 @@ class Simulation:
         seeds = episode_seeds(self._config, shared.number, shard.chunk)
         actor = _Remote(self._board[1], shard, beat)
         try:
-            done = rollout(self._env, actor, seeds, beat=beat)
+            done = rollout(self._env, actor, seeds, beat=beat, limit=shared.limit if members else None)
         finally:
             self._board[1]["request"][shard.job] = DONE
         return chunk_result(done, episodes=es.episodes if members else 1, shift=es.reward_shift if members else 0.0)
@@ -279,7 +280,11 @@ class Central:
         try:
             jobs = [shard for own in shards for shard in own]
             self._workers.map(
-                self._simulation, Round(generation.number, self._board), jobs, on_result=settle, pump=pump
+                self._simulation,
+                Round(generation.number, self._board, generation.limit),
+                jobs,
+                on_result=settle,
+                pump=pump,
             )
         finally:
             for group in groups.values():

@@ -8,12 +8,13 @@ written under another name, flushed to the disk and renamed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,21 +102,36 @@ def save(
         "trainer.safetensors": save_tensors(state.optim),
         "state.json": json.dumps(about, indent=2, allow_nan=False).encode(),
     }
-    manifest = {name: {"size": len(data), "sha256": _sha256(data)} for name, data in contents.items()}
-    contents[MANIFEST] = json.dumps(manifest, indent=2).encode()
-    final, temporary = folder / _name(state.generation), folder / f".writing-{os.getpid()}"
-    temporary.mkdir()
-    for name, data in contents.items():
-        _write_to_disk(temporary / name, data)
-    if final.exists():  # a damaged one that a resumed run has fallen back from, or the same bits again
-        shutil.rmtree(final)
-    temporary.rename(final)
-    _flush_directory(folder)
+    final = folder / _name(state.generation)
+    write_directory(final, contents)
     _link(folder / "last", final.name)
     if best:
         _link(folder / "best", final.name)
     _prune(folder, keep, pinned)
     return final
+
+
+def write_directory(final: Path, contents: Mapping[str, bytes]) -> None:
+    """A directory of these files and their manifest, which appears complete or not at all. Raises OSError."""
+    manifest = {name: {"size": len(data), "sha256": _sha256(data)} for name, data in contents.items()}
+    temporary = final.with_name(f".writing-{os.getpid()}")
+    temporary.mkdir()
+    for name, data in {**contents, MANIFEST: json.dumps(manifest, indent=2).encode()}.items():
+        _write_to_disk(temporary / name, data)
+    if final.exists():  # a damaged one that a resumed run has fallen back from, or the same bits again
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _flush_directory(final.parent)
+
+
+def read_directory(path: Path) -> dict[str, bytes]:
+    """The files of such a directory. Raises `CheckpointError` if one is not what the manifest says, and OSError."""
+    manifest = json.loads((path / MANIFEST).read_bytes())
+    contents = {name: (path / name).read_bytes() for name in FILES}
+    for name, data in contents.items():
+        if len(data) != manifest[name]["size"] or _sha256(data) != manifest[name]["sha256"]:
+            raise CheckpointError(f"{path / name}: damaged, it is not what {MANIFEST} says.")
+    return contents
 
 
 class Saver:
@@ -199,12 +215,8 @@ def load_newest(run: Path, on_warning: Callable[[str], None]) -> Checkpoint:
 
 def _read(path: Path) -> Checkpoint:
     """Check every file against the manifest before anything in it is looked at."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        contents = {name: (path / name).read_bytes() for name in FILES}
-        for name, data in contents.items():
-            if len(data) != manifest[name]["size"] or _sha256(data) != manifest[name]["sha256"]:
-                raise CheckpointError(f"{path / name}: damaged, it is not what {MANIFEST} says.")
+    with reading(path):
+        contents = read_directory(path)
         about = json.loads(contents["state.json"])
         if about["format"] != FORMAT:
             raise CheckpointError(f"{path}: has format {about['format']}; this version reads {FORMAT}.")
@@ -217,6 +229,13 @@ def _read(path: Path) -> Checkpoint:
             action_space=from_json(about["action_space"]),
             path=path,
         )
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever is wrong with what is read of a path is a `CheckpointError`."""
+    try:
+        yield
     except OSError as error:
         raise CheckpointError(f"{error.filename or path}: cannot be read ({error.strerror}).") from error
     except SafetensorError as error:

@@ -72,11 +72,17 @@ class EsConfig:
     noise_reuse: int = key(1, "generations that share their perturbations; 1: fresh ones each generation", low=1)
     freeze_vectors: bool = key(False, "biases and gains stay as they are, only matrices move")
     population: int = key(64, "members of a generation, an even number (antithetic pairs)", low=2)
+    steps: int | None = key(
+        None, "environment steps that a generation is to have: the population grows until it has about so many", low=1
+    )
+    population_max: int | None = key(None, "members that it may grow to; default: 16 times es.population", low=2)
     sigma: float = key(0.05, "standard deviation of the perturbation of each parameter", above=0)
     sigma_decay: float = key(1.0, "sigma is multiplied by this after each generation", above=0, high=1)
     shaping: str = key("centered_ranks", "fitness to utilities: centered_ranks, zscore, normalized, sign, raw")
     top: int | None = key(None, "pairs that count, the best ones (ARS); default: all", low=1)
     episodes: int = key(1, "episodes of each member; fitness is their mean", low=1)
+    limit: int | None = key(None, "steps after which episodes of training are cut off at first; default: never", low=1)
+    limit_growth: float = key(1.01, "es.limit is multiplied by this after each generation", low=1)
     reward_shift: float = key(0.0, "subtracted from each step's reward in training (an alive bonus)")
     max_failed: float = key(0.5, "share of failed members in a generation above which the run stops", low=0, high=1)
 
@@ -122,6 +128,10 @@ class Config:
     mlp: MlpConfig = group(MlpConfig, "the multilayer perceptron")
     transformer: TransformerConfig = group(TransformerConfig, "the transformer policy")
     obs_norm: bool = key(True, "observations normalised by their running mean and standard deviation")
+    obs_first: int | None = key(
+        None, "the policy sees the first so many numbers of an observation; default: all of them", low=1
+    )
+    obs_clip: float = key(10.0, "standard deviations at which normalised observations are cut off", above=0)
     es: EsConfig = group(EsConfig, "the evolution strategy")
     optim: OptimConfig = group(OptimConfig, "the optimiser")
     generations: int | None = key(None, "stop after so many generations", low=1)
@@ -284,15 +294,7 @@ def help_text(kind: type[Any], usage: str) -> str:
 def _resolve(config: Config) -> Config:
     """Rules between keys, and the defaults that follow from other keys."""
     es = config.es
-    if es.population % 2:
-        raise ConfigError(
-            f"es.population={es.population}: members come in antithetic pairs, so it must be even: "
-            f"{es.population - 1} or {es.population + 1}."
-        )
-    if es.top is not None and es.top > es.population // 2:
-        raise ConfigError(
-            f"es.top={es.top}: at most es.population/2 = {es.population // 2} pairs can count. Give es.top too."
-        )
+    check_pairs(es, "es.")
     if config.inference == "central" and config.workers == 0:
         raise ConfigError("inference=central: needs worker processes that simulate. Leave workers=0 out.")
     if config.inference == "local" and config.device == "cuda":
@@ -300,7 +302,7 @@ def _resolve(config: Config) -> Config:
     width, heads = config.transformer.width, config.transformer.heads
     if width % heads:
         raise ConfigError(f"transformer.width={width}: must be a multiple of transformer.heads={heads}.")
-    chunk = _chunk(es.population, es.episodes) if config.chunk is None else config.chunk
+    chunk = default_chunk(es.population, es.episodes) if config.chunk is None else config.chunk
     if chunk % 2:
         raise ConfigError(f"chunk={chunk}: must be even, both members of a pair are rolled out together.")
     rules = (config.generations, config.env_steps, config.minutes, config.target_return)
@@ -308,7 +310,25 @@ def _resolve(config: Config) -> Config:
     return dataclasses.replace(config, chunk=min(chunk, es.population), minutes=minutes)
 
 
-def _chunk(population: int, episodes: int) -> int:
+def check_pairs(es: EsConfig, prefix: str) -> None:
+    """Refuse numbers of members that cannot be. Raises `ConfigError`, with the keys' names behind the prefix."""
+    if es.population % 2:
+        raise ConfigError(
+            f"{prefix}population={es.population}: members come in antithetic pairs, so it must be even: "
+            f"{es.population - 1} or {es.population + 1}."
+        )
+    if es.population_max is not None and (es.population_max < es.population or es.population_max % 2):
+        raise ConfigError(
+            f"{prefix}population_max={es.population_max}: must be even and at least {prefix}population={es.population}."
+        )
+    if es.top is not None and es.top > es.population // 2:
+        raise ConfigError(
+            f"{prefix}top={es.top}: at most {prefix}population/2 = {es.population // 2} pairs can count. "
+            f"Give {prefix}top too."
+        )
+
+
+def default_chunk(population: int, episodes: int) -> int:
     """Members of a chunk: a quarter of the population, so that work spreads, at most 64 simulations; none left over."""
     most = max(2, min(population // 4, 64 // episodes))
     chunks = -(-population // most)

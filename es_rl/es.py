@@ -6,7 +6,8 @@ Antithetic evolution strategy (Salimans et al. 2017, algorithm 2) with any pertu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from es_rl import optim
 from es_rl.config import Config, EsConfig, OptimConfig
-from es_rl.noise import Perturbation, check_rank, estimate, moves
+from es_rl.noise import Perturbation, Shapes, check_rank, estimate
 from es_rl.shaping import utilities
 
 SMALLEST = 14  # simulations of a part of a chunk
+MAX_LIMIT = 10**9  # times es.limit: as good as none
+GROWTH = 16  # times es.population, to which it may grow
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class ESParams:
     optim: OptimConfig
     seed: int
     chunk: int  # members of a chunk, even
+    frozen: frozenset[str] = frozenset()  # names of parameters that stay as they are
 
     @classmethod
     def of(cls, config: Config) -> ESParams:
@@ -56,12 +60,15 @@ class Told:
     gradient_norm: float  # of the estimate
     failed: int  # members
     flat: bool  # all utilities equal: nothing could be learnt
+    agreement: float | None  # cosine between the estimates of two halves of the pairs; None of a single pair
+    effective_rank: float | None  # of theta' − theta, mean over its matrices; None if there is none that moved
 
 
 def init(module: nn.Module) -> ESState:
     """The state before the first generation: a module's parameters and buffers as they are."""
     theta = {name: value.detach().clone() for name, value in module.named_parameters()}
-    buffers = {name: value.clone() for name, value in module.state_dict().items() if name not in theta}
+    kept = module.state_dict().keys()
+    buffers = {name: value.clone() for name, value in module.named_buffers() if name in kept}
     return ESState(0, theta, buffers, {})
 
 
@@ -81,18 +88,48 @@ def perturbation(params: ESParams, generation: int) -> Perturbation:
         block=params.chunk // 2,
         rank=es.rank,
         freeze_vectors=es.freeze_vectors,
+        frozen=params.frozen,
     )
 
 
+def limit(params: ESParams, generation: int) -> int | None:
+    """Steps after which the episodes of a generation are cut off; None: they run to their end.
+
+    Short episodes teach the beginnings many times over before whole ones are played.
+    """
+    es = params.es
+    if es.limit is None or generation * math.log(es.limit_growth) > math.log(MAX_LIMIT):
+        return None
+    return int(es.limit * es.limit_growth**generation)
+
+
 def ask(params: ESParams, state: ESState) -> tuple[Perturbation, list[range]]:
-    """The noise of the coming generation and the members of each chunk, the last ones in smaller parts.
+    """The noise of the coming generation, and the members of each chunk."""
+    return perturbation(params, state.generation), _chunks(params, 0, params.es.population)
+
+
+def grow(params: ESParams, members: int, steps: int) -> list[range]:
+    """The chunks of further members, after so many have taken so many environment steps in all.
+
+    While episodes are short, a generation of more members tells more in the same time (Toklu et al. 2020, section 4).
+    """
+    es = params.es
+    if es.steps is None or steps >= es.steps:
+        return []
+    most = GROWTH * es.population if es.population_max is None else es.population_max
+    wanted = min(most, members * es.steps // max(1, steps))
+    return _chunks(params, members, wanted - wanted % 2)
+
+
+def _chunks(params: ESParams, first: int, end: int) -> list[range]:
+    """These members in chunks, the last ones in smaller parts.
 
     So no worker waits long for another at the end of a generation, whatever their number.
     """
-    size, population = params.chunk, params.es.population
-    chunks = [range(first, min(first + size, population)) for first in range(0, population, size)]
+    size = params.chunk
+    chunks = [range(i, min(i + size, end)) for i in range(first, end, size)]
     last = [part for c, n in zip(chunks[-2:], (2, 4), strict=False) for part in _parts(c, n, params.es.episodes)]
-    return perturbation(params, state.generation), chunks[:-2] + last
+    return chunks[:-2] + last
 
 
 def _parts(members: range, wanted: int, episodes: int) -> list[range]:
@@ -111,23 +148,60 @@ def tell(
     optimiser stay as they were.
     """
     es = params.es
-    used, pairs = utilities(fitness, shaping=es.shaping, top=es.top or es.population // 2)
+    grown = len(fitness) / es.population
+    top = len(fitness) // 2 if es.top is None else max(1, round(es.top * grown))
+    used, pairs = utilities(fitness, shaping=es.shaping, top=top)
     differences = (used[0::2] - used[1::2])[pairs]  # (top,)
     flat = not differences.any()
-    theta, optim_state, gradient_norm = dict(state.theta), dict(state.optim), 0.0
+    theta, optim_state, gradient_norm, agreement = dict(state.theta), dict(state.optim), 0.0, None
     if not flat:
         p = perturbation(params, state.generation)
         shapes = {name: tuple(value.shape) for name, value in theta.items()}
-        drawn = estimate(shapes, [int(pair) for pair in pairs], differences, p)
-        update = {name: torch.from_numpy(value) for name, value in drawn.items() if moves(shapes[name], p)}
+        drawn, agreement = _gradient(shapes, pairs, differences, p)
+        update = {name: torch.from_numpy(value) for name, value in drawn.items()}
         gradient_norm = _norm(update)
         lr = params.optim.lr * params.optim.lr_decay**state.generation
         moving = {name: theta[name] for name in update}
         moved, optim_state = optim.step(moving, update, optim_state, config=params.optim, lr=lr)
         theta |= moved
     change = {name: theta[name] - state.theta[name] for name in theta}
-    told = Told(_norm(change), gradient_norm, int((~np.isfinite(fitness)).sum()), flat)
+    failed = int((~np.isfinite(fitness)).sum())
+    told = Told(_norm(change), gradient_norm, failed, flat, agreement, effective_rank(change.values()))
     return ESState(state.generation + 1, theta, dict(buffers), optim_state), told
+
+
+def _gradient(
+    shapes: Shapes, pairs: NDArray[np.int64], differences: NDArray[np.float64], p: Perturbation
+) -> tuple[dict[str, NDArray[np.float32]], float | None]:
+    """The estimate, from those of two halves of the pairs, and the cosine between these.
+
+    It tells how much of the estimate is signal: 0 for noise alone, 1 for a population that knows the gradient.
+    """
+    n = len(pairs)
+    ends = [(0, n)] if n == 1 else [(0, n // 2), (n // 2, n)]
+    halves = [estimate(shapes, pairs[i:j].tolist(), differences[i:j], p) for i, j in ends]
+    if n == 1:
+        return halves[0], None
+    first, second = halves
+    lengths = [sum(float(np.vdot(v, v)) for v in half.values()) ** 0.5 for half in halves]
+    together = sum(float(np.vdot(first[name], second[name])) for name in first)
+    shares = [np.float32((j - i) / n) for i, j in ends]
+    total = {name: first[name] * shares[0] + second[name] * shares[1] for name in first}
+    return total, together / (lengths[0] * lengths[1]) if all(lengths) else 0.0
+
+
+def effective_rank(changes: Iterable[Tensor]) -> float | None:
+    """(Σ s²)²/Σ s⁴ of the singular values s, between 1 and the rank; mean over the matrices that are not zero.
+
+    The participation ratio: how many directions share the change. `None` if there is no such matrix.
+    """
+    ranks = []
+    for change in changes:
+        if change.ndim > 1 and change.any():
+            w = change.double().flatten(1)
+            gram = w @ w.T if len(w) < w.shape[1] else w.T @ w
+            ranks.append(float(gram.trace().square() / gram.square().sum()))
+    return sum(ranks) / len(ranks) if ranks else None
 
 
 def _norm(values: Mapping[str, Tensor]) -> float:

@@ -6,6 +6,7 @@ nothing below it knows of evolution strategies.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class Evaluation:
     fitness: NDArray[np.float64]  # (M,); NaN: failed
     buffers: dict[str, Tensor]  # the policy's, moved by what was seen
     steps: int
-    metrics: dict[str, Any]
+    metrics: dict[str, Any]  # time/utilisation: share of their time that workers had a job; time/simulating: in steps
 
 
 class Evaluator:
@@ -52,24 +53,42 @@ class Evaluator:
 
         Raises `EnvError` or `TrainingError` as soon as more have failed than `es.max_failed` allows.
         """
+        start, busy = time.monotonic(), self._workers.busy
         p, chunks = es.ask(self._params, state)
-        jobs = [Chunk("members", members.start, len(members)) for members in chunks]
-        failed = 0
-
-        def on_result(index: int, outcome: Any) -> None:
-            nonlocal failed
-            result = result_of(outcome, jobs[index])
-            failed += int((~np.isfinite(result.fitness)).sum())
-            self._check(failed, result, jobs[index], state.generation + 1)
-
-        results = self._roll(Generation(state.generation, _arrays(state), p), jobs, on_result)
+        generation, results = (
+            Generation(state.generation, _arrays(state), p, es.limit(self._params, state.generation)),
+            list[ChunkResult](),
+        )
+        while chunks:
+            results += self._roll_members(generation, chunks, failed=sum(_failed(result) for result in results))
+            chunks = (
+                es.grow(self._params, chunks[-1].stop, sum(r.steps for r in results)) if chunks[0].start == 0 else []
+            )
         moments = [result.moments for result in results if result.moments is not None]
+        processes = max(1, self._workers.count)
+        available = max(1e-9, processes * (time.monotonic() - start))  # seconds of all processes together
         return Evaluation(
             fitness=np.concatenate([result.fitness for result in results]),
             buffers=normalizer.merge(state.buffers, moments),
             steps=sum(result.steps for result in results),
-            metrics=_metrics(results),
+            metrics=_metrics(results)
+            | {
+                "time/utilisation": (self._workers.busy - busy) / available if self._workers.count else 1.0,
+                "time/simulating": sum(result.simulating for result in results) / available,
+            },
         )
+
+    def _roll_members(self, generation: Generation, chunks: list[range], *, failed: int) -> list[ChunkResult]:
+        """The chunks' results, given that so many members of earlier ones failed."""
+        jobs = [Chunk("members", members.start, len(members)) for members in chunks]
+
+        def on_result(index: int, outcome: Any) -> None:
+            nonlocal failed
+            result = result_of(outcome, jobs[index])
+            failed += _failed(result)
+            self._check(failed, chunks[-1].stop, result, jobs[index], generation.number + 1)
+
+        return self._roll(generation, jobs, on_result)
 
     def policy(self, state: ESState) -> dict[str, Any]:
         """`eval/*` of the unperturbed policy on fresh seeds; episodes that failed are counted and left out."""
@@ -96,9 +115,9 @@ class Evaluator:
         outcomes = self._workers.map(self._rollout, generation, jobs, on_result=on_result)
         return [result_of(outcome, job) for outcome, job in zip(outcomes, jobs, strict=True)]
 
-    def _check(self, failed: int, result: ChunkResult, chunk: Chunk, generation: int) -> None:
+    def _check(self, failed: int, population: int, result: ChunkResult, chunk: Chunk, generation: int) -> None:
         """End a run that cannot succeed: too many failed, or the very first chunk could not be run at all."""
-        population, share = self._config.es.population, self._config.es.max_failed
+        share = self._config.es.max_failed
         lost = result.steps == 0 and bool(result.errors) and generation == 1 and chunk.first == 0
         if failed <= share * population and not lost:
             return
@@ -123,6 +142,10 @@ def _probe(context: None, config: Config, beat: Callable[[int], None]) -> EnvSpe
     return envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)
 
 
+def _failed(result: ChunkResult) -> int:
+    return int((~np.isfinite(result.fitness)).sum())
+
+
 def _metrics(results: Sequence[ChunkResult]) -> dict[str, Any]:
     """Statistics of the members that did not fail."""
     fitness = np.concatenate([result.fitness for result in results])
@@ -137,6 +160,7 @@ def _metrics(results: Sequence[ChunkResult]) -> dict[str, Any]:
         "fitness/std": _statistic(np.std, fitness),
         "return/mean": _statistic(np.mean, returns),
         "length/mean": _statistic(np.mean, lengths),
+        "members": len(sound),
     }
 
 

@@ -61,6 +61,7 @@ class Perturbation:
     block: int = 8  # pairs made orthogonal to one another; one chunk, so that a chunk draws its noise alone
     rank: int = 1  # of a low-rank epsilon
     freeze_vectors: bool = False  # biases and gains stay as they are
+    frozen: frozenset[str] = frozenset()  # names of further parameters that stay as they are
 
 
 def directions(shapes: Shapes, pairs: Sequence[int], p: Perturbation) -> Iterator[Directions]:
@@ -68,9 +69,9 @@ def directions(shapes: Shapes, pairs: Sequence[int], p: Perturbation) -> Iterato
     return lookup(KINDS, p.kind, "es.noise")(shapes, pairs, p)
 
 
-def moves(shape: tuple[int, ...], p: Perturbation) -> bool:
-    """Whether parameters of this shape are perturbed."""
-    return len(shape) > 1 or not p.freeze_vectors
+def moves(name: str, shape: tuple[int, ...], p: Perturbation) -> bool:
+    """Whether a parameter of this name and shape is perturbed."""
+    return name not in p.frozen and (len(shape) > 1 or not p.freeze_vectors)
 
 
 def matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -89,7 +90,7 @@ def check_rank(shapes: Shapes, p: Perturbation) -> None:
     if not p.kind.startswith("lowrank"):
         return
     for name, shape in shapes.items():
-        size = matrix(shape)
+        size = matrix(shape) if moves(name, shape, p) else None
         if p.rank < 1 or (size is not None and p.rank > min(size)):
             raise ConfigError(
                 f"es.rank={p.rank}: must lie between 1 and the smaller side of every matrix, and {name} is "
@@ -98,14 +99,14 @@ def check_rank(shapes: Shapes, p: Perturbation) -> None:
 
 
 def estimate(shapes: Shapes, pairs: Sequence[int], differences: Array, p: Perturbation) -> dict[str, Dense]:
-    """The ascent direction 1/(2 P sigma) Σ_pairs (u⁺ − u⁻) epsilon, by parameter name; zero for what is frozen.
+    """The ascent direction 1/(2 P sigma) Σ_pairs (u⁺ − u⁻) epsilon, by parameter name; what is frozen is missing.
 
     `differences` (P,) are u⁺ − u⁻ of the `pairs` (P,), P being the pairs that count. An unbiased estimate of the
     gradient of the expected utility under the perturbation (Salimans et al. 2017, equation 1, antithetic; for low rank
     the sum over pairs is one matrix product: Sarkar et al. 2025).
     """
-    total = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    waiting: dict[str, list[Factors]] = {name: [] for name in shapes}
+    total = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if moves(name, shape, p)}
+    waiting: dict[str, list[Factors]] = {name: [] for name in total}
     used = [(pair, weight) for pair, weight in zip(pairs, differences, strict=True) if weight != 0.0]
     for (_, weight), epsilon in zip(used, directions(shapes, [pair for pair, _ in used], p), strict=True):
         scale = np.float32(weight / (2 * len(pairs) * p.sigma))
@@ -152,7 +153,9 @@ def _add_products(total: Dense, factors: list[Factors]) -> None:
 def _dense(shapes: Shapes, pair: int, p: Perturbation) -> Directions:
     """Independent standard normal numbers."""
     return {
-        name: _normal(p, pair, index, shape) for index, (name, shape) in enumerate(shapes.items()) if moves(shape, p)
+        name: _normal(p, pair, index, shape)
+        for index, (name, shape) in enumerate(shapes.items())
+        if moves(name, shape, p)
     }
 
 
@@ -160,11 +163,13 @@ def _lowrank(shapes: Shapes, pair: int, p: Perturbation) -> Directions:
     """Independent standard normal factors, or numbers."""
     result: Directions = {}
     for index, (name, shape) in enumerate(shapes.items()):
+        if not moves(name, shape, p):
+            continue
         if (size := matrix(shape)) is not None:
             m, n = size
             drawn = _normal(p, pair, index, (m + n, p.rank))
             result[name] = Factors(drawn[:m] * np.float32(p.rank**-0.5), drawn[m:])
-        elif moves(shape, p):
+        else:
             result[name] = _normal(p, pair, index, shape)
     return result
 

@@ -20,7 +20,7 @@ from torch import nn
 from es_rl.fused import LowRank, Members, select
 from es_rl.policies.action import ActionHead
 from es_rl.policies.feedforward import Feedforward
-from es_rl.policies.normalizer import CLIP, Normalizer, Unnormalized
+from es_rl.policies.normalizer import Normalizer, Unnormalized
 
 Array = NDArray[Any]  # (N, k, features)
 Kernel = Callable[[Array], Array]  # may write into its argument, except the first one
@@ -129,12 +129,12 @@ def _layer_norm(layer: nn.Module, w: Weights) -> Kernel:
 
 def _normalizer(layer: nn.Module, w: Weights) -> Kernel:
     assert isinstance(layer, Normalizer)
-    scale, shift = layer.scale.numpy(), layer.shift.numpy()
+    scale, shift, clip, inputs = layer.scale.numpy(), layer.shift.numpy(), layer.clip, layer.inputs
 
     def kernel(obs: Array) -> Array:
-        x = obs * scale
+        x = obs[..., :inputs] * scale
         x += shift
-        return _clipped(x, -CLIP, CLIP).astype(np.float32)
+        return _clipped(x, -clip, clip).astype(np.float32)
 
     return kernel
 
@@ -173,7 +173,7 @@ def _tanh(x: Array) -> Array:
 # How a layer of each kind computes for many members: (layer, their weights) → kernel.
 KERNELS: dict[type[nn.Module], Callable[[nn.Module, Weights], Kernel]] = {
     Normalizer: _normalizer,
-    Unnormalized: lambda layer, w: lambda obs: obs.astype(np.float32),
+    Unnormalized: lambda layer, w: lambda obs: obs[..., : layer.inputs].astype(np.float32),
     nn.Linear: _linear,
     nn.LayerNorm: _layer_norm,
     nn.Tanh: lambda layer, w: _tanh,

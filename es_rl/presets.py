@@ -5,36 +5,59 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# The ARS settings are those of Mania et al. 2018, table 9 (V2-t), with lr = 2·alpha·sigma, since their update divides
-# by the number of directions and the standard deviation of fitness only.
-PRESETS: dict[str, dict[str, Any]] = {
-    "Humanoid": {
+
+def _ars(pairs: int, top: int, sigma: float, alpha: float, shift: float, **more: Any) -> dict[str, Any]:
+    """ARS V2-t (Mania et al. 2018, table 9): its update is ours with lr = 2·alpha·sigma.
+
+    For theirs divides by the number of directions and the standard deviation of fitness only.
+    """
+    return {
         "policy": "linear",
-        "es.population": 460,
-        "es.sigma": 0.02,
-        "es.reward_shift": 5.0,
+        "es.population": 2 * pairs,
+        "es.top": top,
+        "es.sigma": sigma,
+        "es.shaping": "zscore",
+        "es.reward_shift": shift,
+        "optim.name": "sgd",
+        "optim.momentum": 0.0,
+        "optim.lr": 2 * alpha * sigma,
+        **more,
+    }
+
+
+def _adam(population: int, sigma: float, lr: float, **more: Any) -> dict[str, Any]:
+    """Centred ranks and Adam, as OpenAI-ES (Salimans et al. 2017); the numbers were found by scripts/search.py."""
+    return {
+        "policy": "linear",
+        "es.population": population,
+        "es.sigma": sigma,
+        "es.shaping": "centered_ranks",
         "optim.name": "adam",
-        "optim.lr": 0.01,
-    },
-    "HalfCheetah": {
-        "policy": "linear",
-        "es.population": 64,
-        "es.top": 4,
-        "es.sigma": 0.03,
-        "es.shaping": "zscore",
-        "optim.name": "sgd",
-        "optim.momentum": 0.0,
-        "optim.lr": 0.0012,
-    },
-    "Swimmer": {
-        "policy": "linear",
-        "es.population": 2,
-        "es.sigma": 0.01,
-        "es.shaping": "zscore",
-        "optim.name": "sgd",
-        "optim.momentum": 0.0,
-        "optim.lr": 0.0004,
-    },
+        "optim.lr": lr,
+        **more,
+    }
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The settings of the paper; a chunk for each of two cores where the population is small.
+    "Hopper": _ars(8, 4, 0.025, 0.01, 1.0, chunk=8),
+    "HalfCheetah": _ars(32, 4, 0.03, 0.02, 0.0),
+    "Walker2d": _ars(40, 30, 0.025, 0.03, 1.0),
+    # Short episodes first: a generation of whole ones takes 120,000 steps, and the first ones teach little.
+    "Ant": _ars(60, 20, 0.025, 0.015, 1.0, **{"es.limit": 100}),
+    # Positions and velocities only: the 331 numbers after them, inertias and forces, slow learning and steps down.
+    "Humanoid": _ars(128, 128, 0.02, 0.02, 5.0, obs_first=45, obs_clip=5.0),
+    "HumanoidStandup": _ars(128, 128, 0.02, 0.02, 0.0, obs_first=45, obs_clip=5.0),
+    # Found by search, on seeds 1000 and 1001. Small perturbations leave Swimmer in a gait that returns 45.
+    "Swimmer": _adam(32, 0.5, 0.2, obs_norm=False),
+    "InvertedDoublePendulum": _adam(64, 0.05, 0.02),
+    "InvertedPendulum": _adam(32, 0.1, 0.05),
+    "Reacher": _adam(64, 0.05, 0.02),
+    "CartPole": _adam(32, 0.1, 0.05),
+    "Acrobot": _adam(32, 0.5, 0.2),
+    "Pendulum": _adam(64, 0.1, 0.05, policy="mlp"),
+    "MountainCarContinuous": _adam(32, 0.5, 0.2),
+    "MountainCar": _adam(64, 1.0, 0.3),
 }
 
 

@@ -65,11 +65,11 @@ def kill_process(process: Any) -> None:
     process.close()
 
 
-def die_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when the thread that started it ends (Linux); ends at once if it has."""
+def die_with_parent(parent: int, with_signal: int = signal.SIGKILL) -> None:
+    """Let the kernel end this process when the thread that started it ends (Linux); ends at once if it has."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, with_signal)
     if os.getppid() != parent:
         os._exit(1)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
     envs.check_id(env_id)
     default = Path(config.run) / "videos" / f"{env_id.replace('/', '-').replace(':', '-')}-{agent.generation}.mp4"
     out = Path(config.out) if config.out else default
-    frames, fps = film(agent, env_id, seconds=config.seconds, seed=config.seed)
+    kwargs = agent.config.env_kwargs
+    frames, fps = film(agent, agent.reset, env_id, kwargs, seconds=config.seconds, seed=config.seed)
     write_mp4(out, frames, fps)
     sys.stdout.write(f"{out}: {len(frames) / fps:.1f} s, {out.stat().st_size / 1e6:.2f} MB\n")
     if config.gif:
@@ -73,19 +74,29 @@ def in_background(argv: Sequence[str]) -> None:
     cli.run(main, argv)
 
 
-def film(agent: agents.Agent, env_id: str, *, seconds: float, seed: int) -> tuple[list[Frame], float]:
+def film(
+    act: Callable[[Any], Any],
+    reset: Callable[[], None],
+    env_id: str,
+    env_kwargs: Mapping[str, Any],
+    *,
+    seconds: float,
+    seed: int,
+) -> tuple[list[Frame], float]:
     """Frames of episodes one after another until `seconds` of simulated time are full, and their rate per second.
+
+    `act` is an agent: one observation → one action; `reset` makes it forget the episode that was.
 
     Raises `EnvError` if the environment cannot be rendered.
     """
     _choose_renderer()
     try:
-        env = make_one(env_id, agent.config.env_kwargs, render_mode="rgb_array")
+        env = make_one(env_id, env_kwargs, render_mode="rgb_array")
         _follow(env)
         rate = float(env.metadata.get("render_fps") or MAX_FPS)  # steps a second of simulated time
         every = max(1, int(np.ceil(rate / MAX_FPS)))
         fps = rate / every
-        frames = list(_frames(agent, env, every, max(1, round(seconds * fps)), seed))
+        frames = list(_frames(act, reset, env, every, max(1, round(seconds * fps)), seed))
         env.close()
     except Exception as error:  # foreign code, and drivers: any error
         sys.unraisablehook = lambda _: None  # Gymnasium's half-made viewer complains when it is collected
@@ -136,17 +147,19 @@ def write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
         )
 
 
-def _frames(agent: agents.Agent, env: Any, every: int, count: int, seed: int) -> Iterator[Frame]:
+def _frames(
+    act: Callable[[Any], Any], reset: Callable[[], None], env: Any, every: int, count: int, seed: int
+) -> Iterator[Frame]:
     episode = 0
     while count > 0:
         obs, _ = env.reset(seed=integer_seed(seed, "record", episode))
-        agent.reset()
+        reset()
         step, done = 0, False
         while not done and count > 0:
             if step % every == 0:
                 count -= 1
                 yield np.asarray(env.render(), np.uint8)
-            obs, _, terminated, truncated, _ = env.step(agent(obs))
+            obs, _, terminated, truncated, _ = env.step(act(obs))
             step, done = step + 1, terminated or truncated
         episode += 1
 

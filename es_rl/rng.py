@@ -12,7 +12,17 @@ import numpy as np
 MAX_SEED = 2**63 - 1
 
 # Codes are part of the bits of every run: add, never renumber.
-PURPOSES = {"noise": 1, "episode": 2, "eval": 3, "policy": 4, "evaluate": 5, "record": 6, "probe": 7}
+PURPOSES = {
+    "noise": 1,
+    "episode": 2,
+    "eval": 3,
+    "policy": 4,
+    "evaluate": 5,
+    "record": 6,
+    "probe": 7,
+    "bootstrap": 8,
+    "fitness": 9,
+}
 
 
 def stream(seed: int, purpose: str, *indices: int) -> np.random.Generator:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class Generation:
     number: int
     model: dict[str, NDArray[Any]]  # the policy's parameters and buffers, by name
     perturbation: Perturbation
+    limit: int | None = None  # steps after which members' episodes are cut off
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Episodes:
     lengths: Ints  # (N,)
     moments: Moments | None
     errors: list[str]  # of environments that broke
+    simulating: float = 0.0  # seconds spent in the environments' steps
 
 
 @dataclass
@@ -72,6 +75,7 @@ class ChunkResult:
     steps: int
     moments: Moments | None
     errors: list[str]
+    simulating: float = 0.0  # seconds spent in the environments' steps
 
 
 class Rollout:
@@ -95,7 +99,7 @@ class Rollout:
         tally = policy.normalizer if isinstance(policy.normalizer, Normalizer) else None
         members = range(chunk.first, chunk.first + chunk.count)
         with member_actors(policy, members, p, es.episodes) as actor:
-            done = _attempt(lambda: rollout(env, actor(), seeds, tally=tally, beat=beat))
+            done = _attempt(lambda: rollout(env, actor(), seeds, tally=tally, beat=beat, limit=generation.limit))
         return chunk_result(done, episodes=es.episodes, shift=es.reward_shift)
 
     def prepare(self, generation: Generation) -> tuple[VectorEnv, nn.Module]:
@@ -126,6 +130,7 @@ def chunk_result(done: Episodes, *, episodes: int, shift: float) -> ChunkResult:
         steps=int(done.lengths.sum()),
         moments=done.moments,
         errors=done.errors,
+        simulating=done.simulating,
     )
 
 
@@ -154,17 +159,18 @@ def rollout(
     tally: Normalizer | None = None,
     beat: Beat = lambda steps: None,
     record: list[tuple[Ints, NDArray[Any]]] | None = None,
+    limit: int | None = None,
 ) -> Episodes:
     """One episode in each of N = len(seeds) simulations, with one call of the actor and one of the environment a step.
 
-    With a `tally`, moments of the observations acted upon are gathered about its mean. A reward, an observation or an
+    With a `tally`, moments of what the policy sees are gathered about its mean. A reward, an observation or an
     action that is not finite, or beyond `HUGE`, ends its simulation as failed. `record` receives (simulations, actions)
-    of every step.
+    of every step. Episodes are cut off after `limit` steps.
     """
     n = len(seeds)
     returns, lengths, failed = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.bool_)
     seen = Tally(tally.mean.numpy()) if tally is not None else None
-    obs, steps = _reset(env, seeds, beat), 0
+    obs, steps, simulating = _reset(env, seeds, beat), 0, 0.0
     fine = _finite(obs)
     failed[~fine] = True
     running, obs = np.flatnonzero(fine), obs[fine]
@@ -174,14 +180,16 @@ def rollout(
         actions = actor(running, obs)
         if record is not None:
             record.append((running, actions))
+        begun = perf_counter()
         obs, reward, terminated, truncated = env.step(running, actions)
+        simulating += perf_counter() - begun
         if running.size == n:  # which spares picking them out
             returns += reward
         else:
             returns[running] += reward
         steps += 1
         beat(running.size)
-        over = terminated | truncated
+        over = terminated | truncated if steps != limit else np.ones(running.size, np.bool_)
         if not np.vdot(obs, obs) + np.vdot(reward, reward) + np.vdot(actions, actions) < HUGE**2:
             fine = _finite(reward) & _finite(obs) & _finite(actions)
             failed[running[~fine]] = True
@@ -190,7 +198,8 @@ def rollout(
             lengths[running[over]] = steps
             running, obs = running[~over], obs[~over]
     returns[failed] = np.nan
-    return Episodes(returns, lengths, seen.moments() if seen is not None else None, list(env.errors))
+    moments = seen.moments() if seen is not None else None
+    return Episodes(returns, lengths, moments, list(env.errors), simulating)
 
 
 def _reset(env: VectorEnv, seeds: Sequence[int], beat: Beat) -> Floats:
@@ -220,9 +229,9 @@ class Tally:
         self._numbers = 0
 
     def add(self, obs: Floats) -> None:
-        """Observations (n, O), which must stay as they are."""
-        self._block.append(obs)
-        self._numbers += obs.size
+        """Observations (n, ≥ O), which must stay as they are."""
+        self._block.append(obs[:, : len(self._mean)])
+        self._numbers += self._block[-1].size
         if self._numbers >= TALLY_NUMBERS:
             self._sum()
 

@@ -165,6 +165,8 @@ def _train(config: Config, params: ESParams, members: Evaluator, log: RunLog, sa
             **seen.metrics,
             "update/norm": told.update_norm,
             "gradient/norm": told.gradient_norm,
+            "update/effective_rank": told.effective_rank,
+            "gradient/agreement": told.agreement,
             "members/failed": told.failed,
             "time/steps_per_second": seen.steps / (updated - start),
             "time/rollout": rolled_out - start,

@@ -61,6 +61,7 @@ class _Worker:
     function: object = None  # what it holds
     context: object = None
     job: int | None = None
+    given: float = 0.0  # when it got its job
     last_beat: float = 0.0
 
 
@@ -109,6 +110,7 @@ class Workers:
         self._startup_deaths = 0
         self._workers: list[_Worker] = []
         self.count = count
+        self.busy = 0.0  # seconds that workers have spent on jobs that they finished
         for _ in range(count):
             self._workers.append(self._start())
 
@@ -205,7 +207,8 @@ class Workers:
 
     def _give(self, worker: _Worker, m: _Map) -> None:
         index = m.waiting.popleft()
-        worker.job, worker.last_beat = index, time.monotonic()
+        worker.job, worker.given = index, time.monotonic()
+        worker.last_beat = worker.given
         try:
             if worker.function is not m.function:
                 worker.pipe.send(("function", m.function))
@@ -244,6 +247,7 @@ class Workers:
                 self._on_steps(steps)
             case ("done", index, outcome):
                 worker.job = None
+                self.busy += time.monotonic() - worker.given
                 m.settle(index, outcome)
 
     def _bury_the_hung(self, m: _Map) -> None:

@@ -2,7 +2,7 @@
 
     python scripts/peers.py sb3_ppo HalfCheetah-v4 20        # name, environment, seconds
 
-Needs the extra `baselines`. `scripts/throughput.py peers=true` runs all of them beside es_rl's own training.
+Needs the extra `peers`. `scripts/throughput.py peers=true` runs all of them beside es_rl's own training.
 """
 
 import contextlib

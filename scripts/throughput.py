@@ -2,13 +2,14 @@
 
     python scripts/throughput.py env=HalfCheetah-v4                       # any key of training, and rounds=N
     python scripts/throughput.py env=Hopper-v4 policy=mlp workers=1 rounds=5
+    python scripts/throughput.py env=Hopper-v4 skip=30             # after 30 generations: longer episodes
     python scripts/throughput.py env=Humanoid-v4 peers=20                 # other trainers too, 20 s each a round
 
 Each round trains one generation, then rolls out the same members once more to record their actions, and steps the
 simulations with these and nothing else: no policy, no noise, no update. On the fast backend that is `Batch.step`
 alone, on all workers at once: the limit that the physics set. On the general one it is Gymnasium's environments. They
 alternate, so that a machine whose speed wavers slows all alike; what counts are the ratios. Peers need the extra
-`baselines`.
+`peers`.
 """
 
 import json
@@ -47,7 +48,7 @@ class Alone:
         seeds, recorded = episode_seeds(self._config, generation.number, chunk), []
         members, episodes = range(chunk.first, chunk.first + chunk.count), self._config.es.episodes
         with member_actors(policy, members, generation.perturbation, episodes) as actor:
-            rollout(env, actor(), seeds, beat=beat, record=recorded)
+            rollout(env, actor(), seeds, beat=beat, record=recorded, limit=generation.limit)
         env.reset(np.arange(len(seeds)), seeds)
         step = physics(env, seeds) if isinstance(env, MujocoVector) else env.step
         start = time.perf_counter()
@@ -82,7 +83,7 @@ def peer(name, env, seconds):
 
 def main(argv):
     keys = pairs(argv)
-    rounds, seconds = int(keys.pop("rounds", ROUNDS)), float(keys.pop("peers", 0))
+    rounds, skip, seconds = int(keys.pop("rounds", ROUNDS)), int(keys.pop("skip", 0)), float(keys.pop("peers", 0))
     config = parse_train([f"{name}={value}" for name, value in keys.items()])
     use_one_thread()
     count = available_processors() if config.workers is None else config.workers
@@ -92,6 +93,9 @@ def main(argv):
         params = es.ESParams.of(config)
         training, alone = Evaluator(config, params, spec, workers), Alone(config, spec)
         state = es.init(make_policy(config, spec))
+        for _ in range(skip):
+            seen = training.members(state)
+            state, _ = es.tell(params, state, seen.fitness, seen.buffers)
         for number in range(rounds + 1):
             start = time.perf_counter()
             seen = training.members(state)
@@ -100,7 +104,8 @@ def main(argv):
             p, chunks = es.ask(params, state)
             model = {name: value.numpy() for name, value in {**state.theta, **state.buffers}.items()}
             jobs = [Chunk("members", c.start, len(c)) for c in chunks]
-            steps, busy = np.sum(workers.map(alone, Generation(state.generation, model, p), jobs), axis=0)
+            generation = Generation(state.generation, model, p, es.limit(params, state.generation))
+            steps, busy = np.sum(workers.map(alone, generation, jobs), axis=0)
             measured["alone"] = (steps, busy / max(1, count))
             state = after
             if number == 0:

@@ -29,6 +29,8 @@ KEYS = [
     "policy=mlp mlp.hidden=[7,5] mlp.layer_norm=true",
     *(f"policy=mlp mlp.hidden=[8] mlp.activation={name}" for name in ACTIVATIONS),
     "policy=mlp mlp.hidden=[] mlp.squash=clip",
+    "policy=linear obs_first=4 obs_clip=0.5",
+    "policy=mlp obs_first=2 obs_norm=false",
 ]
 MEMBERS = range(4, 10)
 

@@ -22,7 +22,7 @@ HOPPER = ["env=Hopper-v4", "env_kwargs.max_episode_steps=60", "es.population=32"
     "keys",
     [
         "policy=mlp mlp.hidden=[8]",
-        "policy=linear es.episodes=2 es.noise=orthogonal",
+        "policy=linear es.episodes=2 es.noise=orthogonal es.limit=30 es.steps=2000 obs_first=6",
         "policy=transformer transformer.width=16 es.noise=lowrank",
     ],
 )

@@ -141,3 +141,53 @@ def test_a_quadratic_is_climbed(kind, shaping):
         assert sum(len(c) for c in chunks) == len(values)
         state, _ = es.tell(params, state, np.array(values), {})
     assert fitness(state.theta) > -0.05 > fitness(THETA)
+
+
+def test_a_population_grows_until_it_has_the_steps_wanted():
+    params, _ = setup(population=10, steps=1000, population_max=60)
+    assert es.grow(params, 10, 1000) == []  # enough
+    assert [m for c in es.grow(params, 10, 400) for m in c] == list(range(10, 24))  # 25 members would have 1000
+    assert [m for c in es.grow(params, 10, 1) for m in c] == list(range(10, 60))  # at most so many
+    assert es.grow(setup(population=10)[0], 10, 1) == []  # it is not asked to
+    assert len([m for c in es.grow(setup(population=10, steps=10**6)[0], 10, 1) for m in c]) == 150
+
+
+def test_the_limit_of_episodes_grows_by_generation_and_one_day_is_none():
+    params, _ = setup(population=4, limit=100, limit_growth=1.1)
+    assert [es.limit(params, g) for g in (0, 1, 2, 8)] == [100, 110, 121, 214]
+    assert es.limit(params, 10**6) is None and es.limit(setup(population=4)[0], 3) is None
+
+
+def test_a_grown_population_moves_theta_like_one_of_that_size():
+    fitness = np.random.default_rng(0).normal(size=12)
+    small, state = setup(population=4, top=1, shaping="raw")
+    large, _ = setup(population=12, top=3, shaping="raw")
+    grown, _ = es.tell(small, state, fitness, {})
+    whole, _ = es.tell(large, state, fitness, {})
+    assert all(torch.equal(grown.theta[k], whole.theta[k]) for k in THETA)
+
+
+@pytest.mark.parametrize(("linear", "low", "high"), [(True, 0.6, 1.0), (False, -0.3, 0.3)])
+def test_the_halves_of_a_population_agree_as_far_as_fitness_depends_on_theta(linear, low, high):
+    params, state = setup(population=128, chunk=16, shaping="raw")
+    p, _ = es.ask(params, state)
+    shapes = {k: tuple(v.shape) for k, v in THETA.items()}
+    drawn = [
+        np.concatenate([explicit(d[k], shapes[k]).ravel() for k in THETA]) for d in directions(shapes, range(64), p)
+    ]
+    signal = np.array([d.sum() for d in drawn]) if linear else np.random.default_rng(1).normal(size=64)
+    _, told = es.tell(params, state, np.stack([signal, -signal], axis=1).ravel(), {})
+    assert low <= told.agreement <= high
+
+
+def test_a_single_pair_has_no_halves():
+    params, state = setup(population=2)
+    assert es.tell(params, state, np.array([1.0, 0.0]), {})[1].agreement is None
+
+
+def test_effective_rank_counts_the_directions_of_a_change():
+    a, b = torch.randn(6, 1), torch.randn(1, 4)
+    assert es.effective_rank([a @ b]) == pytest.approx(1.0, rel=1e-5)
+    assert es.effective_rank([torch.eye(5)]) == pytest.approx(5.0)
+    assert es.effective_rank([torch.eye(3), a @ b, torch.ones(7), torch.zeros(2, 2)]) == pytest.approx(2.0, rel=1e-5)
+    assert es.effective_rank([torch.ones(3)]) is None

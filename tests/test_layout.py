@@ -25,9 +25,12 @@ ORDER = [
     ["evaluator"],
     ["rundir"],
     ["checkpoint", "runlog"],
-    ["agent", "cli"],
+    ["agent", "cli", "trainer"],
+    ["callbacks", "compat"],
     ["evaluate", "record"],
-    ["train"],
+    ["train", "baselines", "statistics"],
+    ["report"],
+    ["compare"],
 ]
 SKIP = {"__init__"}
 

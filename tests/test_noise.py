@@ -95,7 +95,18 @@ def test_frozen_vectors_are_neither_perturbed_nor_moved(kind):
     for name, theta in module.named_parameters():
         assert torch.equal(weights[name], theta) == (theta.ndim == 1)
     update = estimate(SHAPES, [0, 1], np.ones(2), p)
-    assert not update["c"].any() and update["a"].all()
+    assert set(update) == {name for name, shape in SHAPES.items() if len(shape) > 1} and update["a"].all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_frozen_changes_nothing_for_the_others(kind):
+    module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    every, some = (Perturbation(kind=kind, sigma=0.1, frozen=f) for f in (frozenset(), frozenset({"0.weight"})))
+    one, other = member_weights(module, 3, every), member_weights(module, 3, some)
+    assert torch.equal(other["0.weight"], module[0].weight) and not torch.equal(one["0.weight"], module[0].weight)
+    same = [torch.equal(one[name], other[name]) for name in one if name != "0.weight"]
+    assert all(same) or kind == "orthogonal"  # whose directions are orthogonal as wholes
+    assert "0.weight" not in estimate({k: tuple(v.shape) for k, v in one.items()}, [0, 1], np.ones(2), some)
 
 
 @pytest.mark.parametrize("rank", [0, 5])

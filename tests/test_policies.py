@@ -62,6 +62,21 @@ def test_keys_of_the_mlp_make_its_network():
     assert shapes == [(7, 6), (5, 7), (3, 5)]
 
 
+@pytest.mark.parametrize("norm", ["true", "false"])
+def test_a_policy_sees_the_first_numbers_only_if_told_so(norm):
+    policy = make("mlp", "obs_first=2", f"obs_norm={norm}")
+    assert dict(policy.named_parameters())["network.0.weight"].shape == (64, 2)
+    x = torch.randn(3, 6, dtype=torch.float64)
+    other = torch.cat([x[:, :2], torch.randn(3, 4, dtype=torch.float64)], dim=1)
+    assert torch.equal(policy(x)[0], policy(other)[0]) and not torch.equal(policy(x)[0], policy(other.flip(1))[0])
+    assert make("linear", "obs_first=9").state_dict()["layer.weight"].shape == (3, 6)  # there are no more
+
+
+def test_normalised_observations_are_cut_off():
+    policy = make("linear", "obs_clip=2.5")
+    assert policy.normalizer(torch.tensor([[9.0, -9.0, 1.0, 0, 0, 0]])).tolist() == [[2.5, -2.5, 1.0, 0, 0, 0]]
+
+
 def test_unbounded_dimensions_get_the_raw_output_and_half_bounded_ones_are_clipped():
     head = ActionHead(spaces.Box(np.float32([-1, -np.inf, 0]), np.float32([1, np.inf, np.inf])), "tanh")
     out = head(torch.tensor([[100.0, 100.0, 100.0], [-100.0, -100.0, -100.0]]))
@@ -82,7 +97,7 @@ def test_an_unknown_policy_names_the_nearest():
 
 def statistics(parts):
     """Merge parts one generation after the other, each cut into two chunks."""
-    normalizer = Normalizer(3)
+    normalizer = Normalizer(3, 10.0)
     buffers = {f"normalizer.{k}": v for k, v in normalizer.state_dict().items()}
     for part in parts:
         mean = buffers["normalizer.mean"].numpy()

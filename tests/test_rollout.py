@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from es_rl import envs
+from es_rl import envs, es
 from es_rl.config import parse_train
 from es_rl.envs.spaces import flatten
 from es_rl.es import ESParams, perturbation
@@ -25,11 +25,12 @@ def prepare(line):
         state["normalizer.m2"] += 3.0
         policy.load_state_dict(state)
     p = perturbation(ESParams.of(config), 4)
-    generation = Generation(4, {k: v.numpy() for k, v in policy.state_dict().items()}, p)
+    params, model = ESParams.of(config), {k: v.numpy() for k, v in policy.state_dict().items()}
+    generation = Generation(4, model, p, es.limit(params, 4))
     return config, spec, policy, generation, Rollout(config, spec)
 
 
-def by_hand(config, spec, policy, p, member, seed):
+def by_hand(config, spec, policy, p, member, seed, limit=None):
     """Return, length and observations of one episode of one member, with its explicit weights."""
     env = gymnasium.make(config.env.rpartition(":")[2], **config.env_kwargs)
     weights = {} if member is None else member_weights(policy, member, p)
@@ -39,7 +40,7 @@ def by_hand(config, spec, policy, p, member, seed):
         seen.append(row)
         action = functional_call(policy, weights, (torch.from_numpy(row)[None],))[0][0].numpy()
         obs, reward, terminated, truncated, _ = env.step(action if spec.action_space.shape else int(action))
-        total, done = total + reward, terminated or truncated
+        total, done = total + reward, terminated or truncated or len(seen) == limit
     return total, len(seen), np.stack(seen)
 
 
@@ -50,6 +51,8 @@ LINES = [
     "env=es_rl/PointMass-v0 policy=linear es.noise=orthogonal es.population=8 chunk=8 es.sigma=0.3",
     "env=CartPole-v1 policy=mlp es.noise=lowrank es.rank=2 es.episodes=2 es.population=8 chunk=8 es.sigma=0.5",
     "env=CartPole-v1 policy=mlp es.noise=lowrank es.freeze_vectors=true es.population=8 chunk=8 es.sigma=0.5",
+    "env=CartPole-v1 policy=mlp es.limit=10 es.limit_growth=1.2 es.population=8 chunk=8 es.sigma=1",
+    "env=es_rl/PointMass-v0 policy=linear obs_first=3 obs_clip=0.5 es.population=8 chunk=8 es.sigma=0.3",
 ]
 
 
@@ -61,7 +64,7 @@ def test_a_chunk_is_its_members_one_by_one(line):
     observations = []
     for row, member in enumerate(range(2, 8)):
         seeds = [integer_seed(0, "episode", 4, member // 2, e) for e in range(episodes)]
-        played = [by_hand(config, spec, policy, p, member, seed) for seed in seeds]
+        played = [by_hand(config, spec, policy, p, member, seed, generation.limit) for seed in seeds]
         observations += [o for _, _, o in played]
         returns, lengths = np.array([r for r, _, _ in played]), np.array([n for _, n, _ in played])
         assert result.lengths[row] == lengths.mean()
@@ -69,9 +72,11 @@ def test_a_chunk_is_its_members_one_by_one(line):
         assert result.fitness[row] == pytest.approx((returns - config.es.reward_shift * lengths).mean(), abs=1e-4)
     everything = np.concatenate(observations)
     assert result.steps == result.moments.count == len(everything)
-    assert np.allclose(result.moments.first, everything.sum(0), atol=1e-3)
-    assert np.allclose(result.moments.second, np.square(everything).sum(0), rtol=1e-3)
+    seen = len(result.moments.first)
+    assert np.allclose(result.moments.first, everything.sum(0)[:seen], atol=1e-3)
+    assert np.allclose(result.moments.second, np.square(everything).sum(0)[:seen], rtol=1e-3)
     assert len(set(result.lengths)) > 1 or "CartPole" not in line  # finished simulations were left out
+    assert generation.limit is None or max(result.lengths) == generation.limit == 20
 
 
 def test_an_evaluation_is_the_unperturbed_policy_without_shift_and_gathers_nothing():

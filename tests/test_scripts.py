@@ -1,12 +1,15 @@
 """The scripts run, and print what they promise."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "scripts"
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,47 @@ def test_kinds_of_noise_are_compared_and_the_comparison_goes_on_where_it_stopped
     tables = [subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert tables[0] == tables[1]
     assert [line.split("|")[2].strip() for line in tables[0].splitlines()[2:]] == ["dense", "lowrank"]
+
+
+def test_a_search_tries_every_combination_once_and_ranks_them(tmp_path):
+    keys = [
+        "env=es_rl/PointMass-v0",
+        "env_steps=2000",
+        "es.population=8",
+        "policy=linear",
+        "es.sigma=0.1,0.3",
+        "seeds=7",
+    ]
+    argv = [sys.executable, SCRIPTS / "search.py", "out=search", *keys]
+    logs = [subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert logs[0] == logs[1]  # seconds too: nothing was trained again
+    rows = (tmp_path / "search/es_rl/PointMass-v0.md").read_text().splitlines()[4:]
+    means = [float(row.split("|")[2]) for row in rows]
+    assert means == sorted(means, reverse=True) and {row.split("|")[1].strip() for row in rows} == {
+        "es.sigma=0.1",
+        "es.sigma=0.3",
+    }
+
+
+def test_the_results_shown_are_made_of_what_the_runs_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import results
+
+    row = {"returns": [3.0, 1.0, 2.0], "env_steps": 2e6, "failed": []}
+    them = {"es": row, "ppo": {**row, "returns": [9.0]}, "ars": {**row, "returns": [], "failed": ["no"]}}
+    table = results.table({"Hopper-v4": {"minutes": 5.0, "contenders": them}}).splitlines()[-1]
+    assert table == "| Hopper-v4 | 5 | 2 (3, 1, 2) | **9** | failed | not run | 2.0 |"
+    kept = json.loads((ROOT / "videos/results.json").read_text())
+    assert results.table(kept) in (ROOT / "README.md").read_text()
+    assert results.clips(kept) == (ROOT / "videos/README.md").read_text()
+
+
+def test_the_policies_shown_are_loaded_and_their_clips_are_small():
+    import es_rl
+
+    for task in json.loads((ROOT / "videos/results.json").read_text()):
+        name = task.partition("-")[0].lower()
+        agent = es_rl.load(ROOT / "videos/policies" / name)
+        assert agent.config.env == task
+        assert agent.action_space.contains(agent(np.zeros(agent.observation_space.shape)))
+        assert 10_000 < (ROOT / "videos" / f"{name}.mp4").stat().st_size <= 1_000_000

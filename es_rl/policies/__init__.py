@@ -43,6 +43,7 @@ def make(config: Config, inputs: int, action_space: spaces.Space[Any]) -> nn.Mod
     squash: str = getattr(config, config.policy).squash
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from its global generator
         torch.manual_seed(integer_seed(config.seed, "policy"))
-        normalizer = Normalizer(inputs) if config.obs_norm else Unnormalized()
+        inputs = min(inputs, config.obs_first or inputs)
+        normalizer = Normalizer(inputs, config.obs_clip) if config.obs_norm else Unnormalized(inputs)
         policy = build(config, inputs, normalizer, ActionHead(action_space, squash))
     return policy.requires_grad_(False).eval()

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 # Dimensions that never move exist; one that moves for the first time must not become a huge number.
 STD_FLOOR = 1e-2
-CLIP = 10.0
 
 
 @dataclass
@@ -30,7 +29,10 @@ class Moments:
 
 
 class Normalizer(nn.Module):
-    """clip((x − mean)/max(std, floor)); the identity, clipped, before there are statistics."""
+    """(x − mean)/max(std, floor), clipped to ±clip; the identity, clipped, before there are statistics.
+
+    Sees the first `inputs` numbers of an observation.
+    """
 
     count: Tensor
     mean: Tensor
@@ -38,8 +40,9 @@ class Normalizer(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, inputs: int, clip: float) -> None:
         super().__init__()
+        self.inputs, self.clip = inputs, clip
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(inputs, dtype=torch.float64))
         self.register_buffer("m2", torch.zeros(inputs, dtype=torch.float64))
@@ -54,16 +57,20 @@ class Normalizer(nn.Module):
         self.shift = -self.mean * self.scale
 
     def forward(self, obs: Tensor) -> Tensor:
-        """(n, O) of any float type → float32."""
-        return torch.addcmul(self.shift, obs, self.scale).clamp_(-CLIP, CLIP).float()
+        """(n, ≥ inputs) of any float type → (n, inputs) float32."""
+        return torch.addcmul(self.shift, obs[..., : self.inputs], self.scale).clamp_(-self.clip, self.clip).float()
 
 
 class Unnormalized(nn.Module):
-    """Observations as they are."""
+    """The first `inputs` numbers of an observation as they are."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.inputs = inputs
 
     def forward(self, obs: Tensor) -> Tensor:
-        """(n, O) of any float type → float32."""
-        return obs.float()
+        """(n, ≥ inputs) of any float type → (n, inputs) float32."""
+        return obs[..., : self.inputs].float()
 
 
 def merge(buffers: Mapping[str, Tensor], moments: Sequence[Moments], prefix: str = "normalizer.") -> dict[str, Tensor]:

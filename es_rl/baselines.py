@@ -1,0 +1,298 @@
+"""What es_rl is compared with: Stable-Baselines3's PPO, sb3-contrib's ARS, and the random policy.
+
+python -m es_rl.baselines name=ppo env=Hopper-v4 minutes=5 seed=0 out=DIRECTORY
+
+Writes `DIRECTORY/curve.jsonl` while it trains and `DIRECTORY/result.json` at the end, and a video if asked. A baseline
+is one function in `BASELINES`: it trains by the clock and returns its policy, one observation → one action.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from es_rl import cli, envs
+from es_rl.config import help_text, key, parse
+from es_rl.envs.gymnasium_backend import make_one
+from es_rl.errors import ConfigError, EnvError, ResourceError, lookup
+from es_rl.processes import available_processors
+from es_rl.record import film, write_mp4
+from es_rl.rng import MAX_SEED, integer_seed
+
+USAGE = "python -m es_rl.baselines name=NAME env=ID out=DIRECTORY [key=value …]   train and evaluate one baseline"
+POINTS = 20  # of a curve, at equal distances in time
+CURVE_EPISODES = 10  # of each point
+
+Act = Callable[[Any], Any]  # one observation → one action, deterministic
+
+# RL-Zoo's settings (rl-baselines3-zoo, hyperparams/ppo.yml, the -v4 ids or, where there are none, -v2); all others have
+# Stable-Baselines3's defaults with normalised observations and rewards, as RL-Zoo's own `mujoco-defaults`.
+PPO: dict[str, dict[str, Any]] = {
+    "HalfCheetah": {
+        "batch_size": 64, "n_steps": 512, "gamma": 0.98, "learning_rate": 2.0633e-05, "ent_coef": 0.000401762,
+        "clip_range": 0.1, "n_epochs": 20, "gae_lambda": 0.92, "max_grad_norm": 0.8, "vf_coef": 0.58096, "big": True,
+    },
+    "Hopper": {
+        "batch_size": 32, "n_steps": 512, "gamma": 0.999, "learning_rate": 9.80828e-05, "ent_coef": 0.00229519,
+        "clip_range": 0.2, "n_epochs": 5, "gae_lambda": 0.99, "max_grad_norm": 0.7, "vf_coef": 0.835671, "big": True,
+    },
+    "Humanoid": {
+        "batch_size": 256, "n_steps": 512, "gamma": 0.95, "learning_rate": 3.56987e-05, "ent_coef": 0.00238306,
+        "clip_range": 0.3, "n_epochs": 5, "gae_lambda": 0.9, "max_grad_norm": 2, "vf_coef": 0.431892, "big": True,
+    },
+    "HumanoidStandup": {
+        "batch_size": 32, "n_steps": 512, "gamma": 0.99, "learning_rate": 2.55673e-05, "ent_coef": 3.62109e-06,
+        "clip_range": 0.3, "n_epochs": 20, "gae_lambda": 0.9, "max_grad_norm": 0.7, "vf_coef": 0.430793, "big": True,
+    },
+    "InvertedDoublePendulum": {
+        "batch_size": 512, "n_steps": 128, "gamma": 0.98, "learning_rate": 0.000155454, "ent_coef": 1.05057e-06,
+        "clip_range": 0.4, "n_epochs": 10, "gae_lambda": 0.8, "max_grad_norm": 0.5, "vf_coef": 0.695929,
+    },
+    "InvertedPendulum": {
+        "batch_size": 64, "n_steps": 32, "gamma": 0.999, "learning_rate": 0.000222425, "ent_coef": 1.37976e-07,
+        "clip_range": 0.4, "n_epochs": 5, "gae_lambda": 0.9, "max_grad_norm": 0.3, "vf_coef": 0.19816,
+    },
+    "Reacher": {
+        "batch_size": 32, "n_steps": 512, "gamma": 0.9, "learning_rate": 0.000104019, "ent_coef": 7.52585e-08,
+        "clip_range": 0.3, "n_epochs": 5, "gae_lambda": 1.0, "max_grad_norm": 0.9, "vf_coef": 0.950368,
+    },
+    "Swimmer": {
+        "gamma": 0.9999, "n_envs": 4, "n_steps": 1024, "batch_size": 256, "learning_rate": 6e-4, "gae_lambda": 0.98,
+    },
+    "Walker2d": {
+        "batch_size": 32, "n_steps": 512, "gamma": 0.99, "learning_rate": 5.05041e-05, "ent_coef": 0.000585045,
+        "clip_range": 0.1, "n_epochs": 20, "gae_lambda": 0.95, "max_grad_norm": 1, "vf_coef": 0.871923, "big": True,
+    },
+}  # fmt: skip
+# RL-Zoo's settings (hyperparams/ars.yml, all of them "closest to the original paper").
+ARS: dict[str, dict[str, Any]] = {
+    "Swimmer": {"learning_rate": 0.02, "delta_std": 0.01, "n_delta": 1, "n_top": 1, "normalize": False},
+    "Hopper": {"learning_rate": 0.01, "delta_std": 0.025, "n_delta": 8, "n_top": 4, "alive_bonus_offset": -1},
+    "HalfCheetah": {"learning_rate": 0.02, "delta_std": 0.03, "n_delta": 32, "n_top": 4},
+    "Walker2d": {"learning_rate": 0.03, "delta_std": 0.025, "n_delta": 40, "n_top": 30, "alive_bonus_offset": -1},
+    "Ant": {"learning_rate": 0.015, "delta_std": 0.025, "n_delta": 60, "n_top": 20, "alive_bonus_offset": -1},
+    "Humanoid": {"learning_rate": 0.02, "delta_std": 0.0075, "n_delta": 256, "n_top": 256, "alive_bonus_offset": -5},
+}
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    name: str = key("", "ppo, ars, random")
+    env: str = key("", "Gymnasium id, or module:Id")
+    env_kwargs: dict[str, Any] = key({}, "arguments of the environment: env_kwargs.NAME=VALUE")
+    minutes: float = key(5.0, "of training, evaluation left out", above=0)
+    seed: int = key(0, "of training", low=0, high=MAX_SEED)
+    episodes: int = key(20, "of the evaluation at the end", low=1)
+    out: str = key("", "an existing directory")
+    film: float = key(0.0, "seconds of video; 0: none", low=0, high=600)
+
+
+class Clock:
+    """Training time, from the first look at it, with the evaluations of the curve left out."""
+
+    def __init__(self, config: BaselineConfig, path: Path) -> None:
+        self._config, self._path = config, path
+        self._limit = 60 * config.minutes
+        self._start, self._paused, self._points = float("nan"), 0.0, 0
+        self._idle_cpu = 0.0
+        self.env_steps = 0
+        path.write_text("")
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start - self._paused
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of this process and of those of its children that have ended."""
+        return _cpu_seconds() - self._idle_cpu
+
+    def goes_on(self, env_steps: int, act: Act) -> bool:
+        """To be called often; evaluates when a point of the curve has come. Whether there is time left."""
+        if math.isnan(self._start):
+            self._start, self._idle_cpu = time.monotonic(), _cpu_seconds()
+        self.env_steps, seconds = env_steps, self.seconds
+        if seconds >= self._points * self._limit / POINTS:
+            cpu = _cpu_seconds()
+            returns, _ = episodes(act, self._config, CURVE_EPISODES, self._points + 1)
+            self._idle_cpu += _cpu_seconds() - cpu
+            point = {"seconds": seconds, "env_steps": env_steps, "return": float(returns.mean())}
+            with self._path.open("a") as file:
+                file.write(json.dumps(point) + "\n")
+            self._points = int(seconds * POINTS / self._limit) + 1
+            self._paused += self.seconds - seconds
+        return seconds < self._limit
+
+
+def ppo(config: BaselineConfig, clock: Clock) -> Act:
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
+    from stable_baselines3 import PPO as Algorithm  # noqa: N811
+    from torch import nn
+
+    settings = _settings(PPO, config.env)
+    if settings.pop("big", False):
+        network = {"pi": [256, 256], "vf": [256, 256]}
+        settings["policy_kwargs"] = {
+            "log_std_init": -2, "ortho_init": False, "activation_fn": nn.ReLU, "net_arch": network,
+        }  # fmt: skip
+    env = _vector(config, settings.pop("n_envs", 1), gamma=settings.get("gamma", 0.99))
+    model = Algorithm("MlpPolicy", env, device="cpu", seed=config.seed, **settings)
+    act = partial(_predict, model, env)
+    model.learn(10**12, callback=_callback(clock, act, "_on_step"))
+    return act
+
+
+def ars(config: BaselineConfig, clock: Clock) -> Act:
+    """Augmented random search (Mania et al. 2018), one evaluating process for each processor, as its guide advises."""
+    from sb3_contrib import ARS as Algorithm  # noqa: N811
+    from sb3_contrib.common.vec_env import AsyncEval
+
+    settings = _settings(ARS, config.env)
+    normalize = settings.pop("normalize", True)
+    make = partial(_vector, config, 1, normalize=normalize, norm_reward=False)
+    env = make()
+    model = Algorithm("LinearPolicy", env, device="cpu", seed=config.seed, **settings)
+    processes = AsyncEval([make] * available_processors(), model.policy, start_method="spawn")
+    processes.seed(config.seed)
+    act = partial(_predict, model, env if normalize else None)
+    try:
+        model.learn(
+            10**12, callback=_callback(clock, act, "_on_rollout_start"), async_eval=processes, log_interval=None
+        )
+    except _Enough:
+        pass  # the only way out of it between two updates
+    finally:
+        processes.close()
+    return act
+
+
+def random(config: BaselineConfig, clock: Clock) -> Act:
+    """Uniformly random actions; nothing is trained."""
+    space = envs.probe(config.env, config.env_kwargs, config.seed, "gymnasium").action_space
+    space.seed(integer_seed(config.seed, "policy"))
+    return lambda obs: space.sample()
+
+
+BASELINES: dict[str, Callable[[BaselineConfig, Clock], Act]] = {"ppo": ppo, "ars": ars, "random": random}
+LABELS = {
+    "es": "es_rl",
+    "ppo": "PPO (Stable-Baselines3, RL-Zoo's settings)",
+    "ars": "ARS (sb3-contrib, RL-Zoo's settings)",
+    "random": "random actions",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code."""
+    if cli.asks_for_help(argv):
+        return cli.show(help_text(BaselineConfig, USAGE))
+    config = parse(BaselineConfig, argv)
+    if not config.env or not config.out:
+        raise ConfigError("env and out are needed: give both, such as env=Hopper-v4 out=runs/ppo.")
+    baseline = lookup(BASELINES, config.name, "name")
+    envs.check_id(config.env)
+    out = Path(config.out)
+    clock = Clock(config, out / "curve.jsonl")
+    try:
+        act = baseline(config, clock)
+    except ImportError as error:
+        raise ResourceError(f"name={config.name}: {error}. Install it: pip install 'es-rl[baselines]'.") from error
+    seconds, cpu = clock.seconds, clock.cpu_seconds
+    returns, lengths = episodes(act, config, config.episodes)
+    result = {
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "length_mean": float(lengths.mean()),
+        "env_steps": clock.env_steps,
+        "seconds": seconds if clock.env_steps else 0.0,
+        "cpu_seconds": cpu if clock.env_steps else 0.0,
+    }
+    if config.film:
+        _film(config, act, out / "video.mp4")
+    (out / "result.json").write_text(json.dumps(result))
+    return 0
+
+
+def episodes(act: Act, config: BaselineConfig, count: int, *index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and lengths, (count,) each, on Gymnasium's own environment; without an index, those of `evaluate`."""
+    env = make_one(config.env, config.env_kwargs)
+    returns, lengths = np.zeros(count), np.zeros(count, np.int64)
+    for i in range(count):
+        purpose, seed = ("eval", config.seed) if index else ("evaluate", 0)
+        obs, _ = env.reset(seed=integer_seed(seed, purpose, *index, i))
+        over = False
+        while not over:
+            obs, reward, terminated, truncated, _ = env.step(act(obs))
+            returns[i] += float(reward)
+            lengths[i] += 1
+            over = terminated or truncated
+    env.close()
+    return returns, lengths
+
+
+def _cpu_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def _settings(table: dict[str, dict[str, Any]], env: str) -> dict[str, Any]:
+    return dict(table.get(env.rpartition(":")[2].rpartition("-v")[0], {}))
+
+
+def _vector(
+    config: BaselineConfig, n: int, *, normalize: bool = True, norm_reward: bool = True, gamma: float = 0.99
+) -> Any:
+    """The vector environment of Stable-Baselines3, normalised if asked."""
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    env = make_vec_env(lambda: make_one(config.env, config.env_kwargs), n_envs=n, seed=config.seed)
+    return VecNormalize(env, norm_reward=norm_reward, gamma=gamma) if normalize else env
+
+
+def _predict(model: Any, env: Any, obs: Any) -> Any:
+    """The deterministic action, with the newest statistics."""
+    return model.predict(obs if env is None else env.normalize_obs(obs), deterministic=True)[0]
+
+
+class _Enough(Exception):  # noqa: N818
+    """The time is up."""
+
+
+def _callback(clock: Clock, act: Act, event: str) -> Any:
+    """Looks at the clock at an event of Stable-Baselines3; `_on_step` can end training, others raise `_Enough`."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Looks(BaseCallback):  # type: ignore[misc]
+        def _on_step(self) -> bool:
+            return event != "_on_step" or clock.goes_on(self.num_timesteps, act)
+
+        def _on_rollout_start(self) -> None:
+            if event == "_on_rollout_start" and not clock.goes_on(self.num_timesteps, act):
+                raise _Enough
+
+    return Looks()
+
+
+def _film(config: BaselineConfig, act: Act, path: Path) -> None:
+    """The video, or why there is none, beside where it would be."""
+
+    try:
+        frames, fps = film(act, lambda: None, config.env, config.env_kwargs, seconds=config.film, seed=0)
+    except EnvError as error:
+        path.with_suffix(".txt").write_text(str(error))
+        return
+    write_mp4(path, frames, fps)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,280 @@
+"""Compare evolution strategies with PPO, ARS and the random policy: the same cores, the same minutes, one report.
+
+    python -m es_rl.compare env=Hopper-v4 minutes=5 seeds=3 against=[ppo,ars,random]
+
+The trainings run one after another, each with all processors, in turn: seed 0 of each, then seed 1 of each, … All are
+judged alike: the deterministic, unperturbed policy with frozen normalisation, on Gymnasium's own environment with its
+true rewards, on the same fresh episodes. What is finished is kept: the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from es_rl import cli, envs, report
+from es_rl.baselines import BASELINES, LABELS
+from es_rl.config import help_text, key, leaves, pairs, parse, parse_train
+from es_rl.errors import ConfigError, Stopped, lookup
+from es_rl.processes import available_processors, die_with_parent
+from es_rl.rng import MAX_SEED
+from es_rl.rundir import reporting, versions
+
+USAGE = """python -m es_rl.compare env=ID [key=value …]   train by evolution strategies and by others, and report
+
+Any key of training may be given too, such as es.population=256: it is es_rl's own."""
+OURS = "es"
+FILM_SECONDS = 8.0
+STOP_SECONDS = 60.0  # that a stopped training has to save
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    env: str = key("", "Gymnasium id, such as Hopper-v4, or module:Id")
+    minutes: float = key(5.0, "of each training", above=0)
+    seeds: int = key(3, "trainings of each", low=1)
+    first_seed: int = key(0, "seeds are first_seed, first_seed+1, …", low=0, high=MAX_SEED - 10_000)
+    against: list[str] = key(["ppo", "ars", "random"], "ppo, ars, random")
+    episodes: int = key(20, "of each evaluation at the end", low=1)
+    out: str = key("", "the report's directory; default: runs/compare/ENV")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code."""
+    if cli.asks_for_help(argv):
+        return cli.show(help_text(CompareConfig, USAGE))
+    config, ours = _parse(argv)
+    out = Path(config.out or f"runs/compare/{config.env.replace(':', '-')}")
+    with reporting(out, "Choose another place with out=DIRECTORY"):
+        out.mkdir(parents=True, exist_ok=True)
+    _keep_settings(out, config, ours)
+    plan = [(name, config.first_seed + i) for i in range(config.seeds) for name in (OURS, *config.against)]
+    with _stoppable():
+        for number, (name, seed) in enumerate(plan, 1):
+            folder = out / f"{name}-{seed}"
+            if "return_mean" not in _outcome(folder):
+                sys.stdout.write(f"{number} of {len(plan)}: {LABELS[name]}, seed {seed}\n")
+                sys.stdout.flush()
+                folder.mkdir(exist_ok=True)
+                _run(name, seed, folder, config, ours)
+            results = _results(out, config, ours, plan)
+            (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+            report.write(out, results)
+            outcome = _outcome(folder)
+            said = f"{outcome['return_mean']:.1f}" if "return_mean" in outcome else outcome.get("failed", "not run")
+            sys.stdout.write(f"   {LABELS[name]}, seed {seed}: {said}\n")
+    sys.stdout.write(f"The report is {out / 'report.html'}\n")
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> tuple[CompareConfig, list[str]]:
+    """The comparison's own keys, and those of es_rl's training, both checked. Raises `ConfigError`."""
+    own = dict(leaves(CompareConfig))
+    given = pairs(argv)
+    config = parse(CompareConfig, [f"{k}={v}" for k, v in given.items() if k in own])
+    ours = [f"{k}={v}" for k, v in given.items() if k not in own]
+    for name in config.against:
+        lookup(BASELINES, name, "against")
+    if len(set(config.against)) < len(config.against):
+        raise ConfigError(f"against={','.join(config.against)}: each only once.")
+    for taken in ("seed", "run", "generations", "env_steps", "target_return"):
+        if any(k.startswith(f"{taken}=") for k in ours):
+            raise ConfigError(f"{taken}: is the comparison's to set; it compares at equal minutes.")
+    parse_train([f"env={config.env}", *ours] if config.env else ours)
+    envs.check_id(config.env)
+    return config, ours
+
+
+def _keep_settings(out: Path, config: CompareConfig, ours: list[str]) -> None:
+    """Refuse to mix comparisons of different settings in one directory. Raises `ConfigError`."""
+    path = out / "comparison.json"
+    # More seeds and other baselines may be added later.
+    fixed = {k: v for k, v in asdict(config).items() if k in ("env", "minutes", "episodes")} | {"es": sorted(ours)}
+    if path.exists() and (before := json.loads(path.read_text())) != fixed:
+        changed = ", ".join(f"{k} was {before.get(k)}" for k in fixed if before.get(k) != fixed[k])
+        raise ConfigError(f"{out}: holds a comparison with other settings ({changed}). Give another out=DIRECTORY.")
+    path.write_text(json.dumps(fixed) + "\n")
+
+
+def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> None:
+    """One training, its evaluation and, of the first seed, its video; or why it failed, where its result would be."""
+    film = FILM_SECONDS if seed == config.first_seed else 0.0
+    failed = (_ours if name == OURS else partial(_theirs, name))(seed, folder, config, ours, film)
+    if failed:
+        (folder / "result.json").write_text(json.dumps({"failed": failed}))
+
+
+def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str], film: float) -> str | None:
+    run = folder / "run"
+    begun = (run / "config.yaml").exists()
+    keys = [f"resume={run}", f"minutes={config.minutes:g}", f"env={config.env}"]
+    spent = folder / "cpu_seconds.json"  # over all sittings
+    before = json.loads(spent.read_text()) if spent.exists() else 0.0
+    start = _cpu_seconds()
+    try:
+        failed = _call(folder, "es_rl.train", keys if begun else _train_keys(seed, run, config, ours))
+    finally:
+        spent.write_text(json.dumps(before + _cpu_seconds() - start))
+    if failed:
+        return failed
+    keys = [f"run={run}", f"env={config.env}"]
+    answer = folder / "evaluation.json"
+    if failed := _call(folder, "es_rl.evaluate", [*keys, f"episodes={config.episodes}", "seed=0"], stdout=answer):
+        return failed
+    found = json.loads(answer.read_text().splitlines()[-1])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    points = [
+        {"seconds": line["seconds"], "env_steps": line["env_steps"], "return": line["eval/return_mean"]}
+        for line in lines
+        if line.get("eval/return_mean") is not None
+    ]
+    (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
+    if film:
+        _call(folder, "es_rl.record", [*keys, f"out={folder / 'video.mp4'}", f"seconds={film:g}"])
+    result = {name: found[name] for name in ("return_mean", "return_std", "length_mean", "generation")}
+    result |= {name: lines[-1][name] for name in ("env_steps", "seconds")}
+    (folder / "result.json").write_text(json.dumps(result | {"cpu_seconds": json.loads(spent.read_text())}))
+    return None
+
+
+def _theirs(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str], film: float) -> str | None:
+    return _call(folder, "es_rl.baselines", [*_baseline_keys(name, seed, folder, config, ours), f"film={film:g}"])
+
+
+def _train_keys(seed: int, run: Path, config: CompareConfig, ours: list[str]) -> list[str]:
+    return [f"env={config.env}", f"minutes={config.minutes:g}", f"seed={seed}", f"run={run}", "video.every=-1", *ours]
+
+
+def _baseline_keys(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> list[str]:
+    environment = [argument for argument in ours if argument.startswith("env_kwargs.")]
+    keys = [f"name={name}", f"env={config.env}", f"minutes={config.minutes:g}", f"seed={seed}", f"out={folder}"]
+    return [*keys, f"episodes={config.episodes}", *environment]
+
+
+def _call(folder: Path, module: str, keys: list[str], *, stdout: Path | None = None) -> str | None:
+    """Run a module with all that it says in the folder's log; its last line if it failed.
+
+    Raises `Stopped` or KeyboardInterrupt after the child has ended: a training saves first.
+    """
+    log = folder / "log.txt"
+    with log.open("ab") as errors, (stdout or log).open("wb" if stdout else "ab") as output:
+        dies = partial(die_with_parent, os.getpid(), signal.SIGTERM)
+        command = [sys.executable, "-m", module, *keys]
+        process = subprocess.Popen(command, stdout=output, stderr=errors, stdin=subprocess.DEVNULL, preexec_fn=dies)
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
+            process.kill()
+            process.wait()
+            raise
+    said = log.read_text(errors="replace").strip().splitlines() or ["nothing was said"]
+    return f"{module} ended with exit code {code}: {said[-1]}" if code else None
+
+
+def _cpu_seconds() -> float:
+    """Processor time of the children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _outcome(folder: Path) -> dict[str, Any]:
+    """What is known of a training so far."""
+    try:
+        outcome: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return outcome
+
+
+def _results(out: Path, config: CompareConfig, ours: list[str], plan: list[tuple[str, int]]) -> dict[str, Any]:
+    """Everything that the report shows."""
+    runs = []
+    for name, seed in plan:
+        folder = out / f"{name}-{seed}"
+        keys = (
+            ["es_rl.train", *_train_keys(seed, folder / "run", config, ours)]
+            if name == OURS
+            else ["es_rl.baselines", *_baseline_keys(name, seed, folder, config, ours)]
+        )
+        run = {"name": name, "seed": seed, "command": shlex.join(["python", "-m", *keys]), **_outcome(folder)}
+        with contextlib.suppress(OSError):
+            run["curve"] = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+        video = folder / "video.mp4"
+        runs.append(run | ({"video": str(video.relative_to(out))} if video.exists() else {}))
+    return {
+        **asdict(config),
+        "labels": {name: LABELS[name] for name in (OURS, *config.against)},
+        "command": shlex.join(["python", "-m", "es_rl.compare", *_given(config, ours)]),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": _machine(),
+        "versions": versions() | _baseline_versions(),
+        "runs": runs,
+    }
+
+
+def _given(config: CompareConfig, ours: list[str]) -> list[str]:
+    """The command again, with every default spelt out."""
+    against = f"against=[{','.join(config.against)}]"
+    keys = [f"{k}={v}" for k, v in asdict(config).items() if k not in ("against", "out")]
+    return [*keys, against, *ours]
+
+
+def _machine() -> dict[str, Any]:
+    """The processor's name, how many of them may be used, and the memory in GB."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "processors": available_processors(),
+        "memory_gb": round(memory, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _baseline_versions() -> dict[str, str]:
+    found = {}
+    for package in ("stable-baselines3", "sb3-contrib"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM is an exception; Ctrl-C is one already."""
+
+    def stop(number: int, _: Any) -> None:
+        raise Stopped("stopped by SIGTERM: the same command goes on", 75)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped("stopped by Ctrl-C: the same command goes on", 130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    cli.run(main)

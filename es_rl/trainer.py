@@ -1,0 +1,381 @@
+"""Train any `torch.nn.Module` on any score, from Python.
+
+    def fitness(model):                       # higher is better; nothing needs a gradient
+        return -((model(x) - y) ** 2).mean().item()
+
+    trainer = es_rl.Trainer(model, fitness, population=64, sigma=0.05, lr=0.02)
+    trainer.train(100)                        # the model now holds the trained parameters
+
+    @es_rl.batched                            # many members in one forward pass
+    def fitness(model, n):                    # the rows of member 0 first, then those of member 1, …
+        error = (model(x.repeat(n, 1)) - y.repeat(n, 1)) ** 2
+        return -error.reshape(n, -1).mean(dim=1)
+
+Each generation is a pure function of the trainer's state: the same for any number of workers, and after `load`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from es_rl import es
+from es_rl.checkpoint import read_directory, reading, write_directory
+from es_rl.config import EsConfig, OptimConfig, build, check_pairs, default_chunk
+from es_rl.errors import CheckpointError, ConfigError, TrainingError, lookup
+from es_rl.es import ESParams, ESState
+from es_rl.noise import KINDS, Perturbation, member_weights
+from es_rl.optim import OPTIMIZERS
+from es_rl.population import perturb
+from es_rl.rng import MAX_SEED, integer_seed
+from es_rl.shaping import SHAPINGS
+from es_rl.workers import Failed, Workers
+
+Record = dict[str, Any]
+FORMAT = "trainer-1"
+
+
+class Best(NamedTuple):
+    """The member that has scored most: what it scored, which one it was, and its parameters and buffers."""
+
+    fitness: float
+    generation: int
+    member: int
+    state_dict: dict[str, Tensor]
+
+
+def batched(fitness: Callable[[nn.Module, int], Any]) -> Callable[[nn.Module, int], Any]:
+    """Mark a fitness that scores n members at once: `fitness(model, n)` → n numbers, one row or k rows a member."""
+    fitness.batched = True  # type: ignore[attr-defined]
+    return fitness
+
+
+class Trainer:
+    """Evolution strategies for a module and a fitness.
+
+    `fitness(model)` is called with each member's weights in the model, or, marked by `batched`, with many members at
+    once. It may draw from the global generators of Python, NumPy and torch: all members of a generation see the same
+    numbers. What it does to buffers and to train/eval mode is undone. Only parameters with `requires_grad` move.
+
+    `callbacks` are called after each generation with (trainer, record), or are objects with such an `on_generation`;
+    one that returns True ends `train`. `options` are further keys of the strategy and of the optimiser, such as
+    top=8, freeze_vectors=True, sigma_decay=0.99, weight_decay=0.01, momentum=0.9. Raises `ConfigError` for bad ones.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        fitness: Callable[..., Any],
+        *,
+        noise: str = "lowrank",
+        rank: int = 1,
+        population: int = 64,
+        sigma: float = 0.05,
+        optimizer: str = "adam",
+        lr: float = 0.02,
+        shaping: str = "centered_ranks",
+        seed: int = 0,
+        workers: int = 0,
+        chunk: int | None = None,
+        callbacks: Sequence[Any] = (),
+        **options: Any,
+    ) -> None:
+        given = {"noise": noise, "rank": rank, "population": population, "sigma": sigma, "shaping": shaping}
+        self._params = _params(given, {"name": optimizer, "lr": lr}, options, seed, chunk, model)
+        self.model, self.callbacks = model, list(callbacks)
+        self._fitness = MemberFitness(model, fitness)
+        self._pool: Workers | None = None
+        self._workers = workers
+        self._initial = es.init(model)
+        es.check(self._params, self._initial)
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the parameters that the model came with."""
+        self._state = self._initial
+        self.history: list[Record] = []
+        self.best: Best | None = None
+        self._show()
+
+    @property
+    def generation(self) -> int:
+        """How many generations there were."""
+        return self._state.generation
+
+    @property
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trained parameters and the buffers, by name: what `model.load_state_dict` takes."""
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
+    def train(self, generations: int) -> list[Record]:
+        """So many generations, fewer if a callback says so; their records."""
+        first = len(self.history)
+        try:
+            for _ in range(generations):
+                record = self.step()
+                answers = [getattr(each, "on_generation", each)(self, record) for each in self.callbacks]
+                if True in answers:
+                    break
+        finally:
+            self.close()
+        return self.history[first:]
+
+    def step(self) -> Record:
+        """One generation. Raises `TrainingError` if more than `max_failed` of the members failed."""
+        start = time.monotonic()
+        p, chunks = es.ask(self._params, self._state)
+        generation = Members(self._state.generation, _numpy(self._state), p)
+        outcomes = self._map(generation, chunks)
+        failures = [outcome.message for outcome in outcomes if isinstance(outcome, Failed)]
+        scores = [
+            np.full(len(c), np.nan) if isinstance(o, Failed) else o for c, o in zip(chunks, outcomes, strict=True)
+        ]
+        fitness = np.concatenate(scores)  # (M,)
+        failed, members = int((~np.isfinite(fitness)).sum()), len(fitness)
+        if failed > self._params.es.max_failed * members:
+            reason = failures[0] if failures else "their fitness is not a finite number"
+            raise TrainingError(f"{failed} of {members} members failed in generation {self.generation + 1}: {reason}.")
+        self._remember_best(fitness, p)
+        self._state, told = es.tell(self._params, self._state, fitness, self._state.buffers)
+        self._show()
+        sound = fitness[np.isfinite(fitness)]
+        record: Record = {
+            "generation": self.generation,
+            "fitness/mean": float(sound.mean()),
+            "fitness/max": float(sound.max()),
+            "fitness/min": float(sound.min()),
+            "fitness/std": float(sound.std()),
+            "update/norm": told.update_norm,
+            "update/effective_rank": told.effective_rank,
+            "gradient/norm": told.gradient_norm,
+            "gradient/agreement": told.agreement,
+            "members/failed": told.failed,
+            "time/generation": time.monotonic() - start,
+        }
+        self.history.append(record)
+        return record
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that `load` needs into a directory, which is replaced in one go. Nothing is pickled."""
+        final = Path(path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        best = self.best
+        about = {
+            "format": FORMAT,
+            "generation": self.generation,
+            "settings": settings(self._params),
+            "history": self.history,
+            "best": None if best is None else [best.fitness, best.generation, best.member],
+        }
+        kept = {} if best is None else {f"best/{name}": value for name, value in best.state_dict.items()}
+        first = {f"initial/{k}": v for k, v in (self._initial.theta | self._initial.buffers).items()}
+        moving = {f"optim/{k}": v for k, v in self._state.optim.items()}
+        contents = {
+            "model.safetensors": save_tensors({**self._state.theta, **self._state.buffers}),
+            "trainer.safetensors": save_tensors({k: v.contiguous() for k, v in {**moving, **kept, **first}.items()}),
+            "state.json": json.dumps(about, allow_nan=False).encode(),
+        }
+        write_directory(final, contents)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        model: nn.Module,
+        fitness: Callable[..., Any],
+        *,
+        workers: int = 0,
+        callbacks: Sequence[Any] = (),
+    ) -> Trainer:
+        """A saved trainer, which goes on to the bits of one that was never saved.
+
+        `model` is of the same architecture; its parameters are replaced. Raises `CheckpointError`.
+        """
+        folder = Path(path)
+        with reading(folder):
+            contents = read_directory(folder)
+            about = json.loads(contents["state.json"])
+            if about["format"] != FORMAT:
+                raise CheckpointError(f"{folder}: has format {about['format']}; this version reads {FORMAT}.")
+            trainer = cls(model, fitness, workers=workers, callbacks=callbacks, **about["settings"])
+            state, rest = load_tensors(contents["model.safetensors"]), load_tensors(contents["trainer.safetensors"])
+            trainer._restore(folder, about, state, rest)
+        return trainer
+
+    def close(self) -> None:
+        """End the worker processes; they start again when they are needed."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _restore(self, path: Path, about: Mapping[str, Any], model: dict[str, Tensor], rest: dict[str, Tensor]) -> None:
+        fresh = self._initial
+        expected = {name: tuple(value.shape) for name, value in (fresh.theta | fresh.buffers).items()}
+        found = {name: tuple(value.shape) for name, value in model.items()}
+        if expected != found:
+            differing = sorted({name for name, _ in set(expected.items()) ^ set(found.items())})
+            raise CheckpointError(f"{path}: does not fit the model; differing: {', '.join(differing)}.")
+        initial = _part(rest, "initial/")
+        buffers = {name: model[name] for name in fresh.buffers}
+        self._initial = ESState(0, {name: initial[name] for name in fresh.theta}, buffers, {})
+        self._state = ESState(
+            int(about["generation"]), {name: model[name] for name in fresh.theta}, buffers, _part(rest, "optim/")
+        )
+        self.history = list(about["history"])
+        if about["best"] is not None:
+            fitness, generation, member = about["best"]
+            self.best = Best(fitness, generation, member, _part(rest, "best/"))
+        self._show()
+
+    def _map(self, generation: Members, chunks: list[range]) -> list[Any]:
+        self._pool = self._pool or Workers(self._workers)
+        return self._pool.map(self._fitness, generation, chunks)
+
+    def _remember_best(self, fitness: NDArray[np.float64], p: Perturbation) -> None:
+        if not np.isfinite(fitness).any():
+            return
+        member = int(np.nanargmax(np.where(np.isfinite(fitness), fitness, -np.inf)))
+        if self.best is None or fitness[member] > self.best.fitness:
+            weights = member_weights(self.model, member, p)
+            state = self.state_dict | {name: value.clone() for name, value in weights.items()}
+            self.best = Best(float(fitness[member]), self.generation, member, state)
+
+    def _show(self) -> None:
+        """The state in the model."""
+        _load(self.model, {**self._state.theta, **self._state.buffers})
+
+
+@dataclass(frozen=True)
+class Members:
+    """What the chunks of one generation share."""
+
+    generation: int
+    model: dict[str, NDArray[Any]]
+    perturbation: Perturbation
+
+
+class MemberFitness:
+    """The fitness of a chunk's members, in one process."""
+
+    def __init__(self, model: nn.Module, fitness: Callable[..., Any]) -> None:
+        self._model, self._fitness = model, fitness
+
+    def __call__(self, shared: Members, members: range, beat: Callable[[int], None]) -> NDArray[np.float64]:
+        theta = {name: torch.from_numpy(value) for name, value in shared.model.items()}
+        _load(self._model, theta)
+        p = shared.perturbation
+        seed = integer_seed(p.seed, "fitness", shared.generation)
+        if getattr(self._fitness, "batched", False):
+            with _undone(self._model), _seeded(seed), perturb(self._model, members, p):
+                return _scores(self._fitness(self._model, len(members)), len(members))
+        scores = np.empty(len(members))
+        for i, member in enumerate(members):
+            weights = member_weights(self._model, member, p)
+            with _undone(self._model), _seeded(seed):
+                _load(self._model, weights)
+                scores[i] = _scores(self._fitness(self._model), 1)[0]
+            beat(1)
+        return scores
+
+
+def settings(params: ESParams) -> dict[str, Any]:
+    """The arguments of a `Trainer` that make these parameters."""
+    strategy, optim = asdict(params.es), asdict(params.optim)
+    return {**strategy, "optimizer": optim.pop("name"), **optim, "seed": params.seed, "chunk": params.chunk}
+
+
+def _params(
+    strategy: dict[str, Any],
+    optim: dict[str, Any],
+    options: dict[str, Any],
+    seed: int,
+    chunk: int | None,
+    model: nn.Module,
+) -> ESParams:
+    """Checked. Raises `ConfigError`."""
+    own = EsConfig.__dataclass_fields__
+    more = {name: value for name, value in options.items() if name in own}
+    rest = {name: value for name, value in options.items() if name not in own}
+    config = build(EsConfig, [({**strategy, **more}, "")])
+    lookup(KINDS, config.noise, "noise")
+    lookup(SHAPINGS, config.shaping, "shaping")
+    lookup(OPTIMIZERS, optim["name"], "optimizer")
+    check_pairs(config, "")
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed={seed}: must lie between 0 and {MAX_SEED}.")
+    size = default_chunk(config.population, 1) if chunk is None else chunk
+    if size % 2 or size < 2:
+        raise ConfigError(f"chunk={size}: must be even and at least 2, both members of a pair belong together.")
+    frozen = frozenset(name for name, value in model.named_parameters() if not value.requires_grad)
+    if len(frozen) == len(list(model.named_parameters())):
+        raise ConfigError("model: none of its parameters has requires_grad, so nothing could be trained.")
+    return ESParams(config, build(OptimConfig, [({**optim, **rest}, "")]), seed, min(size, config.population), frozen)
+
+
+def _scores(value: Any, n: int) -> NDArray[np.float64]:
+    """What a fitness has returned, as (n,) numbers. Raises `TrainingError` if it is something else."""
+    try:
+        scores = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise TrainingError(f"the fitness returned {value!r}: it must return a number for each member") from error
+    if len(scores) != n:
+        raise TrainingError(f"the fitness returned {len(scores)} numbers for {n} members")
+    return scores
+
+
+@torch.no_grad()
+def _load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Write parameters and buffers in place."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, value in values.items():
+        own[name].copy_(value)
+
+
+@contextlib.contextmanager
+def _undone(model: nn.Module) -> Iterator[None]:
+    """Parameters, buffers and train/eval mode are afterwards what they were."""
+    values = {name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
+    modes = {name: part.training for name, part in model.named_modules()}
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        _load(model, values)
+        for name, part in model.named_modules():
+            part.training = modes[name]
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The global generators begin at a seed, and afterwards go on where they were."""
+    before, numpy_before = random.getstate(), np.random.get_state()  # noqa: NPY002 - the fitness may use it
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(before)
+            np.random.set_state(numpy_before)  # noqa: NPY002
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _numpy(state: ESState) -> dict[str, NDArray[Any]]:
+    return {name: value.numpy() for name, value in {**state.theta, **state.buffers}.items()}

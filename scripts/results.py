@@ -1,0 +1,150 @@
+"""Every result that the README shows, and the commands that made it.
+
+    python scripts/results.py run                     # all tasks: many hours; goes on where it was stopped
+    python scripts/results.py run tasks=Swimmer-v4,Hopper-v4 against=[]
+    python scripts/results.py show                    # what is finished → videos/ and the table in the README
+
+`run` calls `python -m es_rl.compare` for each task, with the keys below. `show` copies, for each finished task, the
+video and the small policy of our median seed into `videos/`, and writes what the runs' own files say of it into
+`videos/results.json`, from which the tables in README.md and videos/README.md are made.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from es_rl.cli import run
+from es_rl.config import pairs
+from es_rl.report import summary
+
+ROOT = Path(__file__).parent.parent
+MINUTES = {
+    "Swimmer-v4": 3, "InvertedDoublePendulum-v4": 2, "HalfCheetah-v4": 5, "Hopper-v4": 5, "Walker2d-v4": 20,
+    "Ant-v4": 30, "Humanoid-v4": 60,
+}  # fmt: skip
+SEEDS = 3
+OTHERS = {"ppo": "PPO", "ars": "ARS", "random": "random"}
+MAX_BYTES = 1_000_000  # of a clip
+CLIP_SECONDS = 8
+BEGIN, END = "<!-- results: made by scripts/results.py -->", "<!-- /results -->"
+
+
+def compare(task, out, keys):
+    """One comparison; what is finished is not done again."""
+    given = [f"env={task}", f"minutes={MINUTES[task]}", f"seeds={SEEDS}", f"out={out / task}", *keys]
+    subprocess.run([sys.executable, "-m", "es_rl.compare", *given], check=True)
+
+
+def collect(task, out):
+    """What the runs of a task say, small enough to keep; its clip and its policy go into videos/."""
+    results = json.loads((out / task / "results.json").read_text())
+    found = summary(results)
+    ours = [r for r in results["runs"] if r["name"] == "es" and "return_mean" in r]
+    if not ours:
+        return None
+    middle = sorted(ours, key=lambda r: r["return_mean"])[(len(ours) - 1) // 2]
+    show(out / task / f"es-{middle['seed']}" / "run", task)
+    kept = {
+        name: {"returns": row["returns"].tolist(), "env_steps": row["env_steps"], "failed": row["failed"]}
+        for name, row in found.items()
+        if len(row["returns"]) or row["failed"]
+    }
+    about = {k: results[k] for k in ("env", "minutes", "episodes", "date", "machine", "versions", "command")}
+    return about | {"shown_seed": middle["seed"], "train": middle["command"], "contenders": kept}
+
+
+def show(trained, task):
+    """The clip of a run's policy, and a run directory with nothing but its last checkpoint."""
+    name = task.partition("-")[0].lower()
+    film = [f"run={trained}", f"out={ROOT / 'videos' / f'{name}.mp4'}", f"seconds={CLIP_SECONDS}"]
+    subprocess.run([sys.executable, "-m", "es_rl.record", *film], check=True)
+    size = (ROOT / "videos" / f"{name}.mp4").stat().st_size
+    assert size <= MAX_BYTES, f"{name}.mp4 has {size} bytes"
+    policy = ROOT / "videos" / "policies" / name
+    shutil.rmtree(policy, ignore_errors=True)
+    last = (trained / "checkpoints" / "last").resolve()
+    shutil.copytree(last, policy / "checkpoints" / last.name)
+    (policy / "checkpoints" / "last").symlink_to(last.name)
+    shutil.copy(trained / "config.yaml", policy)
+
+
+def cell(contender):
+    """Median, and each seed."""
+    if not contender:
+        return "not run"
+    if contender["failed"]:
+        return "failed"
+    each = ", ".join(f"{value:,.0f}" for value in contender["returns"])
+    return f"{np.median(contender['returns']):,.0f} ({each})" if len(contender["returns"]) > 1 else each
+
+
+def table(results):
+    """Markdown: a row a task, the higher of our median and PPO's in bold."""
+    rows = ["| task | minutes | **es_rl** | " + " | ".join(OTHERS.values()) + " | our steps, millions |"]
+    rows.append("|---|---|---|" + "---|" * (len(OTHERS) + 1))
+    for task, result in results.items():
+        them = result["contenders"]
+        cells = [cell(them.get(name)) for name in ("es", *OTHERS)]
+        medians = [np.median(them[name]["returns"]) if name in them else -np.inf for name in ("es", "ppo")]
+        if np.isfinite(medians[1]):
+            better = int(medians[1] > medians[0])
+            cells[better] = f"**{cells[better]}**"
+        steps = them["es"]["env_steps"] / 1e6
+        rows.append(f"| {task} | {result['minutes']:g} | {' | '.join(cells)} | {steps:.1f} |")
+    return "\n".join(rows)
+
+
+def clips(results):
+    """videos/README.md."""
+    lines = [
+        "# Trained policies",
+        "",
+        "Each clip is of the policy that its command trained, of the median seed of three.",
+    ]
+    lines += [
+        "`es_rl.load('videos/policies/NAME')` is the policy itself. Made by `python scripts/results.py show`.",
+        "",
+    ]
+    for task, result in results.items():
+        name, ours = task.partition("-")[0].lower(), result["contenders"]["es"]
+        lines += [f"## {task}: [{name}.mp4]({name}.mp4)", "", f"`{short(result['train'])}`", ""]
+        lines += [f"Returns of the three seeds, mean of {result['episodes']} episodes: "
+                  f"{', '.join(f'{value:,.0f}' for value in ours['returns'])}. "
+                  f"mujoco {result['versions']['mujoco']}, {result['machine']['processors']} processors, "
+                  f"{result['date']}.", ""]  # fmt: skip
+    return "\n".join(lines)
+
+
+def short(command):
+    """A training's command without the places of its files."""
+    return " ".join(word for word in command.split() if not word.startswith(("run=", "video.every=")))
+
+
+def main(argv):
+    action, keys = argv[0], pairs(argv[1:])
+    out = Path(keys.pop("out", ROOT / "runs" / "results"))
+    tasks = keys.pop("tasks", ",".join(MINUTES)).split(",")
+    if action == "run":
+        for task in tasks:
+            compare(task, out, [f"{k}={v}" for k, v in keys.items()])
+        return 0
+    path = ROOT / "videos" / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for task in tasks:
+        if (out / task / "results.json").exists() and (found := collect(task, out)):
+            results[task] = found
+    results = {task: results[task] for task in MINUTES if task in results}
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    (ROOT / "videos" / "README.md").write_text(clips(results))
+    readme = (ROOT / "README.md").read_text()
+    before, after = readme.split(BEGIN)[0], readme.split(END)[1]
+    (ROOT / "README.md").write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])

@@ -1,0 +1,187 @@
+"""The comparison: what is run, what is kept, what the report shows."""
+
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from es_rl import compare as comparison
+from es_rl import report
+from es_rl.baselines import ARS, PPO
+from es_rl.errors import ConfigError
+
+SMALL = ["es.population=8", "eval.every=2", "eval.episodes=2", "workers=1", "episodes=2"]
+TOY = ["env=es_rl/PointMass-v0", "minutes=0.03", *SMALL]
+
+
+def compare(*keys, cwd, code=0, env=None):
+    command = [sys.executable, "-m", "es_rl.compare", *keys]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | (env or {}))
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def made_up(**failed):
+    """Results of two contenders and two seeds."""
+    rng, runs = np.random.default_rng(0), []
+    for name, level in (("es", 100.0), ("ppo", 50.0)):
+        for seed in (0, 1):
+            curve = [{"seconds": t, "env_steps": 100 * t, "return": level * t / 60 + rng.normal()} for t in range(61)]
+            run = {"name": name, "seed": seed, "command": f"python -m {name} <{seed}>", "curve": curve}
+            outcome = {"return_mean": level + seed, "env_steps": 6000, "seconds": 60.0, "cpu_seconds": 90.0}
+            runs.append(run | ({"failed": failed[name]} if name in failed else outcome))
+    return {
+        "env": "Hopper-v4", "minutes": 1.0, "seeds": 2, "first_seed": 0, "episodes": 20, "date": "2026-01-01",
+        "labels": {"es": "es_rl", "ppo": "PPO"}, "command": "python -m es_rl.compare", "versions": {"numpy": "2"},
+        "machine": {"processor": "x", "processors": 2, "memory_gb": 8.0, "system": "Linux"}, "runs": runs,
+    }  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced, and collects sources and text."""
+
+    VOID = ("meta", "img", "br", "link", "input")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.sources, self.text = [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.sources += [(tag, value) for name, value in attributes if name in ("src", "href", "poster", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_a_report_holds_all_that_it_shows():
+    results = made_up()
+    page = Page(report.page(results, {"returns": b"PNG", "wall-clock": b"png"}, {"es": b"film"}))
+    assert [tag for tag, _ in page.sources] == ["img", "img", "video"]
+    assert all(source.startswith("data:") for _, source in page.sources)
+    assert base64.b64decode(page.sources[-1][1].partition(",")[2]) == b"film"
+    assert "101" in page.text and "python -m es <0>" in page.text
+    assert not re.search(r"https?://|<script|@import|url\(", report.page(results, {}, {}))
+
+
+def test_the_summary_is_that_of_the_runs():
+    found = report.summary(made_up())
+    assert found["es"]["returns"].tolist() == [100.0, 101.0] and found["es"]["iqm"] == 100.5
+    assert found["es"]["interval"] == (100.0, 101.0) and found["ppo"]["median"] == 50.5
+    assert found["es"]["env_steps"] == 6000 and found["es"]["cpu_seconds"] == 90
+
+
+def test_a_baseline_that_failed_or_was_not_run_is_shown_as_such(tmp_path):
+    results = made_up(ppo="it <broke>")
+    del results["runs"][1]["return_mean"]
+    report.write(tmp_path, results)
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "failed: it <broke>" in text and "1 not run yet" in text and "PPO" in text
+
+
+def test_figures_are_drawn_on_every_axis(tmp_path):
+    report.write(tmp_path, made_up())
+    for name in (*report.AXES, "returns"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    empty = made_up(es="no", ppo="no")
+    report.write(tmp_path, empty)  # nothing to draw is no error
+
+
+def test_a_comparison_is_run_kept_and_gone_on_with(tmp_path):
+    done = compare(*TOY, "seeds=1", "against=[random]", "out=out", cwd=tmp_path)
+    assert "1 of 2: es_rl, seed 0" in done.stdout and "report.html" in done.stdout
+    out = tmp_path / "out"
+    results = json.loads((out / "results.json").read_text())
+    ours, random = results["runs"]
+    assert ours["seconds"] >= 0.03 * 60 and ours["env_steps"] > 0 and ours["cpu_seconds"] > 0.5
+    assert ours["return_mean"] > random["return_mean"] and random["env_steps"] == 0
+    assert [point["seconds"] for point in ours["curve"]] == sorted(point["seconds"] for point in ours["curve"])
+    before = (out / "es-0" / "result.json").stat().st_mtime_ns
+    more = compare(*TOY, "seeds=2", "against=[random]", "out=out", cwd=tmp_path)  # another seed is added
+    assert (out / "es-0" / "result.json").stat().st_mtime_ns == before
+    assert "es_rl, seed 0\n" not in more.stdout.replace("   es_rl", "") and "3 of 4: es_rl, seed 1" in more.stdout
+    other = compare(*TOY, "minutes=0.05", "out=out", cwd=tmp_path, code=2)
+    assert "given twice" in other.stderr
+    other = compare("env=es_rl/PointMass-v0", "minutes=0.05", *SMALL, "out=out", cwd=tmp_path, code=2)
+    assert "other settings (minutes was 0.03)" in other.stderr
+
+
+def test_a_stopped_comparison_goes_on_with_the_training_that_it_stopped(tmp_path):
+    keys = ["env=es_rl/PointMass-v0", "minutes=0.2", *SMALL, "seeds=1", "against=[random]", "out=out"]
+    process = subprocess.Popen([sys.executable, "-m", "es_rl.compare", *keys], cwd=tmp_path, stderr=subprocess.PIPE)
+    run = tmp_path / "out/es-0/run"
+    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert "the same command goes on" in process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 75
+    trained = len((run / "metrics.jsonl").read_text().splitlines())
+    compare(*keys, cwd=tmp_path)
+    generations = [json.loads(line)["generation"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert generations == list(range(1, len(generations) + 1)) and len(generations) > trained
+
+
+def test_a_missing_baseline_is_named_with_its_remedy(tmp_path):
+    (tmp_path / "stable_baselines3.py").write_text("raise ImportError('No module named stable_baselines3')")
+    hidden = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    compare(*TOY, "seeds=1", "against=[ppo]", "out=out", cwd=tmp_path, env=hidden)
+    (failed,) = [run for run in json.loads((tmp_path / "out/results.json").read_text())["runs"] if run["name"] == "ppo"]
+    assert "exit code 6" in failed["failed"] and "pip install 'es-rl[baselines]'" in failed["failed"]
+    assert "pip install" in Page((tmp_path / "out/report.html").read_text()).text
+
+
+def test_ppo_and_ars_train_and_are_filmed_and_judged_like_ours(tmp_path):
+    keys = ["env=InvertedPendulum-v4", "minutes=0.05", *SMALL, "seeds=1", "against=[ppo,ars]", "out=out"]
+    compare(*keys, cwd=tmp_path)
+    runs = json.loads((tmp_path / "out/results.json").read_text())["runs"]
+    assert [run["name"] for run in runs] == ["es", "ppo", "ars"]
+    for run in runs:
+        assert "failed" not in run, run["failed"]
+        assert run["env_steps"] > 0 and run["seconds"] >= 3.0 and run["cpu_seconds"] > 1.0 and run["curve"]
+    page = Page((tmp_path / "out/report.html").read_text())
+    assert len([tag for tag, _ in page.sources if tag == "video"]) == len([run for run in runs if "video" in run])
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["env=Hopper-v4", "against=[pppo]"], "Did you mean ppo"),
+        (["env=Hopper-v4", "against=[ppo,ppo]"], "each only once"),
+        (["env=Hopper-v4", "es.populaton=4"], "Did you mean es.population"),
+        (["env=Hopper-v4", "seed=4"], "seed: is the comparison's to set"),
+        ([], "env is missing"),
+    ],
+)
+def test_bad_keys_are_refused_before_anything_is_run(keys, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        comparison.main(keys)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("table", [PPO, ARS])
+def test_the_settings_of_the_baselines_are_arguments_that_they_have(table):
+    import inspect
+
+    import sb3_contrib
+    import stable_baselines3
+
+    algorithm = stable_baselines3.PPO if table is PPO else sb3_contrib.ARS
+    known = set(inspect.signature(algorithm).parameters) | {"big", "n_envs", "normalize"}
+    assert all(set(settings) <= known for settings in table.values())

@@ -1,0 +1,257 @@
+"""`es_rl.Trainer`: any module, any score."""
+
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import es_rl
+from es_rl import callbacks
+from es_rl.compat import EGGROLLTrainer, VanillaESTrainer
+from es_rl.errors import CheckpointError, ConfigError, TrainingError
+from es_rl.noise import member_weights
+
+X = torch.randn(32, 5, generator=torch.Generator().manual_seed(0))
+Y = X[:, :1] * X[:, 1:2]
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def alone(model):
+    return -((model(X) - Y) ** 2).mean().item()
+
+
+@es_rl.batched
+def together(model, n):
+    return -((model(X.repeat(n, 1)) - Y.repeat(n, 1)) ** 2).reshape(n, -1).mean(dim=1)
+
+
+def trainer(fitness=alone, model=None, **settings):
+    return es_rl.Trainer(network() if model is None else model, fitness, **{"population": 16, **settings})
+
+
+def theta(trainer):
+    return torch.cat([value.detach().flatten() for value in trainer.model.parameters()])
+
+
+@pytest.mark.parametrize("fitness", [alone, together])
+@pytest.mark.parametrize("noise", es_rl.noise.KINDS)
+def test_it_learns(fitness, noise):
+    t = trainer(fitness, noise=noise, population=64)
+    before = alone(t.model)
+    records = t.train(40)
+    assert alone(t.model) > before + 0.1 and len(records) == len(t.history) == t.generation == 40
+    assert records[-1]["fitness/max"] >= records[-1]["fitness/mean"] >= records[-1]["fitness/min"]
+
+
+def test_members_are_scored_with_their_own_weights_and_the_model_comes_back():
+    seen = []
+
+    def fitness(model):
+        seen.append({name: value.clone() for name, value in model.named_parameters()})
+        model[0].weight.zero_()
+        model.train()
+        return float(len(seen))
+
+    model = network().eval()
+    t = trainer(fitness, model)
+    start = copy.deepcopy(model)
+    p = es_rl.noise.Perturbation("lowrank", 0.05, seed=0, generation=0, block=t._params.chunk // 2)
+    t.step()
+    for member, weights in enumerate(seen):
+        assert all(torch.equal(weights[name], value) for name, value in member_weights(start, member, p).items())
+    assert not model.training and not torch.equal(model[0].weight, torch.zeros_like(model[0].weight))
+    assert t.best.member == 15 and t.best.fitness == 16.0
+    assert all(torch.equal(t.best.state_dict[name], value) for name, value in seen[15].items())
+
+
+def test_one_by_one_and_batched_are_the_same_training():
+    one, other = trainer(alone), trainer(together)
+    one.train(5), other.train(5)
+    assert torch.allclose(theta(one), theta(other), atol=1e-5)
+
+
+@pytest.mark.parametrize("fitness", [alone, together])
+def test_workers_seeds_and_saving_change_no_bit_that_they_must_not(fitness, tmp_path):
+    straight = trainer(fitness, seed=3)
+    straight.train(6)
+    shared = trainer(fitness, seed=3, workers=2)
+    shared.train(3), shared.train(3)
+    assert torch.equal(theta(straight), theta(shared))
+    assert not torch.equal(theta(straight), theta(other := trainer(fitness, seed=4))) and other.train(6)
+    assert not torch.equal(theta(straight), theta(other))
+
+    first = trainer(fitness, seed=3)
+    first.train(2)
+    first.save(tmp_path / "saved")
+    again = es_rl.Trainer.load(tmp_path / "saved", nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1)), fitness)
+    assert [r["fitness/mean"] for r in again.history] == [r["fitness/mean"] for r in first.history]
+    assert again.best.fitness == first.best.fitness and torch.equal(theta(again), theta(first))
+    again.train(4)
+    assert torch.equal(theta(straight), theta(again)) and again.best.fitness == straight.best.fitness
+    again.reset()
+    assert torch.equal(theta(again), theta(trainer(fitness))) and again.history == [] and again.best is None
+    again.train(6)
+    assert torch.equal(theta(straight), theta(again))
+
+
+def test_a_saved_trainer_is_loaded_in_another_process(tmp_path):
+    t = trainer()
+    t.train(3)
+    t.save(tmp_path / "saved")
+    code = f"""
+import sys; sys.path.insert(0, {str(__file__).rpartition("/")[0]!r})
+import es_rl, test_trainer
+t = es_rl.Trainer.load({str(tmp_path / "saved")!r}, test_trainer.network(), test_trainer.alone)
+t.train(2)
+print(test_trainer.theta(t).tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    t.train(2)
+    assert done.stdout.strip() == str(theta(t).tolist())
+
+
+def test_only_what_requires_a_gradient_moves_and_buffers_stay():
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    model[0].requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    t = trainer(alone, model.train())
+    t.train(3)
+    moved = {name for name, value in t.state_dict.items() if not torch.equal(value, before[name])}
+    assert moved == {"1.weight", "1.bias", "2.weight", "2.bias"} and model.training
+
+
+def test_tied_parameters_move_together():
+    model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5), nn.Linear(5, 1))
+    model[2].weight = model[0].weight
+    t = trainer(alone, model)
+    t.train(2)
+    assert model[2].weight is model[0].weight and torch.equal(t.state_dict["0.weight"], t.state_dict["2.weight"])
+
+
+def test_all_members_draw_the_same_random_numbers_and_the_callers_go_on():
+    drawn = []
+
+    def fitness(model):
+        drawn.append((torch.rand(1).item(), np.random.rand()))  # noqa: NPY002
+        return drawn[-1][0] + theta_sum(model)
+
+    t = trainer(fitness)
+    torch.manual_seed(9)
+    expected = torch.rand(3)
+    torch.manual_seed(9)
+    t.train(2)
+    assert torch.equal(torch.rand(3), expected)
+    assert len(set(drawn[:16])) == len(set(drawn[16:])) == 1 and drawn[0] != drawn[-1]
+
+
+def theta_sum(model):
+    return sum(value.sum().item() for value in model.parameters())
+
+
+def test_callbacks_run_and_can_end_the_training(tmp_path):
+    calls = []
+    stop = callbacks.EarlyStopping(2, metric="fitness/max", least=1e9)
+    every = [
+        lambda t, record: calls.append(record["generation"]), stop, callbacks.TensorBoard(tmp_path / "tb"),
+        callbacks.Checkpoint(tmp_path / "saved", every=2), callbacks.Print(0),
+    ]  # fmt: skip
+    t = trainer(callbacks=every)
+    assert len(t.train(10)) == 3 and calls == [1, 2, 3]
+    assert es_rl.Trainer.load(tmp_path / "saved", network(), alone).generation == 2
+    assert list((tmp_path / "tb").glob("events*"))
+    target = trainer(callbacks=[callbacks.EarlyStopping(100, target=-1e9)])
+    assert len(target.train(5)) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fitness_that_breaks_is_a_failed_member_until_most_do(workers):
+    def sometimes(model):
+        value = theta_sum(model)
+        return float("nan") if value > middle else value
+
+    def never(model):
+        raise ValueError("no such thing")
+
+    middle = theta_sum(network())
+    t = trainer(sometimes, workers=workers, max_failed=0.9)
+    assert 0 < t.train(1)[0]["members/failed"] < 16
+    with pytest.raises(TrainingError, match="16 of 16 members failed in generation 1: ValueError: no such thing"):
+        trainer(never, workers=workers).train(1)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a", "returned 'a': it must return a number"),
+        ([1, 2], "returned 2 numbers for 1 members"),
+        (None, "not a finite number"),
+    ],
+)
+def test_a_fitness_that_returns_something_else_is_told_so(value, message):
+    with pytest.raises(TrainingError, match=message):
+        trainer(lambda model: value).train(1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"population": 7}, "population=7: members come in antithetic pairs"),
+        ({"noise": "densse"}, "Did you mean dense"),
+        ({"optimizer": "adan"}, "Did you mean adam"),
+        ({"sigma": -1.0}, "sigma=-1.0: must be > 0"),
+        ({"sigmma": 1.0}, "sigmma: unknown key"),
+        ({"rank": 9}, "rank=9: must lie between 1 and the smaller side"),
+        ({"seed": -1}, "seed=-1"),
+        ({"chunk": 3}, "chunk=3: must be even"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        trainer(**settings)
+
+
+def test_a_model_of_which_nothing_moves_is_refused():
+    with pytest.raises(ConfigError, match="none of its parameters has requires_grad"):
+        trainer(model=network().requires_grad_(False))
+
+
+def test_what_is_loaded_must_be_sound_and_fit(tmp_path):
+    trainer().save(tmp_path / "saved")
+    with pytest.raises(CheckpointError, match=r"does not fit the model; differing: 2.bias, 2.weight"):
+        es_rl.Trainer.load(tmp_path / "saved", nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2)), alone)
+    (tmp_path / "saved/model.safetensors").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="damaged"):
+        es_rl.Trainer.load(tmp_path / "saved", network(), alone)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        es_rl.Trainer.load(tmp_path / "nothing", network(), alone)
+
+
+def test_constructors_with_the_names_of_eggroll_trainer():
+    model = network()
+    t = VanillaESTrainer(
+        model.parameters(), model=model, fitness_fn=alone, population_size=20, learning_rate=0.01, sigma=0.1, seed=42
+    )
+    before = alone(model)
+    t.train(30)
+    assert alone(model) > before
+    eggroll = EGGROLLTrainer(
+        model=network(), fitness_fn=alone, population_size=16, rank=2, noise_reuse=2, group_size=4,
+        freeze_nonlora=True, learning_rate=0.1, seed=1,
+    )  # fmt: skip
+    start = copy.deepcopy(eggroll.model)
+    eggroll.train(2)
+    assert torch.equal(start[0].bias, eggroll.model[0].bias)
+    assert not torch.equal(start[0].weight, eggroll.model[0].weight)
+    only = network()
+    t = VanillaESTrainer(only[2].parameters(), only, alone, 8)
+    first = only[0].weight.clone()
+    t.train(1)
+    assert torch.equal(only[0].weight, first)

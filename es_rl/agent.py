@@ -14,7 +14,7 @@ from torch import nn
 from es_rl import checkpoint as checkpoints
 from es_rl import es, policies, rundir
 from es_rl.config import Config, build, module_rule
-from es_rl.envs.spaces import flatten, size
+from es_rl.envs.spaces import flatten, from_json, size, to_json
 from es_rl.errors import CheckpointError, ConfigError
 
 
@@ -25,8 +25,7 @@ class Agent:
         self.policy = policy
         self.config = config
         self.generation = checkpoint.generation
-        self.observation_space = checkpoint.observation_space
-        self.action_space = checkpoint.action_space
+        self.observation_space, self.action_space = saved_spaces(checkpoint)
         self._state: Any = None
 
     def __call__(self, obs: Any) -> Any:
@@ -53,12 +52,24 @@ def load(run: str | Path, checkpoint: str = "last", *, env: str = "") -> Agent:
     try:
         config = build(Config, [(rundir.saved_config(path), f"{path / 'config.yaml'}: ")])
         loaded = checkpoints.load(path, checkpoint)
-        policy = policies.make(config, size(loaded.observation_space), loaded.action_space)
+        observation_space, action_space = saved_spaces(loaded)
+        policy = policies.make(config, size(observation_space), action_space)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     state = loaded.state(es.init(policy))
     policy.load_state_dict({**state.theta, **state.buffers})
     return Agent(policy, replace(config, env=env) if env else config, loaded)
+
+
+def about(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> dict[str, Any]:
+    """What a policy is made for, as checkpoints keep it."""
+    return {"observation_space": to_json(observation_space), "action_space": to_json(action_space)}
+
+
+def saved_spaces(checkpoint: checkpoints.Checkpoint) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    """The spaces that a policy was trained for: observations, actions. Raises `CheckpointError`."""
+    with checkpoints.reading(checkpoint.path):
+        return from_json(checkpoint.about["observation_space"]), from_json(checkpoint.about["action_space"])
 
 
 def trusted_env(agent: Agent, given: str, run: str) -> str:
@@ -69,5 +80,5 @@ def trusted_env(agent: Agent, given: str, run: str) -> str:
     if given:
         return given
     if ":" in agent.config.env:
-        raise ConfigError(module_rule(agent.config.env, run))
+        raise ConfigError(module_rule("env", agent.config.env, run))
     return agent.config.env

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import resource
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from es_rl import cli, envs
 from es_rl.config import help_text, key, parse
 from es_rl.envs.gymnasium_backend import make_one
-from es_rl.errors import ConfigError, EnvError, ResourceError, lookup
+from es_rl.errors import ConfigError, EnvError, ResourceError, Stopped, TrainingError, lookup
 from es_rl.processes import available_processors
 from es_rl.record import film, write_mp4
 from es_rl.rng import MAX_SEED, integer_seed
@@ -34,24 +36,35 @@ CURVE_EPISODES = 10  # of each point
 
 Act = Callable[[Any], Any]  # one observation → one action, deterministic
 
-# RL-Zoo's settings (rl-baselines3-zoo, hyperparams/ppo.yml, the -v4 ids or, where there are none, -v2); all others have
-# Stable-Baselines3's defaults with normalised observations and rewards, as RL-Zoo's own `mujoco-defaults`.
+# RL-Zoo's settings (rl-baselines3-zoo, hyperparams/ppo.yml; the -v4 ids or, where there are none, -v2). `lin`: falls
+# in a straight line to zero over the training. `normalize`: observations and rewards, unless it is False.
+BIG = {
+    "log_std_init": -2,
+    "ortho_init": False,
+    "activation_fn": "ReLU",
+    "net_arch": {"pi": [256, 256], "vf": [256, 256]},
+}
 PPO: dict[str, dict[str, Any]] = {
+    "Ant": {},
     "HalfCheetah": {
         "batch_size": 64, "n_steps": 512, "gamma": 0.98, "learning_rate": 2.0633e-05, "ent_coef": 0.000401762,
-        "clip_range": 0.1, "n_epochs": 20, "gae_lambda": 0.92, "max_grad_norm": 0.8, "vf_coef": 0.58096, "big": True,
+        "clip_range": 0.1, "n_epochs": 20, "gae_lambda": 0.92, "max_grad_norm": 0.8, "vf_coef": 0.58096,
+        "policy_kwargs": BIG,
     },
     "Hopper": {
         "batch_size": 32, "n_steps": 512, "gamma": 0.999, "learning_rate": 9.80828e-05, "ent_coef": 0.00229519,
-        "clip_range": 0.2, "n_epochs": 5, "gae_lambda": 0.99, "max_grad_norm": 0.7, "vf_coef": 0.835671, "big": True,
+        "clip_range": 0.2, "n_epochs": 5, "gae_lambda": 0.99, "max_grad_norm": 0.7, "vf_coef": 0.835671,
+        "policy_kwargs": BIG,
     },
     "Humanoid": {
         "batch_size": 256, "n_steps": 512, "gamma": 0.95, "learning_rate": 3.56987e-05, "ent_coef": 0.00238306,
-        "clip_range": 0.3, "n_epochs": 5, "gae_lambda": 0.9, "max_grad_norm": 2, "vf_coef": 0.431892, "big": True,
+        "clip_range": 0.3, "n_epochs": 5, "gae_lambda": 0.9, "max_grad_norm": 2, "vf_coef": 0.431892,
+        "policy_kwargs": BIG,
     },
     "HumanoidStandup": {
         "batch_size": 32, "n_steps": 512, "gamma": 0.99, "learning_rate": 2.55673e-05, "ent_coef": 3.62109e-06,
-        "clip_range": 0.3, "n_epochs": 20, "gae_lambda": 0.9, "max_grad_norm": 0.7, "vf_coef": 0.430793, "big": True,
+        "clip_range": 0.3, "n_epochs": 20, "gae_lambda": 0.9, "max_grad_norm": 0.7, "vf_coef": 0.430793,
+        "policy_kwargs": BIG,
     },
     "InvertedDoublePendulum": {
         "batch_size": 512, "n_steps": 128, "gamma": 0.98, "learning_rate": 0.000155454, "ent_coef": 1.05057e-06,
@@ -70,10 +83,29 @@ PPO: dict[str, dict[str, Any]] = {
     },
     "Walker2d": {
         "batch_size": 32, "n_steps": 512, "gamma": 0.99, "learning_rate": 5.05041e-05, "ent_coef": 0.000585045,
-        "clip_range": 0.1, "n_epochs": 20, "gae_lambda": 0.95, "max_grad_norm": 1, "vf_coef": 0.871923, "big": True,
+        "clip_range": 0.1, "n_epochs": 20, "gae_lambda": 0.95, "max_grad_norm": 1, "vf_coef": 0.871923,
+    },
+    "CartPole": {
+        "n_envs": 8, "n_steps": 32, "batch_size": 256, "gae_lambda": 0.8, "gamma": 0.98, "n_epochs": 20,
+        "ent_coef": 0.0, "learning_rate": "lin 0.001", "clip_range": "lin 0.2", "normalize": False,
+    },
+    "Acrobot": {"n_envs": 16, "n_steps": 256, "gae_lambda": 0.94, "gamma": 0.99, "n_epochs": 4, "ent_coef": 0.0},
+    "MountainCar": {"n_envs": 16, "n_steps": 16, "gae_lambda": 0.98, "gamma": 0.99, "n_epochs": 4, "ent_coef": 0.0},
+    "MountainCarContinuous": {
+        "batch_size": 256, "n_steps": 8, "gamma": 0.9999, "learning_rate": 7.77e-05, "ent_coef": 0.00429,
+        "clip_range": 0.1, "n_epochs": 10, "gae_lambda": 0.9, "max_grad_norm": 5, "vf_coef": 0.19, "use_sde": True,
+        "policy_kwargs": {"log_std_init": -3.29, "ortho_init": False},
+    },
+    "Pendulum": {
+        "n_envs": 4, "n_steps": 1024, "gae_lambda": 0.95, "gamma": 0.9, "n_epochs": 10, "ent_coef": 0.0,
+        "learning_rate": 1e-3, "clip_range": 0.2, "use_sde": True, "sde_sample_freq": 4, "normalize": False,
     },
 }  # fmt: skip
-# RL-Zoo's settings (hyperparams/ars.yml, all of them "closest to the original paper").
+# RL-Zoo's settings (hyperparams/ars.yml). `normalize`: observations.
+SMALL = {
+    "policy": "MlpPolicy", "learning_rate": 0.018, "n_delta": 4, "n_top": 1, "delta_std": 0.1, "zero_policy": False,
+    "policy_kwargs": {"net_arch": [16]},
+}  # fmt: skip
 ARS: dict[str, dict[str, Any]] = {
     "Swimmer": {"learning_rate": 0.02, "delta_std": 0.01, "n_delta": 1, "n_top": 1, "normalize": False},
     "Hopper": {"learning_rate": 0.01, "delta_std": 0.025, "n_delta": 8, "n_top": 4, "alive_bonus_offset": -1},
@@ -81,6 +113,11 @@ ARS: dict[str, dict[str, Any]] = {
     "Walker2d": {"learning_rate": 0.03, "delta_std": 0.025, "n_delta": 40, "n_top": 30, "alive_bonus_offset": -1},
     "Ant": {"learning_rate": 0.015, "delta_std": 0.025, "n_delta": 60, "n_top": 20, "alive_bonus_offset": -1},
     "Humanoid": {"learning_rate": 0.02, "delta_std": 0.0075, "n_delta": 256, "n_top": 256, "alive_bonus_offset": -5},
+    "CartPole": {"n_delta": 2, "normalize": False},
+    "Pendulum": SMALL,
+    "Acrobot": SMALL,
+    "MountainCar": {**SMALL, "n_delta": 8},
+    "MountainCarContinuous": {**SMALL, "delta_std": 0.2},
 }
 
 
@@ -112,6 +149,11 @@ class Clock:
         return time.monotonic() - self._start - self._paused
 
     @property
+    def left(self) -> float:
+        """The share of the time that is left."""
+        return 1.0 if math.isnan(self._start) else max(0.0, 1 - self.seconds / self._limit)
+
+    @property
     def cpu_seconds(self) -> float:
         """Of this process and of those of its children that have ended."""
         return _cpu_seconds() - self._idle_cpu
@@ -135,43 +177,43 @@ class Clock:
 
 def ppo(config: BaselineConfig, clock: Clock) -> Act:
     """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
-    from stable_baselines3 import PPO as Algorithm  # noqa: N811
+    import stable_baselines3
     from torch import nn
 
-    settings = _settings(PPO, config.env)
-    if settings.pop("big", False):
-        network = {"pi": [256, 256], "vf": [256, 256]}
-        settings["policy_kwargs"] = {
-            "log_std_init": -2, "ortho_init": False, "activation_fn": nn.ReLU, "net_arch": network,
-        }  # fmt: skip
-    env = _vector(config, settings.pop("n_envs", 1), gamma=settings.get("gamma", 0.99))
-    model = Algorithm("MlpPolicy", env, device="cpu", seed=config.seed, **settings)
-    act = partial(_predict, model, env)
+    settings = {name: _schedule(value, clock) for name, value in settings_of(PPO, config.env).items()}
+    network = dict(settings.pop("policy_kwargs", {}))
+    if "activation_fn" in network:
+        network["activation_fn"] = getattr(nn, network["activation_fn"])
+    normalize = settings.pop("normalize", True)
+    env = _vector(config, settings.pop("n_envs", 1), normalize=normalize, gamma=settings.get("gamma", 0.99))
+    model = stable_baselines3.PPO("MlpPolicy", env, device="cpu", seed=config.seed, policy_kwargs=network, **settings)
+    act = partial(_predict, model, env if normalize else None)
     model.learn(10**12, callback=_callback(clock, act, "_on_step"))
     return act
 
 
 def ars(config: BaselineConfig, clock: Clock) -> Act:
     """Augmented random search (Mania et al. 2018), one evaluating process for each processor, as its guide advises."""
-    from sb3_contrib import ARS as Algorithm  # noqa: N811
+    import sb3_contrib
     from sb3_contrib.common.vec_env import AsyncEval
 
-    settings = _settings(ARS, config.env)
-    normalize = settings.pop("normalize", True)
+    settings = settings_of(ARS, config.env)
+    normalize, policy = settings.pop("normalize", True), settings.pop("policy", "LinearPolicy")
     make = partial(_vector, config, 1, normalize=normalize, norm_reward=False)
     env = make()
-    model = Algorithm("LinearPolicy", env, device="cpu", seed=config.seed, **settings)
-    processes = AsyncEval([make] * available_processors(), model.policy, start_method="spawn")
-    processes.seed(config.seed)
+    model = sb3_contrib.ARS(policy, env, device="cpu", seed=config.seed, **settings)
+    evaluators = AsyncEval([make] * available_processors(), model.policy, start_method="spawn")
     act = partial(_predict, model, env if normalize else None)
     try:
-        model.learn(
-            10**12, callback=_callback(clock, act, "_on_rollout_start"), async_eval=processes, log_interval=None
-        )
+        evaluators.seed(config.seed)
+        looks = _callback(clock, act, "_on_rollout_start")
+        model.learn(10**12, callback=looks, async_eval=evaluators, log_interval=1_000_000)
     except _Enough:
         pass  # the only way out of it between two updates
     finally:
-        processes.close()
+        for process in evaluators.processes:  # however this ends, at once
+            process.terminate()
+            process.join()
     return act
 
 
@@ -183,12 +225,15 @@ def random(config: BaselineConfig, clock: Clock) -> Act:
 
 
 BASELINES: dict[str, Callable[[BaselineConfig, Clock], Act]] = {"ppo": ppo, "ars": ars, "random": random}
-LABELS = {
-    "es": "es_rl",
-    "ppo": "PPO (Stable-Baselines3, RL-Zoo's settings)",
-    "ars": "ARS (sb3-contrib, RL-Zoo's settings)",
-    "random": "random actions",
-}
+LABELS = {"ppo": ("PPO (Stable-Baselines3", PPO), "ars": ("ARS (sb3-contrib", ARS)}
+
+
+def label(name: str, env: str) -> str:
+    """What a contender is called in a report, and whose settings it has."""
+    if name not in LABELS:
+        return {"es": "es_rl", "random": "random actions"}[name]
+    text, table = LABELS[name]
+    return f"{text}, {'RL-Zoo' if _name(env) in table else 'its own default'} settings)"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -201,6 +246,7 @@ def main(argv: Sequence[str]) -> int:
     baseline = lookup(BASELINES, config.name, "name")
     envs.check_id(config.env)
     out = Path(config.out)
+    signal.signal(signal.SIGTERM, _stop)
     clock = Clock(config, out / "curve.jsonl")
     try:
         act = baseline(config, clock)
@@ -216,10 +262,24 @@ def main(argv: Sequence[str]) -> int:
         "seconds": seconds if clock.env_steps else 0.0,
         "cpu_seconds": cpu if clock.env_steps else 0.0,
     }
+    if not np.isfinite(returns).all():
+        raise TrainingError(f"name={config.name}: {(~np.isfinite(returns)).sum()} of {len(returns)} episodes failed.")
+    write_json(out / "result.json", result)
     if config.film:
         _film(config, act, out / "video.mp4")
-    (out / "result.json").write_text(json.dumps(result))
     return 0
+
+
+def _stop(number: int, frame: Any) -> None:
+    """SIGTERM is an exception: processes are ended on the way out."""
+    raise Stopped("stopped by SIGTERM", 75)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A file that is there complete or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(path)
 
 
 def episodes(act: Act, config: BaselineConfig, count: int, *index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -244,8 +304,21 @@ def _cpu_seconds() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-def _settings(table: dict[str, dict[str, Any]], env: str) -> dict[str, Any]:
-    return dict(table.get(env.rpartition(":")[2].rpartition("-v")[0], {}))
+def settings_of(table: dict[str, dict[str, Any]], env: str) -> dict[str, Any]:
+    """The settings for an environment, whatever its version; none of its own: the library's defaults."""
+    return dict(table.get(_name(env), {}))
+
+
+def _name(env: str) -> str:
+    return env.rpartition(":")[2].rpartition("-v")[0]
+
+
+def _schedule(value: Any, clock: Clock) -> Any:
+    """`lin X` falls from X to zero while the clock runs out; anything else stays as it is."""
+    if not (isinstance(value, str) and value.startswith("lin ")):
+        return value
+    start = float(value.removeprefix("lin "))
+    return lambda _: start * clock.left
 
 
 def _vector(
@@ -256,7 +329,10 @@ def _vector(
     from stable_baselines3.common.vec_env import VecNormalize
 
     env = make_vec_env(lambda: make_one(config.env, config.env_kwargs), n_envs=n, seed=config.seed)
-    return VecNormalize(env, norm_reward=norm_reward, gamma=gamma) if normalize else env
+    if not normalize:
+        return env
+    numbers = isinstance(env.observation_space, (spaces.Box, spaces.Dict))  # others cannot be normalised
+    return VecNormalize(env, norm_obs=numbers, norm_reward=norm_reward, gamma=gamma)
 
 
 def _predict(model: Any, env: Any, obs: Any) -> Any:

@@ -22,8 +22,8 @@ class EarlyStopping:
 
     def on_generation(self, trainer: Trainer, record: Record) -> bool:
         value = record[self._metric]
-        self._waited = 0 if value > self._best + self._least else self._waited + 1
-        self._best = max(self._best, value)
+        risen = value > self._best + self._least
+        self._best, self._waited = (value, 0) if risen else (self._best, self._waited + 1)
         return self._waited >= self._patience or value >= self._target
 
 

@@ -368,4 +368,5 @@ def _join(outcomes: list[Any], shards: list[Shard], tally: Tally | None) -> Chun
         steps=sum(part.steps for part in parts),
         moments=None if tally is None else tally.moments(),
         errors=[error for part in parts for error in part.errors],
+        simulating=sum(part.simulating for part in parts),
     )

@@ -1,9 +1,9 @@
 """Checkpoints: atomic, checksummed, nothing pickled.
 
 `checkpoints/<generation>/` holds `model.safetensors` (theta and the policy's buffers by name, and nothing that differs
-between equal runs), `trainer.safetensors` (the optimiser), `state.json` (counters and spaces) and `MANIFEST.json`
-(size and sha256 of each). `last` and `best` link to two of them. A directory under its final name is complete: it was
-written under another name, flushed to the disk and renamed.
+between equal runs), `trainer.safetensors` (the optimiser), `state.json` (counters, and what the policy is for) and
+`MANIFEST.json` (size and sha256 of each). `last` and `best` link to two of them. A directory under its final name is
+complete: it was written under another name, flushed to the disk and renamed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gymnasium import spaces
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from es_rl.config import Config
-from es_rl.envs import EnvSpec
-from es_rl.envs.spaces import from_json, to_json
+from es_rl.config import CheckpointConfig
 from es_rl.errors import CheckpointError, ResourceError
 from es_rl.es import ESState
 
-FORMAT = 1
+FORMAT = 2
 FILES = ("model.safetensors", "trainer.safetensors", "state.json")
 MANIFEST = "MANIFEST.json"
 SAVE_SECONDS = 60.0  # a checkpoint is due when the last one is older than this, whatever the cadence
@@ -41,10 +38,10 @@ SAVE_SECONDS = 60.0  # a checkpoint is due when the last one is older than this,
 class Progress:
     """What a run has done so far, besides the strategy's state."""
 
-    env_steps: int = 0  # of all members, evaluation not counted
+    steps: int = 0  # of all members, evaluation not counted; of environments, or tokens
     seconds: float = 0.0  # of training
-    best_return: float | None = None  # the best eval/return_mean
-    last_return: float | None = None
+    best_score: float | None = None  # of the evaluations: what they are ranked by
+    last_score: float | None = None
     flat_generations: int = 0  # in a row, that taught nothing
 
 
@@ -56,8 +53,7 @@ class Checkpoint:
     model: dict[str, Tensor]  # parameters and buffers
     optim: dict[str, Tensor]
     progress: Progress
-    observation_space: spaces.Space[Any]
-    action_space: spaces.Space[Any]
+    about: dict[str, Any]  # what the policy was made for, as it was saved: JSON
     path: Path
 
     def state(self, fresh: ESState) -> ESState:
@@ -76,31 +72,26 @@ def save(
     state: ESState,
     progress: Progress,
     *,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
+    about: Mapping[str, Any],
     keep: int,
     best: bool,
     pinned: int | None = None,
 ) -> Path:
     """Write a checkpoint, point `last` (and `best`) to it, remove old ones but `pinned`.
 
+    `about` says what the policy is made for, in JSON.
+
     Raises OSError; the checkpoints that were there are then still there.
     """
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".writing-*"):
+    for leftover in (*folder.glob(".writing-*"), *folder.glob(".old-*")):
         shutil.rmtree(leftover)
-    about = {
-        "format": FORMAT,
-        "generation": state.generation,
-        "progress": asdict(progress),
-        "observation_space": to_json(observation_space),
-        "action_space": to_json(action_space),
-    }
+    facts = {"format": FORMAT, "generation": state.generation, "progress": asdict(progress), "about": dict(about)}
     contents = {
         "model.safetensors": save_tensors({**state.theta, **state.buffers}),
         "trainer.safetensors": save_tensors(state.optim),
-        "state.json": json.dumps(about, indent=2, allow_nan=False).encode(),
+        "state.json": json.dumps(facts, indent=2, allow_nan=False).encode(),
     }
     final = folder / _name(state.generation)
     write_directory(final, contents)
@@ -114,14 +105,17 @@ def save(
 def write_directory(final: Path, contents: Mapping[str, bytes]) -> None:
     """A directory of these files and their manifest, which appears complete or not at all. Raises OSError."""
     manifest = {name: {"size": len(data), "sha256": _sha256(data)} for name, data in contents.items()}
-    temporary = final.with_name(f".writing-{os.getpid()}")
+    temporary, old = (final.with_name(f".{what}-{os.getpid()}-{final.name}") for what in ("writing", "old"))
+    for leftover in (temporary, old):  # of an earlier process of this number
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir()
     for name, data in {**contents, MANIFEST: json.dumps(manifest, indent=2).encode()}.items():
         _write_to_disk(temporary / name, data)
-    if final.exists():  # a damaged one that a resumed run has fallen back from, or the same bits again
-        shutil.rmtree(final)
+    if final.exists():  # a damaged one that a resumed run has fallen back from, or an earlier one
+        final.rename(old)
     temporary.rename(final)
     _flush_directory(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_directory(path: Path) -> dict[str, bytes]:
@@ -137,8 +131,10 @@ def read_directory(path: Path) -> dict[str, bytes]:
 class Saver:
     """Keeps a run's newest state, and saves it when it is due; a save that fails is told of and tried again."""
 
-    def __init__(self, run: Path, config: Config, spec: EnvSpec, say: Callable[[str], None]) -> None:
-        self._run, self._config, self._spec, self._say = run, config.checkpoint, spec, say
+    def __init__(
+        self, run: Path, config: CheckpointConfig, about: Mapping[str, Any], say: Callable[[str], None]
+    ) -> None:
+        self._run, self._config, self._about, self._say = run, config, about, say
         self._saved_generation = -1
         self._saved_at = time.monotonic()
         self._best, self._failed = False, False
@@ -166,8 +162,7 @@ class Saver:
                 self._run,
                 self.state,
                 self.progress,
-                observation_space=self._spec.observation_space,
-                action_space=self._spec.action_space,
+                about=self._about,
                 keep=self._config.keep,
                 best=self._best,
                 pinned=self.pinned,
@@ -217,16 +212,15 @@ def _read(path: Path) -> Checkpoint:
     """Check every file against the manifest before anything in it is looked at."""
     with reading(path):
         contents = read_directory(path)
-        about = json.loads(contents["state.json"])
-        if about["format"] != FORMAT:
-            raise CheckpointError(f"{path}: has format {about['format']}; this version reads {FORMAT}.")
+        facts = json.loads(contents["state.json"])
+        if facts["format"] != FORMAT:
+            raise CheckpointError(f"{path}: has format {facts['format']}; this version reads {FORMAT}.")
         return Checkpoint(
-            generation=int(about["generation"]),
+            generation=int(facts["generation"]),
             model=load_tensors(contents["model.safetensors"]),
             optim=load_tensors(contents["trainer.safetensors"]),
-            progress=Progress(**about["progress"]),
-            observation_space=from_json(about["observation_space"]),
-            action_space=from_json(about["action_space"]),
+            progress=Progress(**facts["progress"]),
+            about=dict(facts["about"]),
             path=path,
         )
 

@@ -15,6 +15,7 @@ VERBS = {
     "train": "train a policy: env=ID [key=value …]; resume=RUN goes on",
     "evaluate": "returns of a trained policy, as JSON: run=RUN",
     "record": "a video of a trained policy: run=RUN",
+    "text": "train a byte-level GPT: corpus=FILE",
     "compare": "evolution strategies, PPO, ARS and the random policy, with a report: env=ID",
 }
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOMEM)

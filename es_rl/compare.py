@@ -13,32 +13,35 @@ import contextlib
 import json
 import os
 import platform
+import re
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from es_rl import cli, envs, report
-from es_rl.baselines import BASELINES, LABELS
-from es_rl.config import help_text, key, leaves, pairs, parse, parse_train
+from es_rl.baselines import BASELINES, label, write_json
+from es_rl.config import Config, flatten, help_text, key, leaves, pairs, parse, parse_train
 from es_rl.errors import ConfigError, Stopped, lookup
 from es_rl.processes import available_processors, die_with_parent
 from es_rl.rng import MAX_SEED
-from es_rl.rundir import reporting, versions
+from es_rl.rundir import locked, reporting, versions
 
 USAGE = """python -m es_rl.compare env=ID [key=value …]   train by evolution strategies and by others, and report
 
 Any key of training may be given too, such as es.population=256: it is es_rl's own."""
 OURS = "es"
 FILM_SECONDS = 8.0
+TAKEN = ("config", "seed", "run", "resume", "generations", "env_steps", "target_return", "video.every")
 STOP_SECONDS = 60.0  # that a stopped training has to save
 
 
@@ -57,32 +60,32 @@ def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(CompareConfig, USAGE))
-    config, ours = _parse(argv)
+    config, ours, resolved = _parse(argv)
     out = Path(config.out or f"runs/compare/{config.env.replace(':', '-')}")
     with reporting(out, "Choose another place with out=DIRECTORY"):
         out.mkdir(parents=True, exist_ok=True)
-    _keep_settings(out, config, ours)
     plan = [(name, config.first_seed + i) for i in range(config.seeds) for name in (OURS, *config.against)]
-    with _stoppable():
+    with locked(out), _stoppable():
+        _keep_settings(out, config, resolved)
         for number, (name, seed) in enumerate(plan, 1):
             folder = out / f"{name}-{seed}"
             if "return_mean" not in _outcome(folder):
-                sys.stdout.write(f"{number} of {len(plan)}: {LABELS[name]}, seed {seed}\n")
+                sys.stdout.write(f"{number} of {len(plan)}: {label(name, config.env)}, seed {seed}\n")
                 sys.stdout.flush()
                 folder.mkdir(exist_ok=True)
                 _run(name, seed, folder, config, ours)
             results = _results(out, config, ours, plan)
-            (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+            write_json(out / "results.json", results)
             report.write(out, results)
             outcome = _outcome(folder)
             said = f"{outcome['return_mean']:.1f}" if "return_mean" in outcome else outcome.get("failed", "not run")
-            sys.stdout.write(f"   {LABELS[name]}, seed {seed}: {said}\n")
+            sys.stdout.write(f"   {label(name, config.env)}, seed {seed}: {said}\n")
     sys.stdout.write(f"The report is {out / 'report.html'}\n")
     return 0
 
 
-def _parse(argv: Sequence[str]) -> tuple[CompareConfig, list[str]]:
-    """The comparison's own keys, and those of es_rl's training, both checked. Raises `ConfigError`."""
+def _parse(argv: Sequence[str]) -> tuple[CompareConfig, list[str], Config]:
+    """The comparison's own keys, those of es_rl's training, and what these come to. Raises `ConfigError`."""
     own = dict(leaves(CompareConfig))
     given = pairs(argv)
     config = parse(CompareConfig, [f"{k}={v}" for k, v in given.items() if k in own])
@@ -91,36 +94,41 @@ def _parse(argv: Sequence[str]) -> tuple[CompareConfig, list[str]]:
         lookup(BASELINES, name, "against")
     if len(set(config.against)) < len(config.against):
         raise ConfigError(f"against={','.join(config.against)}: each only once.")
-    for taken in ("seed", "run", "generations", "env_steps", "target_return"):
+    for taken in TAKEN:
         if any(k.startswith(f"{taken}=") for k in ours):
             raise ConfigError(f"{taken}: is the comparison's to set; it compares at equal minutes.")
-    parse_train([f"env={config.env}", *ours] if config.env else ours)
+    resolved = parse_train([f"env={config.env}", *ours] if config.env else ours)
     envs.check_id(config.env)
-    return config, ours
+    return config, ours, resolved
 
 
-def _keep_settings(out: Path, config: CompareConfig, ours: list[str]) -> None:
+def _keep_settings(out: Path, config: CompareConfig, resolved: Config) -> None:
     """Refuse to mix comparisons of different settings in one directory. Raises `ConfigError`."""
     path = out / "comparison.json"
     # More seeds and other baselines may be added later.
-    fixed = {k: v for k, v in asdict(config).items() if k in ("env", "minutes", "episodes")} | {"es": sorted(ours)}
+    fixed = {k: v for k, v in asdict(config).items() if k in ("env", "minutes", "episodes")}
+    fixed |= flatten(asdict(replace(resolved, minutes=config.minutes)))
     if path.exists() and (before := json.loads(path.read_text())) != fixed:
-        changed = ", ".join(f"{k} was {before.get(k)}" for k in fixed if before.get(k) != fixed[k])
+        changed = ", ".join(f"{k} was {before.get(k)}" for k in {**fixed, **before} if before.get(k) != fixed.get(k))
         raise ConfigError(f"{out}: holds a comparison with other settings ({changed}). Give another out=DIRECTORY.")
-    path.write_text(json.dumps(fixed) + "\n")
+    write_json(path, fixed)
 
 
 def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> None:
     """One training, its evaluation and, of the first seed, its video; or why it failed, where its result would be."""
     film = FILM_SECONDS if seed == config.first_seed else 0.0
+    path = folder / "result.json"
+    path.unlink(missing_ok=True)
     failed = (_ours if name == OURS else partial(_theirs, name))(seed, folder, config, ours, film)
-    if failed:
-        (folder / "result.json").write_text(json.dumps({"failed": failed}))
+    outcome = _outcome(folder)  # which is there if only the film has failed
+    write_json(path, (outcome or {"failed": failed}) | {"machine": _machine(), "versions": _versions()})
 
 
 def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str], film: float) -> str | None:
     run = folder / "run"
     begun = (run / "config.yaml").exists()
+    if not begun:  # something was killed before it was a run
+        shutil.rmtree(run, ignore_errors=True)
     keys = [f"resume={run}", f"minutes={config.minutes:g}", f"env={config.env}"]
     spent = folder / "cpu_seconds.json"  # over all sittings
     before = json.loads(spent.read_text()) if spent.exists() else 0.0
@@ -128,7 +136,7 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str], film:
     try:
         failed = _call(folder, "es_rl.train", keys if begun else _train_keys(seed, run, config, ours))
     finally:
-        spent.write_text(json.dumps(before + _cpu_seconds() - start))
+        write_json(spent, before + _cpu_seconds() - start)
     if failed:
         return failed
     keys = [f"run={run}", f"env={config.env}"]
@@ -136,6 +144,8 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str], film:
     if failed := _call(folder, "es_rl.evaluate", [*keys, f"episodes={config.episodes}", "seed=0"], stdout=answer):
         return failed
     found = json.loads(answer.read_text().splitlines()[-1])
+    if found["failed"]:
+        return f"{found['failed']} of {config.episodes} episodes failed"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     points = [
         {"seconds": line["seconds"], "env_steps": line["env_steps"], "return": line["eval/return_mean"]}
@@ -143,11 +153,11 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str], film:
         if line.get("eval/return_mean") is not None
     ]
     (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
-    if film:
-        _call(folder, "es_rl.record", [*keys, f"out={folder / 'video.mp4'}", f"seconds={film:g}"])
     result = {name: found[name] for name in ("return_mean", "return_std", "length_mean", "generation")}
     result |= {name: lines[-1][name] for name in ("env_steps", "seconds")}
-    (folder / "result.json").write_text(json.dumps(result | {"cpu_seconds": json.loads(spent.read_text())}))
+    write_json(folder / "result.json", result | {"cpu_seconds": json.loads(spent.read_text())})
+    if film:
+        _call(folder, "es_rl.record", [*keys, f"out={folder / 'video.mp4'}", f"seconds={film:g}"])
     return None
 
 
@@ -174,7 +184,9 @@ def _call(folder: Path, module: str, keys: list[str], *, stdout: Path | None = N
     with log.open("ab") as errors, (stdout or log).open("wb" if stdout else "ab") as output:
         dies = partial(die_with_parent, os.getpid(), signal.SIGTERM)
         command = [sys.executable, "-m", module, *keys]
-        process = subprocess.Popen(command, stdout=output, stderr=errors, stdin=subprocess.DEVNULL, preexec_fn=dies)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=errors, stdin=subprocess.DEVNULL, preexec_fn=dies, start_new_session=True
+        )  # a session of its own: Ctrl-C comes to it as SIGTERM from here
         try:
             code = process.wait()
         except BaseException:
@@ -204,9 +216,12 @@ def _outcome(folder: Path) -> dict[str, Any]:
 
 
 def _results(out: Path, config: CompareConfig, ours: list[str], plan: list[tuple[str, int]]) -> dict[str, Any]:
-    """Everything that the report shows."""
-    runs = []
-    for name, seed in plan:
+    """Everything that the report shows: what is planned, and what earlier calls have done besides."""
+    names = (OURS, *BASELINES)
+    found = [re.fullmatch(r"(\w+)-(\d+)", path.name) for path in out.iterdir()]
+    earlier = [(match[1], int(match[2])) for match in found if match and match[1] in names]
+    runs, contenders = [], list(dict.fromkeys([OURS, *config.against, *(name for name, _ in earlier)]))
+    for name, seed in sorted({*plan, *earlier}, key=lambda item: (item[1], contenders.index(item[0]))):
         folder = out / f"{name}-{seed}"
         keys = (
             ["es_rl.train", *_train_keys(seed, folder / "run", config, ours)]
@@ -220,11 +235,11 @@ def _results(out: Path, config: CompareConfig, ours: list[str], plan: list[tuple
         runs.append(run | ({"video": str(video.relative_to(out))} if video.exists() else {}))
     return {
         **asdict(config),
-        "labels": {name: LABELS[name] for name in (OURS, *config.against)},
+        "labels": {name: label(name, config.env) for name in contenders},
         "command": shlex.join(["python", "-m", "es_rl.compare", *_given(config, ours)]),
         "date": time.strftime("%Y-%m-%d"),
         "machine": _machine(),
-        "versions": versions() | _baseline_versions(),
+        "versions": _versions(),
         "runs": runs,
     }
 
@@ -252,8 +267,9 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _baseline_versions() -> dict[str, str]:
-    found = {}
+def _versions() -> dict[str, str]:
+    """Versions of what results may depend on, the baselines' libraries among them."""
+    found = versions()
     for package in ("stable-baselines3", "sb3-contrib"):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -161,7 +161,18 @@ class Config:
 
 STOP_RULES = ("generations", "env_steps", "minutes", "target_return")
 # What may change when a run goes on: nothing that theta depends on.
-RESUMABLE = (*STOP_RULES, "workers", "hang_after", "eval.", "video.", "checkpoint.", "es.max_failed")
+RESUMABLE = (
+    *STOP_RULES,
+    "tokens",
+    "target_bits",
+    "target_reward",
+    "workers",
+    "hang_after",
+    "eval.",
+    "video.",
+    "checkpoint.",
+    "es.max_failed",
+)
 DEFAULT_MINUTES = 60.0
 
 
@@ -189,7 +200,7 @@ def parse_train(argv: Sequence[str]) -> Config:
     path = given.pop("config", "")
     file = read_file(Path(path)) if path else {}
     if "env" not in given and ":" in str(file.get("env", "")):
-        raise ConfigError(module_rule(str(file["env"]), f"config={path}"))
+        raise ConfigError(module_rule("env", str(file["env"]), f"config={path}"))
     env = given.get("env") or str(file.get("env") or "")
     if not env:
         raise ConfigError("env is missing: give a Gymnasium id, such as env=HalfCheetah-v4.")
@@ -198,12 +209,20 @@ def parse_train(argv: Sequence[str]) -> Config:
 
 
 def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> Config:
-    """The configuration of a run that goes on: as `saved`, save for the keys of `RESUMABLE`. Raises `ConfigError`."""
+    """The configuration of a policy's run that goes on. Raises `ConfigError`."""
+    return _resolve(going_on(Config, saved, argv, source, "env"))
+
+
+def going_on(kind: type[C], saved: Mapping[str, Any], argv: Sequence[str], source: str, code: str) -> C:
+    """The dataclass of a run that goes on: as `saved`, save for the keys of `RESUMABLE`. Raises `ConfigError`.
+
+    `code` is the key that may name a module, which must then be given again.
+    """
     given = pairs(argv)
-    previous = build(Config, [(saved, f"{source}: ")])
-    if ":" in previous.env and given.get("env") != previous.env:
-        raise ConfigError(module_rule(previous.env, source))
-    config = build(Config, [(saved, f"{source}: "), (given, "")])
+    previous: Any = build(kind, [(saved, f"{source}: ")])
+    if ":" in getattr(previous, code) and given.get(code) != getattr(previous, code):
+        raise ConfigError(module_rule(code, getattr(previous, code), source))
+    config: Any = build(kind, [(saved, f"{source}: "), (given, "")])
     before, after = flatten(dataclasses.asdict(previous)), flatten(dataclasses.asdict(config))
     for name in given:
         if not name.startswith(RESUMABLE) and before.get(name) != after.get(name):
@@ -212,14 +231,15 @@ def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> 
                 f"{name}={given[name]}: the run has {before.get(name)}, and a run goes on as it began. "
                 f"Start a new run, or change only: {free}."
             )
-    return _resolve(config)
+    result: C = config
+    return result
 
 
-def module_rule(env: str, source: str) -> str:
-    """Why a `module:Id` found in a file is refused."""
+def module_rule(name: str, value: str, source: str) -> str:
+    """Why a `module:Name` found in a file is refused."""
     return (
-        f"env={env} in {source}: importing a module runs its code, so module:Id is taken from the command line "
-        f"only. If you trust it, add env={env}."
+        f"{name}={value} in {source}: importing a module runs its code, so it is taken from the command line only. "
+        f"If you trust it, add {name}={value}."
     )
 
 
@@ -308,6 +328,17 @@ def _resolve(config: Config) -> Config:
     rules = (config.generations, config.env_steps, config.minutes, config.target_return)
     minutes = DEFAULT_MINUTES if all(rule is None for rule in rules) else config.minutes
     return dataclasses.replace(config, chunk=min(chunk, es.population), minutes=minutes)
+
+
+# Keys of the strategy that are about the episodes of environments.
+EPISODIC = ("steps", "population_max", "episodes", "limit", "limit_growth", "reward_shift")
+
+
+def refuse_episodic(names: Iterable[str], prefix: str = "") -> None:
+    """Refuse keys that mean nothing where there are no episodes. Raises `ConfigError`."""
+    for name in names:
+        if name.startswith(prefix) and name.removeprefix(prefix) in EPISODIC:
+            raise ConfigError(f"{name}: is about the episodes of environments, of which there are none. Leave it out.")
 
 
 def check_pairs(es: EsConfig, prefix: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from es_rl import optim
-from es_rl.config import Config, EsConfig, OptimConfig
+from es_rl.config import EsConfig, OptimConfig
 from es_rl.noise import Perturbation, Shapes, check_rank, estimate
 from es_rl.shaping import utilities
 
 SMALLEST = 14  # simulations of a part of a chunk
+GRAM_SIDE = 512  # of a matrix whose singular values are looked at
 MAX_LIMIT = 10**9  # times es.limit: as good as none
 GROWTH = 16  # times es.population, to which it may grow
 
@@ -36,8 +38,8 @@ class ESParams:
     frozen: frozenset[str] = frozenset()  # names of parameters that stay as they are
 
     @classmethod
-    def of(cls, config: Config) -> ESParams:
-        """Those of a resolved configuration."""
+    def of(cls, config: Any) -> ESParams:
+        """Those of a resolved configuration of any kind of training."""
         assert config.chunk is not None
         return cls(config.es, config.optim, config.seed, config.chunk)
 
@@ -53,6 +55,16 @@ class ESState:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What a generation's members have shown."""
+
+    fitness: NDArray[np.float64]  # (M,); NaN: failed
+    buffers: dict[str, Tensor]  # the policy's, moved by what was seen
+    steps: int  # of the environments, or tokens
+    metrics: dict[str, Any]  # for the log
+
+
+@dataclass(frozen=True)
 class Told:
     """What one update did, for the log."""
 
@@ -60,7 +72,7 @@ class Told:
     gradient_norm: float  # of the estimate
     failed: int  # members
     flat: bool  # all utilities equal: nothing could be learnt
-    agreement: float | None  # cosine between the estimates of two halves of the pairs; None of a single pair
+    agreement: float | None  # cosine between the estimates of two halves of the pairs; None if they are not independent
     effective_rank: float | None  # of theta' − theta, mean over its matrices; None if there is none that moved
 
 
@@ -176,12 +188,16 @@ def _gradient(
     """The estimate, from those of two halves of the pairs, and the cosine between these.
 
     It tells how much of the estimate is signal: 0 for noise alone, 1 for a population that knows the gradient.
+    Directions of one block may have been made orthogonal to one another, so the halves are of different blocks; without
+    two there is no cosine.
     """
-    n = len(pairs)
-    ends = [(0, n)] if n == 1 else [(0, n // 2), (n // 2, n)]
+    n, middle = len(pairs), len(pairs) // 2
+    if p.kind.endswith("orthogonal"):
+        middle = int(np.searchsorted(pairs, pairs[middle] // p.block * p.block))
+    if middle == 0:
+        return estimate(shapes, pairs.tolist(), differences, p), None
+    ends = [(0, middle), (middle, n)]
     halves = [estimate(shapes, pairs[i:j].tolist(), differences[i:j], p) for i, j in ends]
-    if n == 1:
-        return halves[0], None
     first, second = halves
     lengths = [sum(float(np.vdot(v, v)) for v in half.values()) ** 0.5 for half in halves]
     together = sum(float(np.vdot(first[name], second[name])) for name in first)
@@ -193,11 +209,12 @@ def _gradient(
 def effective_rank(changes: Iterable[Tensor]) -> float | None:
     """(Σ s²)²/Σ s⁴ of the singular values s, between 1 and the rank; mean over the matrices that are not zero.
 
-    The participation ratio: how many directions share the change. `None` if there is no such matrix.
+    The participation ratio: how many directions share the change. Of matrices with a side of at most `GRAM_SIDE`: of
+    larger ones it would take as long as the update. `None` if there is none.
     """
     ranks = []
     for change in changes:
-        if change.ndim > 1 and change.any():
+        if change.ndim > 1 and change.any() and min(len(change), change[0].numel()) <= GRAM_SIDE:
             w = change.double().flatten(1)
             gram = w @ w.T if len(w) < w.shape[1] else w.T @ w
             ranks.append(float(gram.trace().square() / gram.square().sum()))

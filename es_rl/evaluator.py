@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from es_rl import envs, es
 from es_rl.central import Central, result_of
 from es_rl.config import Config
 from es_rl.envs import EnvSpec
 from es_rl.errors import EnvError, TrainingError
-from es_rl.es import ESParams, ESState
+from es_rl.es import ESParams, ESState, Evaluation
 from es_rl.policies import normalizer
 from es_rl.rng import integer_seed
 from es_rl.rollout import Chunk, ChunkResult, Generation, Rollout
@@ -28,16 +26,6 @@ from es_rl.workers import Failed, Workers
 
 # Into so many chunks are evaluation episodes cut, whatever the number of workers.
 EVALUATION_CHUNKS = 8
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a generation's members have shown."""
-
-    fitness: NDArray[np.float64]  # (M,); NaN: failed
-    buffers: dict[str, Tensor]  # the policy's, moved by what was seen
-    steps: int
-    metrics: dict[str, Any]  # time/utilisation: share of their time that workers had a job; time/simulating: in steps
 
 
 class Evaluator:
@@ -71,6 +59,7 @@ class Evaluator:
             fitness=np.concatenate([result.fitness for result in results]),
             buffers=normalizer.merge(state.buffers, moments),
             steps=sum(result.steps for result in results),
+            # Shares of the workers' time: with a job, and inside the simulator.
             metrics=_metrics(results)
             | {
                 "time/utilisation": (self._workers.busy - busy) / available if self._workers.count else 1.0,

@@ -120,10 +120,13 @@ class Population:
             )
         with torch.no_grad():
             if self.together:
+                before = None if self._module in _SOUND else torch.get_rng_state()
                 try:
                     return self._together(rows, args, kwargs)
                 except NoRuleError as use:
                     self.together = False
+                    if before is not None:
+                        torch.set_rng_state(before)  # as if it had never been tried
                     _warn_once(f"{type(self._module).__name__} {use}: its members are computed one after the other")
             return self._each(range(self._n), rows, args, kwargs)
 
@@ -134,7 +137,8 @@ class Population:
         with interception:
             out = self._forward(*args, **kwargs)
         if self._module not in _SOUND and self._n > 1:
-            self._check(out, rows, args, kwargs)
+            with torch.random.fork_rng(devices=[]):  # what a check draws, nobody misses
+                self._check(out, rows, args, kwargs)
         return out
 
     def _check(self, out: Any, rows: int, args: Any, kwargs: Any) -> None:
@@ -161,7 +165,11 @@ class Population:
 
     def _each(self, index: Sequence[int], rows: int, args: Any, kwargs: Any) -> Any:
         """The module by itself for some members, one after the other, with explicit weights."""
-        parts = [self._alone(self._weights(i), *tree_map(_part(i, rows, self._n), (args, kwargs))) for i in index]
+        before = torch.get_rng_state()
+        parts = []
+        for i in index:
+            torch.set_rng_state(before)  # what is drawn, all members draw
+            parts.append(self._alone(self._weights(i), *tree_map(_part(i, rows, self._n), (args, kwargs))))
         flat = [tree_flatten(part) for part in parts]
         joined = [
             torch.cat(same) if isinstance(same[0], Tensor) and same[0].ndim else same[0]

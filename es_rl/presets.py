@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def _ars(pairs: int, top: int, sigma: float, alpha: float, shift: float, **more: Any) -> dict[str, Any]:
+def _ars(pairs: int, top: int | None, sigma: float, alpha: float, shift: float, **more: Any) -> dict[str, Any]:
     """ARS V2-t (Mania et al. 2018, table 9): its update is ours with lr = 2·alpha·sigma.
 
     For theirs divides by the number of directions and the standard deviation of fitness only.
@@ -39,15 +39,16 @@ def _adam(population: int, sigma: float, lr: float, **more: Any) -> dict[str, An
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The settings of the paper; a chunk for each of two cores where the population is small.
+    # The settings of the paper. Hopper's sixteen members in two chunks keep two workers busy and no more; a larger
+    # population would, with a larger lr.
     "Hopper": _ars(8, 4, 0.025, 0.01, 1.0, chunk=8),
     "HalfCheetah": _ars(32, 4, 0.03, 0.02, 0.0),
     "Walker2d": _ars(40, 30, 0.025, 0.03, 1.0),
     # Short episodes first: a generation of whole ones takes 120,000 steps, and the first ones teach little.
     "Ant": _ars(60, 20, 0.025, 0.015, 1.0, **{"es.limit": 100}),
     # Positions and velocities only: the 331 numbers after them, inertias and forces, slow learning and steps down.
-    "Humanoid": _ars(128, 128, 0.02, 0.02, 5.0, obs_first=45, obs_clip=5.0),
-    "HumanoidStandup": _ars(128, 128, 0.02, 0.02, 0.0, obs_first=45, obs_clip=5.0),
+    "Humanoid": _ars(128, None, 0.02, 0.02, 5.0, obs_first=45, obs_clip=5.0),
+    "HumanoidStandup": _ars(128, None, 0.02, 0.02, 0.0, obs_first=45, obs_clip=5.0),
     # Found by search, on seeds 1000 and 1001. Small perturbations leave Swimmer in a gait that returns 45.
     "Swimmer": _adam(32, 0.5, 0.2, obs_norm=False),
     "InvertedDoublePendulum": _adam(64, 0.05, 0.02),

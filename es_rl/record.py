@@ -214,14 +214,14 @@ class Films:
         if every > 0 and generation >= self._next and self._process is None:
             self._next, saver.pinned = generation + every, generation
             saver.save()
-            self._start(generation, saver.progress.env_steps)
+            self._start(generation, saver.progress.steps)
 
     def finish(self, saver: Saver, check: Callable[[], None]) -> None:
         """The film of the last checkpoint, waited for; `check` may raise to give up."""
         if self._config.video.every < 0:
             return
         self._wait(check)
-        self._start(saver.state.generation, saver.progress.env_steps)
+        self._start(saver.state.generation, saver.progress.steps)
         self._wait(check)
 
     def close(self) -> None:

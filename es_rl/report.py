@@ -51,12 +51,15 @@ def write(out: Path, results: Results) -> None:
     figures = {name: _curves(results, name) for name in AXES} | {"returns": _returns(results)}
     for name, png in figures.items():
         (out / f"{name}.png").write_bytes(png)
-    videos = {run["name"]: (out / run["video"]).read_bytes() for run in _runs(results) if "video" in run}
+    videos = {}
+    for run in _runs(results):
+        if "video" in run and run["name"] not in videos:
+            videos[run["name"]] = run["seed"], (out / run["video"]).read_bytes()
     (out / "report.html").write_text(page(results, figures, videos))
 
 
-def page(results: Results, figures: Mapping[str, bytes], videos: Mapping[str, bytes]) -> str:
-    """The report's HTML, with all that it shows inside."""
+def page(results: Results, figures: Mapping[str, bytes], videos: Mapping[str, tuple[int, bytes]]) -> str:
+    """The report's HTML, with all that it shows inside; videos by contender, with the seed of each."""
     captions = {name: f"Return against {axis}." for name, (axis, _) in AXES.items()}
     captions["returns"] = "Each dot is one training; the bar is the interquartile mean with its 95 % interval."
     shown = "".join(
@@ -66,16 +69,17 @@ def page(results: Results, figures: Mapping[str, bytes], videos: Mapping[str, by
     )
     players = "".join(
         f'<figure><video controls loop muted autoplay playsinline src="{_data("video/mp4", film)}"></video>'
-        f"<figcaption>{_text(results['labels'][name])}, seed {results['first_seed']}</figcaption></figure>"
-        for name, film in videos.items()
+        f"<figcaption>{_text(results['labels'][name])}, seed {seed}</figcaption></figure>"
+        for name, (seed, film) in videos.items()
     )
-    machine = results["machine"]
-    where = f"{machine['processors']} processors ({machine['processor']}), {machine['memory_gb']} GB"
+    machines = {_machine(run.get("machine", results["machine"])) for run in _runs(results)}
+    versions = {_versions(run.get("versions", results["versions"])) for run in _runs(results)}
+    where, seeds = " and ".join(sorted(machines)), len({run["seed"] for run in _runs(results)})
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{_text(results["env"])}: es_rl and others</title><style>{STYLE}</style></head><body>
 <h1>{_text(results["env"])}</h1>
-<p class="quiet">{results["minutes"]:g} minutes of training each, {results["seeds"]} seeds, {_text(where)},
+<p class="quiet">{results["minutes"]:g} minutes of training each, {seeds} seeds, {_text(where)},
 {_text(results["date"])}</p>
 <h2>Returns after training</h2>
 {_table(results)}
@@ -91,10 +95,19 @@ bootstrap interval.</p>
 <div class="videos">{players or "<p>There are none.</p>"}</div>
 <h2>How to repeat it</h2>
 <pre>{_text(results["command"])}</pre>
-<p class="quiet">{_text(", ".join(f"{k} {v}" for k, v in results["versions"].items()))}; {_text(machine["system"])}</p>
+<p class="quiet">{_text("; or ".join(sorted(versions)))}</p>
 <details><summary>The command of each training</summary><pre>{_commands(results)}</pre></details>
 </body></html>
 """
+
+
+def _machine(machine: Results) -> str:
+    name = f"{machine['processors']} processors ({machine['processor']}), {machine['memory_gb']} GB"
+    return f"{name}, {machine['system']}"
+
+
+def _versions(versions: Results) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:
@@ -129,17 +142,28 @@ def _table(results: Results) -> str:
         low, high = row["interval"]
         cells = [
             _text(results["labels"][name]) + _troubles(row),
-            ", ".join(_number(value) for value in row["returns"]) or "–",
-            _number(row["median"]),
-            _number(row["iqm"]) + (f" [{_number(low)}, {_number(high)}]" if np.isfinite(low) else ""),
+            ", ".join(number(value) for value in row["returns"]) or "–",
+            number(row["median"]),
+            number(row["iqm"]) + (f" [{number(low)}, {number(high)}]" if np.isfinite(low) else ""),
             better,
-            _number(row["env_steps"] / 1e6, 2),
-            _number(row["env_steps"] / row["seconds"] if row["seconds"] else np.nan),
-            _number(row["cpu_seconds"] / 3600, 2),
+            number(row["seconds"] / 60, 2),
+            number(row["env_steps"] / 1e6, 2),
+            number(row["env_steps"] / row["seconds"] if row["seconds"] else np.nan),
+            number(row["cpu_seconds"] / 3600, 2),
         ]
         kind = ' class="ours"' if name == OURS else ""
         rows.append(f"<tr{kind}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    heads = ["", "return of each seed", "median", "IQM", "P(es_rl better)", "million steps", "steps/s", "CPU hours"]
+    heads = [
+        "",
+        "return of each seed",
+        "median",
+        "IQM",
+        "P(es_rl better)",
+        "minutes",
+        "million steps",
+        "steps/s",
+        "CPU hours",
+    ]
     return "<table><tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>" + "".join(rows) + "</table>"
 
 
@@ -225,8 +249,12 @@ def _data(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _number(value: float, digits: int = 0) -> str:
-    return f"{value:,.{digits}f}" if np.isfinite(value) else "–"
+def number(value: float, digits: int | None = None) -> str:
+    """Digits as asked, or as many as a number of this size needs."""
+    if not np.isfinite(value):
+        return "–"
+    needed = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 3
+    return f"{value:,.{needed if digits is None else digits}f}"
 
 
 def _text(text: str) -> str:

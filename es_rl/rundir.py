@@ -16,17 +16,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from es_rl.config import Config, read_file, to_yaml
+from es_rl.config import read_file, to_yaml
 from es_rl.errors import CheckpointError, ConfigError, ResourceError
 
 PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco")
 
 
-def create(config: Config) -> Path:
-    """Make the directory of a new run. Raises `ConfigError` if it is not empty, `ResourceError` if that is refused."""
-    name = config.env.replace(":", "-")
-    path = Path(config.run or f"runs/{name}/{time.strftime('%Y%m%d-%H%M%S')}-{config.policy}")
-    if not config.run:
+def create(given: str, group: str, name: str) -> Path:
+    """Make the directory of a new run: the one given, or `runs/GROUP/TIME-NAME`.
+
+    Raises `ConfigError` if it is not empty, `ResourceError` if that is refused.
+    """
+    path = Path(given or f"runs/{group.replace(':', '-')}/{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+    if not given:
         path = _unused(path)
     with reporting(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -49,11 +51,11 @@ def discard_unbegun(path: Path) -> None:
             path.rmdir()
 
 
-def describe(path: Path, config: Config, argv: Sequence[str]) -> None:
+def describe(path: Path, config: Any, verb: str, argv: Sequence[str]) -> None:
     """Write the resolved configuration, the command and the versions of a new run."""
     with reporting(path):
         (path / "config.yaml").write_text(to_yaml(config))
-        (path / "command.txt").write_text(f"python -m es_rl.train {shlex.join(argv)}\n")
+        (path / "command.txt").write_text(f"python -m es_rl.{verb} {shlex.join(argv)}\n")
         (path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
 
 

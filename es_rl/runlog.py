@@ -21,10 +21,30 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from es_rl.config import Config
-
 Record = Mapping[str, Any]
 PLAIN_SECONDS = 5.0  # at most so often is a generation a plain line; evaluations always are
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a kind of run counts, and what its evaluations are ranked by; names of keys and of metrics."""
+
+    steps: str = "env_steps"  # the metric, and the key of the stop rule
+    unit: str = "steps"
+    score: str = "eval/return_mean"  # the metric
+    spread: str = "eval/return_std"
+    best: str = "eval/return_best"
+    target: str = "target_return"  # the key of the stop rule
+    sign: int = 1  # −1: lower is better
+
+    def reached(self, score: float | None, target: float) -> bool:
+        """Whether a score meets a target."""
+        return score is not None and self.sign * score >= self.sign * target  # never true of NaN
+
+    def better(self, score: float | None, than: float | None) -> bool:
+        """Whether a score beats another; any beats none."""
+        fine = score is not None and math.isfinite(score)
+        return fine and (than is None or self.sign * score > self.sign * than)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -36,12 +56,12 @@ class Goal:
     seconds_left: float | None
 
 
-def goal(config: Config, *, generation: int, env_steps: int, seconds: float, last_return: float | None) -> Goal:
+def goal(config: Any, terms: Terms, *, generation: int, steps: int, seconds: float, last_score: float | None) -> Goal:
     """Which of the stop rules will be met first, as things go."""
     goals = []
     for name, limit, done in (
         ("generations", config.generations, generation),
-        ("env_steps", config.env_steps, env_steps),
+        (terms.steps, getattr(config, terms.steps), steps),
         ("minutes", config.minutes, seconds / 60),
     ):
         if limit is not None:
@@ -50,10 +70,8 @@ def goal(config: Config, *, generation: int, env_steps: int, seconds: float, las
             goals.append(Goal(f"{name}={limit:,g}" if limit < 1e15 else f"{name}={limit}", share, left))
     if goals:
         return min(goals, key=lambda g: math.inf if g.seconds_left is None else g.seconds_left)
-    target = config.target_return
-    assert target is not None
-    done = last_return is not None and last_return >= target
-    return Goal(f"target_return={target:g}", float(done), None)
+    target = getattr(config, terms.target)
+    return Goal(f"{terms.target}={target:g}", float(terms.reached(last_score, target)), None)
 
 
 class Metrics:
@@ -73,21 +91,24 @@ class Metrics:
 
 
 class TensorBoard:
-    """Event files with the tags of metrics.jsonl, on an axis of environment steps."""
+    """Event files with the tags of metrics.jsonl, on an axis of environment steps or of tokens."""
 
-    def __init__(self, run: Path, config_text: str, resumed_at: int | None) -> None:
+    def __init__(self, run: Path, config_text: str, terms: Terms, resumed_at: int | None) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         # What an earlier sitting wrote beyond its last checkpoint is disowned.
+        self._axis = terms.steps
         purge = None if resumed_at is None else resumed_at + 1
         self._writer = SummaryWriter(str(run), purge_step=purge, flush_secs=10)
         if resumed_at is None:
             self._writer.add_text("config", f"```yaml\n{config_text}```", 0)
 
     def write(self, record: Record) -> None:
-        step = record["env_steps"]
+        step = record[self._axis]
         for tag, value in record.items():
-            if tag != "env_steps" and isinstance(value, (int, float)) and math.isfinite(value):
+            if isinstance(value, str):
+                self._writer.add_text(tag, value, step)
+            elif tag != self._axis and isinstance(value, (int, float)) and math.isfinite(value):
                 self._writer.add_scalar(tag, value, step)
 
     def histograms(self, fitness: NDArray[np.float64], theta: Mapping[str, Tensor], step: int) -> None:
@@ -116,7 +137,8 @@ class TensorBoard:
 class Screen:
     """A live panel on a terminal, plain lines elsewhere."""
 
-    def __init__(self, title: str, config: Config) -> None:
+    def __init__(self, title: str, config: Any, terms: Terms) -> None:
+        self._terms = terms
         self._console = Console(highlight=False, soft_wrap=True)
         self._title, self._config = title, config
         self._status = "starting"
@@ -139,7 +161,7 @@ class Screen:
         self._status = text
 
     def steps(self, count: int) -> None:
-        """Environment steps done in the generation in progress."""
+        """Steps done in the generation in progress."""
         self._steps_in_generation += count
 
     def restart(self, text: str) -> None:
@@ -148,12 +170,15 @@ class Screen:
         self._status = text
 
     def write(self, record: Record) -> None:
-        evaluated = "eval/return_mean" in record
+        evaluated = self._terms.score in record
         self._record |= record
         now = time.monotonic()
         if self._live is None and (evaluated or now - self._last_line > PLAIN_SECONDS):
             self._last_line = now
-            self.say(_line(record, self._goal()))
+            self.say(_line(record, self._goal(), self._terms))
+        for tag, value in record.items():
+            if isinstance(value, str):
+                self.say(f"{tag}: {value!r}")
 
     def close(self) -> None:
         if self._live is not None:
@@ -164,30 +189,29 @@ class Screen:
         r = self._record
         return goal(
             self._config,
+            self._terms,
             generation=r.get("generation", 0),
-            env_steps=r.get("env_steps", 0),
+            steps=r.get(self._terms.steps, 0),
             seconds=r.get("seconds", 0.0),
-            last_return=r.get("eval/return_mean"),
+            last_score=r.get(self._terms.score),
         )
 
     def _panel(self) -> Panel:
-        r, g = self._record, self._goal()
+        r, g, terms = self._record, self._goal(), self._terms
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim")
         table.add_column()
-        speed = f"{r['time/steps_per_second']:,.0f} steps/s" if r else ""
+        speed = f"{r[f'time/{terms.unit}_per_second']:,.0f} {terms.unit}/s" if r else ""
         fresh = f" + {self._steps_in_generation:,}" if self._steps_in_generation else ""
         table.add_row("generation", f"{r.get('generation', 0)}   [dim]{self._status}[/dim]")
-        table.add_row("env steps", f"{r.get('env_steps', 0):,}[dim]{fresh}[/dim]   {speed}")
+        table.add_row(terms.steps.replace("_", " "), f"{r.get(terms.steps, 0):,}[dim]{fresh}[/dim]   {speed}")
         if r:
-            table.add_row("fitness", f"{_number(r['fitness/mean'])}   [dim]max[/dim] {_number(r['fitness/max'])}")
-        if "eval/return_mean" in r:
-            best = r.get("eval/return_best")
-            at_best = f"   [dim]best[/dim] {best:.1f}" if best is not None else ""
-            table.add_row(
-                "evaluation",
-                f"[bold]{_number(r['eval/return_mean'])}[/bold] ± {_number(r['eval/return_std'])}{at_best}",
-            )
+            table.add_row("fitness", f"{number(r['fitness/mean'])}   [dim]max[/dim] {number(r['fitness/max'])}")
+        if terms.score in r:
+            best = r.get(terms.best)
+            at_best = f"   [dim]best[/dim] {number(best)}" if best is not None else ""
+            spread = f" ± {number(r[terms.spread])}" if terms.spread in r else ""
+            table.add_row("evaluation", f"[bold]{number(r[terms.score])}[/bold]{spread}{at_best}")
         if r.get("members/failed"):
             table.add_row("failed members", f"[yellow]{r['members/failed']}[/yellow]")
         left = f"{_clock(g.seconds_left)} left" if g.seconds_left is not None else ""
@@ -200,19 +224,27 @@ class RunLog:
     """The three together, for a run directory."""
 
     def __init__(
-        self, run: Path, screen: Screen, config_text: str, *, generation: int, env_steps: int, resumed: bool
+        self,
+        run: Path,
+        screen: Screen,
+        config_text: str,
+        terms: Terms,
+        *,
+        generation: int,
+        steps: int,
+        resumed: bool,
     ) -> None:
-        self.screen = screen
+        self.screen, self._terms = screen, terms
         self._metrics = Metrics(run / "metrics.jsonl", generation)
-        self._tensorboard = TensorBoard(run, config_text, env_steps if resumed else None)
+        self._tensorboard = TensorBoard(run, config_text, terms, steps if resumed else None)
 
     def generation(self, record: Record, fitness: NDArray[np.float64], theta: Mapping[str, Tensor]) -> None:
         """One generation is finished; histograms are kept of those that were evaluated."""
         self.screen.write(record)
         self._metrics.write(record)
         self._tensorboard.write(record)
-        if "eval/return_mean" in record:
-            self._tensorboard.histograms(fitness, theta, record["env_steps"])
+        if self._terms.score in record:
+            self._tensorboard.histograms(fitness, theta, record[self._terms.steps])
 
     def animation(self, gif: Path, step: int) -> None:
         """Show a video in TensorBoard."""
@@ -227,15 +259,16 @@ class RunLog:
         self._tensorboard.close()
 
 
-def _line(r: Record, g: Goal) -> str:
+def _line(r: Record, g: Goal, terms: Terms) -> str:
     parts = [
         f"generation {r['generation']}",
-        f"{r['env_steps']:,} steps",
-        f"{r['time/steps_per_second']:,.0f} steps/s",
-        f"fitness {_number(r['fitness/mean'])} (max {_number(r['fitness/max'])})",
+        f"{r[terms.steps]:,} {terms.unit}",
+        f"{r[f'time/{terms.unit}_per_second']:,.0f} {terms.unit}/s",
+        f"fitness {number(r['fitness/mean'])} (max {number(r['fitness/max'])})",
     ]
-    if "eval/return_mean" in r:
-        parts.append(f"eval {_number(r['eval/return_mean'])} ± {_number(r['eval/return_std'])}")
+    if terms.score in r:
+        spread = f" ± {number(r[terms.spread])}" if terms.spread in r else ""
+        parts.append(f"eval {number(r[terms.score])}{spread}")
     if r["members/failed"]:
         parts.append(f"{r['members/failed']} members failed")
     left = f", {_clock(g.seconds_left)} left" if g.seconds_left is not None else ""
@@ -243,8 +276,11 @@ def _line(r: Record, g: Goal) -> str:
     return " | ".join(parts)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.1f}"
+def number(value: float | None) -> str:
+    """With as many digits as a number of its size needs; – for None."""
+    if value is None:
+        return "–"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:,.3f}"
 
 
 def _clock(seconds: float) -> str:

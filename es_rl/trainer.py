@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,11 +31,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from es_rl import es
-from es_rl.checkpoint import read_directory, reading, write_directory
-from es_rl.config import EsConfig, OptimConfig, build, check_pairs, default_chunk
+from es_rl.checkpoint import MANIFEST, read_directory, reading, write_directory
+from es_rl.config import EPISODIC, EsConfig, OptimConfig, build, check_pairs, default_chunk, refuse_episodic
 from es_rl.errors import CheckpointError, ConfigError, TrainingError, lookup
 from es_rl.es import ESParams, ESState
 from es_rl.noise import KINDS, Perturbation, member_weights
@@ -45,7 +47,7 @@ from es_rl.shaping import SHAPINGS
 from es_rl.workers import Failed, Workers
 
 Record = dict[str, Any]
-FORMAT = "trainer-1"
+FORMAT = "trainer-2"
 
 
 class Best(NamedTuple):
@@ -72,7 +74,9 @@ class Trainer:
 
     `callbacks` are called after each generation with (trainer, record), or are objects with such an `on_generation`;
     one that returns True ends `train`. `options` are further keys of the strategy and of the optimiser, such as
-    top=8, freeze_vectors=True, sigma_decay=0.99, weight_decay=0.01, momentum=0.9. Raises `ConfigError` for bad ones.
+    top=8, freeze_vectors=True, sigma_decay=0.99, weight_decay=0.01, momentum=0.9. A worker in which no member is scored
+    for `hang_after` seconds is replaced. Raises `ConfigError` for bad settings and for models that are not of float32
+    on the CPU.
     """
 
     def __init__(
@@ -90,15 +94,17 @@ class Trainer:
         seed: int = 0,
         workers: int = 0,
         chunk: int | None = None,
+        hang_after: float = 3600.0,
         callbacks: Sequence[Any] = (),
         **options: Any,
     ) -> None:
         given = {"noise": noise, "rank": rank, "population": population, "sigma": sigma, "shaping": shaping}
+        _check_model(model)
         self._params = _params(given, {"name": optimizer, "lr": lr}, options, seed, chunk, model)
         self.model, self.callbacks = model, list(callbacks)
         self._fitness = MemberFitness(model, fitness)
         self._pool: Workers | None = None
-        self._workers = workers
+        self._workers, self._hang_after = workers, hang_after
         self._initial = es.init(model)
         es.check(self._params, self._initial)
         self.reset()
@@ -139,13 +145,14 @@ class Trainer:
         p, chunks = es.ask(self._params, self._state)
         generation = Members(self._state.generation, _numpy(self._state), p)
         outcomes = self._map(generation, chunks)
-        failures = [outcome.message for outcome in outcomes if isinstance(outcome, Failed)]
-        scores = [
-            np.full(len(c), np.nan) if isinstance(o, Failed) else o for c, o in zip(chunks, outcomes, strict=True)
+        scored = [
+            Scored(np.full(len(c), np.nan), [o.message]) if isinstance(o, Failed) else o
+            for c, o in zip(chunks, outcomes, strict=True)
         ]
-        fitness = np.concatenate(scores)  # (M,)
+        failures = [failure for part in scored for failure in part.failures]
+        fitness = np.concatenate([part.fitness for part in scored])  # (M,)
         failed, members = int((~np.isfinite(fitness)).sum()), len(fitness)
-        if failed > self._params.es.max_failed * members:
+        if failed > self._params.es.max_failed * members or failed == members:
             reason = failures[0] if failures else "their fitness is not a finite number"
             raise TrainingError(f"{failed} of {members} members failed in generation {self.generation + 1}: {reason}.")
         self._remember_best(fitness, p)
@@ -169,15 +176,21 @@ class Trainer:
         return record
 
     def save(self, path: str | Path) -> None:
-        """Write everything that `load` needs into a directory, which is replaced in one go. Nothing is pickled."""
+        """Write everything that `load` needs into a directory, in place of what was saved there. Nothing is pickled.
+
+        Raises `ConfigError` if something else is there.
+        """
         final = Path(path)
+        if final.exists() and not all((final / name).exists() for name in (MANIFEST, "state.json")):
+            raise ConfigError(f"{path}: is there, and not a saved trainer. Give another place.")
         final.parent.mkdir(parents=True, exist_ok=True)
         best = self.best
         about = {
             "format": FORMAT,
             "generation": self.generation,
             "settings": settings(self._params),
-            "history": self.history,
+            "frozen": sorted(self._params.frozen),
+            "history": [{k: _plain(v) for k, v in record.items()} for record in self.history],
             "best": None if best is None else [best.fitness, best.generation, best.member],
         }
         kept = {} if best is None else {f"best/{name}": value for name, value in best.state_dict.items()}
@@ -198,11 +211,13 @@ class Trainer:
         fitness: Callable[..., Any],
         *,
         workers: int = 0,
+        hang_after: float = 3600.0,
         callbacks: Sequence[Any] = (),
     ) -> Trainer:
         """A saved trainer, which goes on to the bits of one that was never saved.
 
-        `model` is of the same architecture; its parameters are replaced. Raises `CheckpointError`.
+        `model` is of the same architecture; its parameters are replaced, and those that were frozen are frozen. Raises
+        `CheckpointError`.
         """
         folder = Path(path)
         with reading(folder):
@@ -210,7 +225,11 @@ class Trainer:
             about = json.loads(contents["state.json"])
             if about["format"] != FORMAT:
                 raise CheckpointError(f"{folder}: has format {about['format']}; this version reads {FORMAT}.")
-            trainer = cls(model, fitness, workers=workers, callbacks=callbacks, **about["settings"])
+            for name, value in model.named_parameters():
+                value.requires_grad_(name not in about["frozen"])
+            trainer = cls(
+                model, fitness, workers=workers, hang_after=hang_after, callbacks=callbacks, **about["settings"]
+            )
             state, rest = load_tensors(contents["model.safetensors"]), load_tensors(contents["trainer.safetensors"])
             trainer._restore(folder, about, state, rest)
         return trainer
@@ -241,8 +260,9 @@ class Trainer:
         self._show()
 
     def _map(self, generation: Members, chunks: list[range]) -> list[Any]:
-        self._pool = self._pool or Workers(self._workers)
-        return self._pool.map(self._fitness, generation, chunks)
+        self._pool = self._pool or Workers(self._workers, hang_after=self._hang_after)
+        with _one_thread():  # as in workers: the bits of a sum depend on it
+            return self._pool.map(self._fitness, generation, chunks)
 
     def _remember_best(self, fitness: NDArray[np.float64], p: Perturbation) -> None:
         if not np.isfinite(fitness).any():
@@ -250,8 +270,9 @@ class Trainer:
         member = int(np.nanargmax(np.where(np.isfinite(fitness), fitness, -np.inf)))
         if self.best is None or fitness[member] > self.best.fitness:
             weights = member_weights(self.model, member, p)
-            state = self.state_dict | {name: value.clone() for name, value in weights.items()}
-            self.best = Best(float(fitness[member]), self.generation, member, state)
+            with _undone(self.model):
+                _load(self.model, weights)
+                self.best = Best(float(fitness[member]), self.generation, member, self.state_dict)
 
     def _show(self) -> None:
         """The state in the model."""
@@ -267,33 +288,45 @@ class Members:
     perturbation: Perturbation
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What one chunk's members have scored; NaN for those that failed."""
+
+    fitness: NDArray[np.float64]
+    failures: list[str]
+
+
 class MemberFitness:
     """The fitness of a chunk's members, in one process."""
 
     def __init__(self, model: nn.Module, fitness: Callable[..., Any]) -> None:
         self._model, self._fitness = model, fitness
 
-    def __call__(self, shared: Members, members: range, beat: Callable[[int], None]) -> NDArray[np.float64]:
+    def __call__(self, shared: Members, members: range, beat: Callable[[int], None]) -> Scored:
         theta = {name: torch.from_numpy(value) for name, value in shared.model.items()}
         _load(self._model, theta)
         p = shared.perturbation
         seed = integer_seed(p.seed, "fitness", shared.generation)
         if getattr(self._fitness, "batched", False):
             with _undone(self._model), _seeded(seed), perturb(self._model, members, p):
-                return _scores(self._fitness(self._model, len(members)), len(members))
-        scores = np.empty(len(members))
+                return Scored(_scores(self._fitness(self._model, len(members)), len(members)), [])
+        scores, failures = np.full(len(members), np.nan), []
         for i, member in enumerate(members):
             weights = member_weights(self._model, member, p)
-            with _undone(self._model), _seeded(seed):
-                _load(self._model, weights)
-                scores[i] = _scores(self._fitness(self._model), 1)[0]
+            try:
+                with _undone(self._model), _seeded(seed):
+                    _load(self._model, weights)
+                    scores[i] = _scores(self._fitness(self._model), 1)[0]
+            except Exception as error:  # noqa: BLE001 - foreign code, any error: this member has failed
+                failures.append(str(error) if isinstance(error, TrainingError) else f"{type(error).__name__}: {error}")
             beat(1)
-        return scores
+        return Scored(scores, failures)
 
 
 def settings(params: ESParams) -> dict[str, Any]:
     """The arguments of a `Trainer` that make these parameters."""
     strategy, optim = asdict(params.es), asdict(params.optim)
+    strategy = {name: value for name, value in strategy.items() if name not in EPISODIC}
     return {**strategy, "optimizer": optim.pop("name"), **optim, "seed": params.seed, "chunk": params.chunk}
 
 
@@ -307,6 +340,7 @@ def _params(
 ) -> ESParams:
     """Checked. Raises `ConfigError`."""
     own = EsConfig.__dataclass_fields__
+    refuse_episodic(options)
     more = {name: value for name, value in options.items() if name in own}
     rest = {name: value for name, value in options.items() if name not in own}
     config = build(EsConfig, [({**strategy, **more}, "")])
@@ -323,6 +357,31 @@ def _params(
     if len(frozen) == len(list(model.named_parameters())):
         raise ConfigError("model: none of its parameters has requires_grad, so nothing could be trained.")
     return ESParams(config, build(OptimConfig, [({**optim, **rest}, "")]), seed, min(size, config.population), frozen)
+
+
+def _check_model(model: nn.Module) -> None:
+    for name, value in model.named_parameters():
+        if value.requires_grad and (value.dtype != torch.float32 or value.device.type != "cpu"):
+            raise ConfigError(
+                f"model: {name} is of {value.dtype} on {value.device}, and members are made in float32 on the CPU. "
+                f"Use model.float().cpu(), or freeze it by requires_grad_(False)."
+            )
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _scores(value: Any, n: int) -> NDArray[np.float64]:

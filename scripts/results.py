@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from es_rl import compare as comparison
 from es_rl.cli import run
 from es_rl.config import pairs
-from es_rl.report import summary
+from es_rl.report import number, summary
 
 ROOT = Path(__file__).parent.parent
 MINUTES = {
@@ -36,7 +37,7 @@ BEGIN, END = "<!-- results: made by scripts/results.py -->", "<!-- /results -->"
 def compare(task, out, keys):
     """One comparison; what is finished is not done again."""
     given = [f"env={task}", f"minutes={MINUTES[task]}", f"seeds={SEEDS}", f"out={out / task}", *keys]
-    subprocess.run([sys.executable, "-m", "es_rl.compare", *given], check=True)
+    comparison.main(given)
 
 
 def collect(task, out):
@@ -78,8 +79,8 @@ def cell(contender):
         return "not run"
     if contender["failed"]:
         return "failed"
-    each = ", ".join(f"{value:,.0f}" for value in contender["returns"])
-    return f"{np.median(contender['returns']):,.0f} ({each})" if len(contender["returns"]) > 1 else each
+    each = ", ".join(number(value) for value in contender["returns"])
+    return f"{number(np.median(contender['returns']))} ({each})" if len(contender["returns"]) > 1 else each
 
 
 def table(results):

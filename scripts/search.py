@@ -13,15 +13,18 @@ import hashlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from es_rl.cli import run
 from es_rl.config import pairs
+from es_rl.processes import die_with_parent
 
 COMMON = ["workers=1", "video.every=-1", "eval.every=0", "eval.episodes=20"]
 
@@ -34,9 +37,12 @@ def trial(folder, keys, seed):
         return json.loads(outcome.read_text())
     given = [f"{k}={v}" for k, v in {**keys, "seed": seed, "run": path}.items()]
     argv = [f"resume={path}"] if (path / "config.yaml").exists() else [*given, *COMMON]
-    done = subprocess.run([sys.executable, "-m", "es_rl.train", *argv], capture_output=True, text=True, check=False)
+    dies = partial(die_with_parent, os.getpid(), signal.SIGTERM)
+    command = [sys.executable, "-m", "es_rl.train", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=dies)
     if done.returncode:
-        return {"keys": keys, "seed": seed, "failed": done.stderr.strip().splitlines()[-1]}
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return {"keys": keys, "seed": seed, "failed": said[-1]}
     last = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
     found = {k: last[k] for k in ("generation", "env_steps", "seconds")}
     outcome.write_text(json.dumps({"keys": keys, "seed": seed, "return": last["eval/return_mean"], **found}))
@@ -53,12 +59,14 @@ def table(folder):
     common = {k: v for k, v in keys[0].items() if all(other.get(k) == v for other in keys)}
     lines = [f"`{' '.join(f'{k}={v}' for k, v in common.items())}`", ""]
     lines += ["| settings | mean return | by seed | generations | minutes on one core |", "|---|---|---|---|---|"]
-    scored = [(np.mean([r["return"] for r in found]), json.loads(row), found) for row, found in rows.items()]
+    score = lambda found: np.mean([-np.inf if r["return"] is None else r["return"] for r in found])  # noqa: E731
+    scored = [(score(found), json.loads(row), found) for row, found in rows.items()]
     for mean, own, found in sorted(scored, key=lambda row: -row[0]):
         settings = " ".join(f"{k}={v}" for k, v in own.items() if k not in common)
-        each = ", ".join(f"{r['return']:.0f}" for r in sorted(found, key=lambda r: r["seed"]))
+        returns = [r["return"] for r in sorted(found, key=lambda r: r["seed"])]
+        each = ", ".join("failed" if value is None else f"{value:.4g}" for value in returns)
         minutes = np.mean([r["seconds"] for r in found]) / 60
-        lines.append(f"| {settings or '–'} | {mean:.0f} | {each} | {found[0]['generation']} | {minutes:.1f} |")
+        lines.append(f"| {settings or '–'} | {mean:.4g} | {each} | {found[0]['generation']} | {minutes:.1f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -72,11 +80,14 @@ def main(argv):
         chosen = np.random.default_rng(0).permutation(len(trials))[:count]
         trials = [trials[i] for i in sorted(chosen)]
     (out / env).mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    try:
         for job in [pool.submit(trial, out / env, keys, seed) for keys in trials for seed in seeds]:
             print(job.result(), flush=True)
             if list((out / env).glob("*.json")):
                 (out / f"{env}.md").write_text(table(out / env))
+    finally:
+        pool.shutdown(cancel_futures=True)
     print((out / f"{env}.md").read_text())
     return 0
 

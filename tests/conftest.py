@@ -69,10 +69,10 @@ def start(tmp_path):
     """Start a training and leave it running; killed at the end of the test."""
     started = []
 
-    def run(*argv):
+    def run(*argv, verb="train"):
         with (tmp_path / "out.txt").open("w") as out:
             process = psutil.Popen(
-                [sys.executable, "-m", "es_rl.train", *argv],
+                [sys.executable, "-m", f"es_rl.{verb}", *argv],
                 cwd=tmp_path,
                 stdout=out,
                 stderr=out,
@@ -105,6 +105,15 @@ def model_hash(run, checkpoint="last"):
 
 def metrics(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for(condition, process=None, seconds=90):
+    """Wait until something holds; the limit is only there for the day it never does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.is_running(), "the process has ended"
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
 
 
 def comparable(run):

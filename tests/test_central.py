@@ -32,6 +32,7 @@ def test_theta_is_that_of_local_inference_for_any_number_of_workers(train, keys)
         run = train(*HOPPER, *keys.split(), "inference=central", f"workers={workers}", run=f"central{workers}")
         assert model_hash(run) == model_hash(local)
         assert comparable(run) == comparable(local)
+        assert 0 < metrics(run)[-1]["time/simulating"] < 1
 
 
 def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):

@@ -12,12 +12,13 @@ from conftest import model_hash
 from gymnasium import spaces
 
 from es_rl import checkpoint as cp
-from es_rl.config import parse_train
-from es_rl.envs import EnvSpec
+from es_rl.agent import about, saved_spaces
+from es_rl.config import CheckpointConfig
 from es_rl.errors import CheckpointError, ResourceError
 from es_rl.es import ESState
 
 BOX = spaces.Box(-1, 1, (2,))
+ABOUT = about(BOX, spaces.Discrete(3))
 FRESH = ESState(0, {"w": torch.zeros(2, 3)}, {"n": torch.zeros((), dtype=torch.float64)}, {})
 
 
@@ -29,8 +30,8 @@ def state(generation):
 
 def save(run, generation, **settings):
     settings = {"keep": 3, "best": False} | settings
-    progress = cp.Progress(env_steps=generation * 10)
-    return cp.save(run, state(generation), progress, observation_space=BOX, action_space=spaces.Discrete(3), **settings)
+    progress = cp.Progress(steps=generation * 10)
+    return cp.save(run, state(generation), progress, about=ABOUT, **settings)
 
 
 def names(run):
@@ -42,9 +43,9 @@ def test_what_was_saved_is_read_back(tmp_path):
     for which in ("last", "best", "7"):
         loaded = cp.load(tmp_path, which)
         back = loaded.state(FRESH)
-        assert back.generation == 7 and loaded.progress.env_steps == 70
+        assert back.generation == 7 and loaded.progress.steps == 70
         assert torch.equal(back.theta["w"], state(7).theta["w"]) and torch.equal(back.optim["w/m"], torch.ones(2, 3))
-        assert (loaded.observation_space, loaded.action_space) == (BOX, spaces.Discrete(3))
+        assert saved_spaces(loaded) == (BOX, spaces.Discrete(3))
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
@@ -142,7 +143,7 @@ def test_another_policy_or_nothing_at_all_is_refused(tmp_path):
 
 def test_a_save_that_fails_is_told_of_tried_again_and_never_counted(tmp_path):
     said = []
-    saver = cp.Saver(tmp_path, parse_train(["env=A-v0", "checkpoint.every=1"]), EnvSpec("A-v0", BOX, BOX), said.append)
+    saver = cp.Saver(tmp_path, CheckpointConfig(every=1), ABOUT, said.append)
     saver.start(state(0), cp.Progress(), saved=False)
     saver.save()
     blocked = tmp_path / "checkpoints"

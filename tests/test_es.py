@@ -180,9 +180,13 @@ def test_the_halves_of_a_population_agree_as_far_as_fitness_depends_on_theta(lin
     assert low <= told.agreement <= high
 
 
-def test_a_single_pair_has_no_halves():
+def test_halves_that_are_not_independent_have_no_agreement():
     params, state = setup(population=2)
     assert es.tell(params, state, np.array([1.0, 0.0]), {})[1].agreement is None
+    for population, none in ((8, True), (16, False)):
+        params, state = setup(population=population, chunk=8, noise="orthogonal")
+        told = es.tell(params, state, np.arange(population) * 1.0, {})[1]
+        assert (told.agreement is None) == none
 
 
 def test_effective_rank_counts_the_directions_of_a_change():

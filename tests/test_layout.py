@@ -12,8 +12,9 @@ PACKAGE = ROOT / "es_rl"
 # Each line may import from the lines above it only; parts on one line do not know one another.
 ORDER = [
     ["errors"],
-    ["rng", "presets", "processes"],
+    ["rng", "presets", "processes", "modules", "gpt"],
     ["config"],
+    ["corpus", "rewards"],
     ["shaping", "noise", "optim"],
     ["fused"],
     ["population", "es", "policies", "envs"],
@@ -28,7 +29,8 @@ ORDER = [
     ["agent", "cli", "trainer"],
     ["callbacks", "compat"],
     ["evaluate", "record"],
-    ["train", "baselines", "statistics"],
+    ["loop", "baselines", "statistics"],
+    ["train", "text"],
     ["report"],
     ["compare"],
 ]

@@ -75,7 +75,7 @@ def test_the_results_shown_are_made_of_what_the_runs_say(monkeypatch):
     row = {"returns": [3.0, 1.0, 2.0], "env_steps": 2e6, "failed": []}
     them = {"es": row, "ppo": {**row, "returns": [9.0]}, "ars": {**row, "returns": [], "failed": ["no"]}}
     table = results.table({"Hopper-v4": {"minutes": 5.0, "contenders": them}}).splitlines()[-1]
-    assert table == "| Hopper-v4 | 5 | 2 (3, 1, 2) | **9** | failed | not run | 2.0 |"
+    assert table == "| Hopper-v4 | 5 | 2.000 (3.000, 1.000, 2.000) | **9.000** | failed | not run | 2.0 |"
     kept = json.loads((ROOT / "videos/results.json").read_text())
     assert results.table(kept) in (ROOT / "README.md").read_text()
     assert results.clips(kept) == (ROOT / "videos/README.md").read_text()
@@ -84,7 +84,9 @@ def test_the_results_shown_are_made_of_what_the_runs_say(monkeypatch):
 def test_the_policies_shown_are_loaded_and_their_clips_are_small():
     import es_rl
 
-    for task in json.loads((ROOT / "videos/results.json").read_text()):
+    shown = json.loads((ROOT / "videos/results.json").read_text())
+    assert shown
+    for task in shown:
         name = task.partition("-")[0].lower()
         agent = es_rl.load(ROOT / "videos/policies" / name)
         assert agent.config.env == task

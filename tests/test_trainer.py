@@ -159,6 +159,9 @@ def theta_sum(model):
 def test_callbacks_run_and_can_end_the_training(tmp_path):
     calls = []
     stop = callbacks.EarlyStopping(2, metric="fitness/max", least=1e9)
+    slow = callbacks.EarlyStopping(3, metric="x", least=1.0)  # every third rise is one by more than that
+    assert not any(slow.on_generation(None, {"x": 0.4 * i}) for i in range(20))
+    assert [slow.on_generation(None, {"x": 0.0}) for _ in range(3)][-1]
     every = [
         lambda t, record: calls.append(record["generation"]), stop, callbacks.TensorBoard(tmp_path / "tb"),
         callbacks.Checkpoint(tmp_path / "saved", every=2), callbacks.Print(0),
@@ -171,11 +174,59 @@ def test_callbacks_run_and_can_end_the_training(tmp_path):
     assert len(target.train(5)) == 1
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_what_a_module_draws_is_the_same_again(training):
+    """Though a module is checked when it is first seen, which calls it more often."""
+    model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5), nn.Linear(8, 1)).train(training)
+    t = trainer(together, model)
+    t.step()
+    first = theta(t).clone()
+    t.reset()
+    t.step()
+    assert torch.equal(theta(t), first)
+
+
+def test_the_best_of_tied_parameters_is_what_was_scored():
+    model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5), nn.Linear(5, 1))
+    model[2].weight = model[0].weight
+    t = trainer(alone, model, sigma=0.3)
+    t.step()
+    model.load_state_dict(t.best.state_dict)
+    assert alone(model) == pytest.approx(t.best.fitness, rel=1e-6)
+
+
+def test_what_was_frozen_stays_frozen_when_it_is_loaded(tmp_path):
+    model = network()
+    model[0].requires_grad_(False)
+    t = trainer(model=model)
+    t.train(1)
+    t.save(tmp_path / "saved")
+    other = network()
+    other[2].requires_grad_(False)
+    again = es_rl.Trainer.load(tmp_path / "saved", other, alone)
+    again.train(2), t.train(2)
+    assert torch.equal(theta(t), theta(again)) and torch.equal(other[0].weight, network()[0].weight)
+
+
+def test_nothing_but_a_saved_trainer_is_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years")
+    with pytest.raises(ConfigError, match="is there, and not a saved trainer"):
+        trainer().save(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years"
+    t = trainer(lambda model: 1e308 * theta_sum(model))
+    t.train(1)
+    t.save(tmp_path / "saved"), t.save(tmp_path / "saved")  # though its statistics are beyond all numbers
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["saved", "thesis.txt"]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_fitness_that_breaks_is_a_failed_member_until_most_do(workers):
     def sometimes(model):
         value = theta_sum(model)
         return float("nan") if value > middle else value
+
+    def raises(model):
+        return 1 / 0 if theta_sum(model) > middle else 1.0
 
     def never(model):
         raise ValueError("no such thing")
@@ -183,6 +234,7 @@ def test_a_fitness_that_breaks_is_a_failed_member_until_most_do(workers):
     middle = theta_sum(network())
     t = trainer(sometimes, workers=workers, max_failed=0.9)
     assert 0 < t.train(1)[0]["members/failed"] < 16
+    assert 0 < trainer(raises, workers=workers, max_failed=0.9).train(1)[0]["members/failed"] < 16
     with pytest.raises(TrainingError, match="16 of 16 members failed in generation 1: ValueError: no such thing"):
         trainer(never, workers=workers).train(1)
 
@@ -211,6 +263,8 @@ def test_a_fitness_that_returns_something_else_is_told_so(value, message):
         ({"rank": 9}, "rank=9: must lie between 1 and the smaller side"),
         ({"seed": -1}, "seed=-1"),
         ({"chunk": 3}, "chunk=3: must be even"),
+        ({"limit": 3}, "limit: is about the episodes"),
+        ({"model": network().double()}, "0.weight is of torch.float64 on cpu"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

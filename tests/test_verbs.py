@@ -15,7 +15,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from es_rl.config import parse_train
-from es_rl.runlog import goal
+from es_rl.runlog import Terms, goal
 
 TINY = ["generations=2", "es.population=4", "eval.episodes=2"]
 
@@ -139,11 +139,11 @@ def test_a_terminal_shows_a_live_panel(tmp_path):
 
 def test_the_nearest_stop_rule_is_the_one_that_is_met_first():
     config = parse_train(["env=A-v0", "generations=100", "minutes=10", "env_steps=1000000"])
-    nearest = goal(config, generation=10, env_steps=10_000, seconds=120.0, last_return=None)
+    nearest = goal(config, Terms(), generation=10, steps=10_000, seconds=120.0, last_score=None)
     assert (nearest.text, nearest.share, nearest.seconds_left) == ("minutes=10", 0.2, 480.0)
-    nearest = goal(config, generation=50, env_steps=10_000, seconds=120.0, last_return=None)
+    nearest = goal(config, Terms(), generation=50, steps=10_000, seconds=120.0, last_score=None)
     assert (nearest.text, nearest.share, nearest.seconds_left) == ("generations=100", 0.5, 120.0)
-    nearest = goal(config, generation=0, env_steps=0, seconds=0.0, last_return=None)
+    nearest = goal(config, Terms(), generation=0, steps=0, seconds=0.0, last_score=None)
     assert nearest.share == 0 and nearest.seconds_left is None
     target = parse_train(["env=A-v0", "target_return=100"])
-    assert goal(target, generation=9, env_steps=9, seconds=9.0, last_return=50.0).text == "target_return=100"
+    assert goal(target, Terms(), generation=9, steps=9, seconds=9.0, last_score=50.0).text == "target_return=100"

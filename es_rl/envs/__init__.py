@@ -29,6 +29,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from es_rl import modules
 from es_rl.envs import gymnasium_backend, point_mass, recall
 from es_rl.envs.mujoco_tasks import TASKS
 from es_rl.envs.spaces import Bools, Floats, Ids
@@ -153,12 +154,8 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
 
 
 def _import(module: str, id: str) -> None:
-    """Import a user's module; the current directory counts, as it does for `python -m`."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
-        importlib.import_module(module)
+        modules.load(module)
     except Exception as error:  # foreign code, any error
         text = gymnasium_backend.describe(error)
         raise EnvError(f"env={id}: the module {module} cannot be imported: {text}") from error

@@ -1,0 +1,290 @@
+"""A run, from its directory to its end: what training of every kind shares. Read `run`, `_sitting`, `_train`.
+
+A kind of training is a `Prepared`: who evaluates members, the first state, and what it is for. It knows nothing of
+directories, checkpoints, screens and stops; nothing here knows what is trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_rl import checkpoint as checkpoints
+from es_rl import es, rundir
+from es_rl.checkpoint import Progress, Saver
+from es_rl.config import to_yaml
+from es_rl.errors import CheckpointError, Stopped
+from es_rl.es import ESParams, ESState, Evaluation
+from es_rl.runlog import RunLog, Screen, Terms, number
+from es_rl.workers import Workers
+
+FLAT_WARNING = 3  # generations in a row without any difference in fitness
+
+
+class Task(Protocol):
+    """What is trained."""
+
+    def members(self, state: ESState) -> Evaluation:
+        """The fitness of all members of the coming generation."""
+
+    def policy(self, state: ESState) -> dict[str, Any]:
+        """Metrics of theta itself, among them the score."""
+
+
+class Follower(Protocol):
+    """What goes along with a run beside its log, such as films."""
+
+    def poll(self, saver: Saver) -> None:
+        """After each generation."""
+
+    def finish(self, saver: Saver, check: Callable[[], None]) -> None:
+        """At the end; `check` may raise to give up."""
+
+    def close(self) -> None:
+        """However the run ended."""
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What one generation did."""
+
+    state: ESState
+    steps: int
+    record: dict[str, Any]
+    fitness: NDArray[np.float64]
+    flat: bool  # nothing could be learnt
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A kind of training, ready to begin."""
+
+    task: Task
+    state: ESState  # before the first generation
+    about: dict[str, Any]  # what the policy is for: JSON; a run goes on only with the same
+    heading: str
+    follow: Callable[[RunLog], Follower] | None = None
+    step: Callable[[ESState], Stepped] | None = None  # in place of a generation of evolution strategies
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be run, and where."""
+
+    config: Any  # resolved; with the keys of every run: es, optim, seed, chunk, eval.every, checkpoint, stop rules, …
+    path: Path
+    prepare: Callable[[Workers, Callable[[str], None]], Prepared]  # is given a way to say something
+    verb: str
+    argv: Sequence[str]
+    title: str
+    workers: int
+    resumed: bool
+    terms: Terms
+
+
+def run(r: Run) -> int:
+    """Train in a run directory until a stop rule is met; returns the exit code. Raises `Stopped` and other errors."""
+    with rundir.locked(r.path), _signals() as check:
+        screen = Screen(r.title, r.config, r.terms)
+        try:
+            with contextlib.ExitStack() as stack:
+                screen.status(f"starting {r.workers} workers")
+                pool = Workers(
+                    r.workers,
+                    log=r.path / "workers.log",
+                    hang_after=r.config.hang_after,
+                    check=check,
+                    on_event=lambda text: screen.say(f"warning: {text}"),
+                    on_steps=screen.steps,
+                )
+                stack.enter_context(pool)
+                _sitting(r, screen, check, pool, stack)
+        finally:
+            screen.close()
+            rundir.discard_unbegun(r.path)
+    return 0
+
+
+def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers, stack: contextlib.ExitStack) -> None:
+    """From a run's directory to its end, or to the next stop."""
+    prepared = r.prepare(workers, screen.say)
+    state, progress = prepared.state, Progress()
+    es.check(ESParams.of(r.config), state)
+    if r.resumed:
+        state, progress = _restore(r.path, prepared, screen.say)
+    saver = Saver(r.path, r.config.checkpoint, prepared.about, screen.say)
+    saver.start(state, progress, saved=r.resumed)
+    text = to_yaml(r.config)
+    if not r.resumed:
+        saver.save(must=True)  # before the directory says that it is a run: from then on it can be resumed
+        rundir.describe(r.path, r.config, r.verb, r.argv)
+        screen.say(text)
+    begun = f" from generation {state.generation}" if state.generation else ""
+    screen.say(prepared.heading + begun)
+    log = RunLog(r.path, screen, text, r.terms, generation=state.generation, steps=progress.steps, resumed=r.resumed)
+    stack.callback(log.close)
+    follower = prepared.follow(log) if prepared.follow is not None else None
+    if follower is not None:
+        stack.callback(follower.close)
+    try:
+        reason = _train(r, prepared, log, saver, follower, check)
+    except Stopped as stop:
+        saver.save(must=True)
+        raise Stopped(
+            f"{stop}: generation {saver.state.generation} is saved; go on with resume={r.path}", stop.exit_code
+        ) from None
+    except BaseException:
+        saver.save()  # whatever happened, nothing that was finished is lost
+        raise
+    saver.save(must=True)
+    workers.close()
+    best = saver.progress.best_score
+    screen.say(f"finished: {reason}." + (f" Best {r.terms.score} {number(best)}." if best is not None else ""))
+    if follower is not None:
+        screen.status("filming")
+        follower.finish(saver, check)
+    screen.say(f"The run is in {r.path}")
+
+
+def _train(
+    r: Run, prepared: Prepared, log: RunLog, saver: Saver, follower: Follower | None, check: Callable[[], None]
+) -> str:
+    """The loop; returns the stop rule that ended it.
+
+    A generation counts once it was told, evaluated, logged and handed to the saver; one that is interrupted before is
+    run again, to the same bits.
+    """
+    config, terms, state, progress = r.config, r.terms, saver.state, saver.progress
+    step = prepared.step or partial(_generation, ESParams.of(config), prepared.task)
+    began = time.monotonic() - progress.seconds
+    while (reason := _stop_reason(config, terms, state.generation, progress)) is None:
+        check()
+        log.screen.restart("evaluating members")
+        start = time.monotonic()
+        done = step(state)
+        state, updated = done.state, time.monotonic()
+        progress = replace(
+            progress,
+            steps=progress.steps + done.steps,
+            seconds=updated - began,
+            flat_generations=progress.flat_generations + 1 if done.flat else 0,
+        )
+        record: dict[str, Any] = {
+            "generation": state.generation,
+            terms.steps: progress.steps,
+            **done.record,
+            f"time/{terms.unit}_per_second": done.steps / (updated - start),
+        }
+
+        best = False
+        due = config.eval.every > 0 and state.generation % config.eval.every == 0
+        if due or _stop_reason(config, terms, state.generation, progress) is not None:
+            log.screen.status("evaluating")
+            record |= prepared.task.policy(state)
+            score = record[terms.score]
+            best = terms.better(score, progress.best_score)
+            progress = replace(
+                progress,
+                last_score=score,
+                best_score=score if best else progress.best_score,
+                seconds=time.monotonic() - began,
+            )
+            record |= {terms.best: progress.best_score, "time/evaluate": time.monotonic() - updated}
+
+        log.generation(record | {"seconds": progress.seconds}, done.fitness, state.theta)
+        if progress.flat_generations == FLAT_WARNING:
+            log.screen.say(
+                f"warning: in {FLAT_WARNING} generations all members were equally fit, so nothing is learnt. "
+                f"Raise es.sigma, or use a reward that tells members apart."
+            )
+        saver.commit(state, progress, best=best)
+        if follower is not None:
+            follower.poll(saver)
+    return reason
+
+
+def _generation(params: ESParams, task: Task, state: ESState) -> Stepped:
+    """Members, their fitness, the update."""
+    start = time.monotonic()
+    seen = task.members(state)
+    evaluated = time.monotonic()
+    after, told = es.tell(params, state, seen.fitness, seen.buffers)
+    record = seen.metrics | {
+        "update/norm": told.update_norm,
+        "update/effective_rank": told.effective_rank,
+        "gradient/norm": told.gradient_norm,
+        "gradient/agreement": told.agreement,
+        "members/failed": told.failed,
+        "time/rollout": evaluated - start,
+        "time/update": time.monotonic() - evaluated,
+    }
+    return Stepped(after, seen.steps, record, seen.fitness, told.flat)
+
+
+def _stop_reason(config: Any, terms: Terms, generation: int, progress: Progress) -> str | None:
+    """The stop rule that is met, if any."""
+    if config.generations is not None and generation >= config.generations:
+        return f"generations={config.generations}"
+    most = getattr(config, terms.steps)
+    if most is not None and progress.steps >= most:
+        return f"{terms.steps}={most}"
+    if config.minutes is not None and progress.seconds >= 60 * config.minutes:
+        return f"minutes={config.minutes:g}"
+    target = getattr(config, terms.target)
+    if target is not None and terms.reached(progress.last_score, target):
+        return f"{terms.target}={target:g}"
+    return None
+
+
+def _restore(path: Path, prepared: Prepared, say: Callable[[str], None]) -> tuple[ESState, Progress]:
+    """The newest sound checkpoint. Raises `CheckpointError` if there is none, or it is for something else."""
+    loaded = checkpoints.load_newest(path, lambda text: say(f"warning: {text}"))
+    if loaded.about != prepared.about:
+        differing = sorted(k for k in {*loaded.about, *prepared.about} if loaded.about.get(k) != prepared.about.get(k))
+        raise CheckpointError(f"{loaded.path}: was trained for something else; differing: {', '.join(differing)}.")
+    for change in rundir.changed_versions(path):
+        say(f"warning: {change}; results may differ from those of an uninterrupted run")
+    return loaded.state(prepared.state), loaded.progress
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Callable[[], None]]:
+    """A `check` that raises `Stopped` after SIGTERM, SIGHUP or Ctrl-C; a second Ctrl-C leaves at once."""
+    received: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if number == signal.SIGINT and signal.SIGINT in received:
+            _leave_at_once()
+        received.append(number)
+
+    def check() -> None:
+        if received:
+            interrupted = received[0] == signal.SIGINT
+            raise Stopped(f"stopped by {signal.Signals(received[0]).name}", 130 if interrupted else 75)
+
+    # What was ignored from the start stays ignored: nohup means it.
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave_at_once() -> NoReturn:
+    """The kernel ends the workers, who die with their parent."""
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the live panel has hidden the cursor
+    os._exit(130)

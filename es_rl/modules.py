@@ -1,0 +1,16 @@
+"""Modules that the command line names: `module:Name`. What they hold is code, so no file may name one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+
+def load(name: str) -> ModuleType:
+    """Import a module, also from the current directory, however this program was started. Raises what it raises."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    return importlib.import_module(name)

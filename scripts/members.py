@@ -1,0 +1,91 @@
+"""Members of a GPT scored per second, beside a loop that perturbs, scores and restores the same net one by one.
+
+    python scripts/members.py corpus=my.txt                      # any key of es_rl.text, and rounds=N
+
+Both see the same sequences and alternate, so that a machine whose speed wavers slows both alike. The loop has all
+processors for its matrix products; the population has a worker on each. What counts is the ratio. The last line is the
+peak memory of a worker, for this population and for one of eight times as many.
+"""
+
+import resource
+import sys
+import time
+
+import numpy as np
+import torch
+
+from es_rl import es, text
+from es_rl.cli import run
+from es_rl.config import pairs
+from es_rl.corpus import read, sequences
+from es_rl.es import ESParams
+from es_rl.gpt import bits
+from es_rl.noise import member_weights
+from es_rl.processes import available_processors, use_one_thread
+from es_rl.workers import Workers
+
+ROUNDS = 3
+SERIAL = 32  # members of the loop in a round
+
+
+def resolved(given):
+    return text._resolve(text.build(text.TextConfig, [(text.DEFAULTS, ""), (given, "")]))
+
+
+def serial(config, corpus, model, p, generation):
+    """Seconds of the loop for `SERIAL` members."""
+    starts = text._starts(config, corpus, generation)
+    x, y = (torch.from_numpy(part) for part in sequences(corpus.train, starts, config.ctx))
+    theta = {name: value.clone() for name, value in model.named_parameters()}
+    own = dict(model.named_parameters())
+    torch.set_num_threads(available_processors())
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for member in range(SERIAL):
+            for name, value in member_weights(model, member, p).items():
+                own[name].copy_(value)
+            bits(model(x), y).mean().item()
+            for name, value in theta.items():
+                own[name].copy_(value)
+    seconds = time.perf_counter() - start
+    use_one_thread()
+    return seconds
+
+
+def peak(shared, job, beat):
+    """Peak memory of this process, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def peak_of(given, corpus, model, times):
+    config = resolved({**given, "es.population": times * int(given.get("es.population", 256)), "chunk": None})
+    with Workers(1) as workers:
+        text.TextTask(config, corpus, workers).members(es.init(model))
+        return workers.map(peak, None, [0])[0]
+
+
+def main(argv):
+    given = pairs(argv)
+    rounds = int(given.pop("rounds", ROUNDS))
+    config = resolved(given)
+    corpus, model = read(config.corpus, config.ctx), text._model(config, config.model)
+    use_one_thread()
+    totals, state, params = np.zeros((2, 2)), es.init(model), ESParams.of(config)
+    with Workers(available_processors()) as workers:
+        task = text.TextTask(config, corpus, workers)
+        task.members(state)  # processes start, a module is checked
+        for number in range(rounds):
+            start = time.perf_counter()
+            task.members(state)
+            totals[0] += config.es.population, time.perf_counter() - start
+            totals[1] += SERIAL, serial(config, corpus, model, es.perturbation(params, 0), 0)
+            speeds = totals[:, 0] / totals[:, 1]
+            print(f"round {number + 1}: {speeds[0]:,.1f} and {speeds[1]:,.1f} members/s", flush=True)
+    print(f"population {speeds[0]:,.1f} members/s, one by one {speeds[1]:,.1f}: {speeds[0] / speeds[1]:.2f} times")
+    small, large = (peak_of(given, corpus, model, times) for times in (1, 8))
+    print(f"peak memory of a worker {small:.0f} MB, with 8 times the population {large:.0f} MB: {large / small:.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])

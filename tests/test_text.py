@@ -1,0 +1,227 @@
+"""A byte-level GPT trained on a text."""
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from conftest import comparable, metrics, model_hash, wait_for
+from torch.func import functional_call
+
+from es_rl import corpus, text
+from es_rl.errors import ConfigError
+from es_rl.gpt import Gpt, bits, generate
+from es_rl.noise import Perturbation, member_weights
+
+SMALL = [
+    "ctx=16", "batch=4", "gpt.layers=1", "gpt.heads=2", "gpt.width=16", "es.population=16", "workers=0",
+    "eval.every=0", "eval.bytes=256", "eval.sample=20",
+]  # fmt: skip
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(b"the cat sat on the mat, and the dog sat on the log.\n" * 60)
+    return path
+
+
+def train(file, *keys, run="run"):
+    given = [f"corpus={file}", *SMALL, *keys]
+    last = {key.partition("=")[0]: key for key in given}  # later ones win
+    assert text.main([*last.values(), f"run={run}"]) == 0
+    return file.parent / run
+
+
+def test_what_counting_predicts(tmp_path):
+    rng = np.random.default_rng(0)
+    train, held_out = (rng.integers(0, 256, n).astype(np.uint8) for n in (100_000, 9_001))
+    found = corpus.baselines(train, *corpus.sequences(held_out, np.array([0]), 9_000))
+    assert found["baseline/unigram"] == pytest.approx(8, abs=0.02) and found["baseline/gzip"] == pytest.approx(
+        8, abs=0.1
+    )
+    pairs = np.frombuffer(b"ab" * 5000, np.uint8)
+    found = corpus.baselines(pairs, *corpus.sequences(pairs, np.array([0, 1, 700]), 300))
+    assert found["baseline/unigram"] == pytest.approx(1, abs=0.05) and found["baseline/bigram"] < 0.01
+    assert found["baseline/gzip"] < 0.5
+
+
+def test_sequences_are_bytes_and_those_after_them():
+    x, y = corpus.sequences(np.arange(50, dtype=np.uint8), np.array([3, 10]), 4)
+    assert x.tolist() == [[3, 4, 5, 6], [10, 11, 12, 13]] and y.tolist() == [[4, 5, 6, 7], [11, 12, 13, 14]]
+
+
+def test_the_network_sees_no_later_byte_and_begins_without_a_preference():
+    torch.manual_seed(0)
+    model = Gpt(layers=2, heads=2, width=16, ctx=8)
+    x = torch.randint(256, (3, 8))
+    later = x.clone()
+    later[:, 5:] = 0
+    assert torch.allclose(model(x)[:, :5], model(later)[:, :5], atol=1e-6)
+    assert bits(model(x), torch.randint(256, (3, 8))).mean().item() == pytest.approx(8, abs=0.1)
+    tied = [name for name, value in model.named_parameters() if value.shape[0] == 256]
+    assert tied == ["embed.weight"]
+
+
+def test_the_likeliest_bytes_are_those_of_the_whole_row():
+    torch.manual_seed(0)
+    model = Gpt(layers=1, heads=2, width=16, ctx=8).requires_grad_(False)
+    for value in model.parameters():
+        value += 0.3 * torch.randn(value.shape)
+    prompts = torch.randint(256, (2, 3))
+    written = generate(model, prompts, 6, ctx=8, generator=None)
+    row = prompts
+    for _ in range(6):
+        row = torch.cat([row, model(row[:, -8:])[:, -1].argmax(-1, keepdim=True)], dim=1)
+    assert torch.equal(written, row[:, 3:])
+
+
+@pytest.mark.parametrize("noise", ["lowrank", "dense"])
+def test_members_are_scored_on_the_same_sequences_by_their_own_weights(file, noise):
+    config = text._resolve(
+        text.build(text.TextConfig, [({"corpus": str(file), **dict(k.split("=") for k in SMALL)}, "")])
+    )
+    data, model = corpus.read(str(file), 16), text._model(config, "")
+    p = Perturbation(kind=noise, sigma=0.3, seed=0, generation=4, block=8)
+    shared = text.Shared(4, {k: v.numpy() for k, v in model.state_dict().items()}, p)
+    scores = text.Judge(config)(shared, text.Job("members", range(2, 8)), lambda tokens: None)
+    starts = text._starts(config, data, 4)
+    x, y = (torch.from_numpy(part) for part in corpus.sequences(data.train, starts, 16))
+    for row, member in enumerate(range(2, 8)):
+        alone = functional_call(model, member_weights(model, member, p), (x,))
+        assert scores[row] == pytest.approx(-bits(alone, y).mean().item(), rel=1e-5)
+
+
+def test_it_learns_and_says_what_it_writes(file):
+    run = train(file, "generations=60", "es.population=64", "es.sigma=0.05", "optim.lr=0.05", "eval.every=30")
+    lines = metrics(run)
+    last = lines[-1]
+    assert last["eval/bits_per_byte"] < last["baseline/unigram"] < 5 and lines[29]["eval/bits_per_byte"] < 8
+    assert last["eval/bits_per_byte_best"] <= last["eval/bits_per_byte"]
+    assert last["tokens"] == 60 * 64 * 4 * 16 and isinstance(last["eval/sample"], str)
+    about = json.loads((run / "checkpoints/last/state.json").read_text())["about"]
+    assert about["gpt"] == {"layers": 1, "heads": 2, "width": 16}
+
+
+def test_workers_and_stops_change_no_bit(file):
+    straight = train(file, "generations=4", run="straight")
+    shared = train(file, "generations=4", "workers=2", run="shared")
+    assert model_hash(straight) == model_hash(shared) and comparable(straight) == comparable(shared)
+    stopped = train(file, "generations=2", run="stopped")
+    assert text.main([f"resume={stopped}", "generations=4"]) == 0
+    assert model_hash(stopped) == model_hash(straight)
+    assert model_hash(train(file, "generations=4", "seed=1", run="other")) != model_hash(straight)
+
+
+def test_a_trained_one_is_gone_on_with_as_a_new_run(file):
+    first = train(file, "generations=2", run="first")
+    keys = [f"model={first}", "es.sigma=1e-9", "optim.lr=1e-12"]
+    with pytest.raises(ConfigError, match="seed=0: is that of model="):
+        train(file, "generations=1", *keys, run="second")
+    second = train(file, "generations=1", "seed=1", *keys, run="second")
+    shutil.move(first, file.parent / "elsewhere")
+    assert text.main([f"resume={second}", "generations=2"]) == 0  # which needs it no more
+    shutil.move(file.parent / "elsewhere", first)
+    before, after = (metrics(run)[-1]["eval/bits_per_byte"] for run in (first, second))
+    assert after == pytest.approx(before, abs=1e-4)
+
+
+def test_what_is_held_out_is_what_is_measured(tmp_path):
+    """A text whose end is of other bytes than all before."""
+    path = tmp_path / "two.txt"
+    path.write_bytes(b"ab" * 4500 + b"yz" * 500)
+    run = train(path, "generations=60", "baseline=adamw", "optim.name=adamw", "optim.lr=0.01")
+    last = metrics(run)[-1]
+    assert last["fitness/mean"] > -1.5 and last["eval/bits_per_byte"] > 6 and last["baseline/unigram"] > 10
+    held_out = corpus.read(str(path), 16).held_out
+    places = text._places(text.TextConfig(ctx=16), corpus.read(str(path), 16))
+    assert len(held_out) == 1000 and places[0] == 0 and places[-1] == 1000 - 17 and len(places) == 999 // 16
+
+
+def test_counting_in_blocks_is_counting(monkeypatch):
+    rng = np.random.default_rng(0)
+    train = rng.integers(97, 103, 5000).astype(np.uint8)
+    parts = corpus.sequences(train, np.arange(0, 4000, 100), 50)
+    whole = corpus.baselines(train, *parts)
+    monkeypatch.setattr(corpus, "BLOCK", 7)
+    assert corpus.baselines(train, *parts) == pytest.approx(whole)
+
+
+def test_a_stop_is_heard_between_two_steps(file, start):
+    keys = [*(key for key in SMALL if not key.startswith("workers")), "workers=1", "baseline=adamw"]
+    process = start(f"corpus={file}", *keys, "minutes=60", "run=run", verb="text")
+    wait_for(lambda: (file.parent / "run/metrics.jsonl").exists() and metrics(file.parent / "run"), process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    assert "go on with resume=run" in (file.parent / "out.txt").read_text()
+
+
+def test_a_reward_may_decline_a_completion(file, monkeypatch):
+    (file.parent / "picky.py").write_text(
+        "def judge(prompts, completions, **_):\n"
+        "    return [None if p[0] in 'tad ' else 1.0 * len(c.strip()) for p, c in zip(prompts, completions)]\n"
+    )
+    monkeypatch.syspath_prepend(str(file.parent))
+    run = train(file, "reward=picky:judge", "generations=3", "batch=16")
+    assert metrics(run)[-1]["members/failed"] == 0
+
+
+def test_backpropagation_of_the_same_net_is_compared(file):
+    run = train(file, "generations=40", "baseline=adamw", "optim.name=adamw", "optim.lr=0.01")
+    last = metrics(run)[-1]
+    assert last["eval/bits_per_byte"] < last["baseline/unigram"] and last["tokens"] == 40 * 4 * 16
+
+
+def test_a_score_of_generated_text_is_a_reward(file, monkeypatch):
+    (file.parent / "letters.py").write_text(
+        "def plain(prompts, completions, **_):\n"
+        "    assert len(prompts) == len(completions) and len(prompts[0]) == 8\n"
+        "    return [sum(letter.isascii() for letter in c) / max(1, len(c)) for c in completions]\n"
+    )
+    monkeypatch.syspath_prepend(str(file.parent))
+    run = train(file, "reward=letters:plain", "generations=40", "es.sigma=0.1", "optim.lr=0.1", "es.population=32")
+    assert metrics(run)[-1]["eval/reward_mean"] > 0.9
+    with pytest.raises(ConfigError, match="importing a module runs its code"):
+        text.main([f"resume={run}", "generations=41"])
+
+
+def test_rewards_that_cannot_be_used_are_named(file, command, monkeypatch):
+    (file.parent / "bad.py").write_text(
+        "def raises(prompts, completions): raise KeyError('oops')\n"
+        "def short(prompts, completions): return [1.0]\n"
+        "def nothing(prompts, completions): return [None] * len(prompts)\n"
+    )
+    keys = [f"corpus={file}", *SMALL, "generations=1"]
+    for name, code, message in (
+        ("raises", 5, "KeyError: 'oops'"), ("short", 5, "returned 1 numbers for"),
+        ("nothing", 5, "not a finite number"), ("missing", 3, "bad has no function missing"),
+    ):  # fmt: skip
+        done = command("text", *keys, f"reward=bad:{name}", f"run={name}")
+        assert done.returncode == code and message in done.stderr, done.stderr
+    done = command("text", *keys, "reward=nowhere:fn")
+    assert done.returncode == 3 and "nowhere cannot be imported" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "keys", "message"),
+    [
+        (None, [], "cannot be read"),
+        (b"", [], "0 bytes"),
+        (b"x" * 100, ["ctx=16"], "both parts must be longer than ctx=16"),
+        (b"x" * 1000, ["es.population=7"], "es.population=7: members come in antithetic pairs"),
+        (b"x" * 1000, ["gpt.width=10", "gpt.heads=4"], "gpt.width=10: must be a multiple of gpt.heads=4"),
+        (b"x" * 1000, ["baseline=sgd"], "baseline=sgd: must be one of"),
+        (b"x" * 1000, ["baseline=adamw", "optim.name=sgd"], "optim.name=sgd: baseline=adamw is itself the optimiser"),
+        (b"x" * 1000, ["es.limit=5"], "es.limit: is about the episodes"),
+        (b"x" * 1000, ["reward=m:f", "target_bits=2"], "target_bits: with a reward"),
+        (b"x" * 1000, ["target_reward=2"], "target_reward: needs a reward"),
+    ],
+)
+def test_bad_input_is_refused(tmp_path, content, keys, message):
+    if content is not None:
+        (tmp_path / "corpus.txt").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        text.main([f"corpus={tmp_path / 'corpus.txt'}", *keys])
+    assert not (tmp_path / "runs").exists()

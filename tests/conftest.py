@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -64,6 +65,12 @@ def command(tmp_path):
     return run
 
 
+def _hear_signals():
+    """Whatever the tests themselves were started to ignore, as by nohup."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(tmp_path):
     """Start a training and leave it running; killed at the end of the test."""
@@ -77,6 +84,7 @@ def start(tmp_path):
                 stdout=out,
                 stderr=out,
                 stdin=subprocess.DEVNULL,
+                preexec_fn=_hear_signals,
             )
         started.append(process)
         return process

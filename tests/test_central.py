@@ -36,7 +36,7 @@ def test_theta_is_that_of_local_inference_for_any_number_of_workers(train, keys)
 
 
 def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
-    keys = ["env=es_rl/PointMass-v0", "mlp.hidden=[8]", "es.population=64", "generations=40", "video.every=-1"]
+    keys = ["env=es_rl/PointMass-v0", "mlp.hidden=[8]", "es.population=64", "generations=25", "video.every=-1"]
     quiet = train(*keys, "eval.episodes=2", run="quiet")
     process = start(*keys, "eval.episodes=2", "inference=central", "workers=2", "run=killed")
     kills = kill_workers(process, tmp_path / "killed", workers=4, pauses=(2.0, 4.0))

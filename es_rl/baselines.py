@@ -26,6 +26,7 @@ from es_rl import cli, envs
 from es_rl.config import help_text, key, parse
 from es_rl.envs.gymnasium_backend import make_one
 from es_rl.errors import ConfigError, EnvError, ResourceError, Stopped, TrainingError, lookup
+from es_rl.presets import family
 from es_rl.processes import available_processors
 from es_rl.record import film, write_mp4
 from es_rl.rng import MAX_SEED, integer_seed
@@ -233,7 +234,7 @@ def label(name: str, env: str) -> str:
     if name not in LABELS:
         return {"es": "es_rl", "random": "random actions"}[name]
     text, table = LABELS[name]
-    return f"{text}, {'RL-Zoo' if _name(env) in table else 'its own default'} settings)"
+    return f"{text}, {'RL-Zoo' if family(env) in table else 'its own default'} settings)"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -306,11 +307,7 @@ def _cpu_seconds() -> float:
 
 def settings_of(table: dict[str, dict[str, Any]], env: str) -> dict[str, Any]:
     """The settings for an environment, whatever its version; none of its own: the library's defaults."""
-    return dict(table.get(_name(env), {}))
-
-
-def _name(env: str) -> str:
-    return env.rpartition(":")[2].rpartition("-v")[0]
+    return dict(table.get(family(env), {}))
 
 
 def _schedule(value: Any, clock: Clock) -> Any:
@@ -361,7 +358,6 @@ def _callback(clock: Clock, act: Act, event: str) -> Any:
 
 def _film(config: BaselineConfig, act: Act, path: Path) -> None:
     """The video, or why there is none, beside where it would be."""
-
     try:
         frames, fps = film(act, lambda: None, config.env, config.env_kwargs, seconds=config.film, seed=0)
     except EnvError as error:

@@ -40,7 +40,8 @@ from es_rl.envs import EnvSpec, VectorEnv
 from es_rl.envs.spaces import Floats, Ints, size
 from es_rl.errors import ResourceError
 from es_rl.policies.normalizer import Normalizer
-from es_rl.rollout import Chunk, ChunkResult, Generation, Tally, chunk_result, episode_seeds, make_policy, rollout
+from es_rl.population import Generation
+from es_rl.rollout import Chunk, ChunkResult, Tally, chunk_result, episode_seeds, make_policy, rollout
 from es_rl.workers import NAP_SECONDS, Failed, Workers
 
 PROCESSES = 2  # for each worker

@@ -58,13 +58,18 @@ class Checkpoint:
 
     def state(self, fresh: ESState) -> ESState:
         """The strategy's state. Raises `CheckpointError` if names or shapes are not those of a `fresh` one."""
-        expected = {name: tuple(value.shape) for name, value in (fresh.theta | fresh.buffers).items()}
-        found = {name: tuple(value.shape) for name, value in self.model.items()}
-        if expected != found:
-            differing = sorted({name for name, _ in set(expected.items()) ^ set(found.items())})
-            raise CheckpointError(f"{self.path}: does not fit the policy; differing: {', '.join(differing)}.")
+        check_fit(self.path, self.model, fresh, "policy")
         theta = {name: self.model[name] for name in fresh.theta}
         return ESState(self.generation, theta, {name: self.model[name] for name in fresh.buffers}, self.optim)
+
+
+def check_fit(path: Path, model: Mapping[str, Tensor], fresh: ESState, what: str) -> None:
+    """Refuse saved parameters and buffers of other names or shapes than a fresh state's. Raises `CheckpointError`."""
+    expected = {name: tuple(value.shape) for name, value in (fresh.theta | fresh.buffers).items()}
+    found = {name: tuple(value.shape) for name, value in model.items()}
+    if expected != found:
+        differing = sorted({name for name, _ in set(expected.items()) ^ set(found.items())})
+        raise CheckpointError(f"{path}: does not fit the {what}; differing: {', '.join(differing)}.")
 
 
 def save(
@@ -79,9 +84,8 @@ def save(
 ) -> Path:
     """Write a checkpoint, point `last` (and `best`) to it, remove old ones but `pinned`.
 
-    `about` says what the policy is made for, in JSON.
-
-    Raises OSError; the checkpoints that were there are then still there.
+    `about` says what the policy is made for, in JSON. Raises OSError; the checkpoints that were there
+    are then still there.
     """
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)

@@ -33,13 +33,13 @@ from es_rl.baselines import BASELINES, label, write_json
 from es_rl.config import Config, flatten, help_text, key, leaves, pairs, parse, parse_train
 from es_rl.errors import ConfigError, Stopped, lookup
 from es_rl.processes import available_processors, die_with_parent
+from es_rl.report import OURS
 from es_rl.rng import MAX_SEED
 from es_rl.rundir import locked, reporting, versions
 
 USAGE = """python -m es_rl.compare env=ID [key=value …]   train by evolution strategies and by others, and report
 
 Any key of training may be given too, such as es.population=256: it is es_rl's own."""
-OURS = "es"
 FILM_SECONDS = 8.0
 TAKEN = ("config", "seed", "run", "resume", "generations", "env_steps", "target_return", "video.every")
 STOP_SECONDS = 60.0  # that a stopped training has to save

@@ -75,6 +75,23 @@ class Told:
     agreement: float | None  # cosine between the estimates of two halves of the pairs; None if they are not independent
     effective_rank: float | None  # of theta' − theta, mean over its matrices; None if there is none that moved
 
+    def metrics(self) -> dict[str, Any]:
+        """For the log."""
+        return {
+            "update/norm": self.update_norm,
+            "update/effective_rank": self.effective_rank,
+            "gradient/norm": self.gradient_norm,
+            "gradient/agreement": self.agreement,
+            "members/failed": self.failed,
+        }
+
+
+def fitness_metrics(fitness: NDArray[np.float64]) -> dict[str, float | None]:
+    """Statistics of those that did not fail, for the log; None if all did."""
+    sound = fitness[np.isfinite(fitness)]
+    statistics: dict[str, Any] = {"mean": np.mean, "max": np.max, "min": np.min, "std": np.std}
+    return {f"fitness/{name}": float(f(sound)) if sound.size else None for name, f in statistics.items()}
+
 
 def init(module: nn.Module) -> ESState:
     """The state before the first generation: a module's parameters and buffers as they are."""
@@ -82,6 +99,11 @@ def init(module: nn.Module) -> ESState:
     kept = module.state_dict().keys()
     buffers = {name: value.clone() for name, value in module.named_buffers() if name in kept}
     return ESState(0, theta, buffers, {})
+
+
+def arrays(state: ESState) -> dict[str, NDArray[Any]]:
+    """Parameters and buffers by name, as they are sent to workers; no copies."""
+    return {name: value.numpy() for name, value in {**state.theta, **state.buffers}.items()}
 
 
 def check(params: ESParams, state: ESState) -> None:

@@ -20,8 +20,9 @@ from es_rl.envs import EnvSpec
 from es_rl.errors import EnvError, TrainingError
 from es_rl.es import ESParams, ESState, Evaluation
 from es_rl.policies import normalizer
+from es_rl.population import Generation
 from es_rl.rng import integer_seed
-from es_rl.rollout import Chunk, ChunkResult, Generation, Rollout
+from es_rl.rollout import Chunk, ChunkResult, Rollout
 from es_rl.workers import Failed, Workers
 
 # Into so many chunks are evaluation episodes cut, whatever the number of workers.
@@ -43,15 +44,11 @@ class Evaluator:
         """
         start, busy = time.monotonic(), self._workers.busy
         p, chunks = es.ask(self._params, state)
-        generation, results = (
-            Generation(state.generation, _arrays(state), p, es.limit(self._params, state.generation)),
-            list[ChunkResult](),
-        )
-        while chunks:
-            results += self._roll_members(generation, chunks, failed=sum(_failed(result) for result in results))
-            chunks = (
-                es.grow(self._params, chunks[-1].stop, sum(r.steps for r in results)) if chunks[0].start == 0 else []
-            )
+        limit = es.limit(self._params, state.generation)
+        generation = Generation(state.generation, es.arrays(state), p, limit)
+        results = self._roll_members(generation, chunks, failed=0)
+        if more := es.grow(self._params, chunks[-1].stop, sum(result.steps for result in results)):
+            results += self._roll_members(generation, more, failed=sum(_failed(result) for result in results))
         moments = [result.moments for result in results if result.moments is not None]
         processes = max(1, self._workers.count)
         available = max(1e-9, processes * (time.monotonic() - start))  # seconds of all processes together
@@ -84,7 +81,7 @@ class Evaluator:
         episodes = self._config.eval.episodes
         size = min(self._params.chunk * self._config.es.episodes, -(-episodes // EVALUATION_CHUNKS))
         jobs = [Chunk("evaluation", i, min(size, episodes - i)) for i in range(0, episodes, size)]
-        generation = Generation(state.generation, _arrays(state), es.perturbation(self._params, state.generation))
+        generation = Generation(state.generation, es.arrays(state), es.perturbation(self._params, state.generation))
         results = self._roll(generation, jobs, lambda index, outcome: None)
         returns = np.concatenate([result.returns for result in results])
         lengths = np.concatenate([result.lengths for result in results])
@@ -139,14 +136,9 @@ def _metrics(results: Sequence[ChunkResult]) -> dict[str, Any]:
     """Statistics of the members that did not fail."""
     fitness = np.concatenate([result.fitness for result in results])
     sound = np.isfinite(fitness)
-    fitness = fitness[sound]
     returns = np.concatenate([result.returns for result in results])[sound]
     lengths = np.concatenate([result.lengths for result in results])[sound]
-    return {
-        "fitness/mean": _statistic(np.mean, fitness),
-        "fitness/max": _statistic(np.max, fitness),
-        "fitness/min": _statistic(np.min, fitness),
-        "fitness/std": _statistic(np.std, fitness),
+    return es.fitness_metrics(fitness) | {
         "return/mean": _statistic(np.mean, returns),
         "length/mean": _statistic(np.mean, lengths),
         "members": len(sound),
@@ -156,7 +148,3 @@ def _metrics(results: Sequence[ChunkResult]) -> dict[str, Any]:
 def _statistic(function: Callable[[Any], Any], values: NDArray[np.float64]) -> float | None:
     """The statistic as a float, or None of no values."""
     return float(function(values)) if values.size else None
-
-
-def _arrays(state: ESState) -> dict[str, NDArray[Any]]:
-    return {name: value.numpy() for name, value in {**state.theta, **state.buffers}.items()}

@@ -220,15 +220,8 @@ def _generation(params: ESParams, task: Task, state: ESState) -> Stepped:
     seen = task.members(state)
     evaluated = time.monotonic()
     after, told = es.tell(params, state, seen.fitness, seen.buffers)
-    record = seen.metrics | {
-        "update/norm": told.update_norm,
-        "update/effective_rank": told.effective_rank,
-        "gradient/norm": told.gradient_norm,
-        "gradient/agreement": told.agreement,
-        "members/failed": told.failed,
-        "time/rollout": evaluated - start,
-        "time/update": time.monotonic() - evaluated,
-    }
+    times = {"time/rollout": evaluated - start, "time/update": time.monotonic() - evaluated}
+    record = seen.metrics | told.metrics() | times
     return Stepped(after, seen.steps, record, seen.fitness, told.flat)
 
 

@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,16 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from es_rl.errors import EnvError
 from es_rl.fused import Interception, LowRank, Members, NoRuleError, attention, select
 from es_rl.noise import Factors, Perturbation, directions, matrix
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the jobs of one generation share."""
+
+    number: int
+    model: dict[str, NDArray[Any]]  # parameters and buffers, by name
+    perturbation: Perturbation
+    limit: int | None = None  # steps after which members' episodes are cut off
 
 
 def members_of(module: nn.Module, members: Sequence[int], p: Perturbation) -> dict[str, Members]:

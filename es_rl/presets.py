@@ -65,4 +65,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def preset(env: str) -> Mapping[str, Any]:
     """The preset of an environment id such as `Humanoid-v4`, or nothing."""
-    return PRESETS.get(env.rpartition(":")[2].rpartition("-v")[0], {})
+    return PRESETS.get(family(env), {})
+
+
+def family(env: str) -> str:
+    """An environment's name without module and version: `Hopper` of `my_module:Hopper-v5`."""
+    return env.rpartition(":")[2].rpartition("-v")[0]

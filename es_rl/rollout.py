@@ -23,8 +23,8 @@ from es_rl.actors import member_actors, policy_actor
 from es_rl.config import Config
 from es_rl.envs import EnvSpec, VectorEnv
 from es_rl.envs.spaces import Floats, Ints, size
-from es_rl.noise import Perturbation
 from es_rl.policies.normalizer import Moments, Normalizer
+from es_rl.population import Generation
 from es_rl.rng import integer_seed
 
 Beat = Callable[[int], None]  # told the environment steps done since the last beat
@@ -33,16 +33,6 @@ HUGE = 1e30  # a number beyond is as good as infinite: its square would poison t
 TALLY_NUMBERS = 16_384  # observations are summed in blocks of about so many numbers, which stay in the cache
 # A chunk in which an environment broke is rolled out again: only what breaks every time counts as failed.
 ATTEMPTS = 2
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What the chunks of one generation share."""
-
-    number: int
-    model: dict[str, NDArray[Any]]  # the policy's parameters and buffers, by name
-    perturbation: Perturbation
-    limit: int | None = None  # steps after which members' episodes are cut off
 
 
 @dataclass(frozen=True)

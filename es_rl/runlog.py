@@ -83,7 +83,7 @@ class Metrics:
         self._file = path.open("a")
 
     def write(self, record: Record) -> None:
-        self._file.write(json.dumps({k: _plain(v) for k, v in record.items()}) + "\n")
+        self._file.write(json.dumps({k: plain(v) for k, v in record.items()}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -289,7 +289,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN and no infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -46,9 +46,9 @@ from es_rl.errors import CheckpointError, ConfigError, TrainingError, lookup
 from es_rl.es import ESParams, ESState, Evaluation
 from es_rl.gpt import Gpt, bits, generate
 from es_rl.loop import Prepared, Run, Stepped
-from es_rl.noise import KINDS, Perturbation
+from es_rl.noise import KINDS
 from es_rl.optim import OPTIMIZERS
-from es_rl.population import perturb
+from es_rl.population import Generation, perturb
 from es_rl.processes import available_processors, use_one_thread
 from es_rl.rng import MAX_SEED, integer_seed, stream
 from es_rl.runlog import Terms
@@ -216,15 +216,6 @@ def _resolve(config: TextConfig) -> TextConfig:
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What the jobs of one generation share."""
-
-    generation: int
-    model: dict[str, NDArray[Any]]
-    perturbation: Perturbation
-
-
-@dataclass(frozen=True)
 class Job:
     """Members, or rows of the held-out part."""
 
@@ -239,9 +230,9 @@ class Judge:
         self._config = config
         self._corpus: Corpus | None = None
         self._model: nn.Module | None = None
-        self._shared: Shared | None = None
+        self._shared: Generation | None = None
 
-    def __call__(self, shared: Shared, job: Job, beat: Callable[[int], None]) -> NDArray[np.float64]:
+    def __call__(self, shared: Generation, job: Job, beat: Callable[[int], None]) -> NDArray[np.float64]:
         if self._corpus is None or self._model is None:
             self._corpus = read(self._config.corpus, self._config.ctx)
             self._model = Gpt(**asdict(self._config.gpt), ctx=self._config.ctx).requires_grad_(False).eval()
@@ -252,7 +243,7 @@ class Judge:
         if job.kind == "evaluation":
             starts = _places(self._config, self._corpus)[job.items.start : job.items.stop]
             return score(self._corpus.held_out, starts, 1, beat)
-        starts = _starts(self._config, self._corpus, shared.generation)
+        starts = _starts(self._config, self._corpus, shared.number)
         with perturb(self._model, job.items, shared.perturbation):
             scores = score(self._corpus.train, starts, len(job.items), beat)
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # none of a member's could be judged
@@ -296,7 +287,7 @@ class TextTask:
     def members(self, state: ESState) -> Evaluation:
         """Fitness of all members of the coming generation. Raises `TrainingError` if too many failed."""
         p, chunks = es.ask(self._params, state)
-        shared = Shared(state.generation, _arrays(state), p)
+        shared = Generation(state.generation, es.arrays(state), p)
         outcomes = self._workers.map(self._judge, shared, [Job("members", members) for members in chunks])
         fitness = np.concatenate(
             [np.full(len(c), np.nan) if isinstance(o, Failed) else o for c, o in zip(chunks, outcomes, strict=True)]
@@ -305,14 +296,12 @@ class TextTask:
         if failed > self._config.es.max_failed * len(fitness) or failed == len(fitness):
             reasons = [o.message for o in outcomes if isinstance(o, Failed)] or ["their fitness is not a finite number"]
             raise TrainingError(f"{failed} of {len(fitness)} members failed: {reasons[0]}.")
-        sound = fitness[np.isfinite(fitness)]
-        metrics = {"fitness/mean": sound.mean(), "fitness/max": sound.max(), "fitness/min": sound.min()}
         tokens = len(fitness) * self._config.batch * self._config.ctx
-        return Evaluation(fitness, dict(state.buffers), tokens, {name: float(v) for name, v in metrics.items()})
+        return Evaluation(fitness, dict(state.buffers), tokens, es.fitness_metrics(fitness))
 
     def policy(self, state: ESState) -> dict[str, Any]:
         """Theta on the held-out part, beside what counting predicts, and a sample of what it writes."""
-        shared = Shared(state.generation, _arrays(state), es.perturbation(self._params, state.generation))
+        shared = Generation(state.generation, es.arrays(state), es.perturbation(self._params, state.generation))
         rows = range(self.rows)
         jobs = [Job("evaluation", rows[i : i + EVALUATION_ROWS]) for i in range(0, len(rows), EVALUATION_ROWS)]
         outcomes = self._workers.map(self._judge, shared, jobs)
@@ -367,8 +356,7 @@ class Backpropagation:
         if not all(value.isfinite().all() for value in theta.values()):
             raise TrainingError(f"backpropagation diverged at step {state.generation + 1}: lower optim.lr={lr:g}.")
         fitness = -losses.detach().double().numpy()
-        metrics = {"fitness/mean": fitness.mean(), "fitness/max": fitness.max(), "fitness/min": fitness.min()}
-        record = {name: float(value) for name, value in metrics.items()} | {"members/failed": 0}
+        record = es.fitness_metrics(fitness) | {"members/failed": 0}
         after = ESState(state.generation + 1, theta, state.buffers, moments)
         return Stepped(after, x.numel(), record, fitness, flat=False)
 
@@ -388,10 +376,6 @@ def _places(config: TextConfig, corpus: Corpus) -> NDArray[np.int64]:
 
 def _decoded(row: torch.Tensor) -> str:
     return bytes(row.tolist()).decode(errors="replace")
-
-
-def _arrays(state: ESState) -> dict[str, NDArray[Any]]:
-    return {name: value.numpy() for name, value in {**state.theta, **state.buffers}.items()}
 
 
 if __name__ == "__main__":

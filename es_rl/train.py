@@ -75,7 +75,7 @@ def _prepare(config: Config, run: Path, workers: Workers, say: Callable[[str], N
     )
 
     def films(log: RunLog) -> Films:
-        return Films(run, config, say=say, done=partial(RunLog.animation, log))
+        return Films(run, config, say=say, done=log.animation)
 
     about = agent.about(spec.observation_space, spec.action_space)
     return Prepared(Evaluator(config, ESParams.of(config), spec, workers), es.init(policy), about, heading, films)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,14 +34,15 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from es_rl import es
-from es_rl.checkpoint import MANIFEST, read_directory, reading, write_directory
+from es_rl.checkpoint import MANIFEST, check_fit, read_directory, reading, write_directory
 from es_rl.config import EPISODIC, EsConfig, OptimConfig, build, check_pairs, default_chunk, refuse_episodic
 from es_rl.errors import CheckpointError, ConfigError, TrainingError, lookup
 from es_rl.es import ESParams, ESState
 from es_rl.noise import KINDS, Perturbation, member_weights
 from es_rl.optim import OPTIMIZERS
-from es_rl.population import perturb
+from es_rl.population import Generation, perturb
 from es_rl.rng import MAX_SEED, integer_seed
+from es_rl.runlog import plain
 from es_rl.shaping import SHAPINGS
 from es_rl.workers import Failed, Workers
 
@@ -143,7 +143,7 @@ class Trainer:
         """One generation. Raises `TrainingError` if more than `max_failed` of the members failed."""
         start = time.monotonic()
         p, chunks = es.ask(self._params, self._state)
-        generation = Members(self._state.generation, _numpy(self._state), p)
+        generation = Generation(self._state.generation, es.arrays(self._state), p)
         outcomes = self._map(generation, chunks)
         scored = [
             Scored(np.full(len(c), np.nan), [o.message]) if isinstance(o, Failed) else o
@@ -158,20 +158,8 @@ class Trainer:
         self._remember_best(fitness, p)
         self._state, told = es.tell(self._params, self._state, fitness, self._state.buffers)
         self._show()
-        sound = fitness[np.isfinite(fitness)]
-        record: Record = {
-            "generation": self.generation,
-            "fitness/mean": float(sound.mean()),
-            "fitness/max": float(sound.max()),
-            "fitness/min": float(sound.min()),
-            "fitness/std": float(sound.std()),
-            "update/norm": told.update_norm,
-            "update/effective_rank": told.effective_rank,
-            "gradient/norm": told.gradient_norm,
-            "gradient/agreement": told.agreement,
-            "members/failed": told.failed,
-            "time/generation": time.monotonic() - start,
-        }
+        record: Record = {"generation": self.generation, **es.fitness_metrics(fitness), **told.metrics()}
+        record["time/generation"] = time.monotonic() - start
         self.history.append(record)
         return record
 
@@ -190,7 +178,7 @@ class Trainer:
             "generation": self.generation,
             "settings": settings(self._params),
             "frozen": sorted(self._params.frozen),
-            "history": [{k: _plain(v) for k, v in record.items()} for record in self.history],
+            "history": [{k: plain(v) for k, v in record.items()} for record in self.history],
             "best": None if best is None else [best.fitness, best.generation, best.member],
         }
         kept = {} if best is None else {f"best/{name}": value for name, value in best.state_dict.items()}
@@ -242,11 +230,7 @@ class Trainer:
 
     def _restore(self, path: Path, about: Mapping[str, Any], model: dict[str, Tensor], rest: dict[str, Tensor]) -> None:
         fresh = self._initial
-        expected = {name: tuple(value.shape) for name, value in (fresh.theta | fresh.buffers).items()}
-        found = {name: tuple(value.shape) for name, value in model.items()}
-        if expected != found:
-            differing = sorted({name for name, _ in set(expected.items()) ^ set(found.items())})
-            raise CheckpointError(f"{path}: does not fit the model; differing: {', '.join(differing)}.")
+        check_fit(path, model, fresh, "model")
         initial = _part(rest, "initial/")
         buffers = {name: model[name] for name in fresh.buffers}
         self._initial = ESState(0, {name: initial[name] for name in fresh.theta}, buffers, {})
@@ -259,7 +243,7 @@ class Trainer:
             self.best = Best(fitness, generation, member, _part(rest, "best/"))
         self._show()
 
-    def _map(self, generation: Members, chunks: list[range]) -> list[Any]:
+    def _map(self, generation: Generation, chunks: list[range]) -> list[Any]:
         self._pool = self._pool or Workers(self._workers, hang_after=self._hang_after)
         with _one_thread():  # as in workers: the bits of a sum depend on it
             return self._pool.map(self._fitness, generation, chunks)
@@ -280,15 +264,6 @@ class Trainer:
 
 
 @dataclass(frozen=True)
-class Members:
-    """What the chunks of one generation share."""
-
-    generation: int
-    model: dict[str, NDArray[Any]]
-    perturbation: Perturbation
-
-
-@dataclass(frozen=True)
 class Scored:
     """What one chunk's members have scored; NaN for those that failed."""
 
@@ -302,11 +277,11 @@ class MemberFitness:
     def __init__(self, model: nn.Module, fitness: Callable[..., Any]) -> None:
         self._model, self._fitness = model, fitness
 
-    def __call__(self, shared: Members, members: range, beat: Callable[[int], None]) -> Scored:
+    def __call__(self, shared: Generation, members: range, beat: Callable[[int], None]) -> Scored:
         theta = {name: torch.from_numpy(value) for name, value in shared.model.items()}
         _load(self._model, theta)
         p = shared.perturbation
-        seed = integer_seed(p.seed, "fitness", shared.generation)
+        seed = integer_seed(p.seed, "fitness", shared.number)
         if getattr(self._fitness, "batched", False):
             with _undone(self._model), _seeded(seed), perturb(self._model, members, p):
                 return Scored(_scores(self._fitness(self._model, len(members)), len(members)), [])
@@ -366,11 +341,6 @@ def _check_model(model: nn.Module) -> None:
                 f"model: {name} is of {value.dtype} on {value.device}, and members are made in float32 on the CPU. "
                 f"Use model.float().cpu(), or freeze it by requires_grad_(False)."
             )
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
@@ -434,7 +404,3 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _numpy(state: ESState) -> dict[str, NDArray[Any]]:
-    return {name: value.numpy() for name, value in {**state.theta, **state.buffers}.items()}

@@ -28,8 +28,9 @@ from es_rl.cli import run
 from es_rl.config import pairs, parse_train
 from es_rl.envs.mujoco_backend import MujocoVector
 from es_rl.evaluator import Evaluator
+from es_rl.population import Generation
 from es_rl.processes import available_processors, use_one_thread
-from es_rl.rollout import Chunk, Generation, Rollout, episode_seeds, make_policy, rollout
+from es_rl.rollout import Chunk, Rollout, episode_seeds, make_policy, rollout
 from es_rl.rundir import versions
 from es_rl.workers import Workers
 
@@ -102,9 +103,8 @@ def main(argv):
             after, _ = es.tell(params, state, seen.fitness, seen.buffers)
             measured = {"training": (seen.steps, time.perf_counter() - start)}
             p, chunks = es.ask(params, state)
-            model = {name: value.numpy() for name, value in {**state.theta, **state.buffers}.items()}
             jobs = [Chunk("members", c.start, len(c)) for c in chunks]
-            generation = Generation(state.generation, model, p, es.limit(params, state.generation))
+            generation = Generation(state.generation, es.arrays(state), p, es.limit(params, state.generation))
             steps, busy = np.sum(workers.map(alone, generation, jobs), axis=0)
             measured["alone"] = (steps, busy / max(1, count))
             state = after

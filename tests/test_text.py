@@ -14,6 +14,7 @@ from es_rl import corpus, text
 from es_rl.errors import ConfigError
 from es_rl.gpt import Gpt, bits, generate
 from es_rl.noise import Perturbation, member_weights
+from es_rl.population import Generation
 
 SMALL = [
     "ctx=16", "batch=4", "gpt.layers=1", "gpt.heads=2", "gpt.width=16", "es.population=16", "workers=0",
@@ -85,7 +86,7 @@ def test_members_are_scored_on_the_same_sequences_by_their_own_weights(file, noi
     )
     data, model = corpus.read(str(file), 16), text._model(config, "")
     p = Perturbation(kind=noise, sigma=0.3, seed=0, generation=4, block=8)
-    shared = text.Shared(4, {k: v.numpy() for k, v in model.state_dict().items()}, p)
+    shared = Generation(4, {k: v.numpy() for k, v in model.state_dict().items()}, p)
     scores = text.Judge(config)(shared, text.Job("members", range(2, 8)), lambda tokens: None)
     starts = text._starts(config, data, 4)
     x, y = (torch.from_numpy(part) for part in corpus.sequences(data.train, starts, 16))

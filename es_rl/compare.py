@@ -40,7 +40,6 @@ from es_rl.rundir import locked, reporting, versions
 USAGE = """python -m es_rl.compare env=ID [key=value …]   train by evolution strategies and by others, and report
 
 Any key of training may be given too, such as es.population=256: it is es_rl's own."""
-FILM_SECONDS = 8.0
 TAKEN = ("config", "seed", "run", "resume", "generations", "env_steps", "target_return", "video.every")
 STOP_SECONDS = 60.0  # that a stopped training has to save
 
@@ -53,6 +52,7 @@ class CompareConfig:
     first_seed: int = key(0, "seeds are first_seed, first_seed+1, …", low=0, high=MAX_SEED - 10_000)
     against: list[str] = key(["ppo", "ars", "random"], "ppo, ars, random")
     episodes: int = key(20, "of each evaluation at the end", low=1)
+    film: float = key(8.0, "seconds of the video of each, of the first seed; 0: none", low=0, high=600)
     out: str = key("", "the report's directory; default: runs/compare/ENV")
 
 
@@ -116,7 +116,7 @@ def _keep_settings(out: Path, config: CompareConfig, resolved: Config) -> None:
 
 def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> None:
     """One training, its evaluation and, of the first seed, its video; or why it failed, where its result would be."""
-    film = FILM_SECONDS if seed == config.first_seed else 0.0
+    film = config.film if seed == config.first_seed else 0.0
     path = folder / "result.json"
     path.unlink(missing_ok=True)
     failed = (_ours if name == OURS else partial(_theirs, name))(seed, folder, config, ours, film)

@@ -19,7 +19,7 @@ from es_rl.baselines import ARS, PPO, BaselineConfig, Clock, _schedule, label
 from es_rl.errors import ConfigError
 
 SMALL = ["es.population=8", "eval.every=2", "eval.episodes=2", "workers=1", "episodes=2"]
-TOY = ["env=es_rl/PointMass-v0", "minutes=0.03", *SMALL]
+TOY = ["env=es_rl/PointMass-v0", "minutes=0.03", "film=0", *SMALL]
 
 
 def compare(*keys, cwd, code=0, env=None):

@@ -24,7 +24,9 @@ def commands():
 def test_the_commands_run_in_their_order(command):
     """As they stand, with keys added that make them short."""
     added = {"train": f"generations=1 {SHORT}", "resume": "generations=2", "evaluate": "", "record": "seconds=1"}
-    added["compare"] = f"minutes=0.02 seeds=1 against=[random] episodes=2 {SHORT}".replace("video.seconds=1 ", "")
+    added["compare"] = f"film=0 minutes=0.02 seeds=1 against=[random] episodes=2 {SHORT}".replace(
+        "video.seconds=1 ", ""
+    )
     added["text"] = "minutes=0.01 es.population=8 ctx=16 gpt.width=8 eval.sample=5 eval.bytes=64"
     Path("my.txt").write_text("What I have written, I have written.\n" * 50)
     Path("my_rewards.py").write_text("def politeness(prompts, completions):\n    return [1.0] * len(prompts)\n")

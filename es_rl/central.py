@@ -19,7 +19,6 @@ environment that breaks is not tried again, as it is in local inference.
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import threading
 import time
@@ -38,10 +37,11 @@ from es_rl.actors import Actor, member_actors, policy_actor
 from es_rl.config import Config
 from es_rl.envs import EnvSpec, VectorEnv
 from es_rl.envs.spaces import Floats, Ints, size
-from es_rl.errors import ResourceError
 from es_rl.policies.normalizer import Normalizer
 from es_rl.population import Generation
+from es_rl.processes import choose_device
 from es_rl.rollout import Chunk, ChunkResult, Tally, chunk_result, episode_seeds, make_policy, rollout
+from es_rl.shared import Fields, Memory, allocate
 from es_rl.workers import NAP_SECONDS, Failed, Workers
 
 PROCESSES = 2  # for each worker
@@ -52,40 +52,23 @@ _fence = threading.Lock()  # what was written before it is passed is seen by who
 
 @dataclass(frozen=True)
 class Board:
-    """Where the shared memory is, and how it is cut."""
+    """The shared memory of one call of `Central.roll`."""
 
     serial: int  # another one for each board, as paths come again
-    path: str
-    simulations: int
-    jobs: int
-    observation: int
-    action: tuple[tuple[int, ...], str]  # shape and type of one
-
-    def fields(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        shape, kind = self.action
-        return {
-            "obs": ((self.simulations, self.observation), "f8"),
-            "actions": ((self.simulations, *shape), kind),
-            "running": ((self.simulations,), "i8"),  # of each shard, from its first place on
-            "count": ((self.jobs,), "i8"),  # how many these are
-            "request": ((self.jobs,), "i8"),
-            "answer": ((self.jobs,), "i8"),
-        }
-
-    def bytes(self) -> int:
-        return sum(_bytes(shape, kind) for shape, kind in self.fields().values())
-
-    def arrays(self, descriptor: int) -> dict[str, NDArray[Any]]:
-        """Views of the memory behind a file descriptor."""
-        memory, start, result = mmap.mmap(descriptor, self.bytes()), 0, {}
-        for name, (shape, kind) in self.fields().items():
-            result[name] = np.frombuffer(memory, kind, int(np.prod(shape)), start).reshape(shape)
-            start += _bytes(shape, kind)
-        return result
+    memory: Memory
 
 
-def _bytes(shape: tuple[int, ...], kind: str) -> int:
-    return -(-int(np.prod(shape)) * np.dtype(kind).itemsize // 64) * 64
+def _fields(simulations: int, jobs: int, observation: int, action: tuple[tuple[int, ...], str]) -> Fields:
+    """What stands on a board; `action` is shape and type of one."""
+    shape, kind = action
+    return {
+        "obs": ((simulations, observation), "f8"),
+        "actions": ((simulations, *shape), kind),
+        "running": ((simulations,), "i8"),  # of each shard, from its first place on
+        "count": ((jobs,), "i8"),  # how many these are
+        "request": ((jobs,), "i8"),
+        "answer": ((jobs,), "i8"),
+    }
 
 
 @dataclass(frozen=True)
@@ -120,8 +103,7 @@ class Simulation:
             most = self._config.chunk * self._config.es.episodes
             self._env = envs.make(self._spec.id, most, self._spec.backend, **self._spec.kwargs)
         if self._board is None or self._board[0] != shared.board:
-            with open(shared.board.path, "r+b") as file:  # noqa: PTH123 - a descriptor of the parent's
-                self._board = shared.board, shared.board.arrays(file.fileno())
+            self._board = shared.board, shared.board.memory.arrays()
         # What a worker that died has left; the parent then knows that this shard begins.
         self._board[1]["request"][shard.job] = self._board[1]["answer"][shard.job] = 0
         members, es = shard.chunk.kind == "members", self._config.es
@@ -249,7 +231,7 @@ class Central:
         self._simulation = Simulation(config, spec)
         self._device = choose_device(config.device)
         self._idle: list[nn.Module] = []  # policies that no group is using: each needs one of its own
-        self._descriptor, self._board = -1, Board(0, "", 0, 0, 0, ((), ""))
+        self._descriptor, self._board = -1, Board(0, Memory("", {}))
 
     def roll(
         self, generation: Generation, chunks: Sequence[Chunk], on_result: Callable[[int, Any], None]
@@ -315,12 +297,10 @@ class Central:
         simulations = last.first + last.chunk.count * self._episodes(last.chunk)
         space = self._spec.action_space
         action = ((), "i8") if isinstance(space, spaces.Discrete) else ((size(space),), "f4")
-        self._descriptor = os.memfd_create("es_rl")  # without a name: gone with the processes that hold it
-        path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
-        serial = self._board.serial + 1
-        self._board = Board(serial, path, simulations, last.job + 1, size(self._spec.observation_space), action)
-        os.ftruncate(self._descriptor, self._board.bytes())
-        return self._board.arrays(self._descriptor)
+        fields = _fields(simulations, last.job + 1, size(self._spec.observation_space), action)
+        self._descriptor, memory = allocate(fields)
+        self._board = Board(self._board.serial + 1, memory)
+        return memory.arrays()
 
     def _group(
         self, board: dict[str, NDArray[Any]], shards: list[Shard], chunk: Chunk, generation: Generation
@@ -339,16 +319,6 @@ class Central:
             normalizer = policy.normalizer
             tally = Tally(normalizer.mean.cpu().numpy()) if isinstance(normalizer, Normalizer) else None
             return _Group(board, shards, begin, tally, stack.pop_all())
-
-
-def choose_device(name: str) -> torch.device:
-    """`cpu`, `cuda`, or `auto`: the GPU if there is one. Raises `ResourceError` for a GPU that there is not."""
-    if name == "cpu":
-        return torch.device("cpu")
-    found = torch.cuda.is_available()
-    if name == "cuda" and not found:
-        raise ResourceError("device=cuda: this machine, or this build of torch, has no CUDA. Use device=cpu or auto.")
-    return torch.device("cuda" if found else "cpu")
 
 
 def result_of(outcome: ChunkResult | Failed, chunk: Chunk) -> ChunkResult:

@@ -16,6 +16,7 @@ VERBS = {
     "evaluate": "returns of a trained policy, as JSON: run=RUN",
     "record": "a video of a trained policy: run=RUN",
     "text": "train a byte-level GPT: corpus=FILE",
+    "llm": "fine-tune a language model: model=DIR data=FILE reward=NAME",
     "compare": "evolution strategies, PPO, ARS and the random policy, with a report: env=ID",
 }
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOMEM)

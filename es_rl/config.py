@@ -173,6 +173,7 @@ RESUMABLE = (
     "checkpoint.",
     "es.max_failed",
 )
+TOGETHER, TOGETHER_CENTRAL = 64, 1024  # simulations of a chunk at most: in a worker, and of all workers together
 DEFAULT_MINUTES = 60.0
 
 
@@ -322,7 +323,8 @@ def _resolve(config: Config) -> Config:
     width, heads = config.transformer.width, config.transformer.heads
     if width % heads:
         raise ConfigError(f"transformer.width={width}: must be a multiple of transformer.heads={heads}.")
-    chunk = default_chunk(es.population, es.episodes) if config.chunk is None else config.chunk
+    together = TOGETHER_CENTRAL if config.inference == "central" else TOGETHER
+    chunk = default_chunk(es.population, es.episodes, together) if config.chunk is None else config.chunk
     if chunk % 2:
         raise ConfigError(f"chunk={chunk}: must be even, both members of a pair are rolled out together.")
     rules = (config.generations, config.env_steps, config.minutes, config.target_return)
@@ -359,9 +361,13 @@ def check_pairs(es: EsConfig, prefix: str) -> None:
         )
 
 
-def default_chunk(population: int, episodes: int) -> int:
-    """Members of a chunk: a quarter of the population, so that work spreads, at most 64 simulations; none left over."""
-    most = max(2, min(population // 4, 64 // episodes))
+def default_chunk(population: int, episodes: int, together: int = TOGETHER) -> int:
+    """Members of a chunk of at most so many simulations; none left over.
+
+    At most a quarter of the population, so that work spreads over workers; all of it where one place acts for them all.
+    """
+    share = 1 if together == TOGETHER_CENTRAL else 4
+    most = max(2, min(population // share, together // episodes))
     chunks = -(-population // most)
     return 2 * -(-population // (2 * chunks))
 

@@ -138,7 +138,10 @@ def member_weights(module: torch.nn.Module, member: int, p: Perturbation) -> dic
     shapes = {name: tuple(value.shape) for name, value in parameters.items()}
     (epsilon,) = directions(shapes, [member // 2], p)
     step = p.sigma if member % 2 == 0 else -p.sigma
-    moved = {name: step * torch.from_numpy(explicit(value, shapes[name])) for name, value in epsilon.items()}
+    moved = {
+        name: step * torch.from_numpy(explicit(value, shapes[name])).to(parameters[name].device)
+        for name, value in epsilon.items()
+    }
     return {name: value + moved[name] if name in moved else value.clone() for name, value in parameters.items()}
 
 
@@ -161,21 +164,29 @@ def _dense(shapes: Shapes, pair: int, p: Perturbation) -> Directions:
 
 def _lowrank(shapes: Shapes, pair: int, p: Perturbation) -> Directions:
     """Independent standard normal factors, or numbers."""
-    result: Directions = {}
-    for index, (name, shape) in enumerate(shapes.items()):
-        if not moves(name, shape, p):
-            continue
-        if (size := matrix(shape)) is not None:
-            m, n = size
-            drawn = _normal(p, pair, index, (m + n, p.rank))
-            result[name] = Factors(drawn[:m] * np.float32(p.rank**-0.5), drawn[m:])
-        else:
-            result[name] = _normal(p, pair, index, shape)
-    return result
+    return {
+        name: factors(p, pair, index, shape)
+        for index, (name, shape) in enumerate(shapes.items())
+        if moves(name, shape, p)
+    }
+
+
+def factors(p: Perturbation, pair: int, index: int, shape: tuple[int, ...]) -> Dense | Factors:
+    """The low-rank direction of one parameter, the `index`-th of the module."""
+    if (size := matrix(shape)) is None:
+        return _normal(p, pair, index, shape)
+    m, n = size
+    drawn = _normal(p, pair, index, (m + n, p.rank))
+    return Factors(drawn[:m] * np.float32(p.rank**-0.5), drawn[m:])
 
 
 def _normal(p: Perturbation, pair: int, index: int, shape: tuple[int, ...]) -> Dense:
-    return stream(p.seed, "noise", p.generation, pair, index).standard_normal(shape, dtype=np.float32)
+    return parameter_stream(p, pair, index).standard_normal(shape, dtype=np.float32)
+
+
+def parameter_stream(p: Perturbation, pair: int, index: int) -> np.random.Generator:
+    """The stream that a pair's noise for the `index`-th parameter is drawn from."""
+    return stream(p.seed, "noise", p.generation, pair, index)
 
 
 def _independent(draw: Callable[[Shapes, int, Perturbation], Directions]) -> Any:

@@ -9,6 +9,7 @@ is called once for each member, which a warning says once. The module, its param
 
 from __future__ import annotations
 
+import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -107,6 +108,7 @@ class Population:
 
     def __init__(self, module: nn.Module, members: dict[str, Members]) -> None:
         self._module, self._all = module, members
+        self.__signature__ = inspect.signature(module.forward)  # for whoever asks which arguments it takes
         self._forward = attention(module) if type(module) is nn.MultiheadAttention else module.forward
         (self._n,) = {len(m.a if isinstance(m, LowRank) else m) for m in members.values()} or {1}
         self._everyone = self._n

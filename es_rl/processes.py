@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive their parent, and the processors there are."""
+"""Child processes that cannot outlive their parent; the processors, the memory and the GPU that there are."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import multiprocess
 
 from es_rl.errors import ResourceError
+
+if TYPE_CHECKING:
+    import torch
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -28,6 +31,40 @@ def available_processors() -> int:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         count = min(count, float(quota) / float(period))  # "max" is a ValueError: no quota
     return max(1, int(count))
+
+
+def available_memory() -> int:
+    """Bytes that could be given to processes without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    return 0
+
+
+_slot = 0
+
+
+def take_slot(slot: int) -> None:
+    """Let this process be the one of that place among its pool's."""
+    global _slot
+    _slot = slot
+
+
+def worker_slot() -> int:
+    """The place of this worker among those of its pool, from 0 on; a worker's successor has its place."""
+    return _slot
+
+
+def choose_device(name: str) -> torch.device:
+    """`cpu`, `cuda`, or `auto`: the GPU if there is one. Raises `ResourceError` for a GPU that there is not."""
+    import torch
+
+    if name == "cpu":
+        return torch.device("cpu")
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise ResourceError("device=cuda: this machine, or this build of torch, has no CUDA. Use device=cpu or auto.")
+    return torch.device("cuda" if found else "cpu")
 
 
 def use_one_thread() -> None:

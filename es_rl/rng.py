@@ -22,6 +22,7 @@ PURPOSES = {
     "probe": 7,
     "bootstrap": 8,
     "fitness": 9,
+    "data": 10,
 }
 
 

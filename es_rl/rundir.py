@@ -46,7 +46,8 @@ def discard_unbegun(path: Path) -> None:
     if not (path / "config.yaml").exists():
         for name in (".lock", "workers.log"):
             (path / name).unlink(missing_ok=True)
-        shutil.rmtree(path / "checkpoints", ignore_errors=True)  # of the untrained policy
+        for name in ("checkpoints", "start"):  # of the untrained policy
+            shutil.rmtree(path / name, ignore_errors=True)
         with contextlib.suppress(OSError):  # there is something else in it
             path.rmdir()
 

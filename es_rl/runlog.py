@@ -22,6 +22,7 @@ from rich.text import Text
 from torch import Tensor
 
 Record = Mapping[str, Any]
+HISTOGRAM_SIZE = 1 << 22  # numbers of a parameter of which a histogram is drawn
 PLAIN_SECONDS = 5.0  # at most so often is a generation a plain line; evaluations always are
 
 
@@ -116,7 +117,7 @@ class TensorBoard:
         if finite.size:
             self._writer.add_histogram("fitness", finite, step)
         for name, value in theta.items():
-            if value.isfinite().all():
+            if value.numel() <= HISTOGRAM_SIZE and value.isfinite().all():
                 self._writer.add_histogram(f"theta/{name}", value.numpy(), step)
 
     def animation(self, gif: bytes, size: tuple[int, int], step: int) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from es_rl import agent, cli, envs, es, evaluator, loop, rundir
-from es_rl.central import PROCESSES, choose_device
+from es_rl.central import PROCESSES
 from es_rl.config import Config, help_text, pairs, parse_resume, parse_train
 from es_rl.envs import BACKENDS
 from es_rl.errors import lookup
@@ -23,7 +23,7 @@ from es_rl.loop import Prepared, Run
 from es_rl.noise import KINDS
 from es_rl.optim import OPTIMIZERS
 from es_rl.policies import POLICIES
-from es_rl.processes import available_processors, use_one_thread
+from es_rl.processes import available_processors, choose_device, use_one_thread
 from es_rl.record import Films
 from es_rl.rollout import make_policy
 from es_rl.runlog import RunLog, Terms

@@ -30,7 +30,7 @@ from typing import Any
 from multiprocess.connection import Connection, wait
 
 from es_rl.errors import EsRlError, ResourceError
-from es_rl.processes import kill_process, spawning, start_process, use_one_thread
+from es_rl.processes import kill_process, spawning, start_process, take_slot, use_one_thread
 
 Function = Callable[[Any, Any, Callable[[int], None]], Any]
 
@@ -54,6 +54,7 @@ class Failed:
 
 @dataclass(eq=False)
 class _Worker:
+    slot: int  # its place among all
     process: Any
     pipe: Connection
     started: float
@@ -111,8 +112,8 @@ class Workers:
         self._workers: list[_Worker] = []
         self.count = count
         self.busy = 0.0  # seconds that workers have spent on jobs that they finished
-        for _ in range(count):
-            self._workers.append(self._start())
+        for slot in range(count):
+            self._workers.append(self._start(slot))
 
     def __enter__(self) -> Workers:
         return self
@@ -124,6 +125,10 @@ class Workers:
         """Kill the workers and wait until they are gone."""
         while self._workers:
             self._kill(self._workers.pop())
+
+    def sibling(self, count: int, *, hang_after: float) -> Workers:
+        """Another pool, which hears the same wish to stop and tells the same listener."""
+        return Workers(count, log=self._log, hang_after=hang_after, check=self._check, on_event=self._on_event)
 
     @property
     def pids(self) -> list[int]:
@@ -183,12 +188,12 @@ class Workers:
         on_result(index, outcome)
         return outcome
 
-    def _start(self) -> _Worker:
+    def _start(self, slot: int) -> _Worker:
         ours, theirs = spawning.Pipe(duplex=True)
         _limit_waiting(ours)
-        process = start_process(_work, theirs, log=self._log)
+        process = start_process(_work, theirs, slot, log=self._log)
         theirs.close()
-        return _Worker(process, ours, time.monotonic())
+        return _Worker(slot, process, ours, time.monotonic())
 
     def _kill(self, worker: _Worker) -> None:
         kill_process(worker.process)
@@ -197,7 +202,7 @@ class Workers:
     def _replace(self, worker: _Worker) -> None:
         self._workers.remove(worker)
         self._kill(worker)
-        self._workers.append(self._start())
+        self._workers.append(self._start(worker.slot))
 
     def _abandon(self) -> None:
         """Workers that still run a job of a map that was given up start anew."""
@@ -289,9 +294,10 @@ def _run(pump: Callable[[], bool]) -> None:
             time.sleep(NAP_SECONDS)
 
 
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection, slot: int) -> None:
     """A worker's life: end of file on the pipe, or the parent's death, ends it."""
     use_one_thread()
+    take_slot(slot)
     warnings.simplefilter("ignore", DeprecationWarning)  # shown once, by the parent
     os.environ.setdefault("MUJOCO_GL", "disabled")  # workers only simulate
     try:

@@ -2,6 +2,7 @@
 
     python scripts/forward.py                       # the cases below
     python scripts/forward.py 1024x1024 256x256x2   # width x members, x rank, x tokens
+    python scripts/forward.py device=cuda           # on a GPU
 
 One linear layer of the given width, one row of tokens a member. The same batch goes, in turn, through the plain
 module, through the population's forward pass with low-rank noise, with dense noise, and, in the way of torch itself,
@@ -19,32 +20,34 @@ from torch.func import functional_call, vmap
 
 from es_rl.noise import Perturbation, member_weights
 from es_rl.population import perturb
-from es_rl.processes import use_one_thread
+from es_rl.processes import choose_device, use_one_thread
 
 CASES = ["64x64", "256x256", "1024x1024", "256x1024", "256x256x4", "768x64x1x16"]  # the last: 16 tokens a member
 SECONDS = 4.0
 DENSE_BYTES = 2**31  # above, dense copies of the weights are left out
 
 
-def interleaved(calls):
+def interleaved(calls, wait):
     """Median seconds of each call, of rounds in which each has its turn."""
     times = {name: [] for name in calls}
     for call in calls.values():
         call()
+    wait()
     end = time.perf_counter() + SECONDS
     while time.perf_counter() < end or len(times["plain"]) < 5:
         for name, call in calls.items():
             start = time.perf_counter()
             call()
+            wait()
             times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def measure(width, members, rank, tokens):
-    """Shares of plain inference, and bytes of a member's noise."""
+def measure(width, members, rank, tokens, device):
+    """Seconds of each way, and bytes of a member's noise, low rank and dense."""
     torch.manual_seed(0)
-    module = nn.Linear(width, width).requires_grad_(False)
-    x = torch.randn(members, *([tokens] if tokens > 1 else []), width)
+    module = nn.Linear(width, width).requires_grad_(False).to(device)
+    x = torch.randn(members, *([tokens] if tokens > 1 else []), width, device=device)
     p = Perturbation(kind="lowrank", rank=rank, sigma=0.05)
     calls = {"plain": lambda: module(x)}
     with torch.inference_mode(), perturb(nn.Sequential(module), range(members), p) as low:
@@ -55,19 +58,21 @@ def measure(width, members, rank, tokens):
             rows = x.reshape(members, -1, width)
             calls["dense"] = lambda: torch.baddbmm(stack["bias"][:, None], rows, stack["weight"].transpose(1, 2))
             calls["vmap"] = lambda: vmap(lambda own, row: functional_call(module, own, (row,)))(stack, rows)
-        seconds = interleaved(calls)
+        seconds = interleaved(calls, torch.cuda.synchronize if device.type == "cuda" else lambda: None)
     return seconds, 4 * rank * 2 * width + 4 * width, 4 * (width * width + width)
 
 
 def main(argv):
     use_one_thread()
+    on = [argument for argument in argv if argument.startswith("device=")]
+    device = choose_device((on or ["device=cpu"])[-1].partition("=")[2])
     print(
         "width members rank tokens | share of plain inference: low rank, dense, vmap | bytes a member: low rank, dense"
     )
-    for case in argv or CASES:
+    for case in [argument for argument in argv if argument not in on] or CASES:
         sizes = ([int(part) for part in case.split("x")] + [1, 1])[:4]
         width, members, rank, tokens = sizes
-        seconds, low, dense = measure(*sizes)
+        seconds, low, dense = measure(*sizes, device)
         shares = [f"{seconds['plain'] / seconds[k]:.3f}" if k in seconds else "-" for k in ("lowrank", "dense", "vmap")]
         print(f"{width:5} {members:7} {rank:4} {tokens:6} | {' '.join(shares)} | {low:,} {dense:,}", flush=True)
     return 0

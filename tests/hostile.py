@@ -200,3 +200,44 @@ class DictObservation(Good):
 
 for kind in [k for k in list(globals().values()) if isinstance(k, type) and issubclass(k, Good)]:
     gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=kind.limit)
+
+
+def letter_e(prompts, completions, **columns):
+    """A reward: the share of one letter."""
+    return [said.count("e") / 16 for said in completions]
+
+
+def high_letters(prompts, completions, **columns):
+    """A reward that tells any two members apart."""
+    return [sum(map(ord, said)) / 1000 for said in completions]
+
+
+def sometimes(prompts, completions, **columns):
+    return [1.0 if i % 2 == 0 else None for i in range(len(completions))]
+
+
+def checks_messages(prompts, completions, answer, **columns):
+    for prompt, completion, number in zip(prompts, completions, answer, strict=True):
+        assert prompt == [{"role": "user", "content": str(number)}]
+        assert [m["role"] for m in completion] == ["assistant"]
+    return [1.0] * len(completions)
+
+
+def raises(prompts, completions, **columns):
+    raise ValueError("no")
+
+
+def hangs(prompts, completions, **columns):
+    time.sleep(1000)
+
+
+def too_few(prompts, completions, **columns):
+    return [1.0]
+
+
+def all_none(prompts, completions, **columns):
+    return [None for _ in completions]
+
+
+def all_nan(prompts, completions, **columns):
+    return [float("nan") for _ in completions]

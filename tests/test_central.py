@@ -8,14 +8,21 @@ import pytest
 import torch
 from conftest import comparable, kill_workers, metrics, model_hash
 
-from es_rl import central, es, evaluator
+from es_rl import central, es, evaluator, processes
 from es_rl.config import parse_train
 from es_rl.errors import ConfigError
 from es_rl.evaluator import Evaluator
 from es_rl.rollout import make_policy
 from es_rl.workers import Workers
 
-HOPPER = ["env=Hopper-v4", "env_kwargs.max_episode_steps=60", "es.population=32", "generations=3", "eval.every=2"]
+HOPPER = [
+    "env=Hopper-v4",
+    "env_kwargs.max_episode_steps=60",
+    "es.population=32",
+    "chunk=8",
+    "generations=3",
+    "eval.every=2",
+]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +43,14 @@ def test_theta_is_that_of_local_inference_for_any_number_of_workers(train, keys)
 
 
 def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
-    keys = ["env=es_rl/PointMass-v0", "mlp.hidden=[8]", "es.population=64", "generations=25", "video.every=-1"]
+    keys = [
+        "env=es_rl/PointMass-v0",
+        "mlp.hidden=[8]",
+        "es.population=64",
+        "generations=25",
+        "video.every=-1",
+        "chunk=16",
+    ]
     quiet = train(*keys, "eval.episodes=2", run="quiet")
     process = start(*keys, "eval.episodes=2", "inference=central", "workers=2", "run=killed")
     kills = kill_workers(process, tmp_path / "killed", workers=4, pauses=(2.0, 4.0))
@@ -47,7 +61,7 @@ def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
 
 @pytest.mark.parametrize("env", ["RaisesAt100", "NanReward", "OftenRaises"])
 def test_environments_that_break_are_failed_members(train, env):
-    keys = [f"env=hostile:{env}-v0", "es.population=16", "es.max_failed=1", "generations=2"]
+    keys = [f"env=hostile:{env}-v0", "es.population=16", "es.max_failed=1", "generations=2", "chunk=4"]
     local = train(*keys, run="local")
     run = train(*keys, "inference=central", "workers=2", run="central")
     assert [line["members/failed"] for line in metrics(run)] == [line["members/failed"] for line in metrics(local)]
@@ -94,7 +108,7 @@ def test_a_gpu_that_is_not_there_is_one_line(command, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     done = command("train", "env=es_rl/PointMass-v0", "inference=central", "device=cuda", "run=run")
     assert done.returncode == 6 and "device=cuda: this machine, or this build of torch, has no CUDA" in done.stderr
-    assert central.choose_device("cpu") == torch.device("cpu")
+    assert processes.choose_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ PACKAGE = ROOT / "es_rl"
 # Each line may import from the lines above it only; parts on one line do not know one another.
 ORDER = [
     ["errors"],
-    ["rng", "presets", "processes", "modules", "gpt"],
+    ["rng", "presets", "processes", "modules", "gpt", "shared", "countdown"],
     ["config"],
-    ["corpus", "rewards"],
+    ["corpus", "dataset", "rewards", "language"],
     ["shaping", "noise", "optim"],
-    ["fused"],
+    ["fused", "in_place"],
     ["population", "es", "policies", "envs"],
     ["numpy_forward"],
     ["actors"],
@@ -30,7 +30,8 @@ ORDER = [
     ["callbacks", "compat"],
     ["evaluate", "record"],
     ["loop", "baselines", "statistics"],
-    ["train", "text"],
+    ["finetune"],
+    ["train", "text", "llm"],
     ["report"],
     ["compare"],
 ]

@@ -59,7 +59,7 @@ class Places(nn.Module):
         self.gain = nn.Parameter(torch.ones(8))
 
     def forward(self, ids):  # (rows, 6)
-        x = self.words(ids) + self.places(torch.arange(6)) * (self.gain.data + self.table[0])
+        x = self.words(ids) + self.places(torch.arange(6, device=ids.device)) * (self.gain.data + self.table[0])
         return (
             self.mix(x) * (self.gain * self.table.reshape((6, 8))) + self.gain * torch.cat([self.table, self.table])[:6]
         )

@@ -1,0 +1,82 @@
+"""Prompts and what goes with them, from a file of JSON lines. Pure, but for reading the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from es_rl.errors import ConfigError
+
+HELD_OUT = 0.1  # of the lines, where no file of its own is given
+Row = dict[str, Any]  # the column `prompt`, and any others
+
+
+@dataclass(frozen=True)
+class Dataset:
+    train: list[Row]
+    held_out: list[Row]
+
+    def digest(self) -> str:
+        """The sha256 of all that it says."""
+        return hashlib.sha256(json.dumps([self.train, self.held_out], sort_keys=True).encode()).hexdigest()
+
+
+def read(path: str, held_out: str) -> Dataset:
+    """The rows of two files; without a second one, the last tenth of the first is held out. Raises `ConfigError`."""
+    rows = lines(path, "data")
+    if held_out:
+        return Dataset(rows, lines(held_out, "eval.data"))
+    cut = len(rows) - max(1, round(HELD_OUT * len(rows)))
+    if not cut:
+        raise ConfigError(f"data={path}: one line. Give more, of which a tenth is held out, or eval.data=FILE.")
+    return Dataset(rows[:cut], rows[cut:])
+
+
+def lines(path: str, key: str) -> list[Row]:
+    """One JSON object a line, each with a prompt: a string, or chat messages. Raises `ConfigError`."""
+    try:
+        content = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{key}={path}: cannot be read ({error.strerror}). Give a file of JSON lines.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{key}={path}: not text in UTF-8. Give a file of JSON lines.") from error
+    rows = [_row(line, f"{key}={path}, line {i}") for i, line in enumerate(content.splitlines(), 1) if line.strip()]
+    if not rows:
+        raise ConfigError(f"{key}={path}: has no lines. Give a file of JSON lines, each with a prompt.")
+    for i, row in enumerate(rows, 1):
+        if row.keys() != rows[0].keys():
+            odd = ", ".join(sorted(row.keys() ^ rows[0].keys()))
+            raise ConfigError(f"{key}={path}, row {i}: has other columns than the first; differing: {odd}.")
+    return rows
+
+
+def _row(line: str, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{where}: not JSON ({error}).") from error
+    if not isinstance(row, dict) or "prompt" not in row:
+        raise ConfigError(f'{where}: has no prompt. A line is such as {{"prompt": "2+2=", "answer": "4"}}.')
+    if not _is_prompt(row["prompt"]):
+        raise ConfigError(f'{where}: the prompt must be a string, or messages {{"role": …, "content": …}}.')
+    return row
+
+
+def _is_prompt(prompt: Any) -> bool:
+    if isinstance(prompt, str):
+        return bool(prompt)
+    return (
+        isinstance(prompt, list)
+        and bool(prompt)
+        and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in prompt
+        )
+    )
+
+
+def columns(rows: list[Row]) -> dict[str, list[Any]]:
+    """What goes with the prompts, by column."""
+    return {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}

@@ -1,0 +1,380 @@
+"""A language model's members and theta → what they say → their reward. The model lives in workers, rewards in a process
+of their own.
+
+Two ways to be a member: with low-rank noise many are computed in one batch of the population context, with dense noise
+each in turn is written over the model's weights (`es_rl.in_place`). theta lies once in memory that all processes
+share, so nothing but (generation, member) goes to a worker, and nothing but what was said comes back.
+
+Shapes: M members, B prompts of a generation.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor
+
+from es_rl import dataset, es, rewards
+from es_rl.dataset import Dataset, Row
+from es_rl.errors import EnvError, TrainingError
+from es_rl.es import ESParams, ESState, Evaluation
+from es_rl.in_place import Direction, Theta, ascend, write
+from es_rl.language import WEIGHTS, Completion, Language, kl, open_model
+from es_rl.loop import Stepped
+from es_rl.noise import Perturbation
+from es_rl.population import perturb
+from es_rl.processes import worker_slot
+from es_rl.rng import stream
+from es_rl.shaping import utilities
+from es_rl.shared import Memory
+from es_rl.workers import Failed, Workers
+
+EVALUATION_ROWS = 16  # prompts of one job of an evaluation
+COLLAPSED = 3  # generations in a row in which most members get the lowest reward
+SHOWN = 3  # completions of an evaluation that TensorBoard gets
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the jobs of a generation, or of an evaluation, share."""
+
+    number: int  # of the generation
+    memory: Memory  # where theta lies
+    perturbation: Perturbation
+    prompts: list[Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    kind: str  # "members", "evaluation" of theta, or "start": of the starting model
+    items: range  # members, or places among the prompts
+
+
+class Speaker:
+    """Completes prompts in one process, as members or as theta."""
+
+    def __init__(self, start: Path, *, dtype: str, device: str, most: int, rows: int, mirrored: bool, kl: bool) -> None:
+        self._start, self._dtype, self._device, self._most, self._rows = start, dtype, device, most, rows
+        self._mirrored, self._kl = mirrored, kl
+        self._language: Language | None = None
+        self._theta: Theta = {}
+        self._holds: int | None = None  # the generation whose theta is in the model
+
+    def __call__(self, shared: Round, job: Job, beat: Callable[[int], None]) -> Any:
+        if self._language is None:
+            self._language = Language(*open_model(str(self._start), self._dtype), self._choose())
+            self._theta = {name: torch.from_numpy(array) for name, array in shared.memory.arrays().items()}
+        if job.kind == "start":
+            self._hold_start(shared)
+            return self._complete(shared.prompts[job.items.start : job.items.stop], 1, beat)[0], None
+        if job.kind == "evaluation":
+            return self._evaluate(shared, job.items, beat)
+        if shared.perturbation.kind == "dense":
+            return [self._in_place(shared, member, beat) for member in job.items]
+        self._hold(shared)
+        with perturb(self._language.model, job.items, shared.perturbation):
+            return self._complete(shared.prompts, len(job.items), beat)
+
+    def _choose(self) -> torch.device:
+        """Workers share out the GPUs."""
+        if self._device == "cpu":
+            return torch.device("cpu")
+        return torch.device("cuda", worker_slot() % torch.cuda.device_count())
+
+    def _hold(self, shared: Round) -> None:
+        """Let the model be theta."""
+        assert self._language is not None
+        if self._holds != shared.number:
+            write(self._language.model, self._theta, shared.perturbation)
+            self._holds = shared.number
+
+    def _hold_start(self, shared: Round) -> None:
+        """Let the model be the starting one."""
+        assert self._language is not None
+        self._holds = None
+        read = start_weights(self._start, self._theta)
+        write(self._language.model, _Reading(read, self._theta), shared.perturbation)
+
+    def _in_place(self, shared: Round, member: int, beat: Callable[[int], None]) -> list[Completion]:
+        assert self._language is not None
+        self._holds = None
+        write(self._language.model, self._theta, shared.perturbation, direction(member, shared, self._mirrored))
+        (said,) = self._complete(shared.prompts, 1, beat)
+        return said
+
+    def _complete(self, prompts: list[Any], copies: int, beat: Callable[[int], None]) -> list[list[Completion]]:
+        """As many prompts at a time as there is room for, (members, prompts)."""
+        assert self._language is not None
+        at_once = max(1, self._rows // copies)
+        said: list[list[Completion]] = [[] for _ in range(copies)]
+        for first in range(0, len(prompts), at_once):
+            part = prompts[first : first + at_once]
+            for own, more in zip(
+                said, self._language.complete(part, copies=copies, most=self._most, beat=beat), strict=True
+            ):
+                own.extend(more)
+        return said
+
+    def _evaluate(self, shared: Round, places: range, beat: Callable[[int], None]) -> Any:
+        """What theta says, and how far each completion is from the starting model."""
+        assert self._language is not None
+        self._hold(shared)
+        prompts = shared.prompts[places.start : places.stop]
+        (said,) = self._complete(prompts, 1, beat)
+        if not self._kl:
+            return said, None
+        now = self._language.log_probabilities(prompts, said)
+        self._hold_start(shared)
+        then = self._language.log_probabilities(prompts, said)
+        return said, [kl([a], [b]) for a, b in zip(now, then, strict=True)]
+
+
+def direction(member: int, shared: Round, mirrored: bool) -> Direction:
+    """Of the pair, with the member's sign; without pairs, of the member itself."""
+    sigma = shared.perturbation.sigma
+    if mirrored:
+        return Direction(member // 2, sigma if member % 2 == 0 else -sigma)
+    return Direction(member, sigma)
+
+
+class _Reading(dict[str, Tensor]):
+    """Weights by name that are read one at a time."""
+
+    def __init__(self, read: Callable[[str], Tensor], names: Iterable[str]) -> None:
+        super().__init__(dict.fromkeys(names, torch.empty(0)))
+        self._read = read
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._read(name)
+
+
+def start_weights(path: Path, names: Iterable[str]) -> Callable[[str], Tensor]:
+    """The parameters of a saved model by name, read when they are asked for."""
+    files = {name: file for file in sorted(path.glob(WEIGHTS)) for name in _names(file)}
+    if all(name in files for name in names):
+        return lambda name: _tensor(files[name], name)
+    # Some architectures are saved under other names than those of the module.
+    return dict(open_model(str(path), "float32")[0].named_parameters()).__getitem__
+
+
+def _names(file: Path) -> list[str]:
+    with safe_open(file, "pt") as opened:
+        return list(opened.keys())
+
+
+def _tensor(file: Path, name: str) -> Tensor:
+    with safe_open(file, "pt") as opened:
+        found: Tensor = opened.get_tensor(name)
+        return found
+
+
+class Critic:
+    """The reward, in a process of its own: it may hang, crash, or be wrong in any way."""
+
+    def __init__(self, expression: str) -> None:
+        self._expression = expression
+        self._terms: rewards.Terms | None = None
+
+    def __call__(self, rows: list[Row], said: list[str], beat: Callable[[int], None]) -> NDArray[np.float64]:
+        if self._terms is None:
+            self._terms = rewards.parse(self._expression)
+        prompts = [row["prompt"] for row in rows]
+        answers = [
+            s if isinstance(p, str) else [{"role": "assistant", "content": s}]
+            for p, s in zip(prompts, said, strict=True)
+        ]
+        return rewards.total(self._terms, prompts, answers, **dataset.columns(rows))
+
+
+class FineTune:
+    """Evaluates a run's members and theta by a reward, and moves theta."""
+
+    def __init__(
+        self,
+        config: Any,
+        run: Path,
+        data: Dataset,
+        theta: Theta,
+        memory: Memory,
+        rows: int,
+        workers: Workers,
+        critics: Workers,
+    ) -> None:
+        self._config, self._run, self._data, self._theta, self._memory = config, run, data, theta, memory
+        self._workers, self._critics = workers, critics
+        self._critic = Critic(config.reward)
+        frozen = frozenset(
+            name for name in theta if config.modules and not any(part in name.split(".") for part in config.modules)
+        )
+        self._params = replace(ESParams.of(config), frozen=frozen)
+        self._speaker = Speaker(
+            run / "start", dtype=config.dtype, device=config.device, most=config.max_new_tokens, rows=rows,
+            mirrored=config.mirrored, kl=config.eval.kl,
+        )  # fmt: skip
+        self._above, self._low = (
+            False,
+            0,
+        )  # whether most members were ever above the lowest; generations since they are not
+        self._start = start_weights(run / "start", theta) if config.optim.anchor else None
+
+    def hold(self, state: ESState) -> ESState:
+        """The state with its theta in the shared memory."""
+        for name, value in state.theta.items():
+            if value.data_ptr() != self._theta[name].data_ptr():
+                self._theta[name].copy_(value)
+        return replace(state, theta=dict(self._theta))
+
+    def step(self, state: ESState) -> Stepped:
+        """One generation. theta is moved where it lies, after everything that may fail."""
+        state, begun = self.hold(state), time.monotonic()
+        seen = self.members(state)
+        self._guard(seen.fitness)
+        evaluated = time.monotonic()
+        p = es.perturbation(self._params, state.generation)
+        weights, flat = self._weights(seen.fitness, p)
+        optim = self._config.optim
+        norm = 0.0
+        if not flat:
+            lr = optim.lr * optim.lr_decay**state.generation
+            norm = ascend(self._theta, weights, p, lr=lr, anchor=optim.anchor, start=self._start)
+        record = seen.metrics | {
+            "update/norm": norm,
+            "members/failed": int((~np.isfinite(seen.fitness)).sum()),
+            "time/members": evaluated - begun,
+            "time/update": time.monotonic() - evaluated,
+        }
+        after = ESState(state.generation + 1, dict(self._theta), state.buffers, {})
+        return Stepped(after, seen.steps, record, seen.fitness, flat)
+
+    def _weights(self, fitness: NDArray[np.float64], p: Perturbation) -> tuple[list[Direction], bool]:
+        """What each direction counts in the update, and whether none does."""
+        es_config = self._config.es
+        pairs = len(fitness) // 2
+        used, kept = utilities(fitness, shaping=es_config.shaping, top=es_config.top or pairs)
+        if self._config.mirrored:
+            each = [(int(i), used[2 * i] - used[2 * i + 1], 2 * len(kept)) for i in kept]
+        else:
+            each = [(i, u, len(fitness)) for i, u in enumerate(used)]
+        moving = [Direction(i, float(u) / (n * p.sigma)) for i, u, n in each if u != 0.0]
+        return moving, not moving
+
+    def members(self, state: ESState) -> Evaluation:
+        """The mean reward of each member of the coming generation, (M,). Raises `TrainingError`, `EnvError`."""
+        p, chunks = es.ask(self._params, state)
+        rows = self._batch(state.generation)
+        shared = Round(state.generation, self._memory, p, [row["prompt"] for row in rows])
+        spoken = self._workers.map(self._speaker, shared, [Job("members", chunk) for chunk in chunks])
+        for outcome in spoken:
+            if isinstance(outcome, Failed):
+                raise TrainingError(f"members could not be computed: {outcome.message}.")
+        said: list[list[Completion]] = [own for outcome in spoken for own in outcome]
+        scores = self._judge(rows, said, state.generation + 1)
+        counted = np.isfinite(scores)
+        sums = np.where(counted, scores, 0.0).sum(axis=1)
+        fitness = np.where(counted.any(axis=1), sums / np.maximum(1, counted.sum(axis=1)), np.nan)
+        lengths = [len(completion.tokens) for own in said for completion in own]
+        metrics = es.fitness_metrics(fitness) | {"length/mean": float(np.mean(lengths))}
+        return Evaluation(fitness, {}, sum(lengths), metrics)
+
+    def _batch(self, generation: int) -> list[Row]:
+        """The prompts of a generation, the same for all members."""
+        train = self._data.train
+        size = min(self._config.batch, len(train))
+        chosen = stream(self._config.seed, "episode", generation).choice(len(train), size=size, replace=False)
+        return [train[int(i)] for i in chosen]
+
+    def _judge(self, rows: list[Row], said: list[list[Completion]], generation: int) -> NDArray[np.float64]:
+        """The reward of each completion, (members, prompts), NaN where there is none.
+
+        Raises `EnvError` if the reward fails for more than `es.max_failed` of them.
+        """
+        nothing = np.full(len(rows), np.nan)
+        most, failed = self._config.es.max_failed * len(said) * len(rows), 0
+
+        def count(_: int, outcome: Any) -> None:
+            nonlocal failed
+            failed += int((~np.isfinite(nothing if isinstance(outcome, Failed) else outcome)).sum())
+            if failed > most or failed == len(said) * len(rows):
+                why = outcome.message if isinstance(outcome, Failed) else "it is None, NaN or infinite"
+                raise EnvError(
+                    f"reward={self._config.reward}: {failed} of {len(said) * len(rows)} completions of generation "
+                    f"{generation} could not be judged: {why}. es.max_failed={self._config.es.max_failed:g}."
+                )
+
+        jobs = [[completion.text for completion in own] for own in said]
+        outcomes = self._critics.map(self._critic, rows, jobs, on_result=count)
+        return np.stack([nothing if isinstance(outcome, Failed) else outcome for outcome in outcomes])
+
+    def _guard(self, fitness: NDArray[np.float64]) -> None:
+        """End a run whose members have all become as bad as can be. Raises `TrainingError`."""
+        sound = fitness[np.isfinite(fitness)]
+        low = bool(np.median(sound) <= sound.min())
+        self._above |= not low
+        self._low = self._low + 1 if low and self._above else 0
+        if self._low >= COLLAPSED:
+            raise TrainingError(
+                f"collapsed: in {COLLAPSED} generations most members got the lowest reward, {sound.min():g}. "
+                f"Lower es.sigma={self._config.es.sigma:g} or optim.lr={self._config.optim.lr:g}, and start from "
+                f"checkpoint best."
+            )
+
+    def policy(self, state: ESState) -> dict[str, Any]:
+        """`eval/*` of theta, and the reward of the starting model, on prompts that theta was not trained on."""
+        state = self.hold(state)
+        rows = self._data.held_out[: self._config.eval.prompts]
+        said, distances = self._speak("evaluation", state, rows)
+        (scores,) = self._judge(rows, [said], state.generation)
+        sound = scores[np.isfinite(scores)]
+        tokens = np.array([len(completion.tokens) for completion in said])
+        found: dict[str, Any] = {
+            "eval/reward_mean": float(sound.mean()),
+            "eval/reward_std": float(sound.std()),
+            "eval/failed": int(len(scores) - len(sound)),
+            "eval/length_mean": float(tokens.mean()),
+            "baseline/start": self._baseline(state, rows),
+        }
+        if self._config.eval.kl:
+            found["kl"] = float((np.array(distances) * tokens).sum() / tokens.sum())
+        return found | {"eval/sample": self._sample(state.generation, rows, said, scores)}
+
+    def _baseline(self, state: ESState, rows: list[Row]) -> float:
+        """The mean reward of the starting model on the same prompts, measured once."""
+        kept = self._run / "start" / "reward.json"
+        if not kept.exists():
+            said, _ = self._speak("start", state, rows)
+            (scores,) = self._judge(rows, [said], 0)
+            kept.write_text(json.dumps(float(np.nanmean(scores))))
+        found: float = json.loads(kept.read_text())
+        return found
+
+    def _speak(self, kind: str, state: ESState, rows: list[Row]) -> tuple[list[Completion], list[float]]:
+        """What one model says to all prompts, and how far each completion is from the starting model."""
+        p = es.perturbation(self._params, state.generation)
+        shared = Round(state.generation, self._memory, p, [row["prompt"] for row in rows])
+        places = range(len(rows))
+        jobs = [Job(kind, places[i : i + EVALUATION_ROWS]) for i in range(0, len(rows), EVALUATION_ROWS)]
+        outcomes = self._workers.map(self._speaker, shared, jobs)
+        for outcome in outcomes:
+            if isinstance(outcome, Failed):
+                raise TrainingError(f"theta could not be evaluated: {outcome.message}.")
+        said = [completion for own, _ in outcomes for completion in own]
+        return said, [d for _, own in outcomes for d in own or []]
+
+    def _sample(self, generation: int, rows: list[Row], said: list[Completion], scores: NDArray[np.float64]) -> str:
+        """All of them go to samples.jsonl; the text of the first few."""
+        lines = [
+            {"generation": generation, "prompt": row["prompt"], "completion": c.text, "reward": float(score)}
+            for row, c, score in zip(rows, said, scores, strict=True)
+        ]
+        with (self._run / "samples.jsonl").open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+        return "\n\n".join(f"{rewards.text(line['prompt'])} → {line['completion']}" for line in lines[:SHOWN])

@@ -1,0 +1,210 @@
+"""A causal language model of Hugging Face, as it is: opened safely, completing prompts, judging its own words.
+
+Shapes: n rows, T tokens of a row, V of the vocabulary. A completion is what follows the prompt's tokens.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from es_rl.errors import ConfigError, EnvError, ResourceError
+
+WEIGHTS = "*.safetensors"
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+LOGITS = 1 << 25  # numbers of one forward pass that judges tokens
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def _transformers() -> Any:
+    transformers: Any
+    try:
+        transformers = importlib.import_module("transformers")
+    except ImportError as error:
+        raise ResourceError("language models need the extra llm: pip install 'es-rl[llm]'.") from error
+    os.environ["TQDM_DISABLE"] = "1"  # of bars that heed nothing else
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+def check(name: str) -> dict[str, Any]:
+    """How a directory or an id of the Hub is to be opened. Raises `EnvError` for what would run code of a stranger."""
+    path = Path(name)
+    if not path.is_dir():
+        if path.exists() or name.startswith((".", "/", "~")):
+            raise EnvError(f"model={name}: not a directory. Give one with config.json and {WEIGHTS}, or an id.")
+        return {"use_safetensors": True}
+    described = path / "config.json"
+    try:
+        config = json.loads(described.read_text()) if described.exists() else {}
+    except (OSError, ValueError) as error:
+        raise EnvError(f"model={name}: config.json cannot be read ({error}).") from error
+    if "auto_map" in config:
+        raise EnvError(
+            f"model={name}: brings code of its own (auto_map in config.json, trust_remote_code), which is never run. "
+            f"Use a model of an architecture that transformers knows."
+        )
+    quantized = sorted(path.glob("*.gguf"))
+    if any(path.glob(WEIGHTS)):
+        return {"use_safetensors": True}
+    if len(quantized) == 1:
+        return {"gguf_file": quantized[0].name}
+    if any(file for pattern in PICKLED for file in path.glob(pattern)):
+        raise EnvError(
+            f"model={name}: its weights are pickled only, which can run code when they are read. Convert them where "
+            f"you trust them: AutoModelForCausalLM.from_pretrained(…).save_pretrained(DIRECTORY) writes safetensors."
+        )
+    raise EnvError(f"model={name}: has neither {WEIGHTS} nor one *.gguf file.")
+
+
+def open_model(name: str, dtype: str) -> tuple[nn.Module, Any]:
+    """The model, in evaluation mode and on the processor, and its tokenizer. Raises `EnvError`, `ResourceError`."""
+    how, transformers = check(name), _transformers()
+    source = {k: v for k, v in how.items() if k == "gguf_file"}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **source)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            name, trust_remote_code=False, dtype=DTYPES[dtype], **how
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EnvError(f"model={name}: cannot be opened: {said}") from error
+    if source:  # it was made whole again: from now on an ordinary model
+        model.hf_quantizer = None
+        vars(model.config).pop("quantization_config", None)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise EnvError(f"model={name}: its tokenizer has neither a padding nor an end token.")
+    return model.eval().requires_grad_(False), tokenizer
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model has said."""
+
+    text: str
+    tokens: list[int]  # up to and with the one that ends it
+
+
+class Language:
+    """A model and its tokenizer on a device."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, device: torch.device) -> None:
+        self.model, self.tokenizer, self.device = model.to(device), tokenizer, device
+        self._ends = _ends(model, tokenizer)
+
+    def encode(self, prompts: Sequence[Any]) -> list[list[int]]:
+        """Tokens of each prompt: a string as it is, chat messages by the model's template."""
+        return [self._encode(prompt) for prompt in prompts]
+
+    def _encode(self, prompt: Any) -> list[int]:
+        if isinstance(prompt, str):
+            ids: list[int] = self.tokenizer(prompt)["input_ids"]
+            return ids
+        text = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        templated: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return templated
+
+    @torch.no_grad()
+    def complete(
+        self, prompts: Sequence[Any], *, copies: int, most: int, beat: Callable[[int], None]
+    ) -> list[list[Completion]]:
+        """The likeliest continuation of each prompt, of at most `most` tokens, by each of so many members.
+
+        The rows of a member stand together, so inside a population context they are the members'. `beat(n)` is called
+        with the rows at each token.
+        """
+        ids, mask = self._padded(self.encode(prompts))
+        ids, mask = ids.repeat(copies, 1), mask.repeat(copies, 1)  # (copies·B, T)
+        transformers = _transformers()
+
+        class Beat(transformers.StoppingCriteria):  # type: ignore[misc, name-defined]
+            def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+                beat(len(input_ids))
+                return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+        greedy = transformers.GenerationConfig(
+            do_sample=False, num_beams=1, max_new_tokens=most, eos_token_id=self._ends,
+            pad_token_id=self.tokenizer.pad_token_id, use_cache=True,
+        )  # fmt: skip
+        out = self.model.generate(  # type: ignore[operator]
+            input_ids=ids, attention_mask=mask, generation_config=greedy,
+            stopping_criteria=transformers.StoppingCriteriaList([Beat()]),
+        )[:, ids.shape[1] :].tolist()  # fmt: skip
+        said = [self._completion(row) for row in out]
+        return [said[i : i + len(prompts)] for i in range(0, len(said), len(prompts))]
+
+    def _completion(self, row: list[int]) -> Completion:
+        end = next((i + 1 for i, token in enumerate(row) if token in self._ends), len(row))
+        return Completion(self.tokenizer.decode(row[:end], skip_special_tokens=True), row[:end])
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Tokens (n, T) padded on the left, and which of them count."""
+        longest = max(map(len, rows))
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        return ids.to(self.device), mask.to(self.device)
+
+    @torch.no_grad()
+    def log_probabilities(self, prompts: Sequence[Any], said: Sequence[Completion]) -> list[Tensor]:
+        """Log-probability of every token of each completion after its prompt, float32 on the host."""
+        result: list[Tensor] = []
+        asked = self.encode(prompts)
+        longest = max(len(a) + len(c.tokens) for a, c in zip(asked, said, strict=True))
+        rows = max(1, LOGITS // (longest * int(self.model.config.vocab_size)))  # type: ignore[union-attr, arg-type]
+        for first in range(0, len(asked), rows):
+            part = list(zip(asked[first : first + rows], said[first : first + rows], strict=True))
+            ids, mask = self._padded([a + c.tokens for a, c in part])
+            places = (mask.cumsum(-1) - 1).clamp(min=0)
+            logits = self.model(input_ids=ids, attention_mask=mask, position_ids=places).logits
+            for row, (_, c) in zip(logits, part, strict=True):
+                count = len(c.tokens)
+                before = row[-count - 1 : -1].float().log_softmax(-1)  # (count, V)
+                chosen = before[torch.arange(count), torch.tensor(c.tokens, device=self.device)]
+                result.append(chosen.cpu())
+        return result
+
+
+def check_lengths(language: Language, rows: Sequence[dict[str, Any]], most: int, key: str) -> int:
+    """The longest prompt in tokens. Raises `ConfigError` if one leaves no room for its completion."""
+    if language.tokenizer.chat_template is None and any(not isinstance(row["prompt"], str) for row in rows):
+        raise ConfigError(f"{key}: has chat messages, and the model no template for them. Give prompts as strings.")
+    limit = getattr(language.model.config, "max_position_embeddings", None)
+    lengths = [len(ids) for ids in language.encode([row["prompt"] for row in rows])]
+    for i, length in enumerate(lengths, 1):
+        if length == 0:
+            raise ConfigError(f"{key}, row {i}: the prompt has no tokens.")
+        if isinstance(limit, int) and length + most > limit:
+            raise ConfigError(
+                f"{key}, row {i}: a prompt of {length} tokens and max_new_tokens={most} are more than the model's "
+                f"context of {limit}. Shorten it, or lower max_new_tokens."
+            )
+    return max(lengths)
+
+
+def kl(theta: Sequence[Tensor], start: Sequence[Tensor]) -> float:
+    """KL(theta ‖ start) per token of what theta says: mean of exp(d) − d − 1, d = log start − log theta.
+
+    The estimate k3 of Schulman 2020 ("Approximating KL divergence"), which is never negative.
+    """
+    d = torch.cat(list(start)) - torch.cat(list(theta))
+    return float((d.exp() - d - 1).mean())
+
+
+def _ends(model: nn.Module, tokenizer: Any) -> list[int]:
+    """Tokens that end a completion."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    found = configured if isinstance(configured, list) else [configured]
+    return sorted({int(token) for token in [*found, tokenizer.eos_token_id] if token is not None})

@@ -1,0 +1,140 @@
+"""Language models: tokens per second of members evaluated together and in turn, memory, and exact restoration.
+
+    python scripts/language.py model=DIRECTORY                       # any key of es_rl.llm that is used here
+    python scripts/language.py model=DIRECTORY device=cuda dtype=bfloat16 members=64 prompts=2 tokens=32
+
+In one run and interleaved: the plain model's `generate` for members × prompts rows; the same rows by so many low-rank
+members; and the members in turn, each written over the model. Every row says all its tokens. Then the peak memory of
+members in turn, in processes of their own, in models; and whether members written over a bfloat16 model leave it as it
+was.
+"""
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from es_rl import dataset
+from es_rl.cli import run
+from es_rl.config import pairs
+from es_rl.in_place import Direction, ascend, write
+from es_rl.language import Language, open_model
+from es_rl.noise import Perturbation
+from es_rl.population import perturb
+from es_rl.processes import choose_device, use_one_thread
+
+ROUNDS = 3
+CYCLES = 20
+KEYS = {
+    "device": "cpu", "dtype": "float32", "members": "16", "prompts": "2", "tokens": "32", "rounds": str(ROUNDS),
+    "data": "examples/data/conciseness-train.jsonl", "cycles": str(CYCLES),
+}  # fmt: skip
+
+
+def speeds(language, theta, asked, members, tokens, rounds):
+    """Median tokens per second of each way."""
+    low, dense = Perturbation(kind="lowrank", sigma=0.001), Perturbation(kind="dense", sigma=0.001)
+    language._ends = [-1]  # nothing ends a completion before its last token
+
+    def speak(prompts, copies):
+        language.complete(prompts, copies=copies, most=tokens, beat=lambda rows: None)
+
+    def together():
+        with perturb(language.model, range(members), low):
+            speak(asked, members)
+
+    def in_turn():
+        for member in range(members):
+            write(language.model, theta, dense, Direction(member // 2, 0.001 * (-1) ** member))
+            speak(asked, 1)
+        write(language.model, theta, dense)
+
+    ways = {"plain": lambda: speak(asked, members), "together": together, "in turn": in_turn}
+    speak(asked, members)
+    seconds = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    count = members * len(asked) * tokens
+    return {name: count / statistics.median(times) for name, times in seconds.items()}
+
+
+def peak(keys, members, pipe):
+    """Bytes beyond a process without a model: on the host, and on the device; of theta, of the model."""
+    use_one_thread()
+    device = choose_device(keys["device"])
+    torch.zeros(1, device=device)
+    model, tokenizer = open_model(keys["model"], keys["dtype"])
+    size = sum(value.numel() * value.element_size() for value in model.parameters())
+    theta = {name: value.detach().float().clone() for name, value in model.named_parameters()}
+    language = Language(model, tokenizer, device)
+    asked = [row["prompt"] for row in dataset.lines(keys["data"], "data")[: int(keys["prompts"])]]
+    start = resident()
+    p = Perturbation(kind="dense", sigma=0.001)
+    for member in range(members):
+        write(language.model, theta, p, Direction(member // 2, 0.001))
+        language.complete(asked, copies=1, most=int(keys["tokens"]), beat=lambda rows: None)
+    ascend(theta, [Direction(i, 1e-6) for i in range(members // 2)], p, lr=1e-6)
+    top = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    pipe.send((size, start, top, torch.cuda.max_memory_allocated() if device.type == "cuda" else 0))
+
+
+def resident():
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def measured(keys, members):
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=peak, args=(keys, members, theirs))
+    process.start()
+    found = ours.recv()
+    process.join()
+    return found
+
+
+def restored(keys, cycles):
+    """Weights in bfloat16 that are not what they were after so many members."""
+    model, _ = open_model(keys["model"], "bfloat16")
+    theta = {name: value.detach().float().clone() for name, value in model.named_parameters()}
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    model.to(choose_device(keys["device"]))
+    p = Perturbation(kind="dense", sigma=0.001)
+    for cycle in range(cycles):
+        write(model, theta, p, Direction(cycle, 0.001))
+        write(model, theta, p)
+    return sum(int((value.cpu() != before[name]).sum()) for name, value in model.named_parameters())
+
+
+def main(argv):
+    keys = KEYS | pairs(argv)
+    use_one_thread()
+    members, tokens = int(keys["members"]), int(keys["tokens"])
+    device = choose_device(keys["device"])
+    model, tokenizer = open_model(keys["model"], keys["dtype"])
+    language = Language(model, tokenizer, device)
+    asked = [row["prompt"] for row in dataset.lines(keys["data"], "data")[: int(keys["prompts"])]]
+    theta = {name: value.detach().cpu().float().clone() for name, value in model.named_parameters()}
+    found = speeds(language, theta, asked, members, tokens, int(keys["rounds"]))
+    print(f"{members} members × {len(asked)} prompts × {tokens} tokens, {keys['dtype']} on {device}")
+    for name, speed in found.items():
+        print(f"{name:>10} {speed:>8,.0f} tokens/s, {speed / found['plain']:.2f} of plain", flush=True)
+    print(f"together is {found['together'] / found['in turn']:.2f} times in turn")
+    del model, language, theta
+    for count in (4, 16):
+        size, start, top, on_device = measured(keys, count)
+        print(f"{count} members in turn: host {top / size:.2f} models at most ({start / size:.2f} before the first)"
+              f", device {on_device / size:.2f}", flush=True)  # fmt: skip
+    cycles = int(keys["cycles"])
+    print(f"weights in bfloat16 that changed after {cycles} members: {restored(keys, cycles)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])

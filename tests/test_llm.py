@@ -1,0 +1,418 @@
+"""Language models: members, updates, rewards, and a run from its command to the model that it leaves."""
+
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import comparable, metrics, model_hash
+from safetensors.torch import load_file
+from torch.func import functional_call
+
+from es_rl import dataset, es, in_place, language, llm, noise
+from es_rl.countdown import evaluate, solves
+from es_rl.errors import CheckpointError, ConfigError, EnvError, TrainingError
+from es_rl.es import Evaluation
+from es_rl.in_place import Direction, ascend, write
+from es_rl.language import Completion, Language, kl
+from es_rl.noise import Perturbation, member_weights
+from es_rl.population import members_of, perturb
+from es_rl.rewards import conciseness, countdown, exact_match, parse, total
+
+transformers = pytest.importorskip("transformers")
+SMALL = [
+    "max_new_tokens=8",
+    "es.population=8",
+    "batch=2",
+    "eval.every=2",
+    "workers=0",
+    "es.sigma=0.05",
+    "optim.lr=0.01",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A directory with a random Llama and a tokenizer of bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    path = tmp_path_factory.mktemp("tiny")
+    vocabulary = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))} | {"<end>": 256}
+    tokens = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokens.pre_tokenizer, tokens.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    ends = {"eos_token": "<end>", "pad_token": "<end>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokens, **ends).save_pretrained(path)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, eos_token_id=256, bos_token_id=256, pad_token_id=256,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def speaker(tiny):
+    model, tokenizer = language.open_model(str(tiny), "float32")
+    return Language(model, tokenizer, torch.device("cpu"))
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Prompts of different lengths, the last ones held out."""
+    path = tmp_path / "data.jsonl"
+    rows = [{"prompt": f"say {'again ' * (i % 3)}{i}:", "answer": "e" * 8} for i in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def tune(tiny, data, tmp_path):
+    """Fine-tune in this process; returns the run directory."""
+
+    def run(*argv, run="run"):
+        given = {argument.partition("=")[0] for argument in argv}
+        more = (
+            [] if "resume" in given else [f"model={tiny}", f"data={data}", f"run={run}", "reward=hostile:high_letters"]
+        )
+        more += [] if "resume" in given else SMALL
+        kept = [m for m in more if m.partition("=")[0] not in given]
+        assert llm.main([*kept, *argv]) == 0
+        return tmp_path / run
+
+    return run
+
+
+def theta_of(model):
+    return {name: value.detach().float().clone() for name, value in model.named_parameters()}
+
+
+def test_a_tiny_model_learns_to_say_one_letter(tune):
+    run = tune(
+        "generations=12", "es.population=64", "batch=4", "eval.every=12", "max_new_tokens=16", "reward=hostile:letter_e"
+    )
+    last = metrics(run)[-1]
+    assert last["eval/reward_mean"] > 0.9 > 0.2 > last["baseline/start"]
+    assert last["kl"] > 0 and last["tokens"] > 0 and last["time/tokens_per_second"] > 0
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 2 and samples[-1]["completion"].count("e") >= 14
+
+
+@pytest.mark.parametrize("noise_kind", ["dense", "lowrank"])
+def test_theta_is_the_same_for_any_number_of_workers_after_any_stop(tune, noise_kind):
+    keys = (f"es.noise={noise_kind}", "optim.anchor=0.1", "chunk=2")
+    whole = tune(*keys, "generations=3", run="whole")
+    for count in (1, 2):
+        assert model_hash(tune(*keys, "generations=3", f"workers={count}", run=f"w{count}")) == model_hash(whole)
+    half = tune(*keys, "generations=2", run="half")
+    tune("resume=half", "generations=3", "reward=hostile:high_letters")
+    assert model_hash(half) == model_hash(whole) and comparable(half)[-1] == comparable(whole)[-1]
+    assert model_hash(tune(*keys, "generations=3", "seed=1", run="other")) != model_hash(whole)
+
+
+def test_members_in_turn_are_those_of_the_population_context_to_the_bit(speaker):
+    p = Perturbation(kind="dense", sigma=0.1, seed=3, generation=2)
+    theta = theta_of(speaker.model)
+    expected = members_of(speaker.model, [5], p)
+    write(speaker.model, theta, p, Direction(2, -p.sigma))
+    assert all(torch.equal(value, expected[name][0]) for name, value in speaker.model.named_parameters())
+    write(speaker.model, theta, p)
+    assert all(torch.equal(value, theta[name]) for name, value in speaker.model.named_parameters())
+
+
+def test_slices_of_noise_are_the_noise(monkeypatch):
+    p = Perturbation(seed=1)
+    at_once = noise.parameter_stream(p, 3, 1).standard_normal(1000, dtype=np.float32)
+    monkeypatch.setattr(in_place, "SLICE", 64)
+    parts = [n[0] for _, n in in_place._slices(1000, [noise.parameter_stream(p, 3, 1)])]
+    assert len(parts) > 10 and np.array_equal(np.concatenate(parts), at_once)
+
+
+@pytest.mark.parametrize("kind", ["dense", "lowrank"])
+def test_the_update_in_place_is_the_estimate(speaker, kind, monkeypatch):
+    monkeypatch.setattr(in_place, "SLICE", 100)
+    theta = theta_of(speaker.model)
+    begun = {name: value.clone() for name, value in theta.items()}
+    frozen = frozenset(name for name in theta if "mlp" in name)
+    p = Perturbation(kind=kind, rank=2, sigma=0.1, frozen=frozen, seed=4)
+    pairs, differences = [0, 2, 3], np.array([0.5, -1.0, 0.25])
+    shapes = {name: tuple(value.shape) for name, value in theta.items()}
+    expected = noise.estimate(shapes, pairs, differences, p)
+    directions = [Direction(i, d / (2 * len(pairs) * p.sigma)) for i, d in zip(pairs, differences, strict=True)]
+    norm = ascend(theta, directions, p, lr=0.3)
+    change = {name: theta[name] - begun[name] for name in theta}
+    for name, value in change.items():
+        if name in frozen:
+            assert not value.any()
+        else:
+            np.testing.assert_allclose(value, 0.3 * expected[name], atol=1e-6)
+    assert norm == pytest.approx(math.sqrt(sum(float(v.double().square().sum()) for v in change.values())), rel=1e-6)
+
+
+def test_theta_is_pulled_to_where_it_began(speaker):
+    theta = {name: value + 1 for name, value in theta_of(speaker.model).items()}
+    start = dict(speaker.model.named_parameters())
+    ascend(theta, [Direction(0, 0.0)], Perturbation(), lr=1.0, anchor=0.25, start=start.__getitem__)
+    assert all(torch.allclose(value - start[name], torch.tensor(0.75), atol=1e-6) for name, value in theta.items())
+
+
+def test_a_thousand_members_leave_bfloat16_weights_as_they_were(tiny):
+    model, _ = language.open_model(str(tiny), "bfloat16")
+    theta, before = theta_of(model), {name: value.clone() for name, value in model.named_parameters()}
+    p = Perturbation(sigma=0.01)
+    for i in range(1000):
+        write(model, theta, p, Direction(i, p.sigma))
+        write(model, theta, p)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+    assert in_place.unchanged(theta, Perturbation(sigma=1e-6), torch.bfloat16) > 0.9
+    assert in_place.unchanged(theta, p, torch.float32) < 0.01
+
+
+def test_a_batch_of_members_says_what_each_says_alone(speaker):
+    prompts = ["one", "a longer prompt than that", "x"]
+    p = Perturbation(kind="lowrank", sigma=0.05, seed=1)
+    with perturb(speaker.model, range(4), p):
+        together = speaker.complete(prompts, copies=4, most=6, beat=lambda rows: None)
+    theta = theta_of(speaker.model)
+    for member, said in enumerate(together):
+        for name, value in member_weights(speaker.model, member, p).items():
+            speaker.model.get_parameter(name).data.copy_(value)
+        alone = [speaker.complete([prompt], copies=1, most=6, beat=lambda rows: None)[0][0] for prompt in prompts]
+        assert said == alone
+        write(speaker.model, theta, p)
+    assert len({own[0].text for own in together}) > 1
+
+
+def test_log_probabilities_are_those_of_the_model_and_the_distance_to_itself_is_zero(speaker):
+    prompts, said = ["ab", "a longer one"], [Completion("", [5, 6, 7]), Completion("", [8])]
+    found = speaker.log_probabilities(prompts, said)
+    for prompt, completion, logs in zip(prompts, said, found, strict=True):
+        ids = [*speaker.tokenizer(prompt)["input_ids"], *completion.tokens]
+        parameters = dict(speaker.model.named_parameters())
+        with torch.no_grad():
+            out = functional_call(speaker.model, parameters, (torch.tensor([ids]),)).logits[0].log_softmax(-1)
+        expected = [out[len(ids) - len(completion.tokens) - 1 + i, token] for i, token in enumerate(completion.tokens)]
+        assert torch.allclose(logs, torch.stack(expected), atol=1e-5)
+    assert kl(found, found) == 0.0
+    assert kl(found, [value - 1 for value in found]) == pytest.approx(math.exp(-1))
+
+
+def test_what_a_run_leaves_is_a_model_of_hugging_face(tune, tmp_path):
+    run = tune("generations=2", "modules=[q_proj,v_proj]")
+    theta, start = (load_file(f) for f in (run / "checkpoints/last/model.safetensors", run / "start/model.safetensors"))
+    moved = {name.split(".")[-2] for name in theta if not torch.equal(theta[name], start[name])}
+    assert moved == {"q_proj", "v_proj"}
+    assert llm.main([f"export={run}", f"out={tmp_path / 'out'}"]) == 0
+    for path in (run / "pretrained", tmp_path / "out"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(path)
+        assert all(torch.equal(value, theta[name]) for name, value in model.named_parameters())
+        assert transformers.AutoTokenizer.from_pretrained(path).eos_token == "<end>"
+
+
+def test_without_mirroring_each_member_has_a_direction_of_its_own(tune, monkeypatch):
+    seen = []
+    monkeypatch.setattr(llm.FineTune, "members", _fake_members(seen))
+    run = tune(
+        "preset=es-at-scale", "es.population=6", "generations=1", "es.sigma=0.1", "optim.lr=0.5", "eval.kl=false"
+    )
+    theta, start = (load_file(f) for f in (run / "checkpoints/last/model.safetensors", run / "start/model.safetensors"))
+    scores = np.arange(6.0)
+    z = (scores - scores.mean()) / scores.std()
+    p = Perturbation(kind="dense", sigma=0.1, seed=0, generation=0)
+    for position, name in enumerate(n for n in dict(seen[0])):
+        epsilons = [
+            noise.parameter_stream(p, i, position).standard_normal(theta[name].shape, np.float32) for i in range(6)
+        ]
+        expected = 0.5 / (6 * 0.1) * sum(w * e for w, e in zip(z, epsilons, strict=True))
+        np.testing.assert_allclose(theta[name] - start[name], expected, atol=1e-5)
+
+
+def _fake_members(seen):
+    def members(self, state):
+        seen.append(state.theta)
+        fitness = np.arange(float(self._config.es.population))
+        return Evaluation(fitness, {}, 1, es.fitness_metrics(fitness))
+
+    return members
+
+
+def test_a_collapse_ends_the_run(tune, monkeypatch, tmp_path):
+    fitness = [np.arange(8.0), *([np.array([0.0] * 7 + [1.0])] * 5)]
+    monkeypatch.setattr(
+        llm.FineTune,
+        "members",
+        lambda self, state: Evaluation(fitness[state.generation], {}, 1, es.fitness_metrics(fitness[0])),
+    )
+    with pytest.raises(TrainingError, match=r"collapsed: in 3 generations .* Lower es.sigma=0.05"):
+        tune("generations=9", "eval.every=0")
+    assert [line["generation"] for line in metrics(tmp_path / "run")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [("1+2*3", 7), ("(1 + 2) * 3", 9), ("8/4-1", 1), ("2 × 3 ÷ 6 − 1", 0), ("((7))", 7), ("1/3*3", 1)],
+)
+def test_expressions(expression, value):
+    assert evaluate(expression)[0] == value
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "9**9**9",
+        "1+",
+        "(1",
+        "1)",
+        "",
+        "a",
+        "__import__('os')",
+        "1/0",
+        "99999*99999",
+        "1 2",
+        "2^3",
+        "-1",
+        "(" * 150,
+        "1" * 201,
+        "1.5",
+    ],
+)
+def test_what_is_no_expression_is_refused(expression):
+    begun = time.monotonic()
+    with pytest.raises(ValueError, match="."):
+        evaluate(expression)
+    assert not solves(expression, [9, 9, 9], 1)
+    assert time.monotonic() - begun < 1
+
+
+def test_built_in_rewards():
+    form = "<think>hm</think><answer>{}</answer>"
+    said = [form.format("3*4+5"), "<answer>3*4+5</answer>", form.format("3+4+5"), "17", form.format("5*4-3")]
+    assert countdown(said, [[3, 4, 5]] * 5, [17] * 5) == [1.1, 1.0, 0.1, 0.0, 1.1]
+    assert countdown([form.format("9**9**9")], [[9, 9, 9]], [1]) == [0.1]
+    assert conciseness(["abc", ""], ["ab", "xyz"]) == [-1.0, -3.0]
+    chat = [[{"role": "assistant", "content": " Paris. "}], [{"role": "assistant", "content": "Rome"}]]
+    assert exact_match(chat, answer=["paris", "Paris"]) == [1.0, 0.0]
+
+
+def test_rewards_are_weighted_and_those_that_say_nothing_are_left_out():
+    terms = parse("exact_match+0.5*hostile:sometimes")
+    scores = total(terms, ["p"] * 3, ["a", "b", "c"], answer=["a", "x", "c"])
+    assert scores.tolist() == [1.0 + 0.5, 0.0, 1.5]  # it says 1, None, 1
+    assert np.isnan(total(parse("hostile:sometimes"), ["p"] * 2, ["a", "b"])[1])
+
+
+def test_columns_and_messages_reach_a_reward_as_they_do_in_trl(tune, tmp_path, tiny):
+    rows = [{"prompt": [{"role": "user", "content": f"{i}"}], "answer": i} for i in range(10)]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ConfigError, match="has chat messages, and the model no template"):
+        tune("data=chat.jsonl", "generations=1")
+    template = "{% for m in messages %}{{ m['content'] }}?{% endfor %}"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path / "chatty")
+    transformers.AutoModelForCausalLM.from_pretrained(tiny).save_pretrained(tmp_path / "chatty")
+    run = tune("data=chat.jsonl", "model=chatty", "generations=1", "reward=hostile:checks_messages")
+    assert metrics(run)[-1]["eval/reward_mean"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("reward", "error"),
+    [
+        ("hostile:raises", "could not be judged: ValueError: no"),
+        ("hostile:hangs", "could not be judged: the worker finished no step for 4 s"),
+        ("hostile:too_few", "the reward returned 1 numbers for 2 completions"),
+        ("hostile:all_none", "could not be judged: it is None, NaN or infinite"),
+        ("hostile:all_nan", "could not be judged: it is None, NaN or infinite"),
+        ("hostile:missing", "hostile has no function missing"),
+        ("nowhere:x", "nowhere cannot be imported"),
+        ("countdwn", "must be one of countdown, .* Did you mean countdown"),
+        ("x*exact_match", "x is not a number"),
+        ("countdown", "missing 2 required positional arguments"),
+    ],
+)
+def test_a_reward_that_cannot_be_used(tune, reward, error):
+    with pytest.raises(EnvError, match=error):
+        tune(f"reward={reward}", "generations=1", "es.population=2", "reward_seconds=4")
+
+
+def test_now_and_then_a_completion_may_not_be_judged(tune):
+    assert metrics(tune("reward=hostile:sometimes", "generations=1"))[0]["members/failed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ('{"prompt": "a"}\n{"prompt": \n', "line 2: not JSON"),
+        ('{"prompt": "a"}\n[1]\n', "line 2: has no prompt"),
+        ('{"question": "a"}\n', "line 1: has no prompt"),
+        ('{"prompt": 3}\n', "line 1: the prompt must be a string"),
+        ('{"prompt": "a"}\n', "one line. Give more"),
+        ('{"prompt": "a"}\n{"prompt": "b", "c": 1}\n', "row 2: has other columns than the first; differing: c"),
+        ("", "has no lines"),
+        ('{"prompt": "' + "a" * 80 + '"}\n{"prompt": "b"}\n', "row 1: a prompt of 80 tokens and max_new_tokens=8"),
+    ],
+)
+def test_bad_data(tune, tmp_path, lines, error):
+    (tmp_path / "bad.jsonl").write_text(lines)
+    with pytest.raises(ConfigError, match=error):
+        tune("data=bad.jsonl", "generations=1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_models(tune, tiny, tmp_path):
+    pickled, foreign, empty = (tmp_path / name for name in ("pickled", "foreign", "empty"))
+    for path in (pickled, foreign, empty):
+        path.mkdir()
+        (path / "config.json").write_text((tiny / "config.json").read_text())
+    (pickled / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    config = json.loads((tiny / "config.json").read_text()) | {"auto_map": {"AutoModelForCausalLM": "evil.Model"}}
+    (foreign / "config.json").write_text(json.dumps(config))
+    (foreign / "evil.py").write_text("raise SystemExit(99)")
+    for path, error in (
+        (pickled, "weights are pickled only"), (foreign, "brings code of its own"), (empty, "has neither"),
+        (tmp_path / "nothing", "not a directory"),
+    ):  # fmt: skip
+        with pytest.raises(EnvError, match=error):
+            tune(f"model={path}", "generations=1")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "error"),
+    [
+        ("es.population=7", "es.population=7"),
+        ("chunk=3", "chunk=3: must be even"),
+        ("mirrored=false", "mirrored=false: needs es.noise=dense"),
+        ("es.noise=orthogonal", "a language model's is lowrank or dense"),
+        ("preset=ppo", "preset=ppo"),
+        ("data=", "data is missing"),
+        ("es.episodes=3", "es.episodes"),
+        ("es.rank=40", "es.rank=40: must lie between"),
+    ],
+)
+def test_bad_keys(tune, keys, error):
+    with pytest.raises(ConfigError, match=error):
+        tune(*keys.split(), "generations=1")
+
+
+def test_errors_are_one_line(command, tmp_path):
+    done = command("llm", "model=nowhere/at-all", f"data={tmp_path}/none.jsonl", "reward=conciseness")
+    assert done.returncode == 2 and "cannot be read (No such file or directory)" in done.stderr
+    with pytest.raises(CheckpointError, match="no such run directory"):
+        llm.main(["export=nothing", "out=x"])
+
+
+def test_the_shipped_data_is_what_the_script_makes(tmp_path):
+    import runpy
+    from pathlib import Path
+
+    root = Path(__file__).parent.parent
+    script = runpy.run_path(str(root / "scripts" / "prompts.py"))
+    script["main"]([f"out={tmp_path}"])
+    for path in (root / "examples" / "data").glob("*.jsonl"):
+        assert path.read_text() == (tmp_path / path.name).read_text()
+    rows = dataset.lines(str(tmp_path / "countdown-test.jsonl"), "data")
+    assert all(len(row["numbers"]) in (3, 4) and 1 <= row["target"] <= 99 for row in rows)

@@ -21,13 +21,16 @@ def commands():
     ]
 
 
-def test_the_commands_run_in_their_order(command):
+def test_the_commands_run_in_their_order(command, tiny):
     """As they stand, with keys added that make them short."""
     added = {"train": f"generations=1 {SHORT}", "resume": "generations=2", "evaluate": "", "record": "seconds=1"}
     added["compare"] = f"film=0 minutes=0.02 seeds=1 against=[random] episodes=2 {SHORT}".replace(
         "video.seconds=1 ", ""
     )
     added["text"] = "minutes=0.01 es.population=8 ctx=16 gpt.width=8 eval.sample=5 eval.bytes=64"
+    added["llm"] = f"model={tiny} data=my.jsonl reward=my_rewards:politeness generations=1 es.population=2 minutes=1"
+    added["llm"] += " max_new_tokens=4"
+    Path("my.jsonl").write_text('{"prompt": "a"}\n' * 4)
     Path("my.txt").write_text("What I have written, I have written.\n" * 50)
     Path("my_rewards.py").write_text("def politeness(prompts, completions):\n    return [1.0] * len(prompts)\n")
     done = []
@@ -37,14 +40,14 @@ def test_the_commands_run_in_their_order(command):
         verb, keys = words[2].removeprefix("es_rl."), words[3:]
         kind = "resume" if keys[0].startswith("resume=") else verb
         short = added[kind].split()
-        replaced = {word.partition("=")[0] for word in short} if kind in ("compare", "text") else set()
+        replaced = {word.partition("=")[0] for word in short} if kind in ("compare", "text", "llm") else set()
         kept = [key for key in keys if key.partition("=")[0] not in replaced]
         result = command(verb, *kept, *short)
         if kind == "record" and result.returncode == 3 and "MuJoCo needs EGL or OSMesa" in result.stderr:
             pytest.skip("no off-screen renderer here")
         assert result.returncode == 0, result.stderr
         done.append(kind)
-    assert done == ["train", "resume", "evaluate", "record", "compare", "text", "text", "text"]
+    assert done == ["train", "resume", "evaluate", "record", "compare", "text", "text", "text", "llm", "llm"]
     assert Path("videos/cheetah.mp4").exists() and Path("videos/cheetah.gif").exists()
 
     code = "\n".join(re.findall(r"```python\n(import es_rl.*?)```", README, re.DOTALL))

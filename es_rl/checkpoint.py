@@ -149,6 +149,10 @@ class Saver:
         self.state, self.progress = state, progress
         self._saved_generation = state.generation if saved else -1
 
+    def hold(self, state: ESState, progress: Progress) -> None:
+        """Whatever comes, this is what a save saves."""
+        self.state, self.progress = state, progress
+
     def commit(self, state: ESState, progress: Progress, *, best: bool) -> None:
         """A generation is finished. Saved if the cadence says so, or if it is the best so far."""
         self.state, self.progress = state, progress

@@ -168,6 +168,7 @@ RESUMABLE = (
     "target_reward",
     "workers",
     "hang_after",
+    "reward_seconds",
     "eval.",
     "video.",
     "checkpoint.",

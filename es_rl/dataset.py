@@ -20,15 +20,24 @@ class Dataset:
     held_out: list[Row]
 
     def digest(self) -> str:
-        """The sha256 of all that it says."""
-        return hashlib.sha256(json.dumps([self.train, self.held_out], sort_keys=True).encode()).hexdigest()
+        """The sha256 of all that is trained on."""
+        return digest(self.train)
+
+
+def digest(rows: list[Row]) -> str:
+    """The sha256 of some rows."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def read(path: str, held_out: str) -> Dataset:
     """The rows of two files; without a second one, the last tenth of the first is held out. Raises `ConfigError`."""
     rows = lines(path, "data")
     if held_out:
-        return Dataset(rows, lines(held_out, "eval.data"))
+        others = lines(held_out, "eval.data")
+        if others[0].keys() != rows[0].keys():
+            odd = ", ".join(sorted(others[0].keys() ^ rows[0].keys()))
+            raise ConfigError(f"eval.data={held_out}: has other columns than data={path}; differing: {odd}.")
+        return Dataset(rows, others)
     cut = len(rows) - max(1, round(HELD_OUT * len(rows)))
     if not cut:
         raise ConfigError(f"data={path}: one line. Give more, of which a tenth is held out, or eval.data=FILE.")
@@ -43,7 +52,7 @@ def lines(path: str, key: str) -> list[Row]:
         raise ConfigError(f"{key}={path}: cannot be read ({error.strerror}). Give a file of JSON lines.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{key}={path}: not text in UTF-8. Give a file of JSON lines.") from error
-    rows = [_row(line, f"{key}={path}, line {i}") for i, line in enumerate(content.splitlines(), 1) if line.strip()]
+    rows = [_row(line, f"{key}={path}, line {i}") for i, line in enumerate(content.split("\n"), 1) if line.strip()]
     if not rows:
         raise ConfigError(f"{key}={path}: has no lines. Give a file of JSON lines, each with a prompt.")
     for i, row in enumerate(rows, 1):
@@ -60,6 +69,8 @@ def _row(line: str, where: str) -> Row:
         raise ConfigError(f"{where}: not JSON ({error}).") from error
     if not isinstance(row, dict) or "prompt" not in row:
         raise ConfigError(f'{where}: has no prompt. A line is such as {{"prompt": "2+2=", "answer": "4"}}.')
+    if taken := row.keys() & {"prompts", "completions"}:
+        raise ConfigError(f"{where}: a column must not be called {min(taken)}, which rewards are given otherwise.")
     if not _is_prompt(row["prompt"]):
         raise ConfigError(f'{where}: the prompt must be a string, or messages {{"role": …, "content": …}}.')
     return row

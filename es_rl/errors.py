@@ -39,6 +39,10 @@ class TrainingError(EsRlError):
     exit_code = 5
 
 
+class TornError(TrainingError):
+    """theta was left half moved: it must not be saved."""
+
+
 class ResourceError(EsRlError):
     """The machine refuses something: disk, memory, processes, permission."""
 

@@ -10,6 +10,7 @@ Shapes: M members, B prompts of a generation.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from es_rl import dataset, es, rewards
 from es_rl.dataset import Dataset, Row
-from es_rl.errors import EnvError, TrainingError
+from es_rl.errors import ConfigError, EnvError, TornError, TrainingError, nearest
 from es_rl.es import ESParams, ESState, Evaluation
 from es_rl.in_place import Direction, Theta, ascend, write
 from es_rl.language import WEIGHTS, Completion, Language, kl, open_model
@@ -34,9 +35,10 @@ from es_rl.noise import Perturbation
 from es_rl.population import perturb
 from es_rl.processes import worker_slot
 from es_rl.rng import stream
+from es_rl.runlog import keep_until, plain
 from es_rl.shaping import utilities
 from es_rl.shared import Memory
-from es_rl.workers import Failed, Workers
+from es_rl.workers import STARTUP_SECONDS, Failed, Workers
 
 EVALUATION_ROWS = 16  # prompts of one job of an evaluation
 COLLAPSED = 3  # generations in a row in which most members get the lowest reward
@@ -71,7 +73,7 @@ class Speaker:
 
     def __call__(self, shared: Round, job: Job, beat: Callable[[int], None]) -> Any:
         if self._language is None:
-            self._language = Language(*open_model(str(self._start), self._dtype), self._choose())
+            self._language = Language(*open_model(self._start, self._dtype), self._choose())
             self._theta = {name: torch.from_numpy(array) for name, array in shared.memory.arrays().items()}
         if job.kind == "start":
             self._hold_start(shared)
@@ -163,7 +165,7 @@ def start_weights(path: Path, names: Iterable[str]) -> Callable[[str], Tensor]:
     if all(name in files for name in names):
         return lambda name: _tensor(files[name], name)
     # Some architectures are saved under other names than those of the module.
-    return dict(open_model(str(path), "float32")[0].named_parameters()).__getitem__
+    return dict(open_model(path, "float32")[0].named_parameters()).__getitem__
 
 
 def _names(file: Path) -> list[str]:
@@ -185,14 +187,46 @@ class Critic:
         self._terms: rewards.Terms | None = None
 
     def __call__(self, rows: list[Row], said: list[str], beat: Callable[[int], None]) -> NDArray[np.float64]:
-        if self._terms is None:
+        if self._terms is None:  # here and not in the process that trains: what is imported may do anything
             self._terms = rewards.parse(self._expression)
+        if not said:
+            return np.zeros(0)
         prompts = [row["prompt"] for row in rows]
         answers = [
             s if isinstance(p, str) else [{"role": "assistant", "content": s}]
             for p, s in zip(prompts, said, strict=True)
         ]
-        return rewards.total(self._terms, prompts, answers, **dataset.columns(rows))
+        return rewards.total(self._terms, prompts, answers, dataset.columns(rows))
+
+
+class Guard:
+    """Tells when members that had learnt something have all become as bad as can be.
+
+    It knows what it has seen since this sitting began, and never changes what is learnt.
+    """
+
+    def __init__(self) -> None:
+        self.floor = np.inf  # the lowest fitness ever seen
+        self._above = self._low = 0  # generations in a row in which the median member was above it, and not
+
+    def fell(self, fitness: NDArray[np.float64]) -> bool:
+        """Whether most members got the lowest fitness in the last few generations, after as many in which not."""
+        sound = fitness[np.isfinite(fitness)]
+        self.floor = min(self.floor, float(sound.min()))
+        if np.median(sound) > self.floor:
+            self._above, self._low = self._above + 1, 0
+        else:
+            self._low += 1
+            self._above = self._above if self._above >= COLLAPSED else 0
+        return self._low >= COLLAPSED and self._above >= COLLAPSED
+
+
+def _check_modules(modules: list[str], theta: Theta) -> None:
+    """Refuse a name that no parameter lies in. Raises `ConfigError`."""
+    known = {part for name in theta for part in name.split(".")}
+    for name in modules:
+        if name not in known:
+            raise ConfigError(f"modules={name}: no parameter of the model lies in one.{nearest(name, known)}")
 
 
 class FineTune:
@@ -212,6 +246,8 @@ class FineTune:
         self._config, self._run, self._data, self._theta, self._memory = config, run, data, theta, memory
         self._workers, self._critics = workers, critics
         self._critic = Critic(config.reward)
+        self._open_critic()
+        _check_modules(config.modules, theta)
         frozen = frozenset(
             name for name in theta if config.modules and not any(part in name.split(".") for part in config.modules)
         )
@@ -220,11 +256,20 @@ class FineTune:
             run / "start", dtype=config.dtype, device=config.device, most=config.max_new_tokens, rows=rows,
             mirrored=config.mirrored, kl=config.eval.kl,
         )  # fmt: skip
-        self._above, self._low = (
-            False,
-            0,
-        )  # whether most members were ever above the lowest; generations since they are not
+        self._guard = Guard()
         self._start = start_weights(run / "start", theta) if config.optim.anchor else None
+
+    def _open_critic(self) -> None:
+        """Import the reward, with more time than it has later to judge. Raises `EnvError`."""
+        self._critics.hang_after = STARTUP_SECONDS
+        (outcome,) = self._critics.map(self._critic, [], [[]])
+        if isinstance(outcome, Failed):
+            raise EnvError(outcome.message)
+        self._critics.hang_after = self._config.reward_seconds
+
+    def perturbation(self, generation: int) -> Perturbation:
+        """The noise of a generation."""
+        return es.perturbation(self._params, generation)
 
     def hold(self, state: ESState) -> ESState:
         """The state with its theta in the shared memory."""
@@ -237,15 +282,26 @@ class FineTune:
         """One generation. theta is moved where it lies, after everything that may fail."""
         state, begun = self.hold(state), time.monotonic()
         seen = self.members(state)
-        self._guard(seen.fitness)
+        if self._guard.fell(seen.fitness):
+            raise TrainingError(
+                f"collapsed: in {COLLAPSED} generations most members got the lowest reward ever seen, "
+                f"{self._guard.floor:g}. Lower es.sigma={self._config.es.sigma:g} or optim.lr, and start from an "
+                f"earlier checkpoint, such as best."
+            )
         evaluated = time.monotonic()
-        p = es.perturbation(self._params, state.generation)
+        p = self.perturbation(state.generation)
         weights, flat = self._weights(seen.fitness, p)
         optim = self._config.optim
         norm = 0.0
         if not flat:
-            lr = optim.lr * optim.lr_decay**state.generation
-            norm = ascend(self._theta, weights, p, lr=lr, anchor=optim.anchor, start=self._start)
+            lr = (p.sigma**2 / 2 if optim.lr is None else optim.lr) * optim.lr_decay**state.generation
+            try:
+                norm = ascend(self._theta, weights, p, lr=lr, anchor=optim.anchor, start=self._start)
+            except BaseException as error:
+                raise TornError(
+                    f"the update of generation {state.generation + 1} broke off ({type(error).__name__}: {error}); "
+                    f"resume={self._run} goes on from the last checkpoint."
+                ) from error
         record = seen.metrics | {
             "update/norm": norm,
             "members/failed": int((~np.isfinite(seen.fitness)).sum()),
@@ -314,19 +370,6 @@ class FineTune:
         outcomes = self._critics.map(self._critic, rows, jobs, on_result=count)
         return np.stack([nothing if isinstance(outcome, Failed) else outcome for outcome in outcomes])
 
-    def _guard(self, fitness: NDArray[np.float64]) -> None:
-        """End a run whose members have all become as bad as can be. Raises `TrainingError`."""
-        sound = fitness[np.isfinite(fitness)]
-        low = bool(np.median(sound) <= sound.min())
-        self._above |= not low
-        self._low = self._low + 1 if low and self._above else 0
-        if self._low >= COLLAPSED:
-            raise TrainingError(
-                f"collapsed: in {COLLAPSED} generations most members got the lowest reward, {sound.min():g}. "
-                f"Lower es.sigma={self._config.es.sigma:g} or optim.lr={self._config.optim.lr:g}, and start from "
-                f"checkpoint best."
-            )
-
     def policy(self, state: ESState) -> dict[str, Any]:
         """`eval/*` of theta, and the reward of the starting model, on prompts that theta was not trained on."""
         state = self.hold(state)
@@ -348,17 +391,20 @@ class FineTune:
 
     def _baseline(self, state: ESState, rows: list[Row]) -> float:
         """The mean reward of the starting model on the same prompts, measured once."""
-        kept = self._run / "start" / "reward.json"
-        if not kept.exists():
-            said, _ = self._speak("start", state, rows)
-            (scores,) = self._judge(rows, [said], 0)
-            kept.write_text(json.dumps(float(np.nanmean(scores))))
-        found: float = json.loads(kept.read_text())
-        return found
+        kept, asked = self._run / "start" / "reward.json", dataset.digest(rows)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(kept.read_text())
+            if known["prompts"] == asked:
+                return float(known["reward"])
+        said, _ = self._speak("start", state, rows)
+        (scores,) = self._judge(rows, [said], 0)
+        reward = float(np.nanmean(scores))
+        kept.write_text(json.dumps({"prompts": asked, "reward": reward}))
+        return reward
 
     def _speak(self, kind: str, state: ESState, rows: list[Row]) -> tuple[list[Completion], list[float]]:
         """What one model says to all prompts, and how far each completion is from the starting model."""
-        p = es.perturbation(self._params, state.generation)
+        p = self.perturbation(state.generation)
         shared = Round(state.generation, self._memory, p, [row["prompt"] for row in rows])
         places = range(len(rows))
         jobs = [Job(kind, places[i : i + EVALUATION_ROWS]) for i in range(0, len(rows), EVALUATION_ROWS)]
@@ -372,9 +418,12 @@ class FineTune:
     def _sample(self, generation: int, rows: list[Row], said: list[Completion], scores: NDArray[np.float64]) -> str:
         """All of them go to samples.jsonl; the text of the first few."""
         lines = [
-            {"generation": generation, "prompt": row["prompt"], "completion": c.text, "reward": float(score)}
+            {"generation": generation, "prompt": row["prompt"], "completion": c.text, "reward": plain(float(score))}
             for row, c, score in zip(rows, said, scores, strict=True)
         ]
-        with (self._run / "samples.jsonl").open("a") as file:
+        path = self._run / "samples.jsonl"
+        if path.exists():
+            keep_until(path, generation - 1)  # what a sitting wrote that was cut off is written again
+        with path.open("a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
         return "\n\n".join(f"{rewards.text(line['prompt'])} → {line['completion']}" for line in lines[:SHOWN])

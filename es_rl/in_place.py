@@ -106,11 +106,12 @@ def _slices(n: int, streams: Sequence[np.random.Generator]) -> Iterator[tuple[sl
 def unchanged(theta: Theta, p: Perturbation, dtype: torch.dtype) -> float:
     """The share of weights that a perturbation leaves as they are, since a type cannot hold so small a change.
 
-    Reckoned from the first numbers of each parameter.
+    Reckoned from the first numbers of each parameter. Low-rank noise of a matrix is never added to it.
     """
     same = total = 0
     for position, (name, value) in enumerate(theta.items()):
-        if moves(name, tuple(value.shape), p):
+        shape = tuple(value.shape)
+        if moves(name, shape, p) and (p.kind == "dense" or matrix(shape) is None):
             mean = value.reshape(-1)[:SLICE]
             noise = parameter_stream(p, 0, position).standard_normal(len(mean), dtype=np.float32)
             moved = mean.add(torch.from_numpy(noise), alpha=p.sigma)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from es_rl.errors import ConfigError, EnvError, ResourceError
@@ -36,13 +37,28 @@ def _transformers() -> Any:
     return transformers
 
 
-def check(name: str) -> dict[str, Any]:
-    """How a directory or an id of the Hub is to be opened. Raises `EnvError` for what would run code of a stranger."""
+def fetch(name: str) -> Path:
+    """The directory itself, or that of an id of the Hub, which is downloaded if need be. Raises `EnvError`."""
     path = Path(name)
-    if not path.is_dir():
-        if path.exists() or name.startswith((".", "/", "~")):
-            raise EnvError(f"model={name}: not a directory. Give one with config.json and {WEIGHTS}, or an id.")
-        return {"use_safetensors": True}
+    if path.is_dir():
+        return path
+    if path.exists() or name.startswith((".", "/", "~")):
+        raise EnvError(f"model={name}: not a directory. Give one with config.json and {WEIGHTS}, or an id of the Hub.")
+    _transformers()
+    hub: Any = importlib.import_module("huggingface_hub")
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=[WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja"]))
+    except Exception as error:
+        raise EnvError(f"model={name}: neither a directory nor to be had from the Hub: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def check(path: Path) -> dict[str, Any]:
+    """How a directory is to be opened. Raises `EnvError` for what would run code of a stranger."""
+    name = str(path)
     described = path / "config.json"
     try:
         config = json.loads(described.read_text()) if described.exists() else {}
@@ -66,18 +82,17 @@ def check(name: str) -> dict[str, Any]:
     raise EnvError(f"model={name}: has neither {WEIGHTS} nor one *.gguf file.")
 
 
-def open_model(name: str, dtype: str) -> tuple[nn.Module, Any]:
+def open_model(path: Path, dtype: str) -> tuple[nn.Module, Any]:
     """The model, in evaluation mode and on the processor, and its tokenizer. Raises `EnvError`, `ResourceError`."""
-    how, transformers = check(name), _transformers()
+    name, how, transformers = str(path), check(path), _transformers()
     source = {k: v for k, v in how.items() if k == "gguf_file"}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **source)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             name, trust_remote_code=False, dtype=DTYPES[dtype], **how
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EnvError(f"model={name}: cannot be opened: {said}") from error
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+        raise EnvError(f"model={name}: cannot be opened: {_line(error)}") from error
     if source:  # it was made whole again: from now on an ordinary model
         model.hf_quantizer = None
         vars(model.config).pop("quantization_config", None)
@@ -112,7 +127,10 @@ class Language:
         if isinstance(prompt, str):
             ids: list[int] = self.tokenizer(prompt)["input_ids"]
             return ids
-        text = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        try:
+            text = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        except Exception as error:
+            raise ConfigError(f"prompt {prompt}: the model's chat template refuses it: {_line(error)}") from error
         templated: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return templated
 
@@ -138,10 +156,16 @@ class Language:
             do_sample=False, num_beams=1, max_new_tokens=most, eos_token_id=self._ends,
             pad_token_id=self.tokenizer.pad_token_id, use_cache=True,
         )  # fmt: skip
-        out = self.model.generate(  # type: ignore[operator]
-            input_ids=ids, attention_mask=mask, generation_config=greedy,
-            stopping_criteria=transformers.StoppingCriteriaList([Beat()]),
-        )[:, ids.shape[1] :].tolist()  # fmt: skip
+        model: Any = self.model
+        # What the model's own settings say besides, such as a penalty for repetition, would be added to ours.
+        own, model.generation_config = getattr(model, "generation_config", None), greedy
+        try:
+            out = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=greedy,
+                stopping_criteria=transformers.StoppingCriteriaList([Beat()]),
+            )[:, ids.shape[1] :].tolist()  # fmt: skip
+        finally:
+            model.generation_config = own
         said = [self._completion(row) for row in out]
         return [said[i : i + len(prompts)] for i in range(0, len(said), len(prompts))]
 
@@ -195,9 +219,10 @@ def check_lengths(language: Language, rows: Sequence[dict[str, Any]], most: int,
 
 
 def kl(theta: Sequence[Tensor], start: Sequence[Tensor]) -> float:
-    """KL(theta ‖ start) per token of what theta says: mean of exp(d) − d − 1, d = log start − log theta.
+    """How far theta is from the start, per token of what theta says: mean of exp(d) − d − 1, d = log start − log theta.
 
-    The estimate k3 of Schulman 2020 ("Approximating KL divergence"), which is never negative.
+    The estimate k3 of Schulman 2020 ("Approximating KL divergence"), which is never negative; of KL(theta ‖ start) if
+    the tokens were drawn, while ours are the likeliest ones.
     """
     d = torch.cat(list(start)) - torch.cat(list(theta))
     return float((d.exp() - d - 1).mean())

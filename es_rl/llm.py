@@ -1,4 +1,4 @@
-"""Fine-tune a language model on any reward by evolution strategies: no gradient, and no more memory than inference.
+"""Fine-tune a language model on any reward by evolution strategies: no gradient, and no activations kept.
 
     python -m es_rl.llm model=DIR_OR_ID data=FILE.jsonl reward=conciseness minutes=30
     python -m es_rl.llm model=DIR_OR_ID data=FILE.jsonl reward=countdown+0.1*my_rewards:politeness
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 
 from es_rl import checkpoint as checkpoints
-from es_rl import cli, dataset, es, language, loop, rewards, rundir
+from es_rl import cli, dataset, language, loop, rewards, rundir
 from es_rl.checkpoint import Saver, check_fit
 from es_rl.config import (
     DEFAULT_MINUTES,
@@ -40,7 +41,7 @@ from es_rl.config import (
     refuse_episodic,
 )
 from es_rl.dataset import Dataset
-from es_rl.errors import ConfigError, lookup
+from es_rl.errors import CheckpointError, ConfigError, lookup
 from es_rl.es import ESState
 from es_rl.finetune import FineTune
 from es_rl.in_place import unchanged
@@ -69,14 +70,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 TOGETHER = 256  # rows of a chunk: more make a batch of a small model no faster
 CACHE_BYTES = 1 << 31  # keys and values that one batch may hold
 UNCHANGED = 0.1  # share of weights that noise does not move, above which there is a warning
-LOST_TO_LOADING = 3  # models' worth of memory that a worker may need
+MODELS = 1.5  # worth of memory that a worker may need
 
 
 @dataclass(frozen=True)
 class AscentConfig:
-    lr: float | None = key(None, "of theta += lr * estimate; default: es.sigma²/2, the published sigma/2", above=0)
+    lr: float | None = key(
+        None, "of theta += lr * estimate; default: sigma²/2, as the published sigma/2 has 1/sigma in it", above=0
+    )
     lr_decay: float = key(1.0, "lr is multiplied by this after each generation", above=0, high=1)
-    anchor: float = key(0.0, "share of the way back to the starting weights, each generation", low=0, high=1)
+    anchor: float = key(0.0, "share of the way back to the starting weights, with each update", low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class LlmEvalConfig:
     every: int = key(10, "generations between evaluations; 0: only at the end", low=0)
     data: str = key("", "a file of held-out prompts; default: the last tenth of data")
     prompts: int = key(64, "held-out prompts of an evaluation, at most", low=1)
-    kl: bool = key(True, "measure the distance to the starting model")
+    kl: bool = key(True, "measure the distance to the starting model, along what theta says")
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ def main(argv: Sequence[str]) -> int:
         asked = parse(ExportConfig, argv)
         if not asked.out:
             raise ConfigError("out is missing: give a directory that is to be made.")
+        if Path(asked.out).exists():
+            raise ConfigError(f"out={asked.out}: is there already. Give a directory that is to be made.")
         export(Path(asked.export), Path(asked.out), asked.checkpoint)
         return cli.show(asked.out)
     resume = given.get("resume", "")
@@ -151,14 +156,17 @@ def main(argv: Sequence[str]) -> int:
         config = build(LlmConfig, [(DEFAULTS | preset, ""), (given, "")])
     config = _resolve(config)
     data = dataset.read(config.data, config.eval.data)
-    rewards.parse(config.reward)
-    language.check(str(run / "start") if resume else config.model)
+    rewards.weights(config.reward)
+    source = run / "start" if resume else language.fetch(config.model)
+    if resume and not (source / "config.json").exists():
+        raise CheckpointError(f"{source}: has no config.json, so the starting model is lost. Start a new run.")
+    language.check(source)
     use_one_thread()
     if not resume:
         run = rundir.create(config.run, "llm", re.sub(r"\W.*", "", config.reward) or "reward")
-    prepare = partial(_prepare, config, run, data)
+    prepare = partial(_prepare, config, run, data, source)
     title = f"es_rl: {config.model}, {config.reward} → {run}"
-    count = _workers(config, run / "start" if resume else Path(config.model))
+    count = _workers(config, source)
     terms = Terms("tokens", "tokens", "eval/reward_mean", "eval/reward_std", "eval/reward_best", "target_reward", 1)
     return loop.run(Run(config, run, prepare, "llm", argv, title, workers=count, resumed=bool(resume), terms=terms))
 
@@ -178,12 +186,11 @@ def _resolve(config: LlmConfig) -> LlmConfig:
         raise ConfigError(f"chunk={config.chunk}: must be even, both members of a pair speak together.")
     device = choose_device(config.device).type
     dtype = ("bfloat16" if device == "cuda" else "float32") if config.dtype == "auto" else config.dtype
-    lr = config.es.sigma**2 / 2 if config.optim.lr is None else config.optim.lr
     rules = (config.generations, config.tokens, config.minutes, config.target_reward)
     minutes = DEFAULT_MINUTES if all(rule is None for rule in rules) else config.minutes
     most = 2 if config.es.noise == "dense" else max(2, TOGETHER // config.batch)
     chunk = min(most - most % 2, config.es.population) if config.chunk is None else config.chunk
-    return replace(config, device=device, dtype=dtype, chunk=chunk, minutes=minutes, optim=replace(config.optim, lr=lr))
+    return replace(config, device=device, dtype=dtype, chunk=chunk, minutes=minutes)
 
 
 def _workers(config: LlmConfig, model: Path) -> int:
@@ -193,14 +200,15 @@ def _workers(config: LlmConfig, model: Path) -> int:
     if config.device == "cuda":
         return torch.cuda.device_count()
     size = sum(file.stat().st_size for file in model.glob("*") if file.suffix in (".safetensors", ".gguf"))
-    size *= 6 if any(model.glob("*.gguf")) else 1  # numbers of four to eight bits become whole
-    return max(1, min(available_processors(), available_memory() // max(1, LOST_TO_LOADING * size)))
+    size *= 6 if any(model.glob("*.gguf")) else 2  # four bits, or sixteen, that become thirty-two
+    return max(1, min(available_processors(), int(available_memory() / max(1.0, MODELS * size))))
 
 
-def _prepare(config: LlmConfig, run: Path, data: Dataset, workers: Workers, say: Callable[[str], None]) -> Prepared:
+def _prepare(
+    config: LlmConfig, run: Path, data: Dataset, source: Path, workers: Workers, say: Callable[[str], None]
+) -> Prepared:
     """The model's files of the run, theta in shared memory, who speaks and who judges."""
     start = run / "start"
-    source = str(start) if (start / "config.json").exists() else config.model
     say(f"opening {source}")
     model, tokenizer = language.open_model(source, "float32")
     speaker = language.Language(model, tokenizer, torch.device("cpu"))
@@ -208,7 +216,7 @@ def _prepare(config: LlmConfig, run: Path, data: Dataset, workers: Workers, say:
         language.check_lengths(speaker, rows, config.max_new_tokens, name)
         for rows, name in ((data.train, f"data={config.data}"), (data.held_out, "held-out data"))
     )
-    if source != str(start):
+    if source != start:
         with rundir.reporting(run):
             model.save_pretrained(start)  # type: ignore[operator]
             tokenizer.save_pretrained(start)
@@ -222,7 +230,7 @@ def _prepare(config: LlmConfig, run: Path, data: Dataset, workers: Workers, say:
     critics = workers.sibling(1, hang_after=config.reward_seconds)
     task = FineTune(config, run, data, theta, memory, rows, workers, critics)
     state = ESState(0, dict(theta), {}, {})
-    _warn(config, state, say)
+    _warn(config, task, state, say)
     about = {"data": data.digest(), "reward": config.reward, "modules": list(config.modules)}
     heading = (
         f"{sum(value.numel() for value in theta.values()):,} parameters in {config.dtype} on {config.device}, "
@@ -230,24 +238,24 @@ def _prepare(config: LlmConfig, run: Path, data: Dataset, workers: Workers, say:
         f"generation, {len(data.held_out):,} held out, {workers.count or 'no'} workers"
     )
     follow = partial(_Follower, run, critics, descriptor)
-    return Prepared(task, state, about, heading, follow=follow, step=task.step)
+    return Prepared(task, state, about, heading, follow=follow, step=task.step, in_place=True)
 
 
 def _rows(config: LlmConfig, model: Any, longest: int) -> int:
     """Of a batch, by the memory of their keys and values; one prompt of each member at least."""
     assert config.chunk is not None
     text = model.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads = getattr(text, "num_attention_heads", None) or 1
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    heads = getattr(text, "num_key_value_heads", None) or heads
     item = language.DTYPES[config.dtype].itemsize
     row: int = 2 * text.num_hidden_layers * heads * width * (longest + config.max_new_tokens) * item  # bytes
     return max(1 if config.es.noise == "dense" else config.chunk, CACHE_BYTES // row)
 
 
-def _warn(config: LlmConfig, state: ESState, say: Callable[[str], None]) -> None:
+def _warn(config: LlmConfig, task: FineTune, state: ESState, say: Callable[[str], None]) -> None:
     """Noise that the type cannot hold teaches nothing."""
-    p = es.perturbation(es.ESParams.of(config), 0)
-    still = unchanged(state.theta, p, language.DTYPES[config.dtype])
+    still = unchanged(state.theta, task.perturbation(0), language.DTYPES[config.dtype])
     if still > UNCHANGED:
         say(
             f"warning: es.sigma={config.es.sigma:g} leaves {still:.0%} of the weights in {config.dtype} as they are. "
@@ -276,14 +284,18 @@ def export(run: Path, out: Path, checkpoint: str = "last") -> None:
     """Write a checkpoint's theta as a directory that `from_pretrained` loads. Raises `CheckpointError`, `EnvError`."""
     rundir.saved_config(run)
     loaded = checkpoints.load(run, checkpoint)
-    model, tokenizer = language.open_model(str(run / "start"), "float32")
-    check_fit(loaded.path, loaded.model, es.init(model.eval()), "model")
+    model, tokenizer = language.open_model(run / "start", "float32")
+    check_fit(loaded.path, loaded.model, ESState(0, dict(model.named_parameters()), {}, {}), "model")
     with torch.no_grad():
         for name, value in model.named_parameters():
-            value.copy_(loaded.model[name])
+            value.copy_(loaded.model.pop(name))
+    writing = out.with_name(f".writing-{os.getpid()}-{out.name}")
     with rundir.reporting(out, "Choose another place with out=DIRECTORY"):
-        model.save_pretrained(out)  # type: ignore[operator]
-        tokenizer.save_pretrained(out)
+        shutil.rmtree(writing, ignore_errors=True)
+        model.save_pretrained(writing)  # type: ignore[operator]
+        tokenizer.save_pretrained(writing)
+        shutil.rmtree(out, ignore_errors=True)
+        writing.rename(out)
 
 
 if __name__ == "__main__":

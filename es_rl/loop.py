@@ -24,7 +24,7 @@ from es_rl import checkpoint as checkpoints
 from es_rl import es, rundir
 from es_rl.checkpoint import Progress, Saver
 from es_rl.config import to_yaml
-from es_rl.errors import CheckpointError, Stopped
+from es_rl.errors import CheckpointError, Stopped, TornError
 from es_rl.es import ESParams, ESState, Evaluation
 from es_rl.runlog import RunLog, Screen, Terms, number
 from es_rl.workers import Workers
@@ -76,6 +76,7 @@ class Prepared:
     heading: str
     follow: Callable[[RunLog], Follower] | None = None
     step: Callable[[ESState], Stepped] | None = None  # in place of a generation of evolution strategies
+    in_place: bool = False  # a step moves theta where it lies: what was before is gone
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,8 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
         raise Stopped(
             f"{stop}: generation {saver.state.generation} is saved; go on with resume={r.path}", stop.exit_code
         ) from None
+    except TornError:
+        raise  # theta is neither here nor there: the last checkpoint stands
     except BaseException:
         saver.save()  # whatever happened, nothing that was finished is lost
         raise
@@ -163,7 +166,7 @@ def _train(
     """The loop; returns the stop rule that ended it.
 
     A generation counts once it was told, evaluated, logged and handed to the saver; one that is interrupted before is
-    run again, to the same bits.
+    run again, to the same bits. Where theta is moved in place it counts once it is moved, if need be unevaluated.
     """
     config, terms, state, progress = r.config, r.terms, saver.state, saver.progress
     step = prepared.step or partial(_generation, ESParams.of(config), prepared.task)
@@ -187,11 +190,18 @@ def _train(
             f"time/{terms.unit}_per_second": done.steps / (updated - start),
         }
 
+        if prepared.in_place:
+            saver.hold(state, progress)
         best = False
         due = config.eval.every > 0 and state.generation % config.eval.every == 0
         if due or _stop_reason(config, terms, state.generation, progress) is not None:
             log.screen.status("evaluating")
-            record |= prepared.task.policy(state)
+            try:
+                record |= prepared.task.policy(state)
+            except BaseException:
+                if prepared.in_place:
+                    log.generation(record | {"seconds": progress.seconds}, done.fitness, {})
+                raise
             score = record[terms.score]
             best = terms.better(score, progress.best_score)
             progress = replace(

@@ -39,10 +39,14 @@ class Generation:
     limit: int | None = None  # steps after which members' episodes are cut off
 
 
-def members_of(module: nn.Module, members: Sequence[int], p: Perturbation) -> dict[str, Members]:
-    """Every member's parameters by name: theta ± sigma*epsilon, each epsilon drawn once a pair."""
+def members_of(module: nn.Module, members: Sequence[int], p: Perturbation, *, still: bool = True) -> dict[str, Members]:
+    """Every member's parameters by name: theta ± sigma*epsilon, each epsilon drawn once a pair.
+
+    Without `still` those that are frozen are missing. On a GPU nothing but the noise is sent there, or dense members.
+    """
     device = next(module.parameters()).device
-    theta = {name: value.detach().cpu() for name, value in module.named_parameters()}
+    theta = {name: value.detach() for name, value in module.named_parameters()}
+    host: dict[str, Tensor] = {}  # of what is dense
     shapes = {name: tuple(value.shape) for name, value in theta.items()}
     rows: dict[int, list[int]] = {}
     for row, member in enumerate(members):
@@ -51,11 +55,13 @@ def members_of(module: nn.Module, members: Sequence[int], p: Perturbation) -> di
     for (_, at), epsilon in zip(rows.items(), directions(shapes, list(rows), p), strict=True):
         for name, value in epsilon.items():
             if name not in result:
-                result[name] = _empty(theta[name], value, len(members))
+                host[name] = theta[name] if isinstance(value, Factors) else theta[name].cpu()
+                result[name] = _empty(host[name], value, len(members))
             for row in at:
-                _write(result[name], row, theta[name], value, p.sigma if members[row] % 2 == 0 else -p.sigma)
-    still = {name: value.expand(len(members), *value.shape) for name, value in theta.items() if name not in result}
-    return {name: (result | still)[name].to(device) for name in theta}
+                _write(result[name], row, host[name], value, p.sigma if members[row] % 2 == 0 else -p.sigma)
+    frozen = {name: value.expand(len(members), *value.shape) for name, value in theta.items() if name not in result}
+    found = result | (frozen if still else {})
+    return {name: found[name].to(device) for name in theta if name in found}
 
 
 def _empty(theta: Tensor, direction: NDArray[np.float32] | Factors, n: int) -> Members:
@@ -63,7 +69,7 @@ def _empty(theta: Tensor, direction: NDArray[np.float32] | Factors, n: int) -> M
         return theta.new_empty((n, *theta.shape))
     size = matrix(tuple(theta.shape))
     assert size is not None
-    a, b = (theta.new_empty((n, *side.shape)) for side in direction)
+    a, b = (theta.new_empty((n, *side.shape), device="cpu") for side in direction)
     return LowRank(theta.reshape(size), a, b)
 
 
@@ -90,7 +96,7 @@ def perturb(module: nn.Module, members: Sequence[int], p: Perturbation) -> Itera
                 f"{name or type(module).__name__} is a {type(part).__name__} in training mode, which normalises over "
                 f"the rows of different members together. Call eval() on the module first."
             )
-    population = Population(module, members_of(module, members, p))
+    population = Population(module, members_of(module, members, p, still=False), len(members))
     attentions = [part for part in module.modules() if type(part) is nn.MultiheadAttention]
     try:
         vars(module)["forward"] = population
@@ -106,12 +112,11 @@ def perturb(module: nn.Module, members: Sequence[int], p: Perturbation) -> Itera
 class Population:
     """The members that a perturbed module stands for; called in place of its forward."""
 
-    def __init__(self, module: nn.Module, members: dict[str, Members]) -> None:
+    def __init__(self, module: nn.Module, members: dict[str, Members], n: int) -> None:
         self._module, self._all = module, members
         self.__signature__ = inspect.signature(module.forward)  # for whoever asks which arguments it takes
         self._forward = attention(module) if type(module) is nn.MultiheadAttention else module.forward
-        (self._n,) = {len(m.a if isinstance(m, LowRank) else m) for m in members.values()} or {1}
-        self._everyone = self._n
+        self._n = self._everyone = n
         self._parameters = dict(module.named_parameters())
         self.select(range(self._n))
         self.together = module not in _UNSOUND  # computed at once; False: one after the other
@@ -137,6 +142,11 @@ class Population:
                 try:
                     return self._together(rows, args, kwargs)
                 except NoRuleError as use:
+                    if _keeps((args, kwargs)):
+                        raise EnvError(
+                            f"{type(self._module).__name__} {use}, and what it keeps between calls, such as a cache, "
+                            f"cannot be shared out among members. Evaluate its members in turn: es.noise=dense."
+                        ) from use
                     self.together = False
                     if before is not None:
                         torch.set_rng_state(before)  # as if it had never been tried
@@ -159,9 +169,8 @@ class Population:
 
         What counts is the error in proportion to what the perturbation does.
         """
-        leaves = tree_flatten((args, kwargs, out))[0]
-        if any(not isinstance(leaf, (Tensor, int, float, str, type(None))) for leaf in leaves):
-            return  # it keeps something, such as a cache, that a second call would change
+        if _keeps((args, kwargs, out)):
+            return
         theta = {name: value.detach() for name, value in self._parameters.items()}
         for i in (0, self._n - 1):
             alone, unperturbed = (
@@ -225,6 +234,11 @@ def _warn_once(text: str) -> None:
     if text not in _WARNED:
         _WARNED.add(text)
         warnings.warn(text, stacklevel=4)
+
+
+def _keeps(arguments: Any) -> bool:
+    """Whether there is something, such as a cache, that a second call would change."""
+    return any(not isinstance(x, (Tensor, int, float, str, type(None))) for x in tree_flatten(arguments)[0])
 
 
 def _copy(x: Any) -> Any:

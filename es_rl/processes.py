@@ -34,11 +34,14 @@ def available_processors() -> int:
 
 
 def available_memory() -> int:
-    """Bytes that could be given to processes without swapping."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return 1024 * int(line.split()[1])
-    return 0
+    """Bytes that could be given to processes: the machine's, and those of this control group."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 0)
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, max(0, most - used))  # "max" is a ValueError: no limit
+    return free
 
 
 _slot = 0

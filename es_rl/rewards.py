@@ -9,7 +9,7 @@ A reward = one function and one line in `REWARDS`; any other is named as module:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,12 +62,7 @@ def load(name: str) -> Reward:
     """The reward of this name, or the function of `module:function`, whose module is imported. Raises `EnvError`."""
     if name in REWARDS:
         return REWARDS[name]
-    module, colon, function = name.partition(":")
-    if not colon or not module or not function:
-        raise EnvError(
-            f"reward={name}: must be one of {', '.join(REWARDS)}, or module:function, such as my_rewards:politeness."
-            + nearest(name, REWARDS)
-        )
+    module, function = _split(name)
     try:
         found: Any = modules.load(module)
     except Exception as error:
@@ -79,8 +74,23 @@ def load(name: str) -> Reward:
     return reward
 
 
+def _split(name: str) -> tuple[str, str]:
+    module, colon, function = name.partition(":")
+    if not colon or not module or not function:
+        raise EnvError(
+            f"reward={name}: must be one of {', '.join(REWARDS)}, or module:function, such as my_rewards:politeness."
+            + nearest(name, REWARDS)
+        )
+    return module, function
+
+
 def parse(expression: str) -> Terms:
     """Several rewards with weights, such as `exact_match+0.01*conciseness`. Raises `EnvError`."""
+    return [(weight, load(name)) for weight, name in weights(expression)]
+
+
+def weights(expression: str) -> list[tuple[float, str]]:
+    """The weights and names of several rewards; no module is imported. Raises `EnvError`."""
     terms = []
     for term in expression.split("+"):
         weight, star, name = term.rpartition("*")
@@ -90,17 +100,23 @@ def parse(expression: str) -> Terms:
             number = float("nan")
         if not np.isfinite(number):
             raise EnvError(f"reward={expression}: {weight} is not a number. Write weight*name, joined by +.")
-        terms.append((number, load(name.strip())))
+        if name.strip() not in REWARDS:
+            _split(name.strip())
+        terms.append((number, name.strip()))
     return terms
 
 
-def total(terms: Terms, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> NDArray[np.float64]:
+def total(
+    terms: Terms, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
+) -> NDArray[np.float64]:
     """The weighted sum of the rewards that judge a completion, (n,); NaN if none does. Raises what a reward raises."""
-    each = np.stack([weight * score(reward, prompts, completions, **columns) for weight, reward in terms])  # (k, n)
+    each = np.stack([weight * score(reward, prompts, completions, columns) for weight, reward in terms])  # (k, n)
     return np.where(np.isnan(each).all(axis=0), np.nan, np.nansum(each, axis=0))
 
 
-def score(reward: Reward, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> NDArray[np.float64]:
+def score(
+    reward: Reward, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
+) -> NDArray[np.float64]:
     """The rewards as numbers, (n,), NaN for None. Raises ValueError if there is not one for each completion."""
     given = reward(prompts=list(prompts), completions=list(completions), **columns)
     if given is None:

@@ -19,7 +19,7 @@ from typing import IO, Any
 from es_rl.config import read_file, to_yaml
 from es_rl.errors import CheckpointError, ConfigError, ResourceError
 
-PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco")
+PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco", "transformers", "tokenizers")
 
 
 def create(given: str, group: str, name: str) -> Path:

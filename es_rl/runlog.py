@@ -80,7 +80,7 @@ class Metrics:
 
     def __init__(self, path: Path, generation: int) -> None:
         if path.exists():
-            _keep_until(path, generation)
+            keep_until(path, generation)
         self._file = path.open("a")
 
     def write(self, record: Record) -> None:
@@ -295,7 +295,7 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _keep_until(path: Path, generation: int) -> None:
+def keep_until(path: Path, generation: int) -> None:
     """Drop lines after the generation, and one that was cut off; the rest is replaced in one go."""
     kept = []
     for line in path.read_text().splitlines():

@@ -59,10 +59,10 @@ USAGE = """python -m es_rl.text corpus=FILE [key=value …]   train a byte-level
 python -m es_rl.text resume=RUN [key=value …]    go on with a run; stop rules may change
 
 Other defaults than those below: es.noise=lowrank es.population=256 es.sigma=0.02 optim.lr=0.01; with baseline=adamw
-optim.name=adamw optim.lr=0.001 eval.every=250 checkpoint.every=1000, and a generation is one step on one batch."""
+batch=8 optim.name=adamw optim.lr=0.001 eval.every=250 checkpoint.every=1000; a generation is one step on one batch."""
 DEFAULTS = {"es.noise": "lowrank", "es.population": 256, "es.sigma": 0.02, "optim.lr": 0.01}
 # A step takes the time of a member's, and an evaluation that of ten steps.
-ADAMW = {"optim.name": "adamw", "optim.lr": 0.001, "eval.every": 250, "checkpoint.every": 1000}
+ADAMW = {"batch": 8, "optim.name": "adamw", "optim.lr": 0.001, "eval.every": 250, "checkpoint.every": 1000}
 TOKENS_AT_ONCE = 65_536  # in one forward pass of a chunk, so that memory does not grow with the population
 EVALUATION_ROWS = 16  # sequences of one job of an evaluation
 PROMPT = b"\n"
@@ -87,7 +87,7 @@ class TextConfig:
     corpus: str = key("", "a file; its last tenth is held out")
     model: str = key("", "the run of a trained GPT to start from; default: from scratch")
     ctx: int = key(128, "bytes of a sequence", low=2)
-    batch: int = key(8, "sequences of a generation, the same for all members", low=1)
+    batch: int = key(2, "sequences of a generation, the same for all members", low=1)
     gpt: GptConfig = group(GptConfig, "the network")
     reward: str = key(
         "", "module:function that scores generated text, (prompts, completions) → numbers; default: the loss"
@@ -270,7 +270,7 @@ class Judge:
         written = generate(self._model, prompts, ctx - ctx // 2, ctx=ctx, generator=None)
         beat(len(prompts) * ctx)
         said, asked = ([_decoded(row) for row in rows] for rows in (written, prompts))
-        return rewards.score(rewards.load(self._config.reward), asked, said)
+        return rewards.score(rewards.load(self._config.reward), asked, said, {})
 
 
 class TextTask:

@@ -106,9 +106,10 @@ class Workers:
         on_event: Callable[[str], None] = lambda text: None,
         on_steps: Callable[[int], None] = lambda steps: None,
     ) -> None:
-        self._hang_after, self._log = hang_after, log
+        self.hang_after, self._log = hang_after, log
         self._check, self._on_event, self._on_steps = check, on_event, on_steps
         self._startup_deaths = 0
+        self._siblings: list[Workers] = []
         self._workers: list[_Worker] = []
         self.count = count
         self.busy = 0.0  # seconds that workers have spent on jobs that they finished
@@ -122,13 +123,17 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """Kill the workers and wait until they are gone."""
+        """Kill the workers, and those of siblings, and wait until they are gone."""
+        while self._siblings:
+            self._siblings.pop().close()
         while self._workers:
             self._kill(self._workers.pop())
 
     def sibling(self, count: int, *, hang_after: float) -> Workers:
-        """Another pool, which hears the same wish to stop and tells the same listener."""
-        return Workers(count, log=self._log, hang_after=hang_after, check=self._check, on_event=self._on_event)
+        """Another pool, which hears the same wish to stop, tells the same listener, and is closed with this one."""
+        pool = Workers(count, log=self._log, hang_after=hang_after, check=self._check, on_event=self._on_event)
+        self._siblings.append(pool)
+        return pool
 
     @property
     def pids(self) -> list[int]:
@@ -258,8 +263,8 @@ class Workers:
     def _bury_the_hung(self, m: _Map) -> None:
         now = time.monotonic()
         for worker in list(self._workers):
-            if worker.job is not None and now - worker.last_beat > self._hang_after:
-                text = f"finished no step for {self._hang_after:g} s (hang_after)"
+            if worker.job is not None and now - worker.last_beat > self.hang_after:
+                text = f"finished no step for {self.hang_after:g} s (hang_after)"
                 self._lost(worker, "hung", text, m)
             elif not worker.ready and now - worker.started > STARTUP_SECONDS:
                 self._lost(worker, "died", f"did not start within {STARTUP_SECONDS:g} s", m)

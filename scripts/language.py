@@ -10,7 +10,6 @@ was.
 """
 
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -66,28 +65,37 @@ def speeds(language, theta, asked, members, tokens, rounds):
 
 
 def peak(keys, members, pipe):
-    """Bytes beyond a process without a model: on the host, and on the device; of theta, of the model."""
+    """Bytes: of the model; of this process at most, beyond one that has opened a model and let go; on the device."""
     use_one_thread()
     device = choose_device(keys["device"])
-    torch.zeros(1, device=device)
-    model, tokenizer = open_model(keys["model"], keys["dtype"])
+    open_model(Path(keys["model"]), keys["dtype"])  # libraries are loaded
+    before = resident("VmRSS")
+    model, tokenizer = open_model(Path(keys["model"]), keys["dtype"])
     size = sum(value.numel() * value.element_size() for value in model.parameters())
     theta = {name: value.detach().float().clone() for name, value in model.named_parameters()}
     language = Language(model, tokenizer, device)
     asked = [row["prompt"] for row in dataset.lines(keys["data"], "data")[: int(keys["prompts"])]]
-    start = resident()
+    start = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     p = Perturbation(kind="dense", sigma=0.001)
     for member in range(members):
         write(language.model, theta, p, Direction(member // 2, 0.001))
         language.complete(asked, copies=1, most=int(keys["tokens"]), beat=lambda rows: None)
     ascend(theta, [Direction(i, 1e-6) for i in range(members // 2)], p, lr=1e-6)
-    top = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    pipe.send((size, start, top, torch.cuda.max_memory_allocated() if device.type == "cuda" else 0))
+    pipe.send(
+        (
+            size,
+            start - before,
+            resident("VmHWM") - before,
+            torch.cuda.max_memory_allocated() if device.type == "cuda" else 0,
+        )
+    )
 
 
-def resident():
-    """Bytes of this process in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def resident(field):
+    """Bytes of this process in memory, now or at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
 def measured(keys, members):
@@ -101,7 +109,7 @@ def measured(keys, members):
 
 def restored(keys, cycles):
     """Weights in bfloat16 that are not what they were after so many members."""
-    model, _ = open_model(keys["model"], "bfloat16")
+    model, _ = open_model(Path(keys["model"]), "bfloat16")
     theta = {name: value.detach().float().clone() for name, value in model.named_parameters()}
     before = {name: value.clone() for name, value in model.named_parameters()}
     model.to(choose_device(keys["device"]))
@@ -117,7 +125,7 @@ def main(argv):
     use_one_thread()
     members, tokens = int(keys["members"]), int(keys["tokens"])
     device = choose_device(keys["device"])
-    model, tokenizer = open_model(keys["model"], keys["dtype"])
+    model, tokenizer = open_model(Path(keys["model"]), keys["dtype"])
     language = Language(model, tokenizer, device)
     asked = [row["prompt"] for row in dataset.lines(keys["data"], "data")[: int(keys["prompts"])]]
     theta = {name: value.detach().cpu().float().clone() for name, value in model.named_parameters()}

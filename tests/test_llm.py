@@ -11,9 +11,9 @@ from conftest import comparable, metrics, model_hash
 from safetensors.torch import load_file
 from torch.func import functional_call
 
-from es_rl import dataset, es, in_place, language, llm, noise
+from es_rl import dataset, es, finetune, in_place, language, llm, noise
 from es_rl.countdown import evaluate, solves
-from es_rl.errors import CheckpointError, ConfigError, EnvError, TrainingError
+from es_rl.errors import CheckpointError, ConfigError, EnvError, Stopped, TrainingError
 from es_rl.es import Evaluation
 from es_rl.in_place import Direction, ascend, write
 from es_rl.language import Completion, Language, kl
@@ -35,7 +35,7 @@ SMALL = [
 
 @pytest.fixture
 def speaker(tiny):
-    model, tokenizer = language.open_model(str(tiny), "float32")
+    model, tokenizer = language.open_model(tiny, "float32")
     return Language(model, tokenizer, torch.device("cpu"))
 
 
@@ -139,7 +139,7 @@ def test_theta_is_pulled_to_where_it_began(speaker):
 
 
 def test_a_thousand_members_leave_bfloat16_weights_as_they_were(tiny):
-    model, _ = language.open_model(str(tiny), "bfloat16")
+    model, _ = language.open_model(tiny, "bfloat16")
     theta, before = theta_of(model), {name: value.clone() for name, value in model.named_parameters()}
     p = Perturbation(sigma=0.01)
     for i in range(1000):
@@ -219,15 +219,99 @@ def _fake_members(seen):
 
 
 def test_a_collapse_ends_the_run(tune, monkeypatch, tmp_path):
-    fitness = [np.arange(8.0), *([np.array([0.0] * 7 + [1.0])] * 5)]
+    good, bad = np.arange(8.0), np.array([0.0] * 7 + [1.0])
+    fitness = [good] * 3 + [bad] * 5
     monkeypatch.setattr(
         llm.FineTune,
         "members",
-        lambda self, state: Evaluation(fitness[state.generation], {}, 1, es.fitness_metrics(fitness[0])),
+        lambda self, state: Evaluation(fitness[state.generation], {}, 1, es.fitness_metrics(good)),
     )
     with pytest.raises(TrainingError, match=r"collapsed: in 3 generations .* Lower es.sigma=0.05"):
         tune("generations=9", "eval.every=0")
-    assert [line["generation"] for line in metrics(tmp_path / "run")] == [1, 2, 3]
+    assert [line["generation"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("medians", "fell"),
+    [
+        ([0, 1, 1, 1, 0, 0, 0], True),
+        ([0, 1, 1, 0, 0, 0, 0], False),  # it was never above for long: rewards are rare
+        ([0, 1, 1, 1, 0, 0, 1], False),
+        ([0, 1, 1, 1, 1, 1, 1], False),
+    ],
+)
+def test_what_a_collapse_is(medians, fell):
+    guard = finetune.Guard()
+    found = [guard.fell(np.array([min(m, 0.5), m, m, m])) for m in medians]
+    assert found[-1] is fell and not any(found[:-1])
+
+
+def test_a_stop_within_an_evaluation_loses_nothing(tune, monkeypatch, tmp_path):
+    whole = tune("generations=4", run="whole")
+    asked, speak = [], finetune.FineTune._speak
+
+    def stopping(self, kind, state, rows):
+        asked.append(kind)
+        if len(asked) == 3:  # the second evaluation of theta
+            raise Stopped("stopped by SIGTERM", 75)
+        return speak(self, kind, state, rows)
+
+    monkeypatch.setattr(finetune.FineTune, "_speak", stopping)
+    with pytest.raises(Stopped, match="generation 4 is saved"):
+        tune("generations=4", run="half")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    tune("resume=half", "generations=4", "reward=hostile:high_letters")
+    assert model_hash(tmp_path / "half") == model_hash(whole)
+    assert [line["generation"] for line in metrics(tmp_path / "half")] == [1, 2, 3, 4]
+
+
+def test_theta_that_is_half_moved_is_not_saved(tune, monkeypatch, tmp_path):
+    whole = tune("generations=3", run="whole")
+    ascend = finetune.ascend
+
+    def breaking(theta, directions, p, **more):
+        ascend(theta, directions, p, **more)
+        if p.generation == 1:
+            raise MemoryError("no")
+
+    monkeypatch.setattr(finetune, "ascend", breaking)
+    with pytest.raises(TrainingError, match="the update of generation 2 broke off"):
+        tune("generations=3", "checkpoint.every=1", run="half")
+    monkeypatch.setattr(finetune, "ascend", ascend)
+    tune("resume=half", "generations=3", "reward=hostile:high_letters")
+    assert model_hash(tmp_path / "half") == model_hash(whole)
+
+
+def test_what_is_frozen_is_not_copied_for_each_member(speaker):
+    frozen = frozenset(name for name, _ in speaker.model.named_parameters() if "q_proj" not in name)
+    p = Perturbation(kind="lowrank", sigma=0.05, seed=1, frozen=frozen)
+    ids = torch.arange(12).reshape(4, 3)
+    with perturb(speaker.model, range(4), p) as members:
+        assert set(members._all) == {name for name, _ in speaker.model.named_parameters()} - frozen
+        logits = speaker.model(ids).logits
+    for member in range(4):
+        weights = member_weights(speaker.model, member, p)
+        expected = functional_call(speaker.model, weights, (ids[member : member + 1],)).logits
+        assert torch.allclose(logits[member], expected[0], atol=1e-5)
+
+
+def test_a_model_without_rules_says_so():
+    config = transformers.MixtralConfig(
+        vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=2, max_position_embeddings=32,
+    )  # fmt: skip
+    model = transformers.MixtralForCausalLM(config).eval().requires_grad_(False)
+    with perturb(model, range(4), Perturbation(kind="lowrank")), pytest.raises(EnvError, match="es.noise=dense"):
+        model.generate(input_ids=torch.arange(8).reshape(4, 2), max_new_tokens=3, do_sample=False)
+
+
+def test_a_model_s_own_settings_do_not_reach_the_completions(speaker):
+    said = speaker.complete(["abc"], copies=1, most=8, beat=lambda rows: None)
+    speaker.model.generation_config.repetition_penalty = 5.0
+    speaker.model.generation_config.no_repeat_ngram_size = 1
+    assert speaker.complete(["abc"], copies=1, most=8, beat=lambda rows: None) == said
+    assert speaker.model.generation_config.repetition_penalty == 5.0
 
 
 @pytest.mark.parametrize(
@@ -278,9 +362,9 @@ def test_built_in_rewards():
 
 def test_rewards_are_weighted_and_those_that_say_nothing_are_left_out():
     terms = parse("exact_match+0.5*hostile:sometimes")
-    scores = total(terms, ["p"] * 3, ["a", "b", "c"], answer=["a", "x", "c"])
+    scores = total(terms, ["p"] * 3, ["a", "b", "c"], {"answer": ["a", "x", "c"]})
     assert scores.tolist() == [1.0 + 0.5, 0.0, 1.5]  # it says 1, None, 1
-    assert np.isnan(total(parse("hostile:sometimes"), ["p"] * 2, ["a", "b"])[1])
+    assert np.isnan(total(parse("hostile:sometimes"), ["p"] * 2, ["a", "b"], {})[1])
 
 
 def test_columns_and_messages_reach_a_reward_as_they_do_in_trl(tune, tmp_path, tiny):
@@ -331,6 +415,7 @@ def test_now_and_then_a_completion_may_not_be_judged(tune):
         ('{"prompt": "a"}\n', "one line. Give more"),
         ('{"prompt": "a"}\n{"prompt": "b", "c": 1}\n', "row 2: has other columns than the first; differing: c"),
         ("", "has no lines"),
+        ('{"prompt": "a", "completions": 1}\n', "a column must not be called completions"),
         ('{"prompt": "' + "a" * 80 + '"}\n{"prompt": "b"}\n', "row 1: a prompt of 80 tokens and max_new_tokens=8"),
     ],
 )
@@ -370,6 +455,7 @@ def test_bad_models(tune, tiny, tmp_path):
         ("data=", "data is missing"),
         ("es.episodes=3", "es.episodes"),
         ("es.rank=40", "es.rank=40: must lie between"),
+        ("modules=[qproj]", "modules=qproj: no parameter of the model lies in one. Did you mean q_proj"),
     ],
 )
 def test_bad_keys(tune, keys, error):
@@ -382,6 +468,17 @@ def test_errors_are_one_line(command, tmp_path):
     assert done.returncode == 2 and "cannot be read (No such file or directory)" in done.stderr
     with pytest.raises(CheckpointError, match="no such run directory"):
         llm.main(["export=nothing", "out=x"])
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ConfigError, match="out=there: is there already"):
+        llm.main(["export=nothing", "out=there"])
+
+
+def test_lines_of_json_end_where_a_line_ends_and_nowhere_else(tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"prompt": "a\u2028b"}\n\n{"prompt": "c"}\n')
+    assert [row["prompt"] for row in dataset.lines("d.jsonl", "data")] == ["a\u2028b", "c"]
+    (tmp_path / "e.jsonl").write_text('{"prompt": "a", "answer": 1}\n')
+    with pytest.raises(ConfigError, match="other columns than data=d.jsonl; differing: answer"):
+        dataset.read("d.jsonl", "e.jsonl")
 
 
 def test_the_shipped_data_is_what_the_script_makes(tmp_path):

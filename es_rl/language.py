@@ -49,7 +49,9 @@ def fetch(name: str) -> Path:
     try:
         return Path(hub.snapshot_download(name, allow_patterns=[WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja"]))
     except Exception as error:
-        raise EnvError(f"model={name}: neither a directory nor to be had from the Hub: {_line(error)}") from error
+        raise EnvError(
+            f"model={name}: neither a directory nor to be had from the Hub ({_line(error)}). Give a directory."
+        ) from error
 
 
 def _line(error: BaseException) -> str:

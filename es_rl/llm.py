@@ -59,9 +59,9 @@ python -m es_rl.llm export=RUN out=DIRECTORY          a run's newest theta, for 
 
 data: one JSON object a line, with a prompt (a string, or chat messages) and columns that the reward is given.
 reward: countdown, conciseness, exact_match, or module:function with TRL's signature; several as a+0.1*b.
-Other defaults than those below: es.noise=lowrank es.population=32 es.sigma=0.002 es.shaping=zscore;
+Other defaults than those below: es.noise=lowrank es.population=32 es.sigma=0.005 es.shaping=zscore;
 preset=es-at-scale (as published): es.noise=dense mirrored=false es.population=30 es.sigma=0.001."""
-DEFAULTS = {"es.noise": "lowrank", "es.population": 32, "es.sigma": 0.002, "es.shaping": "zscore"}
+DEFAULTS = {"es.noise": "lowrank", "es.population": 32, "es.sigma": 0.005, "es.shaping": "zscore"}
 PRESETS: dict[str, dict[str, Any]] = {
     "": {},
     # Qiu et al. 2025, section 4: no mirroring, z-scores, α = sigma/2.

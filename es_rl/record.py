@@ -167,7 +167,7 @@ def _frames(
 def _follow(env: Any) -> None:
     """Let the camera of a MuJoCo task go along with its robot: Gymnasium leaves it where the robot starts."""
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
-    if renderer is None or "trackbodyid" in (renderer.default_cam_config or {}):
+    if renderer is None:
         return
     import mujoco
 

@@ -21,6 +21,7 @@ def commands():
     ]
 
 
+@pytest.mark.timeout(600)  # all commands, one after the other
 def test_the_commands_run_in_their_order(command, tiny):
     """As they stand, with keys added that make them short."""
     added = {"train": f"generations=1 {SHORT}", "resume": "generations=2", "evaluate": "", "record": "seconds=1"}
@@ -29,7 +30,7 @@ def test_the_commands_run_in_their_order(command, tiny):
     )
     added["text"] = "minutes=0.01 es.population=8 ctx=16 gpt.width=8 eval.sample=5 eval.bytes=64"
     added["llm"] = f"model={tiny} data=my.jsonl reward=my_rewards:politeness generations=1 es.population=2 minutes=1"
-    added["llm"] += " max_new_tokens=4"
+    added["llm"] += " max_new_tokens=4 workers=0"
     Path("my.jsonl").write_text('{"prompt": "a"}\n' * 4)
     Path("my.txt").write_text("What I have written, I have written.\n" * 50)
     Path("my_rewards.py").write_text("def politeness(prompts, completions):\n    return [1.0] * len(prompts)\n")

@@ -14,6 +14,7 @@ from conftest import metrics
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from es_rl import record
 from es_rl.config import parse_train
 from es_rl.runlog import Terms, goal
 
@@ -147,3 +148,15 @@ def test_the_nearest_stop_rule_is_the_one_that_is_met_first():
     assert nearest.share == 0 and nearest.seconds_left is None
     target = parse_train(["env=A-v0", "target_return=100"])
     assert goal(target, Terms(), generation=9, steps=9, seconds=9.0, last_score=50.0).text == "target_return=100"
+
+
+@pytest.mark.parametrize("name", ["Ant", "HalfCheetah", "Hopper", "Humanoid", "Swimmer", "Walker2d"])
+def test_the_camera_goes_along_with_the_robot(name):
+    import gymnasium
+    import mujoco
+
+    env = gymnasium.make(f"{name}-v4", render_mode="rgb_array")
+    record._follow(env)
+    model, chosen = env.unwrapped.model, env.unwrapped.mujoco_renderer.camera_id
+    assert model.cam_mode[chosen] == mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM
+    env.close()

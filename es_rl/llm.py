@@ -145,11 +145,9 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"out={asked.out}: is there already. Give a directory that is to be made.")
         export(Path(asked.export), Path(asked.out), asked.checkpoint)
         return cli.show(asked.out)
-    resume = given.get("resume", "")
-    if resume:
-        run = Path(resume)
-        keys = [argument for argument in argv if not argument.startswith("resume=")]
-        config = going_on(LlmConfig, rundir.saved_config(run), keys, str(run / "config.yaml"), "reward")
+    resumed, keys = rundir.resumed(argv)
+    if resumed:
+        config = going_on(LlmConfig, rundir.saved_config(resumed), keys, str(resumed / "config.yaml"), "reward")
     else:
         refuse_episodic(given, "es.")
         preset = lookup(PRESETS, given.get("preset", ""), "preset")
@@ -157,18 +155,17 @@ def main(argv: Sequence[str]) -> int:
     config = _resolve(config)
     data = dataset.read(config.data, config.eval.data)
     rewards.weights(config.reward)
-    source = run / "start" if resume else language.fetch(config.model)
-    if resume and not (source / "config.json").exists():
+    source = resumed / "start" if resumed else language.fetch(config.model)
+    if resumed and not (source / "config.json").exists():
         raise CheckpointError(f"{source}: has no config.json, so the starting model is lost. Start a new run.")
     language.check(source)
     use_one_thread()
-    if not resume:
-        run = rundir.create(config.run, "llm", re.sub(r"\W.*", "", config.reward) or "reward")
+    run = resumed or rundir.create(config.run, "llm", re.sub(r"\W.*", "", config.reward) or "reward")
     prepare = partial(_prepare, config, run, data, source)
     title = f"es_rl: {config.model}, {config.reward} → {run}"
     count = _workers(config, source)
     terms = Terms("tokens", "tokens", "eval/reward_mean", "eval/reward_std", "eval/reward_best", "target_reward", 1)
-    return loop.run(Run(config, run, prepare, "llm", argv, title, workers=count, resumed=bool(resume), terms=terms))
+    return loop.run(Run(config, run, prepare, "llm", argv, title, workers=count, resumed=bool(resumed), terms=terms))
 
 
 def _resolve(config: LlmConfig) -> LlmConfig:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from es_rl.runlog import number
 from es_rl.statistics import at, interval, iqm, probability_of_improvement
 
 Results = Mapping[str, Any]
@@ -247,14 +248,6 @@ def _commands(results: Results) -> str:
 
 def _data(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def number(value: float, digits: int | None = None) -> str:
-    """Digits as asked, or as many as a number of this size needs."""
-    if not np.isfinite(value):
-        return "–"
-    needed = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 3
-    return f"{value:,.{needed if digits is None else digits}f}"
 
 
 def _text(text: str) -> str:

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from es_rl.config import read_file, to_yaml
+from es_rl.config import pairs, read_file, to_yaml
 from es_rl.errors import CheckpointError, ConfigError, ResourceError
 
 PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco", "transformers", "tokenizers")
@@ -39,6 +39,12 @@ def create(given: str, group: str, name: str) -> Path:
         if any(path.iterdir()):
             raise ConfigError(f"run={path}: the directory is not empty. Give another name.")
     return path
+
+
+def resumed(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The run that `resume=` names, if any, and the other arguments. Raises `ConfigError`."""
+    name = pairs(argv).get("resume", "")
+    return (Path(name) if name else None), [argument for argument in argv if not argument.startswith("resume=")]
 
 
 def discard_unbegun(path: Path) -> None:

@@ -277,11 +277,12 @@ def _line(r: Record, g: Goal, terms: Terms) -> str:
     return " | ".join(parts)
 
 
-def number(value: float | None) -> str:
-    """With as many digits as a number of its size needs; – for None."""
-    if value is None:
+def number(value: float | None, digits: int | None = None) -> str:
+    """With the digits asked for, or as many as a number of its size needs; – for what is no number."""
+    if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:,.3f}"
+    needed = 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 3
+    return f"{value:,.{needed if digits is None else digits}f}"
 
 
 def _clock(seconds: float) -> str:

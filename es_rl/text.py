@@ -113,11 +113,9 @@ def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(TextConfig, USAGE))
-    resume = pairs(argv).get("resume", "")
-    if resume:
-        run = Path(resume)
-        keys = [argument for argument in argv if not argument.startswith("resume=")]
-        config = going_on(TextConfig, rundir.saved_config(run), keys, str(run / "config.yaml"), "reward")
+    resumed, keys = rundir.resumed(argv)
+    if resumed:
+        config = going_on(TextConfig, rundir.saved_config(resumed), keys, str(resumed / "config.yaml"), "reward")
     else:
         given = pairs(argv)
         refuse_episodic(given, "es.")
@@ -127,14 +125,13 @@ def main(argv: Sequence[str]) -> int:
     if config.reward:
         rewards.load(config.reward)
     use_one_thread()
-    model = _model(config, "" if resume else config.model)
-    if not resume:
-        run = rundir.create(config.run, "text", config.baseline or "gpt")
+    model = _model(config, "" if resumed else config.model)
+    run = resumed or rundir.create(config.run, "text", config.baseline or "gpt")
     prepare = partial(_prepare, config, corpus, model)
     title = f"es_rl: {config.corpus} → {run}"
     count = available_processors() if config.workers is None else config.workers
     return loop.run(
-        Run(config, run, prepare, "text", argv, title, workers=count, resumed=bool(resume), terms=_terms(config))
+        Run(config, run, prepare, "text", argv, title, workers=count, resumed=bool(resumed), terms=_terms(config))
     )
 
 

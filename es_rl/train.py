@@ -14,7 +14,7 @@ from pathlib import Path
 
 from es_rl import agent, cli, envs, es, evaluator, loop, rundir
 from es_rl.central import PROCESSES
-from es_rl.config import Config, help_text, pairs, parse_resume, parse_train
+from es_rl.config import Config, help_text, parse_resume, parse_train
 from es_rl.envs import BACKENDS
 from es_rl.errors import lookup
 from es_rl.es import ESParams
@@ -41,11 +41,9 @@ def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(Config, USAGE))
-    resume = pairs(argv).get("resume", "")
-    if resume:
-        run = Path(resume)
-        keys = [argument for argument in argv if not argument.startswith("resume=")]
-        config = parse_resume(rundir.saved_config(run), keys, str(run / "config.yaml"))
+    resumed, keys = rundir.resumed(argv)
+    if resumed:
+        config = parse_resume(rundir.saved_config(resumed), keys, str(resumed / "config.yaml"))
     else:
         config = parse_train(argv)
     _check_names(config)
@@ -55,11 +53,12 @@ def main(argv: Sequence[str]) -> int:
     if config.inference == "central":
         choose_device(config.device)
         count *= PROCESSES
-    if not resume:
-        run = rundir.create(config.run, config.env, config.policy)
+    run = resumed or rundir.create(config.run, config.env, config.policy)
     prepare = partial(_prepare, config, run)
     title = f"es_rl: {config.env} → {run}"
-    return loop.run(Run(config, run, prepare, "train", argv, title, workers=count, resumed=bool(resume), terms=Terms()))
+    return loop.run(
+        Run(config, run, prepare, "train", argv, title, workers=count, resumed=bool(resumed), terms=Terms())
+    )
 
 
 def _prepare(config: Config, run: Path, workers: Workers, say: Callable[[str], None]) -> Prepared:

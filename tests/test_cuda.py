@@ -7,10 +7,13 @@ from conftest import comparable, metrics, model_hash
 from safetensors.torch import load_file
 from test_population import MEMBERS, NETWORKS, assert_close, build, explicit, tensor
 
+from es_rl.in_place import Direction, write
+from es_rl.language import Language, open_model
 from es_rl.noise import Perturbation
 from es_rl.population import perturb
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+GPU = "cuda"
 HOPPER = ["env=Hopper-v4", "env_kwargs.max_episode_steps=60", "es.population=32", "chunk=8", "eval.every=2"]
 POLICIES = {
     "linear": "policy=linear",
@@ -66,6 +69,25 @@ def test_a_run_goes_on_to_the_same_bits(train):
     train(*keys, "generations=2", run="half")
     train("resume=half", "generations=4", "workers=1")
     assert model_hash(whole) == model_hash(whole.parent / "half")
+
+
+@pytest.mark.parametrize("kind", ["dense", "lowrank"])
+def test_a_language_model_says_there_what_it_says_here(tiny, kind):
+    here, there = (Language(*open_model(tiny, "float32"), torch.device(name)) for name in ("cpu", GPU))
+    theta = {name: value.clone() for name, value in here.model.named_parameters()}
+    frozen = frozenset(name for name in theta if "mlp" in name)
+    p = Perturbation(kind=kind, sigma=0.05, seed=1, frozen=frozen)
+    said = []
+    for speaker in (here, there):
+        if kind == "dense":
+            write(speaker.model, theta, p, Direction(1, -p.sigma))
+            said.append(speaker.complete(["one", "and another"], copies=1, most=6, beat=lambda rows: None))
+        else:
+            with perturb(speaker.model, range(4), p):
+                said.append(speaker.complete(["one", "and another"], copies=4, most=6, beat=lambda rows: None))
+    assert said[0] == said[1]
+    for (name, one), other in zip(here.model.named_parameters(), there.model.parameters(), strict=True):
+        assert torch.equal(one, other.cpu()), name
 
 
 def test_noise_stays_on_the_gpu_and_takes_no_more_than_the_factors():

@@ -19,7 +19,8 @@ from typing import IO, Any
 from es_rl.config import pairs, read_file, to_yaml
 from es_rl.errors import CheckpointError, ConfigError, ResourceError
 
-PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco", "transformers", "tokenizers")
+PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco")
+OPTIONAL = ("transformers", "tokenizers")
 
 
 def create(given: str, group: str, name: str) -> Path:
@@ -81,11 +82,12 @@ def saved_config(path: Path) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions that results may depend on."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *OPTIONAL):
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # a checkout that was not installed
-            found[package] = "unknown"
+        except PackageNotFoundError:
+            if package in PACKAGES:  # a checkout that was not installed
+                found[package] = "unknown"
     return found
 
 

@@ -324,8 +324,8 @@ def _resolve(config: Config) -> Config:
     width, heads = config.transformer.width, config.transformer.heads
     if width % heads:
         raise ConfigError(f"transformer.width={width}: must be a multiple of transformer.heads={heads}.")
-    together = TOGETHER_CENTRAL if config.inference == "central" else TOGETHER
-    chunk = default_chunk(es.population, es.episodes, together) if config.chunk is None else config.chunk
+    central = config.inference == "central"
+    chunk = default_chunk(es.population, es.episodes, central=central) if config.chunk is None else config.chunk
     if chunk % 2:
         raise ConfigError(f"chunk={chunk}: must be even, both members of a pair are rolled out together.")
     rules = (config.generations, config.env_steps, config.minutes, config.target_return)
@@ -362,13 +362,13 @@ def check_pairs(es: EsConfig, prefix: str) -> None:
         )
 
 
-def default_chunk(population: int, episodes: int, together: int = TOGETHER) -> int:
+def default_chunk(population: int, episodes: int, *, central: bool = False) -> int:
     """Members of a chunk of at most so many simulations; none left over.
 
     At most a quarter of the population, so that work spreads over workers; all of it where one place acts for them all.
     """
-    share = 1 if together == TOGETHER_CENTRAL else 4
-    most = max(2, min(population // share, together // episodes))
+    share, together = (population, TOGETHER_CENTRAL) if central else (population // 4, TOGETHER)
+    most = max(2, min(share, together // episodes))
     chunks = -(-population // most)
     return 2 * -(-population // (2 * chunks))
 

@@ -19,10 +19,6 @@ class Dataset:
     train: list[Row]
     held_out: list[Row]
 
-    def digest(self) -> str:
-        """The sha256 of all that is trained on."""
-        return digest(self.train)
-
 
 def digest(rows: list[Row]) -> str:
     """The sha256 of some rows."""

@@ -241,10 +241,9 @@ class FineTune:
         memory: Memory,
         rows: int,
         workers: Workers,
-        critics: Workers,
     ) -> None:
         self._config, self._run, self._data, self._theta, self._memory = config, run, data, theta, memory
-        self._workers, self._critics = workers, critics
+        self._workers, self._critics = workers, workers.sibling(1, hang_after=STARTUP_SECONDS)
         self._critic = Critic(config.reward)
         self._open_critic()
         _check_modules(config.modules, theta)
@@ -261,7 +260,6 @@ class FineTune:
 
     def _open_critic(self) -> None:
         """Import the reward, with more time than it has later to judge. Raises `EnvError`."""
-        self._critics.hang_after = STARTUP_SECONDS
         (outcome,) = self._critics.map(self._critic, [], [[]])
         if isinstance(outcome, Failed):
             raise EnvError(outcome.message)

@@ -224,17 +224,16 @@ def _prepare(
     for name, value in model.named_parameters():
         theta[name].copy_(value)
     del model, speaker
-    critics = workers.sibling(1, hang_after=config.reward_seconds)
-    task = FineTune(config, run, data, theta, memory, rows, workers, critics)
+    task = FineTune(config, run, data, theta, memory, rows, workers)
     state = ESState(0, dict(theta), {}, {})
     _warn(config, task, state, say)
-    about = {"data": data.digest(), "reward": config.reward, "modules": list(config.modules)}
+    about = {"data": dataset.digest(data.train), "reward": config.reward, "modules": list(config.modules)}
     heading = (
         f"{sum(value.numel() for value in theta.values()):,} parameters in {config.dtype} on {config.device}, "
         f"{config.es.population} members in chunks of {config.chunk}, {config.batch} of {len(data.train):,} prompts a "
         f"generation, {len(data.held_out):,} held out, {workers.count or 'no'} workers"
     )
-    follow = partial(_Follower, run, critics, descriptor)
+    follow = partial(_Follower, run, descriptor)
     return Prepared(task, state, about, heading, follow=follow, step=task.step, in_place=True)
 
 
@@ -261,10 +260,10 @@ def _warn(config: LlmConfig, task: FineTune, state: ESState, say: Callable[[str]
 
 
 class _Follower:
-    """What is left of a run: its model as a directory, and no process."""
+    """What is left of a run: its model as a directory, and no memory."""
 
-    def __init__(self, run: Path, critics: Workers, descriptor: int, log: RunLog) -> None:
-        self._run, self._critics, self._descriptor = run, critics, descriptor
+    def __init__(self, run: Path, descriptor: int, log: RunLog) -> None:
+        self._run, self._descriptor = run, descriptor
 
     def poll(self, saver: Saver) -> None:
         pass
@@ -273,7 +272,6 @@ class _Follower:
         export(self._run, self._run / "pretrained")
 
     def close(self) -> None:
-        self._critics.close()
         os.close(self._descriptor)
 
 

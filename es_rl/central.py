@@ -32,7 +32,6 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
 
-from es_rl import envs
 from es_rl.actors import Actor, member_actors, policy_actor
 from es_rl.config import Config
 from es_rl.envs import EnvSpec, VectorEnv
@@ -40,7 +39,7 @@ from es_rl.envs.spaces import Floats, Ints, size
 from es_rl.policies.normalizer import Normalizer
 from es_rl.population import Generation
 from es_rl.processes import choose_device
-from es_rl.rollout import Chunk, ChunkResult, Tally, chunk_result, episode_seeds, make_policy, rollout
+from es_rl.rollout import Chunk, ChunkResult, Tally, chunk_result, episode_seeds, make_env, make_policy, rollout
 from es_rl.shared import Fields, Memory, allocate
 from es_rl.workers import NAP_SECONDS, Failed, Workers
 
@@ -99,9 +98,7 @@ class Simulation:
 
     def __call__(self, shared: Round, shard: Shard, beat: Callable[[int], None]) -> ChunkResult:
         if self._env is None:
-            assert self._config.chunk is not None
-            most = self._config.chunk * self._config.es.episodes
-            self._env = envs.make(self._spec.id, most, self._spec.backend, **self._spec.kwargs)
+            self._env = make_env(self._config, self._spec)
         if self._board is None or self._board[0] != shared.board:
             self._board = shared.board, shared.board.memory.arrays()
         # What a worker that died has left; the parent then knows that this shard begins.
@@ -297,7 +294,7 @@ class Central:
         simulations = last.first + last.chunk.count * self._episodes(last.chunk)
         space = self._spec.action_space
         action = ((), "i8") if isinstance(space, spaces.Discrete) else ((size(space),), "f4")
-        fields = _fields(simulations, last.job + 1, size(self._spec.observation_space), action)
+        fields = _fields(simulations, last.job + 1, size(self._spec.observation_space, self._config.obs_first), action)
         self._descriptor, memory = allocate(fields)
         self._board = Board(self._board.serial + 1, memory)
         return memory.arrays()

@@ -175,6 +175,7 @@ RESUMABLE = (
     "es.max_failed",
 )
 TOGETHER, TOGETHER_CENTRAL = 64, 1024  # simulations of a chunk at most: in a worker, and of all workers together
+WORTHWHILE = 8  # members of a chunk at least, where two chunks can be made of them
 DEFAULT_MINUTES = 60.0
 
 
@@ -365,9 +366,11 @@ def check_pairs(es: EsConfig, prefix: str) -> None:
 def default_chunk(population: int, episodes: int, *, central: bool = False) -> int:
     """Members of a chunk of at most so many simulations; none left over.
 
-    At most a quarter of the population, so that work spreads over workers; all of it where one place acts for them all.
+    At most a quarter of the population, so that work spreads over workers, but of a small one half, since a step of a
+    few simulations costs nearly as much as one of many; all of it where one place acts for them all.
     """
-    share, together = (population, TOGETHER_CENTRAL) if central else (population // 4, TOGETHER)
+    spread = max(population // 4, min(population // 2, WORTHWHILE))
+    share, together = (population, TOGETHER_CENTRAL) if central else (spread, TOGETHER)
     most = max(2, min(share, together // episodes))
     chunks = -(-population // most)
     return 2 * -(-population // (2 * chunks))

@@ -39,9 +39,9 @@ def _adam(population: int, sigma: float, lr: float, **more: Any) -> dict[str, An
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The settings of the paper. Hopper's sixteen members in two chunks keep two workers busy and no more; a larger
-    # population would, with a larger lr.
-    "Hopper": _ars(8, 4, 0.025, 0.01, 1.0, chunk=8),
+    # The settings of the paper. Hopper's sixteen members keep two workers busy and no more; a larger population would
+    # keep more, with a larger lr.
+    "Hopper": _ars(8, 4, 0.025, 0.01, 1.0),
     "HalfCheetah": _ars(32, 4, 0.03, 0.02, 0.0),
     "Walker2d": _ars(40, 30, 0.025, 0.03, 1.0),
     # Short episodes first: a generation of whole ones takes 120,000 steps, and the first ones teach little.

@@ -72,9 +72,7 @@ class Rollout:
     """Rolls out chunks of one run's members in one process, with environments and policy made at the first call."""
 
     def __init__(self, config: Config, env: EnvSpec) -> None:
-        assert config.chunk is not None
         self._config, self._spec = config, env
-        self._simulations = config.chunk * config.es.episodes
         self._env: VectorEnv | None = None
         self._policy: nn.Module | None = None
         self._generation: Generation | None = None
@@ -95,7 +93,7 @@ class Rollout:
     def prepare(self, generation: Generation) -> tuple[VectorEnv, nn.Module]:
         """The environments, and the policy with the generation's weights and statistics."""
         if self._env is None or self._policy is None:
-            self._env = envs.make(self._spec.id, self._simulations, self._spec.backend, **self._spec.kwargs)
+            self._env = make_env(self._config, self._spec)
             self._policy = make_policy(self._config, self._spec)
         if generation is not self._generation:
             self._policy.load_state_dict({k: torch.from_numpy(v) for k, v in generation.model.items()})
@@ -134,6 +132,13 @@ def episode_seeds(config: Config, generation: int, chunk: Chunk) -> list[int]:
         for member in items
         for episode in range(config.es.episodes)
     ]
+
+
+def make_env(config: Config, env: EnvSpec) -> VectorEnv:
+    """The simulations of a chunk, which observe no more than the policy sees."""
+    assert config.chunk is not None
+    n = config.chunk * config.es.episodes
+    return envs.make(env.id, n, env.backend, obs_first=config.obs_first, **env.kwargs)
 
 
 def make_policy(config: Config, env: EnvSpec) -> nn.Module:

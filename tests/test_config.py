@@ -149,8 +149,8 @@ def test_a_run_without_a_stop_rule_gets_one():
 
 
 def test_the_chunk_follows_from_population_and_episodes_alone():
-    chunks = {p: parse_train(["env=A-v0", f"es.population={p}"]).chunk for p in (2, 10, 64, 460)}
-    assert chunks == {2: 2, 10: 2, 64: 16, 460: 58}
+    chunks = {p: parse_train(["env=A-v0", f"es.population={p}"]).chunk for p in (2, 10, 16, 64, 460)}
+    assert chunks == {2: 2, 10: 6, 16: 8, 64: 16, 460: 58}
     assert parse_train(["env=A-v0", "es.population=460", "es.episodes=4"]).chunk == 16
 
 

@@ -36,7 +36,7 @@ from es_rl.envs.spaces import Bools, Floats, Ids
 from es_rl.errors import EnvError, lookup, nearest
 
 class VectorEnv(Protocol):
-    """n simulations of one environment, observations flattened to vectors of O numbers."""
+    """n simulations of one environment, observations flattened to vectors of O numbers, or the first ones of these."""
 
     errors: list[str]  # what broke, one line each; cleared by whoever has read it
 
@@ -50,13 +50,13 @@ class VectorEnv(Protocol):
         """Release what the simulations hold."""
 
 
-def _batch(id: str, n: int, env_kwargs: Mapping[str, Any]) -> VectorEnv:
+def _batch(id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None) -> VectorEnv:
     from es_rl.envs.mujoco_backend import MujocoVector  # imports mujoco, which not every environment needs
 
-    return MujocoVector(id, n, env_kwargs)
+    return MujocoVector(id, n, env_kwargs, obs_first)
 
 
-BACKENDS: dict[str, Callable[[str, int, Mapping[str, Any]], VectorEnv]] = {
+BACKENDS: dict[str, Callable[[str, int, Mapping[str, Any], int | None], VectorEnv]] = {
     "batch": _batch,
     "gymnasium": gymnasium_backend.GymnasiumVector,
 }
@@ -79,12 +79,13 @@ class EnvSpec:
     warnings: tuple[str, ...] = ()  # what it warned of, each once
 
 
-def make(id: str, n: int, /, backend: str = "auto", **env_kwargs: Any) -> VectorEnv:
+def make(id: str, n: int, /, backend: str = "auto", *, obs_first: int | None = None, **env_kwargs: Any) -> VectorEnv:
     """n simulations of the environment `id` (`module:Id` imports the module first).
 
-    `backend` is `auto`, the fastest there is, or a name of `BACKENDS`. Raises `EnvError`, `ConfigError`.
+    `backend` is `auto`, the fastest there is, or a name of `BACKENDS`. With `obs_first` an observation is its first so
+    many numbers; what only the others need may be left uncomputed. Raises `EnvError`, `ConfigError`.
     """
-    return lookup(BACKENDS, choose_backend(id, backend), "backend")(id, n, env_kwargs)
+    return lookup(BACKENDS, choose_backend(id, backend), "backend")(id, n, env_kwargs, obs_first)
 
 
 def choose_backend(id: str, backend: str = "auto") -> str:

@@ -64,11 +64,11 @@ def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], id: 
 class GymnasiumVector:
     """n Gymnasium environments, each made when it is first reset."""
 
-    def __init__(self, id: str, n: int, env_kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None = None) -> None:
         self.errors: list[str] = []
-        self._id, self._kwargs = id, env_kwargs
+        self._id, self._kwargs, self._first = id, env_kwargs, obs_first
         self._envs: list[gymnasium.Env[Any, Any] | None] = [None] * n
-        self._size = 0  # O, known from the first environment
+        self._size = 0  # of an observation, known from the first environment
 
     def reset(self, ids: Ids, seeds: Sequence[int]) -> Floats:
         rows = [self._reset_one(i, int(seed)) for i, seed in zip(ids, seeds, strict=True)]
@@ -86,7 +86,7 @@ class GymnasiumVector:
                 seen, reward[row], terminated[row], truncated[row], _ = env.step(
                     _action(env.action_space, actions[row])
                 )
-                obs[row] = flatten(env.observation_space, seen)
+                obs[row] = flatten(env.observation_space, seen)[: self._size]
                 if _diverged(env):
                     reward[row], terminated[row] = np.nan, True
             except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises is this simulation's end
@@ -105,8 +105,8 @@ class GymnasiumVector:
             env = self._envs[i]
             if env is None:
                 env = self._envs[i] = make_one(self._id, self._kwargs)
-                self._size = size(env.observation_space)
-            return flatten(env.observation_space, env.reset(seed=seed)[0])
+                self._size = size(env.observation_space, self._first)
+            return flatten(env.observation_space, env.reset(seed=seed)[0])[: self._size]
         except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises is this simulation's end
             if not self._size:
                 raise EnvError(f"env={self._id}: cannot be made: {describe(error)}") from error

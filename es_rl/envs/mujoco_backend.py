@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from es_rl.envs.gymnasium_backend import make_one
 from es_rl.envs.mujoco_tasks import TASKS
-from es_rl.envs.spaces import Bools, Floats, Ids, Ints
+from es_rl.envs.spaces import Bools, Floats, Ids, Ints, size
 from es_rl.errors import EnvError
 
 # A simulation in which one of these is counted was reset by MuJoCo in mid-air: the task would reward the teleport.
@@ -123,7 +123,7 @@ def _columns(model: mujoco.MjModel, name: str) -> slice:
 class MujocoVector:
     """n simulations of one of `TASKS`. Those that are stepped stand side by side, so that no field need be picked."""
 
-    def __init__(self, id: str, n: int, env_kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None = None) -> None:
         self.errors: list[str] = []
         template = make_one(id, env_kwargs)
         space = template.observation_space
@@ -134,13 +134,14 @@ class MujocoVector:
             raise EnvError(f"env={id}: observations have the shape {seen.shape}, but its space {space.shape}.")
         env = cast(Any, template.unwrapped)
         bodies = {env.model.body(i).name: i for i in range(env.model.nbody)}
-        self._data, self._env = env.data, SimpleNamespace(**vars(env), dt=env.dt, bodies=bodies)
+        wanted = size(space, obs_first)
+        self._data, self._env = env.data, SimpleNamespace(**vars(env), dt=env.dt, bodies=bodies, wanted=wanted)
         names, kind = [*_STATE, *self._task.fields], cast(Any, _OnBatch)
         if self._task.contacts(self._env):
             names, kind = [*names, "cfrc_ext"], _InTurn
         self._physics: _Physics = kind(env.model, n, names)
         # What the template has begun last, and what was seen of it.
-        self._begun, self._first, self._first_progress = 0, seen, self._progress_of_template()
+        self._begun, self._first, self._first_progress = 0, seen[:wanted], self._progress_of_template()
         # By place, as the physics' fields are.
         self._progress, self._elapsed = np.zeros((n, *self._first_progress.shape)), np.zeros(n, np.int64)
         self._place = np.arange(n)  # of each simulation
@@ -151,7 +152,7 @@ class MujocoVector:
         seen = []
         for i, seed in zip(ids, seeds, strict=True):
             if seed != self._begun:  # both members of a pair begin alike
-                self._begun, self._first = seed, self._template.reset(seed=int(seed))[0]
+                self._begun, self._first = seed, self._template.reset(seed=int(seed))[0][: self._env.wanted]
                 self._first_progress = self._progress_of_template()
             place = int(self._place[i])
             self._physics.load(place, self._data)
@@ -167,7 +168,7 @@ class MujocoVector:
         rows, before, elapsed = self._rows, self._progress[:n], self._elapsed[:n]
         rows.ctrl[:] = actions
         sound = self._physics.step(n, self._env.frame_skip)
-        obs = self._task.observe(rows, self._env)
+        obs = self._task.observe(rows, self._env)[:, : self._env.wanted]
         now = self._task.progress(rows, self._env)
         reward, terminated = self._task.outcome(rows, self._env, before, now, np.asarray(actions, np.float32))
         before[:] = now

@@ -4,7 +4,7 @@ Shapes: n simulations of a call, O observation, A action, B bodies.
 
 Each entry says what its task computes, in the very order of operations of Gymnasium's class, since the results are to
 be equal to the last bit. Weights, ranges and switches are those of an instance of that class (`env` holds its attributes, `dt`,
-and `bodies`, the numbers of the bodies by name), so that every argument of its constructor counts; `rows` holds the simulations' state and derived fields, one row each; `actions`
+`bodies`, the numbers of the bodies by name, and `wanted`, how many of an observation's numbers anyone looks at), so that every argument of its constructor counts; `rows` holds the simulations' state and derived fields, one row each; `actions`
 are float32, as Gymnasium's action spaces are.
 """
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Rows = SimpleNamespace
-Env = Any  # the attributes of an unwrapped environment of Gymnasium's, dt and bodies
+Env = Any  # the attributes of an unwrapped environment of Gymnasium's, dt, bodies and wanted
 Outcome = tuple[Array, Array]  # reward (n,), terminated (n,)
 
 
@@ -28,7 +28,7 @@ Outcome = tuple[Array, Array]  # reward (n,), terminated (n,)
 class Task:
     """One environment id. `progress` is computed once a step and remembered: `outcome` gets that of before and of now."""
 
-    observe: Callable[[Rows, Env], Array]  # → (n, O)
+    observe: Callable[[Rows, Env], Array]  # → (n, O); the last ones may be missing beyond env.wanted
     outcome: Callable[[Rows, Env, Array, Array, Array], Outcome]  # (rows, env, before, now, actions)
     progress: Callable[[Rows, Env], Array] = lambda rows, env: rows.qpos[:, 0]
     fields: tuple[str, ...] = ()  # derived fields of MjData that are read
@@ -195,8 +195,18 @@ def _humanoid_healthy(rows: Rows, env: Env) -> Array:
 def _humanoid_v4_observe(rows: Rows, env: Env) -> Array:
     exclude = getattr(env, "_exclude_current_positions_from_observation", True)  # HumanoidStandup-v4 always does
     position = rows.qpos[:, 2:] if exclude else rows.qpos
-    fields = (rows.cinert, rows.cvel, rows.qfrc_actuator, rows.cfrc_ext)
-    return np.concatenate([position, rows.qvel, *(f.reshape(len(position), -1) for f in fields)], axis=1)
+    seen = [position, rows.qvel]
+    if env.wanted > sum(part.shape[1] for part in seen):
+        fields = (rows.cinert, rows.cvel, rows.qfrc_actuator)
+        seen += [field.reshape(len(position), -1) for field in fields]
+    if _humanoid_v4_contacts(env):
+        seen.append(rows.cfrc_ext.reshape(len(position), -1))
+    return np.concatenate(seen, axis=1)
+
+
+def _humanoid_v4_contacts(env: Env) -> bool:
+    """They are the last part of an observation, and of nothing else."""
+    return bool(env.wanted > env.observation_space.shape[0] - env.data.cfrc_ext.size)
 
 
 def _humanoid_v5_observe(rows: Rows, env: Env) -> Array:
@@ -340,7 +350,9 @@ TASKS: dict[str, Task] = {
     "HalfCheetah-v5": Task(_moving(1), _run),
     "Hopper-v4": Task(_moving(1, clip=10), _hop(_hopper_healthy, _paid_while_alive)),
     "Hopper-v5": Task(_moving(1, clip=10), _hop(_hopper_healthy, _paid_while_healthy)),
-    "Humanoid-v4": Task(_humanoid_v4_observe, _humanoid_v4, _humanoid_x, (*_BODY_FIELDS, "xipos"), _ALWAYS),
+    "Humanoid-v4": Task(
+        _humanoid_v4_observe, _humanoid_v4, _humanoid_x, (*_BODY_FIELDS, "xipos"), _humanoid_v4_contacts
+    ),
     "Humanoid-v5": Task(_humanoid_v5_observe, _humanoid_v5, _humanoid_x, (*_BODY_FIELDS, "xipos"), _ALWAYS),
     "HumanoidStandup-v4": Task(_humanoid_v4_observe, _standup_v4, fields=_BODY_FIELDS, contacts=_ALWAYS),
     "HumanoidStandup-v5": Task(_humanoid_v5_observe, _standup_v5, fields=_BODY_FIELDS, contacts=_ALWAYS),

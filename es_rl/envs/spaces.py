@@ -17,11 +17,15 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
-def size(space: Space) -> int:
-    """Numbers in a flattened observation. Raises TypeError for a space without a fixed size, such as Text or Graph."""
+def size(space: Space, first: int | None = None) -> int:
+    """Numbers in a flattened observation, or in its `first` ones.
+
+    Raises TypeError for a space without a fixed size, such as Text or Graph.
+    """
     if not _supported(space):
         raise TypeError("is not supported; Box, Discrete, MultiBinary, MultiDiscrete, and Dict or Tuple of these are")
-    return spaces.flatdim(space)
+    numbers = spaces.flatdim(space)
+    return numbers if first is None else min(first, numbers)
 
 
 def flatten(space: Space, obs: Any) -> NDArray[np.float64]:

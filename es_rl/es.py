@@ -21,7 +21,6 @@ from es_rl.config import EsConfig, OptimConfig
 from es_rl.noise import Perturbation, Shapes, check_rank, estimate
 from es_rl.shaping import utilities
 
-SMALLEST = 14  # simulations of a part of a chunk
 GRAM_SIDE = 512  # of a matrix whose singular values are looked at
 MAX_LIMIT = 10**9  # times es.limit: as good as none
 GROWTH = 16  # times es.population, to which it may grow
@@ -156,21 +155,8 @@ def grow(params: ESParams, members: int, steps: int) -> list[range]:
 
 
 def _chunks(params: ESParams, first: int, end: int) -> list[range]:
-    """These members in chunks, the last ones in smaller parts.
-
-    So no worker waits long for another at the end of a generation, whatever their number.
-    """
-    size = params.chunk
-    chunks = [range(i, min(i + size, end)) for i in range(first, end, size)]
-    last = [part for c, n in zip(chunks[-2:], (2, 4), strict=False) for part in _parts(c, n, params.es.episodes)]
-    return chunks[:-2] + last
-
-
-def _parts(members: range, wanted: int, episodes: int) -> list[range]:
-    """Up to so many parts, of whole pairs, none of fewer simulations than are worth a step of their own."""
-    count = max(1, min(wanted, len(members) * episodes // SMALLEST))
-    size = 2 * -(-len(members) // (2 * count))
-    return [members[first : first + size] for first in range(0, len(members), size)]
+    """These members in chunks."""
+    return [range(i, min(i + params.chunk, end)) for i in range(first, end, params.chunk)]
 
 
 def tell(

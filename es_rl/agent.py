@@ -13,9 +13,10 @@ from torch import nn
 
 from es_rl import checkpoint as checkpoints
 from es_rl import es, policies, rundir
-from es_rl.config import Config, build, module_rule
+from es_rl.config import Config, module_rule
 from es_rl.envs.spaces import flatten, from_json, size, to_json
 from es_rl.errors import CheckpointError, ConfigError
+from es_rl.keys import build
 
 
 class Agent:

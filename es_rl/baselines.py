@@ -23,9 +23,9 @@ import numpy as np
 from gymnasium import spaces
 
 from es_rl import cli, envs
-from es_rl.config import help_text, key, parse
 from es_rl.envs.gymnasium_backend import make_one
 from es_rl.errors import ConfigError, EnvError, ResourceError, Stopped, TrainingError, lookup
+from es_rl.keys import help_text, key, parse
 from es_rl.presets import family
 from es_rl.processes import available_processors
 from es_rl.record import film, write_mp4

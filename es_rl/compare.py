@@ -30,8 +30,9 @@ from typing import Any
 
 from es_rl import cli, envs, report
 from es_rl.baselines import BASELINES, label, write_json
-from es_rl.config import Config, flatten, help_text, key, leaves, pairs, parse, parse_train
+from es_rl.config import Config, parse_train
 from es_rl.errors import ConfigError, Stopped, lookup
+from es_rl.keys import flatten, help_text, key, leaves, pairs, parse
 from es_rl.processes import available_processors, die_with_parent
 from es_rl.report import OURS
 from es_rl.rng import MAX_SEED

@@ -1,4 +1,4 @@
-"""The keys of a run: frozen dataclasses, `key=value` parsing, files of keys, ranges, `--help`.
+"""The keys of a run that trains a policy, the rules between them, and where they are from.
 
 Precedence, later wins: defaults, the preset of the environment, `config=FILE`, the command line.
 """
@@ -6,41 +6,17 @@ Precedence, later wins: defaults, the preset of the environment, `config=FILE`, 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from es_rl.errors import ConfigError, nearest
+from es_rl.errors import ConfigError
+from es_rl.keys import build, flatten, group, key, pairs, read_file
 from es_rl.presets import preset
 from es_rl.rng import MAX_SEED
 
 C = TypeVar("C")
-
-
-def key(
-    default: Any,
-    text: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    choices: Sequence[str] = (),
-) -> Any:
-    """A field with its help text and its range: low ≤ value ≤ high, value > above, value in choices."""
-    metadata = {"help": text, "low": low, "high": high, "above": above, "choices": tuple(choices)}
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def group(kind: type[Any], text: str) -> Any:
-    """A field that holds a group of keys."""
-    return field(default_factory=kind, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -179,24 +155,6 @@ WORTHWHILE = 8  # members of a chunk at least, where two chunks can be made of t
 DEFAULT_MINUTES = 60.0
 
 
-def parse(kind: type[C], argv: Sequence[str]) -> C:
-    """The dataclass `kind` with the `key=value` arguments of one of the smaller verbs. Raises `ConfigError`."""
-    return build(kind, [(pairs(argv), "")])
-
-
-def pairs(argv: Sequence[str]) -> dict[str, str]:
-    """`key=value` arguments as a dict. Raises `ConfigError` for one without `=`, or given twice."""
-    found: dict[str, str] = {}
-    for argument in argv:
-        name, equals, text = argument.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"{argument}: not of the form key=value. --help lists every key.")
-        if name in found:
-            raise ConfigError(f"{name}: given twice ({found[name]} and {text}). Give it once.")
-        found[name] = text
-    return found
-
-
 def parse_train(argv: Sequence[str]) -> Config:
     """The resolved configuration of a new run. Raises `ConfigError`."""
     given = pairs(argv)
@@ -244,74 +202,6 @@ def module_rule(name: str, value: str, source: str) -> str:
         f"{name}={value} in {source}: importing a module runs its code, so it is taken from the command line only. "
         f"If you trust it, add {name}={value}."
     )
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """The keys of a YAML file, flattened to dotted names. YAML is loaded safely. Raises `ConfigError`."""
-    try:
-        loaded = OmegaConf.load(path)
-        if not isinstance(loaded, DictConfig):
-            raise ConfigError(f"{path}: must hold keys and values.")
-        return flatten(OmegaConf.to_container(loaded, resolve=False))  # type: ignore[arg-type]
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{path}: not a YAML file of keys ({str(error).splitlines()[0]}).") from error
-
-
-def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
-    """An instance of the dataclass from (keys, where they are from) in order. Raises `ConfigError`."""
-    known = dict(leaves(kind))
-    tree = OmegaConf.structured(kind)
-    _writable(tree)
-    for values, source in sources:
-        for name, value in values.items():
-            _check_name(name, known, source)
-            if "${" in str(value):  # it would be resolved after every check, and could name an environment variable
-                raise ConfigError(f"{source}{name}={value}: must not contain ${{: values are taken as they are.")
-            _assign(tree, name, value, source)
-            if (root := _leaf(name, known)) is not None:
-                _check_range(name, OmegaConf.select(tree, name), known[root], source)
-    result: C = OmegaConf.to_object(tree)  # type: ignore[assignment]
-    return result
-
-
-def leaves(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
-    """(dotted name, field) of every key, groups opened, in order."""
-    hints = get_type_hints(kind)
-    for f in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hints[f.name]):
-            yield from leaves(hints[f.name], f"{prefix}{f.name}.")
-        else:
-            yield prefix + f.name, f
-
-
-def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as {dotted name: value}; empty mappings vanish."""
-    result: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            result |= flatten(value, f"{prefix}{name}.")
-        else:
-            result[f"{prefix}{name}"] = value
-    return result
-
-
-def to_yaml(config: Any) -> str:
-    """The configuration as YAML, as `config.yaml` holds it."""
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
-
-
-def help_text(kind: type[Any], usage: str) -> str:
-    """`--help`: every key with type, default, range and meaning, one line each."""
-    lines = [usage, "", "keys, given as key=value:"]
-    for name, f in leaves(kind):
-        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-        shown = "" if default in ("", None, {}) else f" = {default}"
-        lines.append(f"  {name + shown:<34} {f.metadata['help']} ({_type_name(f)}{_rule(f)})")
-    return "\n".join(lines)
 
 
 def _resolve(config: Config) -> Config:
@@ -374,75 +264,3 @@ def default_chunk(population: int, episodes: int, *, central: bool = False) -> i
     most = max(2, min(share, together // episodes))
     chunks = -(-population // most)
     return 2 * -(-population // (2 * chunks))
-
-
-def _leaf(name: str, known: Mapping[str, Any]) -> str | None:
-    """The key that `name` sets: itself, or the open dictionary that it lies in."""
-    if name in known:
-        return name
-    return next((k for k, f in known.items() if "dict" in str(f.type) and name.startswith(k + ".")), None)
-
-
-def _check_name(name: str, known: Mapping[str, Any], source: str) -> None:
-    if _leaf(name, known) is not None:
-        return
-    inside = [k for k in known if k.startswith(name + ".")]
-    if inside:
-        raise ConfigError(f"{source}{name}: a group of keys. Set one of them: {', '.join(inside)}.")
-    same_ending = [k for k in known if k.split(".")[-1] == name]
-    hint = f" Did you mean {' or '.join(same_ending)}?" if same_ending else nearest(name, known)
-    raise ConfigError(f"{source}{name}: unknown key.{hint} --help lists every key.")
-
-
-def _assign(tree: DictConfig, name: str, value: Any, source: str) -> None:
-    """Set one key; text from the command line is read as YAML unless the key is itself text."""
-    if isinstance(value, str) and not isinstance(OmegaConf.select(tree, name), str):
-        try:
-            value = OmegaConf.from_dotlist([f"value={value}"]).value
-        except Exception as error:
-            raise ConfigError(f"{source}{name}={value}: not readable as a value.") from error
-    try:
-        OmegaConf.update(tree, name, value, merge=False, force_add=name.startswith("env_kwargs."))
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{source}{name}={value}: wrong type. {reason}.") from error
-
-
-def _check_range(name: str, value: Any, f: dataclasses.Field[Any], source: str) -> None:
-    rule = f.metadata
-    for item in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
-        number = item if isinstance(item, (int, float)) and not isinstance(item, bool) else None
-        bad = number is not None and (
-            not math.isfinite(number)
-            or (rule["low"] is not None and number < rule["low"])
-            or (rule["above"] is not None and number <= rule["above"])
-            or (rule["high"] is not None and number > rule["high"])
-        )
-        if bad or (rule["choices"] and item not in rule["choices"]):
-            hint = nearest(str(item), rule["choices"])
-            raise ConfigError(f"{source}{name}={item}: must be{_rule(f, comma='')}.{hint}")
-
-
-def _rule(f: dataclasses.Field[Any], comma: str = ",") -> str:
-    rule = f.metadata
-    if rule["choices"]:
-        return f"{comma} one of {', '.join(rule['choices'])}"
-    parts = [
-        f"{sign} {rule[bound]:g}" if bound != "high" or rule[bound] < 1e9 else f"{sign} {rule[bound]}"
-        for bound, sign in (("low", ">="), ("above", ">"), ("high", "<="))
-        if rule[bound] is not None
-    ]
-    return f"{comma} {' and '.join(parts)}" if parts else ("" if comma else " a finite number")
-
-
-def _type_name(f: dataclasses.Field[Any]) -> str:
-    return str(f.type).replace(" | None", "")
-
-
-def _writable(node: DictConfig) -> None:
-    """Frozen dataclasses give read-only nodes: unlock them while the keys are set."""
-    OmegaConf.set_readonly(node, False)
-    for name in node:
-        child = node._get_node(name)
-        if isinstance(child, DictConfig):
-            _writable(child)

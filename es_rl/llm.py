@@ -26,25 +26,13 @@ import torch
 from es_rl import checkpoint as checkpoints
 from es_rl import cli, dataset, language, loop, rewards, rundir
 from es_rl.checkpoint import Saver, check_fit
-from es_rl.config import (
-    DEFAULT_MINUTES,
-    CheckpointConfig,
-    EsConfig,
-    build,
-    check_pairs,
-    going_on,
-    group,
-    help_text,
-    key,
-    pairs,
-    parse,
-    refuse_episodic,
-)
+from es_rl.config import DEFAULT_MINUTES, CheckpointConfig, EsConfig, check_pairs, going_on, refuse_episodic
 from es_rl.dataset import Dataset
 from es_rl.errors import CheckpointError, ConfigError, lookup
 from es_rl.es import ESState
 from es_rl.finetune import FineTune
 from es_rl.in_place import unchanged
+from es_rl.keys import build, group, help_text, key, pairs, parse
 from es_rl.loop import Prepared, Run
 from es_rl.processes import available_memory, available_processors, choose_device, use_one_thread
 from es_rl.rng import MAX_SEED

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from es_rl import checkpoint as checkpoints
 from es_rl import es, rundir
 from es_rl.checkpoint import Progress, Saver
-from es_rl.config import to_yaml
 from es_rl.errors import CheckpointError, Stopped, TornError
 from es_rl.es import ESParams, ESState, Evaluation
+from es_rl.keys import to_yaml
 from es_rl.runlog import RunLog, Screen, Terms, number
 from es_rl.workers import Workers
 

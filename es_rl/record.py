@@ -21,9 +21,10 @@ from PIL import Image
 from es_rl import agent as agents
 from es_rl import cli, envs
 from es_rl.checkpoint import Saver
-from es_rl.config import Config, help_text, key, parse
+from es_rl.config import Config
 from es_rl.envs.gymnasium_backend import describe, make_one
 from es_rl.errors import ConfigError, EnvError
+from es_rl.keys import help_text, key, parse
 from es_rl.processes import kill_process, start_process
 from es_rl.rng import MAX_SEED, integer_seed
 from es_rl.rundir import reporting

@@ -16,8 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from es_rl.config import pairs, read_file, to_yaml
 from es_rl.errors import CheckpointError, ConfigError, ResourceError
+from es_rl.keys import pairs, read_file, to_yaml
 
 PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco")
 OPTIONAL = ("transformers", "tokenizers")

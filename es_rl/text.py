@@ -31,20 +31,16 @@ from es_rl.config import (
     CheckpointConfig,
     EsConfig,
     OptimConfig,
-    build,
     check_pairs,
     default_chunk,
     going_on,
-    group,
-    help_text,
-    key,
-    pairs,
     refuse_episodic,
 )
 from es_rl.corpus import Bytes, Corpus, baselines, read, sequences
 from es_rl.errors import CheckpointError, ConfigError, TrainingError, lookup
 from es_rl.es import ESParams, ESState, Evaluation
 from es_rl.gpt import Gpt, bits, generate
+from es_rl.keys import build, group, help_text, key, pairs
 from es_rl.loop import Prepared, Run, Stepped
 from es_rl.noise import KINDS
 from es_rl.optim import OPTIMIZERS

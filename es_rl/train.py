@@ -14,11 +14,12 @@ from pathlib import Path
 
 from es_rl import agent, cli, envs, es, evaluator, loop, rundir
 from es_rl.central import PROCESSES
-from es_rl.config import Config, help_text, parse_resume, parse_train
+from es_rl.config import Config, parse_resume, parse_train
 from es_rl.envs import BACKENDS
 from es_rl.errors import lookup
 from es_rl.es import ESParams
 from es_rl.evaluator import Evaluator
+from es_rl.keys import help_text
 from es_rl.loop import Prepared, Run
 from es_rl.noise import KINDS
 from es_rl.optim import OPTIMIZERS

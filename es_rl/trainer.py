@@ -35,9 +35,10 @@ from torch import Tensor, nn
 
 from es_rl import es
 from es_rl.checkpoint import MANIFEST, check_fit, read_directory, reading, write_directory
-from es_rl.config import EPISODIC, EsConfig, OptimConfig, build, check_pairs, default_chunk, refuse_episodic
+from es_rl.config import EPISODIC, EsConfig, OptimConfig, check_pairs, default_chunk, refuse_episodic
 from es_rl.errors import CheckpointError, ConfigError, TrainingError, lookup
 from es_rl.es import ESParams, ESState
+from es_rl.keys import build
 from es_rl.noise import KINDS, Perturbation, member_weights
 from es_rl.optim import OPTIMIZERS
 from es_rl.population import Generation, perturb

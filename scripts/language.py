@@ -19,8 +19,8 @@ import torch
 
 from es_rl import dataset
 from es_rl.cli import run
-from es_rl.config import pairs
 from es_rl.in_place import Direction, ascend, write
+from es_rl.keys import pairs
 from es_rl.language import Language, open_model
 from es_rl.noise import Perturbation
 from es_rl.population import perturb

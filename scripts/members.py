@@ -16,10 +16,10 @@ import torch
 
 from es_rl import es, text
 from es_rl.cli import run
-from es_rl.config import pairs
 from es_rl.corpus import read, sequences
 from es_rl.es import ESParams
 from es_rl.gpt import bits
+from es_rl.keys import pairs
 from es_rl.noise import member_weights
 from es_rl.processes import available_processors, use_one_thread
 from es_rl.workers import Workers

@@ -19,7 +19,7 @@ import numpy as np
 
 from es_rl import compare as comparison
 from es_rl.cli import run
-from es_rl.config import pairs
+from es_rl.keys import pairs
 from es_rl.report import summary
 from es_rl.runlog import number
 

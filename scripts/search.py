@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from es_rl.cli import run
-from es_rl.config import pairs
+from es_rl.keys import pairs
 from es_rl.processes import die_with_parent
 
 COMMON = ["workers=1", "video.every=-1", "eval.every=0", "eval.episodes=20"]

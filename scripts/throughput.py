@@ -25,9 +25,10 @@ from mujoco.batch import Batch
 from es_rl import es, evaluator
 from es_rl.actors import member_actors
 from es_rl.cli import run
-from es_rl.config import pairs, parse_train
+from es_rl.config import parse_train
 from es_rl.envs.mujoco_backend import MujocoVector
 from es_rl.evaluator import Evaluator
+from es_rl.keys import pairs
 from es_rl.population import Generation
 from es_rl.processes import available_processors, use_one_thread
 from es_rl.rollout import Chunk, Rollout, episode_seeds, make_policy, rollout

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from es_rl.config import Config, build, flatten, help_text, leaves, parse_resume, parse_train, read_file, to_yaml
+from es_rl.config import Config, parse_resume, parse_train
 from es_rl.errors import ConfigError
+from es_rl.keys import build, flatten, help_text, leaves, read_file, to_yaml
 from es_rl.presets import PRESETS
 
 BAD = {

@@ -22,6 +22,8 @@ from es_rl.gpt import bits
 from es_rl.keys import pairs
 from es_rl.noise import member_weights
 from es_rl.processes import available_processors, use_one_thread
+from es_rl.text_config import parse_text
+from es_rl.text_task import TextTask, training_starts
 from es_rl.workers import Workers
 
 ROUNDS = 3
@@ -29,12 +31,12 @@ SERIAL = 32  # members of the loop in a round
 
 
 def resolved(given):
-    return text._resolve(text.build(text.TextConfig, [(text.DEFAULTS, ""), (given, "")]))
+    return parse_text([f"{name}={value}" for name, value in given.items()])
 
 
 def serial(config, corpus, model, p, generation):
     """Seconds of the loop for `SERIAL` members."""
-    starts = text._starts(config, corpus, generation)
+    starts = training_starts(config, corpus, generation)
     x, y = (torch.from_numpy(part) for part in sequences(corpus.train, starts, config.ctx))
     theta = {name: value.clone() for name, value in model.named_parameters()}
     own = dict(model.named_parameters())
@@ -58,9 +60,9 @@ def peak(shared, job, beat):
 
 
 def peak_of(given, corpus, model, times):
-    config = resolved({**given, "es.population": times * int(given.get("es.population", 256)), "chunk": None})
+    config = resolved({**given, "es.population": times * int(given.get("es.population", 256)), "chunk": "null"})
     with Workers(1) as workers:
-        text.TextTask(config, corpus, workers).members(es.init(model))
+        TextTask(config, corpus, workers).members(es.init(model))
         return workers.map(peak, None, [0])[0]
 
 
@@ -68,11 +70,11 @@ def main(argv):
     given = pairs(argv)
     rounds = int(given.pop("rounds", ROUNDS))
     config = resolved(given)
-    corpus, model = read(config.corpus, config.ctx), text._model(config, config.model)
+    corpus, model = read(config.corpus, config.ctx), text.make_model(config, config.model)
     use_one_thread()
     totals, state, params = np.zeros((2, 2)), es.init(model), ESParams.of(config)
     with Workers(available_processors()) as workers:
-        task = text.TextTask(config, corpus, workers)
+        task = TextTask(config, corpus, workers)
         task.members(state)  # processes start, a module is checked
         for number in range(rounds):
             start = time.perf_counter()

@@ -15,6 +15,8 @@ from es_rl.errors import ConfigError
 from es_rl.gpt import Gpt, bits, generate
 from es_rl.noise import Perturbation, member_weights
 from es_rl.population import Generation
+from es_rl.text_config import TextConfig, parse_text
+from es_rl.text_task import Job, Judge, evaluation_starts, training_starts
 
 SMALL = [
     "ctx=16", "batch=4", "gpt.layers=1", "gpt.heads=2", "gpt.width=16", "es.population=16", "workers=0",
@@ -81,14 +83,12 @@ def test_the_likeliest_bytes_are_those_of_the_whole_row():
 
 @pytest.mark.parametrize("noise", ["lowrank", "dense"])
 def test_members_are_scored_on_the_same_sequences_by_their_own_weights(file, noise):
-    config = text._resolve(
-        text.build(text.TextConfig, [({"corpus": str(file), **dict(k.split("=") for k in SMALL)}, "")])
-    )
-    data, model = corpus.read(str(file), 16), text._model(config, "")
+    config = parse_text([f"corpus={file}", *SMALL])
+    data, model = corpus.read(str(file), 16), text.make_model(config, "")
     p = Perturbation(kind=noise, sigma=0.3, seed=0, generation=4, block=8)
     shared = Generation(4, {k: v.numpy() for k, v in model.state_dict().items()}, p)
-    scores = text.Judge(config)(shared, text.Job("members", range(2, 8)), lambda tokens: None)
-    starts = text._starts(config, data, 4)
+    scores = Judge(config)(shared, Job("members", range(2, 8)), lambda tokens: None)
+    starts = training_starts(config, data, 4)
     x, y = (torch.from_numpy(part) for part in corpus.sequences(data.train, starts, 16))
     for row, member in enumerate(range(2, 8)):
         alone = functional_call(model, member_weights(model, member, p), (x,))
@@ -137,7 +137,7 @@ def test_what_is_held_out_is_what_is_measured(tmp_path):
     last = metrics(run)[-1]
     assert last["fitness/mean"] > -1.5 and last["eval/bits_per_byte"] > 6 and last["baseline/unigram"] > 10
     held_out = corpus.read(str(path), 16).held_out
-    places = text._places(text.TextConfig(ctx=16), corpus.read(str(path), 16))
+    places = evaluation_starts(TextConfig(ctx=16), corpus.read(str(path), 16))
     assert len(held_out) == 1000 and places[0] == 0 and places[-1] == 1000 - 17 and len(places) == 999 // 16
 
 

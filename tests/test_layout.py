@@ -31,6 +31,7 @@ ORDER = [
     ["callbacks", "compat"],
     ["evaluate", "record"],
     ["loop", "baselines", "statistics"],
+    ["speaker", "critic"],
     ["finetune", "text_task"],
     ["train", "text", "llm"],
     ["report"],

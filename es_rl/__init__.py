@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 ROOMS = ("callbacks", "envs", "es", "noise", "optim", "policies", "population", "rng", "shaping")
-NAMES = {"Trainer": "trainer", "batched": "trainer", "VanillaESTrainer": "compat", "EGGROLLTrainer": "compat"}
+NAMES = {"Trainer": "trainer", "batched": "member_fitness", "VanillaESTrainer": "compat", "EGGROLLTrainer": "compat"}
 __all__ = ["load", *ROOMS, *NAMES]
 
 

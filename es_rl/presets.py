@@ -26,7 +26,7 @@ def _ars(pairs: int, top: int | None, sigma: float, alpha: float, shift: float, 
 
 
 def _adam(population: int, sigma: float, lr: float, **more: Any) -> dict[str, Any]:
-    """Adam, and centred ranks if not told otherwise, as OpenAI-ES (Salimans et al. 2017); found by scripts/search.py."""
+    """Adam on centred ranks if not told otherwise, as OpenAI-ES (Salimans et al. 2017); found by scripts/search.py."""
     return {
         "policy": "linear",
         "es.population": population,

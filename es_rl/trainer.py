@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +38,11 @@ from es_rl.config import EPISODIC, EsConfig, OptimConfig, check_pairs, default_c
 from es_rl.errors import CheckpointError, ConfigError, TrainingError, lookup
 from es_rl.es import ESParams, ESState
 from es_rl.keys import build
+from es_rl.member_fitness import MemberFitness, Scored, undone, write
 from es_rl.noise import KINDS, Perturbation, member_weights
 from es_rl.optim import OPTIMIZERS
-from es_rl.population import Generation, perturb
-from es_rl.rng import MAX_SEED, integer_seed
+from es_rl.population import Generation
+from es_rl.rng import MAX_SEED
 from es_rl.runlog import plain
 from es_rl.shaping import SHAPINGS
 from es_rl.workers import Failed, Workers
@@ -58,12 +58,6 @@ class Best(NamedTuple):
     generation: int
     member: int
     state_dict: dict[str, Tensor]
-
-
-def batched(fitness: Callable[[nn.Module, int], Any]) -> Callable[[nn.Module, int], Any]:
-    """Mark a fitness that scores n members at once: `fitness(model, n)` → n numbers, one row or k rows a member."""
-    fitness.batched = True  # type: ignore[attr-defined]
-    return fitness
 
 
 class Trainer:
@@ -255,48 +249,13 @@ class Trainer:
         member = int(np.nanargmax(np.where(np.isfinite(fitness), fitness, -np.inf)))
         if self.best is None or fitness[member] > self.best.fitness:
             weights = member_weights(self.model, member, p)
-            with _undone(self.model):
-                _load(self.model, weights)
+            with undone(self.model):
+                write(self.model, weights)
                 self.best = Best(float(fitness[member]), self.generation, member, self.state_dict)
 
     def _show(self) -> None:
         """The state in the model."""
-        _load(self.model, {**self._state.theta, **self._state.buffers})
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What one chunk's members have scored; NaN for those that failed."""
-
-    fitness: NDArray[np.float64]
-    failures: list[str]
-
-
-class MemberFitness:
-    """The fitness of a chunk's members, in one process."""
-
-    def __init__(self, model: nn.Module, fitness: Callable[..., Any]) -> None:
-        self._model, self._fitness = model, fitness
-
-    def __call__(self, shared: Generation, members: range, beat: Callable[[int], None]) -> Scored:
-        theta = {name: torch.from_numpy(value) for name, value in shared.model.items()}
-        _load(self._model, theta)
-        p = shared.perturbation
-        seed = integer_seed(p.seed, "fitness", shared.number)
-        if getattr(self._fitness, "batched", False):
-            with _undone(self._model), _seeded(seed), perturb(self._model, members, p):
-                return Scored(_scores(self._fitness(self._model, len(members)), len(members)), [])
-        scores, failures = np.full(len(members), np.nan), []
-        for i, member in enumerate(members):
-            weights = member_weights(self._model, member, p)
-            try:
-                with _undone(self._model), _seeded(seed):
-                    _load(self._model, weights)
-                    scores[i] = _scores(self._fitness(self._model), 1)[0]
-            except Exception as error:  # noqa: BLE001 - foreign code, any error: this member has failed
-                failures.append(str(error) if isinstance(error, TrainingError) else f"{type(error).__name__}: {error}")
-            beat(1)
-        return Scored(scores, failures)
+        write(self.model, {**self._state.theta, **self._state.buffers})
 
 
 def settings(params: ESParams) -> dict[str, Any]:
@@ -353,54 +312,6 @@ def _one_thread() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def _scores(value: Any, n: int) -> NDArray[np.float64]:
-    """What a fitness has returned, as (n,) numbers. Raises `TrainingError` if it is something else."""
-    try:
-        scores = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, np.float64).reshape(-1)
-    except (TypeError, ValueError) as error:
-        raise TrainingError(f"the fitness returned {value!r}: it must return a number for each member") from error
-    if len(scores) != n:
-        raise TrainingError(f"the fitness returned {len(scores)} numbers for {n} members")
-    return scores
-
-
-@torch.no_grad()
-def _load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Write parameters and buffers in place."""
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, value in values.items():
-        own[name].copy_(value)
-
-
-@contextlib.contextmanager
-def _undone(model: nn.Module) -> Iterator[None]:
-    """Parameters, buffers and train/eval mode are afterwards what they were."""
-    values = {name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
-    modes = {name: part.training for name, part in model.named_modules()}
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        _load(model, values)
-        for name, part in model.named_modules():
-            part.training = modes[name]
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """The global generators begin at a seed, and afterwards go on where they were."""
-    before, numpy_before = random.getstate(), np.random.get_state()  # noqa: NPY002 - the fitness may use it
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(before)
-            np.random.set_state(numpy_before)  # noqa: NPY002
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

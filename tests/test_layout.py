@@ -22,7 +22,7 @@ ORDER = [
     ["numpy_forward"],
     ["actors"],
     ["rollout"],
-    ["workers"],
+    ["workers", "member_fitness"],
     ["central"],
     ["evaluator"],
     ["rundir"],

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "es_rl"
 # Each line may import from the lines above it only; parts on one line do not know one another.
 ORDER = [
     ["errors"],
-    ["rng", "presets", "keys", "processes", "modules", "gpt", "shared", "countdown"],
+    ["rng", "presets", "keys", "processes", "modules", "gpt", "shared", "countdown", "zoo"],
     ["config"],
     ["corpus", "dataset", "rewards", "language"],
     ["shaping", "noise", "optim"],

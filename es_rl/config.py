@@ -151,7 +151,8 @@ RESUMABLE = (
     "es.max_failed",
 )
 TOGETHER, TOGETHER_CENTRAL = 64, 1024  # simulations of a chunk at most: in a worker, and of all workers together
-WORTHWHILE = 8  # members of a chunk at least, where two chunks can be made of them
+WORTHWHILE = 8  # members of a chunk of a small population, or half of it
+LARGE = 256  # members of a population that keeps eight workers busy, smaller ones four
 DEFAULT_MINUTES = 60.0
 
 
@@ -254,13 +255,24 @@ def check_pairs(es: EsConfig, prefix: str) -> None:
 
 
 def default_chunk(population: int, episodes: int, *, central: bool = False) -> int:
-    """Members of a chunk of at most so many simulations; none left over.
+    """Members of a chunk of at most so many simulations, all chunks as equal as can be.
 
-    At most a quarter of the population, so that work spreads over workers, but of a small one half, since a step of a
-    few simulations costs nearly as much as one of many; all of it where one place acts for them all.
+    A share of the population, so that work spreads over workers, but of a small one half, since a step of a few
+    simulations costs nearly as much as one of many. Half where one place acts for them all, and two chunks take turns.
     """
-    spread = max(population // 4, min(population // 2, WORTHWHILE))
-    share, together = (population, TOGETHER_CENTRAL) if central else (spread, TOGETHER)
+    spread = max(population // (4 if population < LARGE else 8), min(population // 2, WORTHWHILE))
+    share, together = (population // 2, TOGETHER_CENTRAL) if central else (spread, TOGETHER)
     most = max(2, min(share, together // episodes))
     chunks = -(-population // most)
     return 2 * -(-population // (2 * chunks))
+
+
+def idle_workers(population: int, chunk: int, workers: int) -> str:
+    """What to tell whoever has more workers than there are chunks for them; nothing if there are enough."""
+    chunks, smaller = -(-population // chunk), max(2, population // workers // 2 * 2) if workers else chunk
+    if chunks >= workers or smaller >= chunk:
+        return ""
+    return (
+        f"warning: {population} members in chunks of {chunk} keep {chunks} of {workers} workers busy. "
+        f"Give chunk={smaller}, or a larger es.population."
+    )

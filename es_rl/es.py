@@ -155,7 +155,7 @@ def grow(params: ESParams, members: int, steps: int) -> list[range]:
 
 
 def _chunks(params: ESParams, first: int, end: int) -> list[range]:
-    """These members in chunks."""
+    """These members in chunks; the last one may be smaller."""
     return [range(i, min(i + params.chunk, end)) for i in range(first, end, params.chunk)]
 
 

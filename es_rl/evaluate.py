@@ -75,7 +75,8 @@ def main(argv: Sequence[str]) -> int:
 def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[np.ndarray, np.ndarray]:
     """Returns and lengths of the episodes that did not fail. Raises `EnvError` if all did."""
     seeds = [integer_seed(config.seed, "evaluate", episode) for episode in range(config.episodes)]
-    vector = envs.make(env, min(BATCH, config.episodes), config.backend, **agent.config.env_kwargs)
+    n, trained = min(BATCH, config.episodes), agent.config
+    vector = envs.make_vector(env, n, config.backend, trained.env_kwargs, trained.obs_first)
     batches = [seeds[i : i + BATCH] for i in range(0, len(seeds), BATCH)]
     done = [rollout(vector, policy_actor(agent.policy, len(batch)), batch) for batch in batches]
     vector.close()

@@ -26,7 +26,15 @@ import torch
 from es_rl import checkpoint as checkpoints
 from es_rl import cli, dataset, language, loop, rewards, rundir
 from es_rl.checkpoint import Saver, check_fit
-from es_rl.config import DEFAULT_MINUTES, CheckpointConfig, EsConfig, check_pairs, going_on, refuse_episodic
+from es_rl.config import (
+    DEFAULT_MINUTES,
+    CheckpointConfig,
+    EsConfig,
+    check_pairs,
+    going_on,
+    idle_workers,
+    refuse_episodic,
+)
 from es_rl.dataset import Dataset
 from es_rl.errors import CheckpointError, ConfigError, lookup
 from es_rl.es import ESState
@@ -56,6 +64,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "es-at-scale": {"es.noise": "dense", "mirrored": False, "es.population": 30, "es.sigma": 0.001},
 }
 TOGETHER = 256  # rows of a chunk: more make a batch of a small model no faster
+SPREAD = 2  # chunks at least, for as many workers
 CACHE_BYTES = 1 << 31  # keys and values that one batch may hold
 UNCHANGED = 0.1  # share of weights that noise does not move, above which there is a warning
 MODELS = 1.5  # worth of memory that a worker may need
@@ -173,9 +182,9 @@ def _resolve(config: LlmConfig) -> LlmConfig:
     dtype = ("bfloat16" if device == "cuda" else "float32") if config.dtype == "auto" else config.dtype
     rules = (config.generations, config.tokens, config.minutes, config.target_reward)
     minutes = DEFAULT_MINUTES if all(rule is None for rule in rules) else config.minutes
-    most = 2 if config.es.noise == "dense" else max(2, TOGETHER // config.batch)
-    chunk = min(most - most % 2, config.es.population) if config.chunk is None else config.chunk
-    return replace(config, device=device, dtype=dtype, chunk=chunk, minutes=minutes)
+    most = 2 if config.es.noise == "dense" else max(2, min(TOGETHER // config.batch, config.es.population // SPREAD))
+    chunk = most - most % 2 if config.chunk is None else config.chunk
+    return replace(config, device=device, dtype=dtype, chunk=min(chunk, config.es.population), minutes=minutes)
 
 
 def _workers(config: LlmConfig, model: Path) -> int:
@@ -222,6 +231,8 @@ def _prepare(
         f"generation, {len(data.held_out):,} held out, {workers.count or 'no'} workers"
     )
     follow = partial(_Follower, run, descriptor)
+    if idle := idle_workers(config.es.population, config.chunk or 2, workers.count):
+        say(idle)
     return Prepared(task, state, about, heading, follow=follow, step=task.step, in_place=True)
 
 

@@ -44,7 +44,7 @@ class MemberFitness:
 
     def __call__(self, shared: Generation, members: range, beat: Callable[[int], None]) -> Scored:
         theta = {name: torch.from_numpy(value) for name, value in shared.model.items()}
-        write(self._model, theta)
+        assign(self._model, theta)
         p = shared.perturbation
         seed = integer_seed(p.seed, "fitness", shared.number)
         if getattr(self._fitness, "batched", False):
@@ -55,7 +55,7 @@ class MemberFitness:
             weights = member_weights(self._model, member, p)
             try:
                 with undone(self._model), _seeded(seed):
-                    write(self._model, weights)
+                    assign(self._model, weights)
                     scores[i] = _scores(self._fitness(self._model), 1)[0]
             except Exception as error:  # noqa: BLE001 - foreign code, any error: this member has failed
                 failures.append(str(error) if isinstance(error, TrainingError) else f"{type(error).__name__}: {error}")
@@ -75,7 +75,7 @@ def _scores(value: Any, n: int) -> NDArray[np.float64]:
 
 
 @torch.no_grad()
-def write(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+def assign(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Write parameters and buffers in place."""
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, value in values.items():
@@ -91,7 +91,7 @@ def undone(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
-        write(model, values)
+        assign(model, values)
         for name, part in model.named_modules():
             part.training = modes[name]
 

@@ -138,7 +138,7 @@ def make_env(config: Config, env: EnvSpec) -> VectorEnv:
     """The simulations of a chunk, which observe no more than the policy sees."""
     assert config.chunk is not None
     n = config.chunk * config.es.episodes
-    return envs.make(env.id, n, env.backend, obs_first=config.obs_first, **env.kwargs)
+    return envs.make_vector(env.id, n, env.backend, env.kwargs, config.obs_first)
 
 
 def make_policy(config: Config, env: EnvSpec) -> nn.Module:
@@ -224,8 +224,8 @@ class Tally:
         self._numbers = 0
 
     def add(self, obs: Floats) -> None:
-        """Observations (n, ≥ O), which must stay as they are."""
-        self._block.append(obs[:, : len(self._mean)])
+        """Observations (n, O), which must stay as they are."""
+        self._block.append(obs)
         self._numbers += self._block[-1].size
         if self._numbers >= TALLY_NUMBERS:
             self._sum()

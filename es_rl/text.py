@@ -21,6 +21,7 @@ from torch import nn
 
 from es_rl import checkpoint as checkpoints
 from es_rl import cli, es, loop, rewards, rundir
+from es_rl.config import idle_workers
 from es_rl.corpus import Corpus, read
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.gpt import Gpt
@@ -29,15 +30,17 @@ from es_rl.loop import Prepared, Run
 from es_rl.processes import available_processors, use_one_thread
 from es_rl.rng import integer_seed
 from es_rl.runlog import Terms
-from es_rl.text_config import TextConfig, parse_resume, parse_text
+from es_rl.text_config import ADAMW, DEFAULTS, TextConfig, parse_resume, parse_text
 from es_rl.text_task import Backpropagation, TextTask
 from es_rl.workers import Workers
 
 USAGE = """python -m es_rl.text corpus=FILE [key=value …]   train a byte-level GPT
 python -m es_rl.text resume=RUN [key=value …]    go on with a run; stop rules may change
 
-Other defaults than those below: es.noise=lowrank es.population=256 es.sigma=0.02 optim.lr=0.01; with baseline=adamw
-batch=8 optim.name=adamw optim.lr=0.001 eval.every=250 checkpoint.every=1000; a generation is one step on one batch."""
+Other defaults than those below: {}; with baseline=adamw
+{}; a generation is one step on one batch.""".format(
+    *(" ".join(f"{k}={v}" for k, v in d.items()) for d in (DEFAULTS, ADAMW))
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -88,6 +91,8 @@ def _prepare(
     if config.baseline:
         heading = f"GPT of {parameters:,} parameters by backpropagation and AdamW, {config.batch} sequences a step"
         return Prepared(task, state, about, heading, step=Backpropagation(config, corpus, model))
+    if idle := idle_workers(config.es.population, config.chunk or 2, workers.count):
+        say(idle)
     return Prepared(task, state, about, heading)
 
 

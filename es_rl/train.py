@@ -14,7 +14,7 @@ from pathlib import Path
 
 from es_rl import agent, cli, envs, es, evaluator, loop, rundir
 from es_rl.central import PROCESSES
-from es_rl.config import Config, parse_resume, parse_train
+from es_rl.config import Config, idle_workers, parse_resume, parse_train
 from es_rl.envs import BACKENDS
 from es_rl.errors import lookup
 from es_rl.es import ESParams
@@ -73,6 +73,9 @@ def _prepare(config: Config, run: Path, workers: Workers, say: Callable[[str], N
         f"{config.policy} policy of {parameters:,} parameters, {config.es.population} members in chunks of "
         f"{config.chunk}, {workers.count or 'no'} workers"
     )
+
+    if config.inference == "local" and (idle := idle_workers(config.es.population, config.chunk or 2, workers.count)):
+        say(idle)
 
     def films(log: RunLog) -> Films:
         return Films(run, config, say=say, done=log.animation)

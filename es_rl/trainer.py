@@ -38,7 +38,7 @@ from es_rl.config import EPISODIC, EsConfig, OptimConfig, check_pairs, default_c
 from es_rl.errors import CheckpointError, ConfigError, TrainingError, lookup
 from es_rl.es import ESParams, ESState
 from es_rl.keys import build
-from es_rl.member_fitness import MemberFitness, Scored, undone, write
+from es_rl.member_fitness import MemberFitness, Scored, assign, undone
 from es_rl.noise import KINDS, Perturbation, member_weights
 from es_rl.optim import OPTIMIZERS
 from es_rl.population import Generation
@@ -250,12 +250,12 @@ class Trainer:
         if self.best is None or fitness[member] > self.best.fitness:
             weights = member_weights(self.model, member, p)
             with undone(self.model):
-                write(self.model, weights)
+                assign(self.model, weights)
                 self.best = Best(float(fitness[member]), self.generation, member, self.state_dict)
 
     def _show(self) -> None:
         """The state in the model."""
-        write(self.model, {**self._state.theta, **self._state.buffers})
+        assign(self.model, {**self._state.theta, **self._state.buffers})
 
 
 def settings(params: ESParams) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from es_rl.config import Config, parse_resume, parse_train
+from es_rl.config import Config, idle_workers, parse_resume, parse_train
 from es_rl.errors import ConfigError
 from es_rl.keys import build, flatten, help_text, leaves, read_file, to_yaml
 from es_rl.presets import PRESETS
@@ -150,9 +150,22 @@ def test_a_run_without_a_stop_rule_gets_one():
 
 
 def test_the_chunk_follows_from_population_and_episodes_alone():
-    chunks = {p: parse_train(["env=A-v0", f"es.population={p}"]).chunk for p in (2, 10, 16, 64, 460)}
-    assert chunks == {2: 2, 10: 6, 16: 8, 64: 16, 460: 58}
+    chunks = {p: parse_train(["env=A-v0", f"es.population={p}"]).chunk for p in (2, 10, 16, 64, 256, 1024)}
+    assert chunks == {2: 2, 10: 6, 16: 8, 64: 16, 256: 32, 1024: 64}
     assert parse_train(["env=A-v0", "es.population=460", "es.episodes=4"]).chunk == 16
+
+
+@pytest.mark.parametrize("population", [2, 64, 256, 4096])
+def test_two_chunks_take_turns_where_one_place_acts_for_all(population):
+    chunk = parse_train(["env=A-v0", f"es.population={population}", "inference=central"]).chunk
+    assert chunk == max(2, min(1024, population // 2))
+
+
+def test_idle_workers_are_told_of():
+    assert idle_workers(64, 16, 4) == idle_workers(2, 2, 4) == idle_workers(64, 16, 0) == ""
+    assert idle_workers(64, 16, 16) == (
+        "warning: 64 members in chunks of 16 keep 4 of 16 workers busy. Give chunk=4, or a larger es.population."
+    )
 
 
 def test_help_explains_every_key():

@@ -72,6 +72,8 @@ def test_files_that_are_named_exist():
             for name in re.findall(r"`([\w/.]+)`", row.split("|")[1]):
                 folder = str(Path(name).parent) if "/" in name else folder
                 assert (ROOT / folder / Path(name).name).exists() or (ROOT / name).exists(), name
+    for path in (ROOT / "es_rl").glob("*.py"):
+        assert path.name == "__init__.py" or re.search(rf"[`/]{path.name}`", map_), f"{path.name} is not in the map"
     for name in re.findall(r"!\[.*?\]\((.*?)\)", README):
         assert (ROOT / name).exists(), name
 

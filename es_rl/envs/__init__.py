@@ -85,6 +85,13 @@ def make(id: str, n: int, /, backend: str = "auto", *, obs_first: int | None = N
     `backend` is `auto`, the fastest there is, or a name of `BACKENDS`. With `obs_first` an observation is its first so
     many numbers; what only the others need may be left uncomputed. Raises `EnvError`, `ConfigError`.
     """
+    return make_vector(id, n, backend, env_kwargs, obs_first)
+
+
+def make_vector(
+    id: str, n: int, backend: str, env_kwargs: Mapping[str, Any], obs_first: int | None = None
+) -> VectorEnv:
+    """`make`, whatever the environment's own arguments are called."""
     return lookup(BACKENDS, choose_backend(id, backend), "backend")(id, n, env_kwargs, obs_first)
 
 
@@ -143,7 +150,7 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
     env.close()
     spec = EnvSpec(id, env.observation_space, env.action_space, dict(env_kwargs), backend, _messages(caught))
     gymnasium_backend.check_spaces(spec.observation_space, spec.action_space, id)
-    vector = make(id, 1, backend, **env_kwargs)
+    vector = make_vector(id, 1, backend, env_kwargs)
     spec.action_space.seed(seed)
     vector.reset([0], [seed])
     if not vector.errors:

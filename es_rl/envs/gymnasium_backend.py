@@ -66,7 +66,7 @@ class GymnasiumVector:
 
     def __init__(self, id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None = None) -> None:
         self.errors: list[str] = []
-        self._id, self._kwargs, self._first = id, env_kwargs, obs_first
+        self._id, self._kwargs, self._obs_first = id, env_kwargs, obs_first
         self._envs: list[gymnasium.Env[Any, Any] | None] = [None] * n
         self._size = 0  # of an observation, known from the first environment
 
@@ -105,7 +105,7 @@ class GymnasiumVector:
             env = self._envs[i]
             if env is None:
                 env = self._envs[i] = make_one(self._id, self._kwargs)
-                self._size = size(env.observation_space, self._first)
+                self._size = size(env.observation_space, self._obs_first)
             return flatten(env.observation_space, env.reset(seed=seed)[0])[: self._size]
         except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises is this simulation's end
             if not self._size:

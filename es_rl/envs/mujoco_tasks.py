@@ -205,7 +205,7 @@ def _humanoid_v4_observe(rows: Rows, env: Env) -> Array:
 
 
 def _humanoid_v4_contacts(env: Env) -> bool:
-    """They are the last part of an observation, and of nothing else."""
+    """Humanoid-v4 has them as the last part of an observation, and in nothing else."""
     return bool(env.wanted > env.observation_space.shape[0] - env.data.cfrc_ext.size)
 
 

@@ -169,6 +169,7 @@ def rollout(
     fine = _finite(obs)
     failed[~fine] = True
     running, obs = np.flatnonzero(fine), obs[fine]
+    sums = np.zeros(running.size)  # of the rewards of those that run
     while running.size:
         if seen is not None:
             seen.add(obs)
@@ -178,10 +179,7 @@ def rollout(
         begun = perf_counter()
         obs, reward, terminated, truncated = env.step(running, actions)
         simulating += perf_counter() - begun
-        if running.size == n:  # which spares picking them out
-            returns += reward
-        else:
-            returns[running] += reward
+        sums += reward
         steps += 1
         beat(running.size)
         over = terminated | truncated if steps != limit else np.ones(running.size, np.bool_)
@@ -190,8 +188,9 @@ def rollout(
             failed[running[~fine]] = True
             over |= ~fine
         if np.count_nonzero(over):
-            lengths[running[over]] = steps
-            running, obs = running[~over], obs[~over]
+            ended, going = running[over], ~over
+            returns[ended], lengths[ended] = sums[over], steps
+            running, obs, sums = running[going], obs[going], sums[going]
     returns[failed] = np.nan
     moments = seen.moments() if seen is not None else None
     return Episodes(returns, lengths, moments, list(env.errors), simulating)

@@ -48,7 +48,7 @@ class _OnBatch:
 
     def __init__(self, model: mujoco.MjModel, n: int, names: Sequence[str]) -> None:
         self._model, self._batch = model, Batch(model, n, 1)
-        self.fields = {name: self._batch.bind(name) for name in names}
+        self.fields = {name: self._batch.bind(name) for name in names} | {"motion": _motion(model, self._batch.state)}
         self._bad = self._batch.warning[:, _BAD, 1]  # (N, kinds) counters, live
         self._known, self._everyone = self._bad.copy(), np.arange(n)
 
@@ -84,6 +84,7 @@ class _InTurn:
         self._state = np.zeros((n, mujoco.mj_stateSize(model, _INTEGRATION)))
         derived = {name: np.zeros((n, *getattr(self._data, name).shape)) for name in names if name not in _STATE}
         self.fields = derived | {name: self._state[:, _columns(model, name)] for name in _STATE}
+        self.fields["motion"] = _motion(model, self._state)
         own = [[(field[i], getattr(self._data, name)) for name, field in derived.items()] for i in range(n)]
         self._places = list(zip(self._state, own, strict=True))
         self._bad = self._data.warning.number[_BAD]  # live
@@ -120,6 +121,11 @@ def _columns(model: mujoco.MjModel, name: str) -> slice:
     return slice(start, start + mujoco.mj_stateSize(model, bit))
 
 
+def _motion(model: mujoco.MjModel, states: NDArray[Any]) -> NDArray[Any]:
+    """qpos and qvel, which stand side by side."""
+    return states[:, _columns(model, "qpos").start : _columns(model, "qvel").stop]
+
+
 class MujocoVector:
     """n simulations of one of `TASKS`. Those that are stepped stand side by side, so that no field need be picked."""
 
@@ -136,6 +142,7 @@ class MujocoVector:
         bodies = {env.model.body(i).name: i for i in range(env.model.nbody)}
         wanted = size(space, obs_first)
         self._data, self._env = env.data, SimpleNamespace(**vars(env), dt=env.dt, bodies=bodies, wanted=wanted)
+        vars(self._env).update(self._task.constants(self._env))
         names, kind = [*_STATE, *self._task.fields], cast(Any, _OnBatch)
         if self._task.contacts(self._env):
             names, kind = [*names, "cfrc_ext"], _InTurn
@@ -194,6 +201,6 @@ class MujocoVector:
 
     def _progress_of_template(self) -> Floats:
         """The progress of the episode that the template has just begun."""
-        fields = {name: getattr(self._data, name)[None] for name in self._physics.fields}
+        fields = {name: getattr(self._data, name)[None] for name in self._physics.fields if name != "motion"}
         progress: Floats = self._task.progress(SimpleNamespace(**fields), self._env)[0]
         return progress

@@ -3,9 +3,11 @@
 Shapes: n simulations of a call, O observation, A action, B bodies.
 
 Each entry says what its task computes, in the very order of operations of Gymnasium's class, since the results are to
-be equal to the last bit. Weights, ranges and switches are those of an instance of that class (`env` holds its attributes, `dt`,
-`bodies`, the numbers of the bodies by name, and `wanted`, how many of an observation's numbers anyone looks at), so that every argument of its constructor counts; `rows` holds the simulations' state and derived fields, one row each; `actions`
-are float32, as Gymnasium's action spaces are.
+be equal to the last bit, and with few of them, since each is called between two steps of physics that have emptied the
+caches. Weights, ranges and switches are those of an instance of that class, so that every argument of its constructor
+counts: `env` holds its attributes, `dt`, `bodies` (the numbers of the bodies by name), `wanted` (how many of an
+observation's numbers anyone looks at), and the task's own constants. `rows` holds the simulations' state and derived
+fields, one row each; `motion` are qpos and qvel side by side. `actions` are float32, as Gymnasium's action spaces are.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Rows = SimpleNamespace
-Env = Any  # the attributes of an unwrapped environment of Gymnasium's, dt, bodies and wanted
+Env = Any  # the attributes of an unwrapped environment of Gymnasium's, dt, bodies, wanted, and the task's constants
 Outcome = tuple[Array, Array]  # reward (n,), terminated (n,)
 
 
@@ -33,6 +35,7 @@ class Task:
     progress: Callable[[Rows, Env], Array] = lambda rows, env: rows.qpos[:, 0]
     fields: tuple[str, ...] = ()  # derived fields of MjData that are read
     contacts: Callable[[Env], bool] = lambda env: False  # whether cfrc_ext is read
+    constants: Callable[[Env], dict[str, Array]] = lambda env: {}  # computed once, found in env
 
 
 # ---------------------------------------------------------------- pieces
@@ -56,34 +59,37 @@ def _norm(vectors: Array) -> Array:
     return np.sqrt(np.vecdot(vectors, vectors))
 
 
-def _within(low: float, values: Array, high: float) -> Array:
+def _within(low: Any, values: Array, high: Any) -> Array:
     return (low < values) & (values < high)
 
 
-def _paid_while_alive(env: Env, healthy: Array) -> Array:
+def _paid_while_alive(env: Env, healthy: Array) -> Any:
     """v4: the bonus is paid on the last step too, unless the episode goes on unhealthy."""
-    return (healthy | env._terminate_when_unhealthy) * env._healthy_reward
+    return env._healthy_reward if env._terminate_when_unhealthy else healthy * env._healthy_reward
 
 
-def _paid_while_healthy(env: Env, healthy: Array) -> Array:
+def _paid_while_healthy(env: Env, healthy: Array) -> Any:
     """v5."""
     return healthy * env._healthy_reward
 
 
 def _ended(env: Env, healthy: Array) -> Array:
-    return ~healthy & env._terminate_when_unhealthy
+    return ~healthy if env._terminate_when_unhealthy else np.zeros(len(healthy), np.bool_)
 
 
-def _positions(rows: Rows, env: Env, skip: int) -> Array:
-    return rows.qpos[:, skip:] if env._exclude_current_positions_from_observation else rows.qpos
+def _motion(rows: Rows, env: Env, skip: int) -> Array:
+    """Positions, less the first `skip` that say where the robot is, and velocities."""
+    motion: Array = rows.motion[:, skip:] if env._exclude_current_positions_from_observation else rows.motion
+    return motion
 
 
 def _moving(skip: int, clip: float | None = None) -> Callable[[Rows, Env], Array]:
-    """Positions, less the first `skip` that say where the robot is, and velocities."""
-
     def observe(rows: Rows, env: Env) -> Array:
-        velocity = rows.qvel if clip is None else np.minimum(np.maximum(rows.qvel, -clip), clip)
-        return np.concatenate([_positions(rows, env, skip), velocity], axis=1)
+        seen = _motion(rows, env, skip).copy()
+        if clip is not None:
+            velocity = seen[:, -rows.qvel.shape[1] :]
+            np.minimum(np.maximum(velocity, -clip, out=velocity), clip, out=velocity)
+        return seen
 
     return observe
 
@@ -102,24 +108,27 @@ def _run(rows: Rows, env: Env, before: Array, now: Array, actions: Array) -> Out
 # ---------------------------------------------------------------- Hopper, Walker2d
 
 
-def _hopper_healthy(rows: Rows, env: Env) -> Array:
-    state = np.concatenate([rows.qpos, rows.qvel], axis=1)[:, 2:]
-    return (
-        _within(env._healthy_state_range[0], state, env._healthy_state_range[1]).all(axis=1)
-        & _within(env._healthy_z_range[0], rows.qpos[:, 1], env._healthy_z_range[1])
-        & _within(env._healthy_angle_range[0], rows.qpos[:, 2], env._healthy_angle_range[1])
-    )
+def _walker_ranges(env: Env) -> dict[str, Array]:
+    """What height and angle, the second and third number of a motion, must lie between."""
+    ranges = np.array([env._healthy_z_range, env._healthy_angle_range], np.float64)
+    return {"low": ranges[:, 0], "high": ranges[:, 1]}
 
 
-def _walker_healthy(rows: Rows, env: Env) -> Array:
-    return _within(env._healthy_z_range[0], rows.qpos[:, 1], env._healthy_z_range[1]) & _within(
-        env._healthy_angle_range[0], rows.qpos[:, 2], env._healthy_angle_range[1]
-    )
+def _hopper_ranges(env: Env) -> dict[str, Array]:
+    """The walker's, and one for the angle and all numbers that follow."""
+    low, high = _walker_ranges(env).values()
+    first, last = env._healthy_state_range
+    more = np.ones(env.model.nq + env.model.nv - 3)
+    return {
+        "low": np.concatenate([low[:1], [max(low[1], first)], first * more]),
+        "high": np.concatenate([high[:1], [min(high[1], last)], last * more]),
+    }
 
 
-def _hop(healthy_of: Callable[[Rows, Env], Array], bonus: Callable[[Env, Array], Array]) -> Callable[..., Outcome]:
+def _hop(bonus: Callable[[Env, Array], Any]) -> Callable[..., Outcome]:
     def outcome(rows: Rows, env: Env, before: Array, now: Array, actions: Array) -> Outcome:
-        healthy = healthy_of(rows, env)
+        bounded = rows.motion[:, 1 : 1 + len(env.low)]
+        healthy = np.logical_and.reduce(_within(env.low, bounded, env.high), axis=1)
         rewards = _forward(env, before, now) + bonus(env, healthy)
         return rewards - _control_cost(env, actions), _ended(env, healthy)
 
@@ -131,7 +140,7 @@ def _hop(healthy_of: Callable[[Rows, Env], Array], bonus: Callable[[Env, Array],
 
 def _ant_healthy(rows: Rows, env: Env) -> Array:
     low, high = env._healthy_z_range
-    finite = np.isfinite(rows.qpos).all(axis=1) & np.isfinite(rows.qvel).all(axis=1)
+    finite = np.isfinite(rows.motion).all(axis=1)
     return finite & (low <= rows.qpos[:, 2]) & (rows.qpos[:, 2] <= high)
 
 
@@ -149,14 +158,14 @@ def _ant_x(rows: Rows, env: Env) -> Array:
 
 
 def _ant_v4_observe(rows: Rows, env: Env) -> Array:
-    seen = [_positions(rows, env, 2), rows.qvel]
+    seen = [_motion(rows, env, 2)]
     if env._use_contact_forces:
         seen.append(_ant_contacts(rows, env).reshape(len(rows.qpos), -1))
     return np.concatenate(seen, axis=1)
 
 
 def _ant_v5_observe(rows: Rows, env: Env) -> Array:
-    seen = [_positions(rows, env, 2), rows.qvel]
+    seen = [_motion(rows, env, 2)]
     if env._include_cfrc_ext_in_observation:
         seen.append(_ant_contacts(rows, env)[:, 1:].reshape(len(rows.qpos), -1))
     return np.concatenate(seen, axis=1)
@@ -194,13 +203,12 @@ def _humanoid_healthy(rows: Rows, env: Env) -> Array:
 
 def _humanoid_v4_observe(rows: Rows, env: Env) -> Array:
     exclude = getattr(env, "_exclude_current_positions_from_observation", True)  # HumanoidStandup-v4 always does
-    position = rows.qpos[:, 2:] if exclude else rows.qpos
-    seen = [position, rows.qvel]
-    if env.wanted > sum(part.shape[1] for part in seen):
-        fields = (rows.cinert, rows.cvel, rows.qfrc_actuator)
-        seen += [field.reshape(len(position), -1) for field in fields]
+    motion = rows.motion[:, 2:] if exclude else rows.motion
+    seen, n = [motion], len(motion)
+    if env.wanted > motion.shape[1]:
+        seen += [field.reshape(n, -1) for field in (rows.cinert, rows.cvel, rows.qfrc_actuator)]
     if _humanoid_v4_contacts(env):
-        seen.append(rows.cfrc_ext.reshape(len(position), -1))
+        seen.append(rows.cfrc_ext.reshape(n, -1))
     return np.concatenate(seen, axis=1)
 
 
@@ -210,7 +218,7 @@ def _humanoid_v4_contacts(env: Env) -> bool:
 
 
 def _humanoid_v5_observe(rows: Rows, env: Env) -> Array:
-    seen = [_positions(rows, env, 2), rows.qvel]
+    seen = [_motion(rows, env, 2)]
     for included, field in (
         (env._include_cinert_in_observation, rows.cinert[:, 1:]),
         (env._include_cvel_in_observation, rows.cvel[:, 1:]),
@@ -255,12 +263,12 @@ def _standup_v5(rows: Rows, env: Env, before: Array, now: Array, actions: Array)
 
 
 def _pendulum_observe(rows: Rows, env: Env) -> Array:
-    return np.concatenate([rows.qpos, rows.qvel], axis=1)
+    motion: Array = rows.motion.copy()
+    return motion
 
 
 def _pendulum_fell(rows: Rows, env: Env) -> Array:
-    seen = _pendulum_observe(rows, env)
-    return ~np.isfinite(seen).all(axis=1) | (np.abs(seen[:, 1]) > 0.2)
+    return ~np.isfinite(rows.motion).all(axis=1) | (np.abs(rows.qpos[:, 1]) > 0.2)
 
 
 def _pendulum_v4(rows: Rows, env: Env, before: Array, now: Array, actions: Array) -> Outcome:
@@ -348,8 +356,8 @@ TASKS: dict[str, Task] = {
     "Ant-v5": Task(_ant_v5_observe, _ant_v5, _ant_x, ("xpos",), _ALWAYS),
     "HalfCheetah-v4": Task(_moving(1), _run),
     "HalfCheetah-v5": Task(_moving(1), _run),
-    "Hopper-v4": Task(_moving(1, clip=10), _hop(_hopper_healthy, _paid_while_alive)),
-    "Hopper-v5": Task(_moving(1, clip=10), _hop(_hopper_healthy, _paid_while_healthy)),
+    "Hopper-v4": Task(_moving(1, clip=10), _hop(_paid_while_alive), constants=_hopper_ranges),
+    "Hopper-v5": Task(_moving(1, clip=10), _hop(_paid_while_healthy), constants=_hopper_ranges),
     "Humanoid-v4": Task(
         _humanoid_v4_observe, _humanoid_v4, _humanoid_x, (*_BODY_FIELDS, "xipos"), _humanoid_v4_contacts
     ),
@@ -365,6 +373,6 @@ TASKS: dict[str, Task] = {
     "Reacher-v5": Task(_reacher_observe(2), _reacher_v5, _reach, ("xpos",)),
     "Swimmer-v4": Task(_moving(2), _run),
     "Swimmer-v5": Task(_moving(2), _run),
-    "Walker2d-v4": Task(_moving(1, clip=10), _hop(_walker_healthy, _paid_while_alive)),
-    "Walker2d-v5": Task(_moving(1, clip=10), _hop(_walker_healthy, _paid_while_healthy)),
+    "Walker2d-v4": Task(_moving(1, clip=10), _hop(_paid_while_alive), constants=_walker_ranges),
+    "Walker2d-v5": Task(_moving(1, clip=10), _hop(_paid_while_healthy), constants=_walker_ranges),
 }

@@ -44,7 +44,8 @@ from es_rl.keys import build, group, help_text, key, pairs, parse
 from es_rl.loop import Prepared, Run
 from es_rl.processes import available_memory, available_processors, choose_device, use_one_thread
 from es_rl.rng import MAX_SEED
-from es_rl.runlog import RunLog, Terms
+from es_rl.runlog import RunLog
+from es_rl.screen import Terms
 from es_rl.shaping import SHAPINGS
 from es_rl.shared import allocate
 from es_rl.workers import Workers

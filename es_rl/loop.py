@@ -26,7 +26,8 @@ from es_rl.checkpoint import Progress, Saver
 from es_rl.errors import CheckpointError, Stopped, TornError
 from es_rl.es import ESParams, ESState, Evaluation
 from es_rl.keys import to_yaml
-from es_rl.runlog import RunLog, Screen, Terms, number
+from es_rl.runlog import RunLog
+from es_rl.screen import Screen, Terms, number
 from es_rl.workers import Workers
 
 FLAT_WARNING = 3  # generations in a row without any difference in fitness

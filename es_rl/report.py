@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from es_rl.runlog import number
+from es_rl.screen import number
 from es_rl.statistics import at, interval, iqm, probability_of_improvement
 
 Results = Mapping[str, Any]

@@ -29,7 +29,7 @@ from es_rl.keys import help_text
 from es_rl.loop import Prepared, Run
 from es_rl.processes import available_processors, use_one_thread
 from es_rl.rng import integer_seed
-from es_rl.runlog import Terms
+from es_rl.screen import Terms
 from es_rl.text_config import ADAMW, DEFAULTS, TextConfig, parse_resume, parse_text
 from es_rl.text_task import Backpropagation, TextTask
 from es_rl.workers import Workers

@@ -27,7 +27,8 @@ from es_rl.policies import POLICIES
 from es_rl.processes import available_processors, choose_device, use_one_thread
 from es_rl.record import Films
 from es_rl.rollout import make_policy
-from es_rl.runlog import RunLog, Terms
+from es_rl.runlog import RunLog
+from es_rl.screen import Terms
 from es_rl.shaping import SHAPINGS
 from es_rl.workers import Workers
 

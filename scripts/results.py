@@ -21,7 +21,7 @@ from es_rl import compare as comparison
 from es_rl.cli import run
 from es_rl.keys import pairs
 from es_rl.report import summary
-from es_rl.runlog import number
+from es_rl.screen import number
 
 ROOT = Path(__file__).parent.parent
 MINUTES = {

@@ -26,6 +26,7 @@ ORDER = [
     ["central"],
     ["evaluator"],
     ["rundir"],
+    ["screen"],
     ["checkpoint", "runlog"],
     ["agent", "cli", "trainer"],
     ["callbacks", "compat"],

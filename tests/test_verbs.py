@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from es_rl import record
 from es_rl.config import parse_train
-from es_rl.runlog import Terms, goal
+from es_rl.screen import Terms, goal
 
 TINY = ["generations=2", "es.population=4", "eval.episodes=2"]
 

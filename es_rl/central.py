@@ -3,12 +3,8 @@
 Shapes: S simulations of a generation, J jobs, O observation, A action.
 
 A chunk is cut into one shard for each of n workers, which step in time with one another, and there are two processes
-for each of the n: while one chunk's shards wait for their actions, another's simulate. Observations, actions and two
-counters a job pass through memory that has no name, so that nothing can be left behind:
-
-    a worker       writes observations, then request[job] = its step
-    this process   waits until all shards of a chunk ask for the same step, acts for all its simulations at once, writes
-                   the actions, then answer[job] = that step
+for each of the n: while one chunk's shards wait for their actions, another's simulate. Observations and actions pass
+through a board (`es_rl.board`).
 
 The actor is that of local inference, for the whole chunk, so its bits are the same for any number of workers. The
 actions of a chunk are remembered until it is done: a shard that is run again after its worker's death is given them
@@ -20,10 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,107 +26,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from es_rl.actors import Actor, member_actors, policy_actor
+from es_rl.board import DONE, LOST, Board, Round, Shard, Simulation, fence, fields
 from es_rl.config import Config
-from es_rl.envs import EnvSpec, VectorEnv
-from es_rl.envs.spaces import Floats, Ints, size
+from es_rl.envs import EnvSpec
+from es_rl.envs.spaces import Ints, size
 from es_rl.policies.normalizer import Normalizer
 from es_rl.population import Generation
 from es_rl.processes import choose_device
-from es_rl.rollout import Chunk, ChunkResult, Tally, chunk_result, episode_seeds, make_env, make_policy, rollout
-from es_rl.shared import Fields, Memory, allocate
-from es_rl.workers import NAP_SECONDS, Failed, Workers
+from es_rl.rollout import Chunk, ChunkResult, Tally, make_policy
+from es_rl.shared import Memory, allocate
+from es_rl.workers import Failed, Workers
 
 PROCESSES = 2  # for each worker
-DONE = -1  # in place of a request: the shard asks for nothing more
-LOST = -2  # in place of an answer: the shard is not where it was
-_fence = threading.Lock()  # what was written before it is passed is seen by whoever passed it after
-
-
-@dataclass(frozen=True)
-class Board:
-    """The shared memory of one call of `Central.roll`."""
-
-    serial: int  # another one for each board, as paths come again
-    memory: Memory
-
-
-def _fields(simulations: int, jobs: int, observation: int, action: tuple[tuple[int, ...], str]) -> Fields:
-    """What stands on a board; `action` is shape and type of one."""
-    shape, kind = action
-    return {
-        "obs": ((simulations, observation), "f8"),
-        "actions": ((simulations, *shape), kind),
-        "running": ((simulations,), "i8"),  # of each shard, from its first place on
-        "count": ((jobs,), "i8"),  # how many these are
-        "request": ((jobs,), "i8"),
-        "answer": ((jobs,), "i8"),
-    }
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A job: part of a chunk."""
-
-    job: int
-    chunk: Chunk
-    first: int  # its first simulation's place on the board
-
-
-@dataclass(frozen=True)
-class Round:
-    """What the shards of one call of `Central.roll` share."""
-
-    number: int  # of the generation
-    board: Board
-    limit: int | None  # steps after which members' episodes are cut off
-
-
-class Simulation:
-    """Simulates shards in a worker, with environments made at the first call."""
-
-    def __init__(self, config: Config, env: EnvSpec) -> None:
-        self._config, self._spec = config, env
-        self._env: VectorEnv | None = None
-        self._board: tuple[Board, dict[str, NDArray[Any]]] | None = None
-
-    def __call__(self, shared: Round, shard: Shard, beat: Callable[[int], None]) -> ChunkResult:
-        if self._env is None:
-            self._env = make_env(self._config, self._spec)
-        if self._board is None or self._board[0] != shared.board:
-            self._board = shared.board, shared.board.memory.arrays()
-        # What a worker that died has left; the parent then knows that this shard begins.
-        self._board[1]["request"][shard.job] = self._board[1]["answer"][shard.job] = 0
-        members, es = shard.chunk.kind == "members", self._config.es
-        seeds = episode_seeds(self._config, shared.number, shard.chunk)
-        actor = _Remote(self._board[1], shard, beat)
-        try:
-            done = rollout(self._env, actor, seeds, beat=beat, limit=shared.limit if members else None)
-        finally:
-            self._board[1]["request"][shard.job] = DONE
-        return chunk_result(done, episodes=es.episodes if members else 1, shift=es.reward_shift if members else 0.0)
-
-
-class _Remote:
-    """The actor of a shard: asks, and waits."""
-
-    def __init__(self, board: dict[str, NDArray[Any]], shard: Shard, beat: Callable[[int], None]) -> None:
-        self._board, self._shard, self._beat, self._step = board, shard, beat, 0
-
-    def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
-        board, job, first = self._board, self._shard.job, self._shard.first
-        self._step += 1
-        board["obs"][first + running] = obs
-        board["running"][first : first + len(running)] = running
-        board["count"][job] = len(running)
-        with _fence:
-            board["request"][job] = self._step
-        while board["answer"][job] != self._step:
-            if board["answer"][job] == LOST:
-                raise RuntimeError("the environment went another way when its episode was run again")
-            time.sleep(NAP_SECONDS)
-            self._beat(0)
-        with _fence:
-            return board["actions"][first + running]  # a copy
 
 
 class _Group:
@@ -169,11 +73,11 @@ class _Group:
                 continue
             late = True  # not there yet: it begins, it simulates, or it catches up
             if 0 < request != answered:
-                with _fence:
+                with fence:
                     self._again(shard, request)
                 moved = True
         if asking and not late:
-            with _fence:
+            with fence:
                 self._act(asking)
             moved = True
         return moved
@@ -294,8 +198,8 @@ class Central:
         simulations = last.first + last.chunk.count * self._episodes(last.chunk)
         space = self._spec.action_space
         action = ((), "i8") if isinstance(space, spaces.Discrete) else ((size(space),), "f4")
-        fields = _fields(simulations, last.job + 1, size(self._spec.observation_space, self._config.obs_first), action)
-        self._descriptor, memory = allocate(fields)
+        layout = fields(simulations, last.job + 1, size(self._spec.observation_space, self._config.obs_first), action)
+        self._descriptor, memory = allocate(layout)
         self._board = Board(self._board.serial + 1, memory)
         return memory.arrays()
 

@@ -23,6 +23,7 @@ ORDER = [
     ["actors"],
     ["rollout"],
     ["workers", "member_fitness"],
+    ["board"],
     ["central"],
     ["evaluator"],
     ["rundir"],

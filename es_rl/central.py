@@ -35,7 +35,8 @@ from es_rl.population import Generation
 from es_rl.processes import choose_device
 from es_rl.rollout import Chunk, ChunkResult, Tally, make_policy
 from es_rl.shared import Memory, allocate
-from es_rl.workers import Failed, Workers
+from es_rl.worker import Failed
+from es_rl.workers import Workers
 
 PROCESSES = 2  # for each worker
 

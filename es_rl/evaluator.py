@@ -23,7 +23,8 @@ from es_rl.policies import normalizer
 from es_rl.population import Generation
 from es_rl.rng import integer_seed
 from es_rl.rollout import Chunk, ChunkResult, Rollout
-from es_rl.workers import Failed, Workers
+from es_rl.worker import Failed
+from es_rl.workers import Workers
 
 # Into so many chunks are evaluation episodes cut, whatever the number of workers.
 EVALUATION_CHUNKS = 8

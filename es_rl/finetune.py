@@ -29,7 +29,8 @@ from es_rl.runlog import keep_until, plain
 from es_rl.shaping import utilities
 from es_rl.shared import Memory
 from es_rl.speaker import Job, Round, Speaker, start_weights
-from es_rl.workers import STARTUP_SECONDS, Failed, Workers
+from es_rl.worker import Failed
+from es_rl.workers import STARTUP_SECONDS, Workers
 
 EVALUATION_ROWS = 16  # prompts of one job of an evaluation
 COLLAPSED = 3  # generations in a row in which most members get the lowest reward

@@ -26,7 +26,8 @@ from es_rl.population import Generation, perturb
 from es_rl.processes import available_processors
 from es_rl.rng import integer_seed, stream
 from es_rl.text_config import TextConfig
-from es_rl.workers import Failed, Workers
+from es_rl.worker import Failed
+from es_rl.workers import Workers
 
 EVALUATION_ROWS = 16  # sequences of one job of an evaluation
 PROMPT = b"\n"

@@ -45,7 +45,8 @@ from es_rl.population import Generation
 from es_rl.rng import MAX_SEED
 from es_rl.runlog import plain
 from es_rl.shaping import SHAPINGS
-from es_rl.workers import Failed, Workers
+from es_rl.worker import Failed
+from es_rl.workers import Workers
 
 Record = dict[str, Any]
 FORMAT = "trainer-2"

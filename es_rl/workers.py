@@ -19,8 +19,6 @@ import signal
 import socket
 import struct
 import time
-import traceback
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +28,8 @@ from typing import Any
 from multiprocess.connection import Connection, wait
 
 from es_rl.errors import EsRlError, ResourceError
-from es_rl.processes import kill_process, spawning, start_process, take_slot, use_one_thread
+from es_rl.processes import kill_process, spawning, start_process
+from es_rl.worker import Failed, failure, work
 
 Function = Callable[[Any, Any, Callable[[int], None]], Any]
 
@@ -40,16 +39,6 @@ STARTUP_SECONDS = 180.0  # from the start of a worker to its first word
 PIPE_SECONDS = 30  # for one message to pass, once begun
 POLL_SECONDS = 0.25  # how often `check` is called while nothing happens
 PUMP_SECONDS, NAP_SECONDS = 0.005, 20e-6  # how long a pump runs before workers are heard, and rests between two looks
-BEAT_SECONDS = 0.5  # at most so often does a worker report steps
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The outcome of a job that could not be done."""
-
-    reason: str  # "died", "hung" or "raised"
-    message: str  # one line
-    detail: str = ""  # a traceback
 
 
 @dataclass(eq=False)
@@ -189,14 +178,14 @@ class Workers:
         except EsRlError:
             raise
         except Exception as error:  # noqa: BLE001 - the same data that a worker would send
-            outcome = _failure(error)
+            outcome = failure(error)
         on_result(index, outcome)
         return outcome
 
     def _start(self, slot: int) -> _Worker:
         ours, theirs = spawning.Pipe(duplex=True)
         _limit_waiting(ours)
-        process = start_process(_work, theirs, slot, log=self._log)
+        process = start_process(work, theirs, slot, log=self._log)
         theirs.close()
         return _Worker(slot, process, ours, time.monotonic())
 
@@ -297,57 +286,6 @@ def _run(pump: Callable[[], bool]) -> None:
     while time.monotonic() < end:
         if not pump():
             time.sleep(NAP_SECONDS)
-
-
-def _work(pipe: Connection, slot: int) -> None:
-    """A worker's life: end of file on the pipe, or the parent's death, ends it."""
-    use_one_thread()
-    take_slot(slot)
-    warnings.simplefilter("ignore", DeprecationWarning)  # shown once, by the parent
-    os.environ.setdefault("MUJOCO_GL", "disabled")  # workers only simulate
-    try:
-        pipe.send(("ready",))
-        _serve(pipe)
-    except (EOFError, OSError):
-        pass  # the parent is gone, or has given this worker up
-    os._exit(0)
-
-
-def _serve(pipe: Connection) -> None:
-    function: Any = None
-    context: Any = None
-    pending, last = 0, time.monotonic()
-
-    def beat(steps: int) -> None:
-        nonlocal pending, last
-        pending += steps
-        now = time.monotonic()
-        if now - last > BEAT_SECONDS:
-            pipe.send(("beat", pending))
-            pending, last = 0, now
-
-    while True:
-        match pipe.recv():
-            case ("function", value):
-                function = value
-            case ("context", value):
-                context = value
-            case ("job", index, job):
-                last = time.monotonic()
-                try:
-                    outcome = function(context, job, beat)
-                except Exception as error:  # noqa: BLE001 - sent as text: a foreign exception may not unpickle
-                    outcome = _failure(error)
-                if pending:
-                    pipe.send(("beat", pending))
-                    pending = 0
-                pipe.send(("done", index, outcome))
-
-
-def _failure(error: Exception) -> Failed:
-    lines = str(error).strip().splitlines() or [""]
-    text = lines[0] if isinstance(error, EsRlError) else f"{type(error).__name__}: {lines[0]}"
-    return Failed("raised", text, traceback.format_exc())
 
 
 def _death(process: Any) -> str:

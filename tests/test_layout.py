@@ -21,7 +21,7 @@ ORDER = [
     ["population", "es", "policies", "envs"],
     ["numpy_forward"],
     ["actors"],
-    ["rollout"],
+    ["rollout", "worker"],
     ["workers", "member_fitness"],
     ["board"],
     ["central"],

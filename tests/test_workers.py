@@ -11,7 +11,8 @@ import pytest
 
 from es_rl.errors import EnvError, ResourceError, Stopped
 from es_rl.processes import available_processors
-from es_rl.workers import DEATHS, HANGS, Failed, Workers
+from es_rl.worker import Failed
+from es_rl.workers import DEATHS, HANGS, Workers
 
 
 def double(context, job, beat):

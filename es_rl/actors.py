@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from es_rl.envs.spaces import Floats, Ints
-from es_rl.fused import Members
+from es_rl.interception import Members
 from es_rl.noise import Perturbation
 from es_rl.numpy_forward import NumpyForward, chain
 from es_rl.population import Population, members_of, perturb

@@ -1,4 +1,4 @@
-"""Functions of torch computed for many members at once: interception, and a rule for each function.
+"""Functions of torch computed for many members at once: a rule for each function that `es_rl.interception` hands over.
 
 Shapes: N members, k rows a member, R rank; a matrix is (m, n). A batch has N·k rows, those of one member together.
 
@@ -6,179 +6,20 @@ With low-rank noise the members share the product with theta, and a bᵀ is neve
 Sarkar et al. 2025, arXiv 2511.16652). Only a matrix that is no factor of a product, such as a table of positions
 that is added, is formed for each member.
 
-A use of parameters = one function, which takes the arguments of torch's function after the interception, and one line
-in `RULES`.
+A use of parameters = one function, which takes the interception and then the arguments of torch's function, and one
+line in `RULES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import vmap
-from torch.overrides import TorchFunctionMode
 
-
-class LowRank(NamedTuple):
-    """Members of a matrix: theta + a bᵀ."""
-
-    theta: Tensor  # (m, n)
-    a: Tensor  # (N, m, R), with the sign, sigma and 1/√R
-    b: Tensor  # (N, n, R)
-
-    def select(self, index: Tensor) -> LowRank:
-        return LowRank(self.theta, self.a[index], self.b[index])
-
-    def to(self, device: torch.device) -> LowRank:
-        return LowRank(self.theta.to(device), self.a.to(device), self.b.to(device))
-
-    def transpose(self) -> LowRank:
-        return LowRank(self.theta.T, self.b, self.a)
-
-    def explicit(self) -> Tensor:
-        """(N, m, n)."""
-        return torch.baddbmm(self.theta, self.a, self.b.transpose(1, 2))
-
-
-Members = Tensor | LowRank  # of one parameter: (N, *shape), or factors
-
-
-def select(all_of: dict[str, Members], index: Tensor) -> dict[str, Members]:
-    """The members at these positions, of each parameter."""
-    return {name: m.select(index) if isinstance(m, LowRank) else m[index] for name, m in all_of.items()}
-
-
-class NoRuleError(Exception):
-    """A parameter is used in a way that cannot be computed for all members at once."""
-
-
-_WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
-# Functions that read a tensor's values into Python.
-_READS = {"item", "tolist", "__bool__", "__float__", "__int__", "__index__", "numpy", "__array__", "equal", "allclose"}
-
-
-class Interception(TorchFunctionMode):
-    """Calls of torch that use a perturbed parameter, or what was made of one, go to their rule.
-
-    Three kinds of tensors meet there: those that stand for members; batches, which go into the module or are computed
-    from what does; and constants, the same for all members.
-    """
-
-    def __init__(self, members: dict[int, Members], n: int, rows: int) -> None:
-        super().__init__()
-        self.n, self._rows = n, rows
-        self._members = members
-        self._made: list[Tensor] = []  # kept, so that no id is used again
-        self._mark = object()  # on every batch
-
-    def mark(self, x: Any) -> Any:
-        """Let tensors be batches, which `x` is or holds."""
-        if isinstance(x, Tensor):
-            x._es_rl_batch = self._mark  # type: ignore[attr-defined]
-        elif isinstance(x, (tuple, list)):
-            for part in x:
-                self.mark(part)
-        return x
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        perturbed = batch = False
-        for x in (*args, *kwargs.values()):  # a plain loop: this stands before every call of torch
-            if id(x) in self._members or (type(x) in (tuple, list) and self._is_perturbed(x)):
-                perturbed = True
-            elif not batch:
-                batch = self._is_marked(x)
-        if not perturbed:
-            result = func(*args, **kwargs)
-            return self.mark(result) if batch else result
-        rule = RULES.get(func)
-        result = self._other(func, args, kwargs) if rule is None else rule(self, *args, **kwargs)
-        return self.mark(result) if batch and id(result) not in self._members else result
-
-    def is_batch(self, x: Tensor) -> bool:
-        """Whether the first dimension are rows: as many as went into the module, or a multiple of that."""
-        return self._is_marked(x) and x.ndim > 0 and len(x) % self._rows == 0 and len(x) > 0
-
-    def follow(self, x: Tensor, y: Tensor) -> Tensor:
-        """y, computed within a rule, is a batch if x is one."""
-        return self.mark(y) if self._is_marked(x) else y
-
-    def refuse(self, x: Any) -> None:
-        """An argument that a rule does not know as a parameter."""
-        if self.members(x) is not None:
-            raise NoRuleError("computes with parameters alone")
-
-    def members(self, x: Any) -> Members | None:
-        """Those of a parameter, None of anything else."""
-        return self._members.get(id(x))
-
-    def make(self, like: Tensor, members: Members) -> Tensor:
-        """`like` stands for these members from now on."""
-        self._members[id(like)] = members
-        self._made.append(like)
-        return like
-
-    def _is_marked(self, x: Any) -> bool:
-        if type(x) in (tuple, list):
-            return any(self._is_marked(part) for part in x)
-        return getattr(x, "_es_rl_batch", None) is self._mark
-
-    def _is_perturbed(self, x: Any) -> bool:
-        if isinstance(x, (tuple, list)):
-            return any(self._is_perturbed(part) for part in x)
-        return id(x) in self._members
-
-    def _other(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What asks for a shape or a type; what computes an array of one parameter alone; element by element."""
-        name = getattr(func, "__name__", str(func))
-        if any(isinstance(x, (tuple, list)) and self._is_perturbed(x) for x in args):
-            raise NoRuleError(f"gives parameters to {name}")
-        tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-        if len(tensors) > 1 and func in ELEMENTWISE and len(args) == 2 and not kwargs:
-            return _elementwise(self, func, *args)
-        if name in _READS or len(tensors) > 1:
-            raise NoRuleError(f"gives parameters to {name}")
-        result = func(*args, **kwargs)
-        if not isinstance(result, Tensor):
-            if isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result):
-                raise NoRuleError(f"gives parameters to {name}")
-            return result  # a shape, a type, a device
-        return self._array(func, name, args, kwargs, result)
-
-    def _array(self, func: Any, name: str, args: Any, kwargs: Any, result: Tensor) -> Tensor:
-        """A function of one parameter alone; a matrix that is no factor of a product is formed."""
-        at = next(i for i, x in enumerate(args) if isinstance(x, Tensor)) if args else -1
-        members = self.members(args[at]) if at >= 0 else None
-        if members is None or name in _WRITES or (name.endswith("_") and not name.endswith("__")):
-            raise NoRuleError(f"gives parameters to {name}")
-        theta = args[at]
-        if func == Tensor.data.__get__ or name in ("to", "float", "detach", "contiguous", "type_as"):  # type: ignore[attr-defined]
-            cast = [
-                func(*args[:at], part, *args[at + 1 :], **kwargs)
-                for part in (members if isinstance(members, LowRank) else [members])
-            ]
-            return self.make(result.view_as(result), LowRank(*cast) if isinstance(members, LowRank) else cast[0])
-        if isinstance(members, LowRank):
-            if func in TRANSPOSES and result.ndim == 2 and theta.ndim == 2:
-                return self.make(result, members.transpose() if result.shape == theta.T.shape else members)
-            if name == "__getitem__" and theta.ndim == 2 and isinstance(args[1], slice):  # some rows
-                return self.make(result, LowRank(members.theta[args[1]], members.a[:, args[1]], members.b))
-            members = members.explicit().reshape(-1, *theta.shape)
-        return self.make(
-            result.view_as(result), _of_each(lambda one: func(*args[:at], one, *args[at + 1 :], **kwargs), members)
-        )
-
-
-def _of_each(func: Callable[..., Tensor], *own: Tensor) -> Tensor:
-    """func of each member's arrays, (N, …) → (N, …)."""
-    try:
-        stack: Tensor = vmap(func)(*own)
-    except RuntimeError as error:  # what cannot be done to all at once, such as what draws numbers
-        raise NoRuleError(f"uses a parameter in a way that vmap refuses ({str(error).splitlines()[0]})") from error
-    return stack
+from es_rl.interception import Interception, LowRank, Members, NoRuleError, Rule, of_each
 
 
 def _product(m: Interception, x: Tensor, w: Members, bias: Tensor | None = None) -> Tensor:
@@ -346,11 +187,22 @@ def _affine(m: Interception, apply: Callable[..., Tensor], input: Tensor, y: Ten
     return y
 
 
+def _of_two(func: Any) -> Rule:
+    """The rule of a function that computes element by element."""
+
+    def rule(m: Interception, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 2 and not kwargs and all(isinstance(x, Tensor) for x in args):
+            return _elementwise(m, func, *args)
+        return m.alone(func, args, kwargs)
+
+    return rule
+
+
 def _elementwise(m: Interception, func: Any, x: Any, y: Any) -> Tensor:
     """Of two arrays, of which one or both are parameters, or made of them."""
     one, other = _stack(m, x), _stack(m, y)
     if one is not None and other is not None:
-        return m.make(func(x, y), _of_each(func, one, other))
+        return m.make(func(x, y), of_each(func, one, other))
     if other is None:
         x, y, other, func = y, x, one, _swapped(func)
     if other is None:
@@ -358,7 +210,7 @@ def _elementwise(m: Interception, func: Any, x: Any, y: Any) -> Tensor:
         return plain
     if m.is_batch(x):
         return _pointwise(m, func, x, other)
-    return m.make(func(x, y), _of_each(lambda own: func(x, own), other))  # x is a constant
+    return m.make(func(x, y), of_each(lambda own: func(x, own), other))  # x is a constant
 
 
 def _stack(m: Interception, x: Any) -> Tensor | None:
@@ -427,15 +279,14 @@ def _additive(mask: Tensor, heads: int, q: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=q.dtype).masked_fill_(mask, -torch.inf) if mask.dtype == torch.bool else mask
 
 
-TRANSPOSES = {Tensor.t, torch.t, Tensor.transpose, torch.transpose, Tensor.T.__get__, Tensor.mT.__get__}  # type: ignore[attr-defined]
 ELEMENTWISE = {
     torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.maximum, torch.minimum,
     Tensor.add, Tensor.sub, Tensor.mul, Tensor.div, Tensor.pow,
     Tensor.__add__, Tensor.__radd__, Tensor.__sub__, Tensor.__rsub__, Tensor.__mul__, Tensor.__rmul__,
     Tensor.__truediv__, Tensor.__rtruediv__, Tensor.__pow__,
 }  # fmt: skip
-# How a function of torch that is given parameters computes for all members: its own arguments, after the interception.
-RULES: dict[Any, Callable[..., Any]] = {
+RULES: dict[Any, Rule] = {
+    **{func: _of_two(func) for func in ELEMENTWISE},
     F.linear: _linear,
     torch.matmul: _matmul,
     Tensor.matmul: _matmul,

@@ -25,7 +25,8 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from es_rl.errors import EnvError
-from es_rl.fused import Interception, LowRank, Members, NoRuleError, attention, select
+from es_rl.fused import RULES, attention
+from es_rl.interception import Interception, LowRank, Members, NoRuleError, select
 from es_rl.noise import Factors, Perturbation, directions, matrix
 
 
@@ -154,7 +155,7 @@ class Population:
             return self._each(range(self._n), rows, args, kwargs)
 
     def _together(self, rows: int, args: Any, kwargs: Any) -> Any:
-        interception = Interception(dict(self._by_id), self._n, rows)
+        interception = Interception(dict(self._by_id), self._n, rows, RULES)
         alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)  # most of the time
         interception.mark(args if alone else tree_flatten((args, kwargs))[0])
         with interception:

@@ -26,7 +26,7 @@ from es_rl.shaping import SHAPINGS
 DEFAULTS = {"es.noise": "lowrank", "es.population": 256, "es.sigma": 0.02, "optim.lr": 0.01}
 # A step takes the time of a member's, and an evaluation that of ten steps.
 ADAMW = {"batch": 8, "optim.name": "adamw", "optim.lr": 0.001, "eval.every": 250, "checkpoint.every": 1000}
-TOKENS_AT_ONCE = 65_536  # in one forward pass of a chunk, so that memory does not grow with the population
+TOKENS_AT_ONCE = 8_192  # in one forward pass of a chunk, so that memory does not grow with the population
 
 
 @dataclass(frozen=True)

@@ -92,3 +92,20 @@ def test_the_policies_shown_are_loaded_and_their_clips_are_small():
         assert agent.config.env == task
         assert agent.action_space.contains(agent(np.zeros(agent.observation_space.shape)))
         assert 10_000 < (ROOT / "videos" / f"{name}.mp4").stat().st_size <= 1_000_000
+
+
+def test_what_is_walked_is_walked_in_the_episodes_of_evaluate():
+    policy = ROOT / "videos/policies/hopper"
+    walked, evaluated = (
+        subprocess.run(
+            [sys.executable, *command, f"run={policy}", "episodes=2"], capture_output=True, text=True, check=True
+        )
+        for command in ([SCRIPTS / "walked.py"], ["-m", "es_rl.evaluate"])
+    )
+    means = {line[:26].strip(): float(line[26:].split()[0]) for line in walked.stdout.splitlines()}
+    # One observation at a time, and so other rounding than a batch.
+    assert means["return"] == pytest.approx(json.loads(evaluated.stdout.splitlines()[-1])["return_mean"], rel=0.02)
+    assert means["metres walked"] / means["seconds upright"] == pytest.approx(means["metres per second"], abs=0.05)
+    # Hopper is paid a point a step for not falling, and a step is eight thousandths of a second.
+    bonus = means["return"] - means["return without the bonus"]
+    assert bonus == pytest.approx(means["seconds upright"] / 0.008, abs=1.0)

@@ -23,7 +23,7 @@ import numpy as np
 from gymnasium import spaces
 
 from es_rl import cli, envs
-from es_rl.envs.gymnasium_backend import make_one
+from es_rl.envs.gymnasium_backend import diverged, make_one
 from es_rl.errors import ConfigError, EnvError, ResourceError, Stopped, TrainingError, lookup
 from es_rl.keys import help_text, key, parse
 from es_rl.presets import family
@@ -210,7 +210,7 @@ def episodes(act: Act, config: BaselineConfig, count: int, *index: int) -> tuple
         over = False
         while not over:
             obs, reward, terminated, truncated, _ = env.step(act(obs))
-            returns[i] += float(reward)
+            returns[i] += np.nan if diverged(env) else float(reward)  # as es_rl judges itself
             lengths[i] += 1
             over = terminated or truncated
     env.close()

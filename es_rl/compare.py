@@ -75,6 +75,8 @@ def main(argv: Sequence[str]) -> int:
                 sys.stdout.flush()
                 folder.mkdir(exist_ok=True)
                 _run(name, seed, folder, config, ours)
+            elif name == OURS and seed == config.first_seed and config.film:
+                _film(folder, config)
             results = _results(out, config, ours, plan)
             write_json(out / "results.json", results)
             report.write(out, results)
@@ -120,12 +122,17 @@ def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[s
     film = config.film if seed == config.first_seed else 0.0
     path = folder / "result.json"
     path.unlink(missing_ok=True)
-    failed = (_ours if name == OURS else partial(_theirs, name))(seed, folder, config, ours, film)
+    before = _processors()
+    failed = (_ours if name == OURS else partial(_theirs, name))(seed, folder, config, ours)
+    busy, passed, own = (now - then for now, then in zip(_processors(), before, strict=True))
+    if name == OURS and film and not failed:
+        _film(folder, config)
     outcome = _outcome(folder)  # which is there if only the film has failed
-    write_json(path, (outcome or {"failed": failed}) | {"machine": _machine(), "versions": _versions()})
+    about = {"date": time.strftime("%Y-%m-%d"), "machine": _machine(), "versions": _versions()}
+    write_json(path, (outcome or {"failed": failed}) | about | {"others": max(0.0, busy - own) / passed})
 
 
-def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str], film: float) -> str | None:
+def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> str | None:
     run = folder / "run"
     begun = (run / "config.yaml").exists()
     if not begun:  # something was killed before it was a run
@@ -157,12 +164,19 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str], film:
     result = {name: found[name] for name in ("return_mean", "return_std", "length_mean", "generation")}
     result |= {name: lines[-1][name] for name in ("env_steps", "seconds")}
     write_json(folder / "result.json", result | {"cpu_seconds": json.loads(spent.read_text())})
-    if film:
-        _call(folder, "es_rl.record", [*keys, f"out={folder / 'video.mp4'}", f"seconds={film:g}"])
     return None
 
 
-def _theirs(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str], film: float) -> str | None:
+def _film(folder: Path, config: CompareConfig) -> None:
+    """The video of es_rl's policy, if there is none yet."""
+    video = folder / "video.mp4"
+    if not video.exists():
+        keys = [f"run={folder / 'run'}", f"env={config.env}", f"out={video}", f"seconds={config.film:g}"]
+        _call(folder, "es_rl.record", keys)
+
+
+def _theirs(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> str | None:
+    film = config.film if seed == config.first_seed else 0.0
     return _call(folder, "es_rl.baselines", [*_baseline_keys(name, seed, folder, config, ours), f"film={film:g}"])
 
 
@@ -207,6 +221,14 @@ def _cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def _processors() -> tuple[float, float, float]:
+    """Seconds that the processors have worked, for anybody, all of their seconds, and those of our own children."""
+    ticks = [int(count) for count in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
+    per_second = os.sysconf("SC_CLK_TCK")
+    idle = ticks[3] + ticks[4]  # the latter waiting for disks
+    return (sum(ticks) - idle) / per_second, sum(ticks) / per_second, _cpu_seconds()
+
+
 def _outcome(folder: Path) -> dict[str, Any]:
     """What is known of a training so far."""
     try:
@@ -230,14 +252,14 @@ def _results(out: Path, config: CompareConfig, ours: list[str], plan: list[tuple
             else ["es_rl.baselines", *_baseline_keys(name, seed, folder, config, ours)]
         )
         run = {"name": name, "seed": seed, "command": shlex.join(["python", "-m", *keys]), **_outcome(folder)}
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # that of a training that was killed may be cut off
             run["curve"] = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
         video = folder / "video.mp4"
         runs.append(run | ({"video": str(video.relative_to(out))} if video.exists() else {}))
     return {
         **asdict(config),
         "labels": {name: label(name, config.env) for name in contenders},
-        "command": shlex.join(["python", "-m", "es_rl.compare", *_given(config, ours)]),
+        "command": shlex.join(["python", "-m", "es_rl.compare", *_given(config, ours, runs)]),
         "date": time.strftime("%Y-%m-%d"),
         "machine": _machine(),
         "versions": _versions(),
@@ -245,11 +267,12 @@ def _results(out: Path, config: CompareConfig, ours: list[str], plan: list[tuple
     }
 
 
-def _given(config: CompareConfig, ours: list[str]) -> list[str]:
-    """The command again, with every default spelt out."""
-    against = f"against=[{','.join(config.against)}]"
-    keys = [f"{k}={v}" for k, v in asdict(config).items() if k not in ("against", "out")]
-    return [*keys, against, *ours]
+def _given(config: CompareConfig, ours: list[str], runs: list[dict[str, Any]]) -> list[str]:
+    """A command that makes all of these runs, with every default spelt out."""
+    seeds = {run["seed"] for run in runs}
+    against = f"against=[{','.join(name for name in BASELINES if any(run['name'] == name for run in runs))}]"
+    known = asdict(config) | {"first_seed": min(seeds), "seeds": max(seeds) - min(seeds) + 1}
+    return [*(f"{k}={v}" for k, v in known.items() if k not in ("against", "out")), against, *ours]
 
 
 def _machine() -> dict[str, Any]:

@@ -22,6 +22,9 @@ from es_rl.statistics import at, interval, iqm, probability_of_improvement
 Results = Mapping[str, Any]
 OURS = "es"
 GRID = 100  # points of a curve
+ENOUGH = 4  # seeds for an interquartile mean
+FEW = "; of so few seeds the former is their mean and the latter their range"
+DISTURBED = 0.03  # share of the processors' time that others may take during a training
 COLORS = {"es": "#0b6e99", "ppo": "#d1495b", "ars": "#edae49", "random": "#8d96a3"}
 # The axes of the curves: a point of a run, and the run → its place on the axis.
 AXES: dict[str, tuple[str, Callable[[Results, Results], float]]] = {
@@ -76,18 +79,19 @@ def page(results: Results, figures: Mapping[str, bytes], videos: Mapping[str, tu
     machines = {_machine(run.get("machine", results["machine"])) for run in _runs(results)}
     versions = {_versions(run.get("versions", results["versions"])) for run in _runs(results)}
     where, seeds = " and ".join(sorted(machines)), len({run["seed"] for run in _runs(results)})
+    dates = sorted({run.get("date", results["date"]) for run in _runs(results)})
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{_text(results["env"])}: es_rl and others</title><style>{STYLE}</style></head><body>
 <h1>{_text(results["env"])}</h1>
 <p class="quiet">{results["minutes"]:g} minutes of training each, {seeds} seeds, {_text(where)},
-{_text(results["date"])}</p>
+{_text(" to ".join(dict.fromkeys([dates[0], dates[-1]])))}</p>
 <h2>Returns after training</h2>
 {_table(results)}
 <p class="quiet">The deterministic, unperturbed policy with frozen normalisation on Gymnasium's own environment, mean of
 {results["episodes"]} episodes that no training has seen. IQM: interquartile mean over seeds, with its 95 % bootstrap
-interval. The minutes of es_rl include the evaluations of its curve, those of the others do not. Trainings ran one after
-another, in turn, each with all processors.</p>
+interval{FEW if seeds < ENOUGH else ""}. The minutes and CPU hours of es_rl include the evaluations of its curve,
+its hours its start too; those of the others do not. Trainings ran one at a time, each with all processors.</p>
 <h2>Learning curves</h2>
 <div class="figures">{shown}</div>
 <p class="quiet">Dots: evaluations during training; lines: interquartile mean over seeds; bands: its 95 %
@@ -127,6 +131,7 @@ def summary(results: Results) -> dict[str, dict[str, Any]]:
             "seconds": float(np.mean([run["seconds"] for run in done])) if done else np.nan,
             "cpu_seconds": float(np.mean([run.get("cpu_seconds", np.nan) for run in done])) if done else np.nan,
             "failed": [run["failed"] for run in _runs(results, name) if "failed" in run],
+            "others": max((run.get("others", 0.0) for run in done), default=0.0),
             "missing": sum("failed" not in run and "return_mean" not in run for run in _runs(results, name)),
         }
     return found
@@ -169,8 +174,10 @@ def _table(results: Results) -> str:
 
 
 def _troubles(row: Mapping[str, Any]) -> str:
-    """What failed, and what has not been run yet."""
+    """What failed, what was disturbed, and what has not been run yet."""
     text = "".join(f'<br><span class="failed">failed: {_text(reason)}</span>' for reason in row["failed"])
+    if row["others"] > DISTURBED:
+        text += f'<br><span class="failed">other programs took {row["others"]:.0%} of the processors</span>'
     return text + (f'<br><span class="quiet">{row["missing"]} not run yet</span>' if row["missing"] else "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -12,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
@@ -80,8 +82,8 @@ def saved_config(path: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions that results may depend on."""
-    found = {"python": platform.python_version()}
+    """Versions that results may depend on; `code` is a checksum of the package's own files."""
+    found = {"python": platform.python_version(), "code": _code()}
     for package in (*PACKAGES, *OPTIONAL):
         try:
             found[package] = version(package)
@@ -89,6 +91,14 @@ def versions() -> dict[str, str]:
             if package in PACKAGES:  # a checkout that was not installed
                 found[package] = "unknown"
     return found
+
+
+@cache
+def _code() -> str:
+    """The beginning of the sha256 over all of the package's source files, in the order of their names."""
+    package = Path(__file__).parent
+    files = sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).as_posix())
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 def changed_versions(path: Path) -> list[str]:

@@ -78,21 +78,22 @@ def cell(contender):
     """Median, and each seed."""
     if not contender:
         return "not run"
-    if contender["failed"]:
-        return "failed"
-    each = ", ".join(number(value) for value in contender["returns"])
-    return f"{number(np.median(contender['returns']))} ({each})" if len(contender["returns"]) > 1 else each
+    lost = f"{len(contender['failed'])} failed" if contender["failed"] else ""
+    if not len(contender["returns"]):
+        return lost
+    each = ", ".join([*(number(value) for value in contender["returns"]), *([lost] if lost else [])])
+    return f"{number(np.median(contender['returns']))} ({each})" if ", " in each else each
 
 
 def table(results):
-    """Markdown: a row a task, the higher of our median and PPO's in bold."""
+    """Markdown: a row a task, the higher of our median and PPO's in bold, if both have as many returns."""
     rows = ["| task | minutes | **es_rl** | " + " | ".join(OTHERS.values()) + " | our steps, millions |"]
     rows.append("|---|---|---|" + "---|" * (len(OTHERS) + 1))
     for task, result in results.items():
         them = result["contenders"]
         cells = [cell(them.get(name)) for name in ("es", *OTHERS)]
         medians = [np.median(them[name]["returns"]) if name in them else -np.inf for name in ("es", "ppo")]
-        if np.isfinite(medians[1]):
+        if "ppo" in them and len(them["es"]["returns"]) == len(them["ppo"]["returns"]):
             better = int(medians[1] > medians[0])
             cells[better] = f"**{cells[better]}**"
         steps = them["es"]["env_steps"] / 1e6

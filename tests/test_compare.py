@@ -69,6 +69,22 @@ class Page(HTMLParser):
         self.text += data
 
 
+def test_a_training_that_other_programs_disturbed_is_marked():
+    results = made_up()
+    assert "other programs" not in report.page(results, {}, {})
+    results["runs"][2]["others"] = 0.234
+    assert "other programs took 23% of the processors" in report.page(results, {}, {})
+
+
+def test_what_other_programs_use_is_measured(tmp_path, monkeypatch):
+    """A child of ours that works for a second is not others; a process of nobody's would be."""
+    code = "import time\nend = time.process_time() + 1\nwhile time.process_time() < end: pass"
+    before = comparison._processors()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    busy, passed, own = (now - then for now, then in zip(comparison._processors(), before, strict=True))
+    assert 1.0 <= own < 3.0 and busy >= 0.9 * own and passed >= 0.9 * busy
+
+
 def test_a_report_holds_all_that_it_shows():
     results = made_up()
     page = Page(report.page(results, {"returns": b"PNG", "wall-clock": b"png"}, {"es": (3, b"film")}))

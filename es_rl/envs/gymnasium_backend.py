@@ -87,7 +87,7 @@ class GymnasiumVector:
                     _action(env.action_space, actions[row])
                 )
                 obs[row] = flatten(env.observation_space, seen)[: self._size]
-                if _diverged(env):
+                if diverged(env):
                     reward[row], terminated[row] = np.nan, True
             except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises is this simulation's end
                 self._broke(i, "step", error)
@@ -122,7 +122,7 @@ class GymnasiumVector:
                 env.close()
 
 
-def _diverged(env: gymnasium.Env[Any, Any]) -> bool:
+def diverged(env: gymnasium.Env[Any, Any]) -> bool:
     """MuJoCo resets a diverged simulation in mid-air, and a task would reward the teleport; its warnings tell."""
     data = getattr(env.unwrapped, "data", None)
     warning = getattr(data, "warning", None)

@@ -70,8 +70,8 @@ class OptimConfig:
     lr_decay: float = key(1.0, "lr is multiplied by this after each generation", above=0, high=1)
     weight_decay: float = key(0.0, "pull of theta towards zero", low=0)
     momentum: float = key(0.9, "of sgd and clipup", low=0, high=1)
-    beta1: float = key(0.9, "of adam and adamw", low=0, high=1)
-    beta2: float = key(0.999, "of adam and adamw", low=0, high=1)
+    beta1: float = key(0.9, "of adam and adamw", low=0, below=1)
+    beta2: float = key(0.999, "of adam and adamw", low=0, below=1)
     eps: float = key(1e-8, "of adam and adamw", above=0)
     max_speed: float | None = key(None, "of clipup: largest step of theta; default: twice lr", above=0)
 
@@ -260,9 +260,9 @@ def default_chunk(population: int, episodes: int, *, central: bool = False) -> i
     A share of the population, so that work spreads over workers, but of a small one half, since a step of a few
     simulations costs nearly as much as one of many. Half where one place acts for them all, and two chunks take turns.
     """
-    spread = max(population // (4 if population < LARGE else 8), min(population // 2, WORTHWHILE))
+    spread = max(population // (4 if population < LARGE else 8), min(-(-population // 4) * 2, WORTHWHILE))
     share, together = (population // 2, TOGETHER_CENTRAL) if central else (spread, TOGETHER)
-    most = max(2, min(share, together // episodes))
+    most = max(2, min(share, together // episodes) // 2 * 2)
     chunks = -(-population // most)
     return 2 * -(-population // (2 * chunks))
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from es_rl import optim
 from es_rl.config import EsConfig, OptimConfig
+from es_rl.errors import TrainingError
 from es_rl.noise import Perturbation, Shapes, check_rank, estimate
 from es_rl.shaping import utilities
 
@@ -94,9 +95,10 @@ def fitness_metrics(fitness: NDArray[np.float64]) -> dict[str, float | None]:
 
 def init(module: nn.Module) -> ESState:
     """The state before the first generation: a module's parameters and buffers as they are."""
-    theta = {name: value.detach().clone() for name, value in module.named_parameters()}
+    whole = torch.contiguous_format  # whatever the order in which a module holds them
+    theta = {name: value.detach().clone(memory_format=whole) for name, value in module.named_parameters()}
     kept = module.state_dict().keys()
-    buffers = {name: value.clone() for name, value in module.named_buffers() if name in kept}
+    buffers = {name: value.clone(memory_format=whole) for name, value in module.named_buffers() if name in kept}
     return ESState(0, theta, buffers, {})
 
 
@@ -155,8 +157,13 @@ def grow(params: ESParams, members: int, steps: int) -> list[range]:
 
 
 def _chunks(params: ESParams, first: int, end: int) -> list[range]:
-    """These members in chunks; the last one may be smaller."""
-    return [range(i, min(i + params.chunk, end)) for i in range(first, end, params.chunk)]
+    """These members in chunks; the first and the last one may be smaller.
+
+    None goes across a multiple of the size: the directions between two multiples may be orthogonal to one another, and
+    are drawn together.
+    """
+    starts = [first, *range(first - first % params.chunk + params.chunk, end, params.chunk)]
+    return [range(i, min(j, end)) for i, j in zip(starts, [*starts[1:], end], strict=True) if i < min(j, end)]
 
 
 def tell(
@@ -165,7 +172,7 @@ def tell(
     """The state after a generation, given the fitness (M,) of its members and the policy's new buffers.
 
     NaN and ±inf mark failed members, which are judged worst. Equal fitness everywhere is a zero update: theta and the
-    optimiser stay as they were.
+    optimiser stay as they were. Raises `TrainingError` if theta would become infinite.
     """
     es = params.es
     grown = len(fitness) / es.population
@@ -186,6 +193,11 @@ def tell(
         theta |= moved
     change = {name: theta[name] - state.theta[name] for name in theta}
     failed = int((~np.isfinite(fitness)).sum())
+    if not math.isfinite(_norm(change)):
+        raise TrainingError(
+            f"theta is infinite after generation {state.generation + 1}: the estimate's norm is {gradient_norm:g}. "
+            f"Lower optim.lr, or use a shaping that scales fitness, such as centered_ranks."
+        )
     told = Told(_norm(change), gradient_norm, failed, flat, agreement, effective_rank(change.values()))
     return ESState(state.generation + 1, theta, dict(buffers), optim_state), told
 

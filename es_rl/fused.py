@@ -242,6 +242,8 @@ def attention(layer: Any) -> Callable[..., tuple[Tensor, Tensor | None]]:
         query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None, need_weights: bool = True,
         attn_mask: Tensor | None = None, average_attn_weights: bool = True, is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        if layer.training and layer.dropout:
+            raise NoRuleError("has an attention with dropout")
         if layer.bias_k is not None or layer.add_zero_attn or not layer._qkv_same_embed_dim or query.ndim != 3:
             raise NoRuleError("has an attention with bias_k, zero attention, kdim or vdim, or without a batch")
         if not layer.batch_first:

@@ -27,10 +27,11 @@ def key(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    below: float | None = None,
     choices: Sequence[str] = (),
 ) -> Any:
-    """A field with its help text and its range: low ≤ value ≤ high, value > above, value in choices."""
-    metadata = {"help": text, "low": low, "high": high, "above": above, "choices": tuple(choices)}
+    """A field with its help text and its range: low ≤ value ≤ high, above < value < below, value in choices."""
+    metadata = {"help": text, "low": low, "high": high, "above": above, "below": below, "choices": tuple(choices)}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -168,6 +169,7 @@ def _check_range(name: str, value: Any, f: dataclasses.Field[Any], source: str) 
             or (rule["low"] is not None and number < rule["low"])
             or (rule["above"] is not None and number <= rule["above"])
             or (rule["high"] is not None and number > rule["high"])
+            or (rule["below"] is not None and number >= rule["below"])
         )
         if bad or (rule["choices"] and item not in rule["choices"]):
             hint = nearest(str(item), rule["choices"])
@@ -180,7 +182,7 @@ def _rule(f: dataclasses.Field[Any], comma: str = ",") -> str:
         return f"{comma} one of {', '.join(rule['choices'])}"
     parts = [
         f"{sign} {rule[bound]:g}" if bound != "high" or rule[bound] < 1e9 else f"{sign} {rule[bound]}"
-        for bound, sign in (("low", ">="), ("above", ">"), ("high", "<="))
+        for bound, sign in (("low", ">="), ("above", ">"), ("high", "<="), ("below", "<"))
         if rule[bound] is not None
     ]
     return f"{comma} {' and '.join(parts)}" if parts else ("" if comma else " a finite number")

@@ -101,9 +101,10 @@ def check_rank(shapes: Shapes, p: Perturbation) -> None:
 def estimate(shapes: Shapes, pairs: Sequence[int], differences: Array, p: Perturbation) -> dict[str, Dense]:
     """The ascent direction 1/(2 P sigma) Σ_pairs (u⁺ − u⁻) epsilon, by parameter name; what is frozen is missing.
 
-    `differences` (P,) are u⁺ − u⁻ of the `pairs` (P,), P being the pairs that count. An unbiased estimate of the
-    gradient of the expected utility under the perturbation (Salimans et al. 2017, equation 1, antithetic; for low rank
-    the sum over pairs is one matrix product: Sarkar et al. 2025).
+    `differences` (P,) are u⁺ − u⁻ of the `pairs` (P,), P being the pairs that count. With fixed utilities of
+    all pairs and dense noise, an unbiased estimate of the gradient of the expected utility under the perturbation
+    (Salimans et al. 2017, equation 1, antithetic). Low-rank noise is not Gaussian: there it is exact for fitness up to
+    second order, with an error of O(1/rank) beyond; the sum over pairs is one matrix product (Sarkar et al. 2025).
     """
     total = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if moves(name, shape, p)}
     waiting: dict[str, list[Factors]] = {name: [] for name in total}
@@ -131,7 +132,7 @@ def explicit(direction: Dense | Factors, shape: tuple[int, ...]) -> Dense:
 
 
 def member_weights(module: torch.nn.Module, member: int, p: Perturbation) -> dict[str, torch.Tensor]:
-    """The parameters of one member, explicitly: for oracles and for looking at, not for speed."""
+    """The parameters of one member, explicitly: for oracles, and for a fitness that looks at one member at a time."""
     import torch
 
     parameters = {name: value.detach() for name, value in module.named_parameters()}

@@ -9,7 +9,7 @@ the time of ten of NumPy's. A kind of layer = one function and one line in `KERN
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -62,23 +62,38 @@ class NumpyForward:
 
 def chain(policy: nn.Module) -> dict[str, nn.Module] | None:
     """The layers of a feedforward policy by their names in it, or None if NumPy cannot compute one."""
-    if not isinstance(policy, Feedforward):
+    if type(policy) is not Feedforward:  # a subclass may compute anything
         return None
-    layers = {
-        name: layer for name, layer in policy.named_modules() if not isinstance(layer, nn.Sequential)
-    }  # of nested chains, the links
-    return layers if all(_has_kernel(layer) for layer in layers.values()) else None
+    layers = dict(_links(policy))
+    weighted = [id(layer) for layer in layers.values() if list(layer.parameters())]
+    each_once = len(set(weighted)) == len(weighted)  # one that comes twice has its weights by its first name only
+    return layers if each_once and all(_has_kernel(layer) for layer in layers.values()) else None
+
+
+def _links(layers: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The layers of a chain, and of chains within it, in their order."""
+    for name, layer in layers._modules.items():
+        if type(layer) is nn.Sequential:
+            yield from _links(layer, f"{prefix}{name}.")
+        elif layer is not None:
+            yield prefix + name, layer
 
 
 def _has_kernel(layer: nn.Module) -> bool:
     if isinstance(layer, nn.LayerNorm) and (len(layer.normalized_shape) > 1 or layer.weight is None):
         return False
-    return type(layer) in KERNELS or not list(layer.parameters())
+    parts: list[Any] = [*layer.parameters(), *layer.children()]
+    return type(layer) in KERNELS or not parts
 
 
 def _by_torch(layer: nn.Module, w: Weights) -> Kernel:
-    """For layers without parameters that are seldom used."""
-    return lambda x: layer(torch.from_numpy(x)).numpy()
+    """For layers without parameters that are seldom used. They see rows, as in the policy itself."""
+
+    def kernel(x: Array) -> Array:
+        y: Array = layer(torch.from_numpy(x.reshape(-1, x.shape[-1]))).numpy()
+        return y.reshape(*x.shape[:2], *y.shape[1:])
+
+    return kernel
 
 
 def _linear(layer: nn.Module, w: Weights) -> Kernel:

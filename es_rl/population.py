@@ -98,16 +98,11 @@ def perturb(module: nn.Module, members: Sequence[int], p: Perturbation) -> Itera
                 f"the rows of different members together. Call eval() on the module first."
             )
     population = Population(module, members_of(module, members, p, still=False), len(members))
-    attentions = [part for part in module.modules() if type(part) is nn.MultiheadAttention]
     try:
         vars(module)["forward"] = population
-        for part in attentions:
-            if part is not module:
-                vars(part)["forward"] = attention(part)
         yield population
     finally:
-        for part in (module, *attentions):
-            vars(part).pop("forward", None)
+        vars(module).pop("forward", None)
 
 
 class Population:
@@ -116,9 +111,11 @@ class Population:
     def __init__(self, module: nn.Module, members: dict[str, Members], n: int) -> None:
         self._module, self._all = module, members
         self.__signature__ = inspect.signature(module.forward)  # for whoever asks which arguments it takes
-        self._forward = attention(module) if type(module) is nn.MultiheadAttention else module.forward
+        self._forward = module.forward
+        self._attentions = [part for part in module.modules() if type(part) is nn.MultiheadAttention]
         self._n = self._everyone = n
         self._parameters = dict(module.named_parameters())
+        self._places = _places(module)
         self.select(range(self._n))
         self.together = module not in _UNSOUND  # computed at once; False: one after the other
 
@@ -140,8 +137,10 @@ class Population:
         with torch.no_grad():
             if self.together:
                 before = None if self._module in _SOUND else torch.get_rng_state()
+                # Until it is known to be sound, a module that writes into what it is given gets copies.
+                given = (args, kwargs) if before is None else tree_map(_copy, (args, kwargs))
                 try:
-                    return self._together(rows, args, kwargs)
+                    return self._together(rows, *given)
                 except NoRuleError as use:
                     if _keeps((args, kwargs)):
                         raise EnvError(
@@ -159,11 +158,23 @@ class Population:
         alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)  # most of the time
         interception.mark(args if alone else tree_flatten((args, kwargs))[0])
         with interception:
-            out = self._forward(*args, **kwargs)
+            out = self._intercepted(*args, **kwargs) if self._attentions else self._forward(*args, **kwargs)
         if self._module not in _SOUND and self._n > 1:
             with torch.random.fork_rng(devices=[]):  # what a check draws, nobody misses
                 self._check(out, rows, args, kwargs)
         return out
+
+    def _intercepted(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward, with attention in terms of functions that have rules."""
+        parts: dict[nn.Module, Callable[..., Any]] = {part: attention(part) for part in self._attentions}
+        inner = [part for part in parts if part is not self._module]
+        try:
+            for part in inner:
+                vars(part)["forward"] = parts[part]
+            return parts.get(self._module, self._forward)(*args, **kwargs)
+        finally:
+            for part in inner:
+                vars(part).pop("forward", None)
 
     def _check(self, out: Any, rows: int, args: Any, kwargs: Any) -> None:
         """Once for a module: whether its rows are independent, by its first and its last member alone.
@@ -179,11 +190,9 @@ class Population:
                 for weights in (self._weights(i), theta)
             )
             together = _numbers(tree_map(_part(i, rows, self._n), out))
-            for one, base, many in zip(alone, unperturbed, together, strict=True):
-                rounding = 1e-5 * float(one.abs().max())
-                if float((many - one).abs().max()) > 0.01 * float((one - base).abs().max()) + rounding:
-                    _UNSOUND.add(self._module)
-                    raise NoRuleError("does not keep its rows, the first dimension, apart")
+            if not all(map(_alike, alone, unperturbed, together)):
+                _UNSOUND.add(self._module)
+                raise NoRuleError("does not keep its rows, the first dimension, apart")
         _SOUND.add(self._module)
 
     def _each(self, index: Sequence[int], rows: int, args: Any, kwargs: Any) -> Any:
@@ -202,8 +211,8 @@ class Population:
 
     def _alone(self, weights: dict[str, Tensor], args: Any, kwargs: Any) -> Any:
         """The module's own forward with these weights; its hooks are the caller's."""
-        named = {f"module.{name}": value for name, value in weights.items()}
-        return functional_call(_Alone(self._module, self._forward), named, args, kwargs)
+        named = {f"module.{place}": weights[name] for place, name in self._places.items()}
+        return functional_call(_Alone(self._module, self._forward), named, args, kwargs, tie_weights=False)
 
     def _weights(self, i: int) -> dict[str, Tensor]:
         return {
@@ -212,6 +221,19 @@ class Population:
             else m[i]
             for name, m in self._live.items()
         }
+
+
+def _places(module: nn.Module) -> dict[str, str]:
+    """Where parameters are held, each place once → their names.
+
+    functional_call puts back the wrong tensor where a module that comes twice is exchanged under both of its names.
+    """
+    names = {id(value): name for name, value in module.named_parameters()}
+    return {
+        f"{prefix}.{own}" if prefix else own: names[id(value)]
+        for prefix, part in module.named_modules()
+        for own, value in part.named_parameters(recurse=False, remove_duplicate=False)
+    }
 
 
 class _Alone(nn.Module):
@@ -249,6 +271,18 @@ def _copy(x: Any) -> Any:
 
 def _numbers(out: Any) -> list[Tensor]:
     return [leaf.double() for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor) and leaf.numel()]
+
+
+def _alike(one: Tensor, base: Tensor, many: Tensor) -> bool:
+    """Whether a member's output alone is that among many, but for rounding, in proportion to what its noise does."""
+    finite = one.isfinite()
+    if one.shape != many.shape or not torch.equal(one[~finite].nan_to_num(), many[~finite].nan_to_num()):
+        return False
+    if not finite.any():
+        return True
+    effect = float((one - base)[finite & base.isfinite()].abs().max()) if base.isfinite().any() else 0.0
+    rounding = 1e-5 * float(one[finite].abs().max())
+    return float((many - one)[finite].abs().max()) <= 0.01 * effect + rounding  # never true of NaN
 
 
 def _rows(arguments: Any) -> int:

@@ -27,12 +27,12 @@ def centered_ranks(fitness: Array) -> Array:
 
 def zscore(fitness: Array) -> Array:
     """(f − mean)/std; with `es.top` the scaling of ARS (Mania et al. 2018, equation 4)."""
-    return _divided(fitness - fitness.mean(), fitness.std())
+    return _divided(fitness - fitness.mean(), fitness.std(), fitness)
 
 
 def normalized(fitness: Array) -> Array:
     """Fitness mapped linearly to [−1/2, 1/2], worst to best."""
-    return _divided(fitness - (fitness.min() + fitness.max()) / 2, np.ptp(fitness))
+    return _divided(fitness - (fitness.min() + fitness.max()) / 2, np.ptp(fitness), fitness)
 
 
 def sign(fitness: Array) -> Array:
@@ -83,7 +83,7 @@ def utilities(fitness: Array, *, shaping: str, top: int) -> tuple[Array, NDArray
     return result, kept
 
 
-def _divided(values: Array, scale: float) -> Array:
-    """values/scale, and zeros where the scale is too small to be more than rounding."""
-    floor = 1e-12 * max(1.0, float(np.abs(values).max(initial=0.0)))
+def _divided(values: Array, scale: float, fitness: Array) -> Array:
+    """values/scale, and zeros where the scale is too small to be more than rounding of the fitness."""
+    floor = 1e-12 * float(np.abs(fitness).max())
     return values / scale if scale > floor else np.zeros_like(values)

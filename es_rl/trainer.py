@@ -137,27 +137,8 @@ class Trainer:
 
     def step(self) -> Record:
         """One generation. Raises `TrainingError` if more than `max_failed` of the members failed."""
-        start = time.monotonic()
-        p, chunks = es.ask(self._params, self._state)
-        generation = Generation(self._state.generation, es.arrays(self._state), p)
-        outcomes = self._map(generation, chunks)
-        scored = [
-            Scored(np.full(len(c), np.nan), [o.message]) if isinstance(o, Failed) else o
-            for c, o in zip(chunks, outcomes, strict=True)
-        ]
-        failures = [failure for part in scored for failure in part.failures]
-        fitness = np.concatenate([part.fitness for part in scored])  # (M,)
-        failed, members = int((~np.isfinite(fitness)).sum()), len(fitness)
-        if failed > self._params.es.max_failed * members or failed == members:
-            reason = failures[0] if failures else "their fitness is not a finite number"
-            raise TrainingError(f"{failed} of {members} members failed in generation {self.generation + 1}: {reason}.")
-        self._remember_best(fitness, p)
-        self._state, told = es.tell(self._params, self._state, fitness, self._state.buffers)
-        self._show()
-        record: Record = {"generation": self.generation, **es.fitness_metrics(fitness), **told.metrics()}
-        record["time/generation"] = time.monotonic() - start
-        self.history.append(record)
-        return record
+        with _one_thread():  # as in workers: the bits of a sum depend on it
+            return self._step()
 
     def save(self, path: str | Path) -> None:
         """Write everything that `load` needs into a directory, in place of what was saved there. Nothing is pickled.
@@ -224,6 +205,29 @@ class Trainer:
             self._pool.close()
             self._pool = None
 
+    def _step(self) -> Record:
+        start = time.monotonic()
+        p, chunks = es.ask(self._params, self._state)
+        generation = Generation(self._state.generation, es.arrays(self._state), p)
+        outcomes = self._map(generation, chunks)
+        scored = [
+            Scored(np.full(len(c), np.nan), [o.message]) if isinstance(o, Failed) else o
+            for c, o in zip(chunks, outcomes, strict=True)
+        ]
+        failures = [failure for part in scored for failure in part.failures]
+        fitness = np.concatenate([part.fitness for part in scored])  # (M,)
+        failed, members = int((~np.isfinite(fitness)).sum()), len(fitness)
+        if failed > self._params.es.max_failed * members or failed == members:
+            reason = failures[0] if failures else "their fitness is not a finite number"
+            raise TrainingError(f"{failed} of {members} members failed in generation {self.generation + 1}: {reason}.")
+        self._remember_best(fitness, p)
+        self._state, told = es.tell(self._params, self._state, fitness, self._state.buffers)
+        self._show()
+        record: Record = {"generation": self.generation, **es.fitness_metrics(fitness), **told.metrics()}
+        record["time/generation"] = time.monotonic() - start
+        self.history.append(record)
+        return record
+
     def _restore(self, path: Path, about: Mapping[str, Any], model: dict[str, Tensor], rest: dict[str, Tensor]) -> None:
         fresh = self._initial
         check_fit(path, model, fresh, "model")
@@ -241,8 +245,7 @@ class Trainer:
 
     def _map(self, generation: Generation, chunks: list[range]) -> list[Any]:
         self._pool = self._pool or Workers(self._workers, hang_after=self._hang_after)
-        with _one_thread():  # as in workers: the bits of a sum depend on it
-            return self._pool.map(self._fitness, generation, chunks)
+        return self._pool.map(self._fitness, generation, chunks)
 
     def _remember_best(self, fitness: NDArray[np.float64], p: Perturbation) -> None:
         if not np.isfinite(fitness).any():
@@ -296,11 +299,12 @@ def _params(
 
 
 def _check_model(model: nn.Module) -> None:
-    for name, value in model.named_parameters():
-        if value.requires_grad and (value.dtype != torch.float32 or value.device.type != "cpu"):
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        moves = value.requires_grad and value.dtype != torch.float32
+        if moves or value.dtype == torch.bfloat16 or value.device.type != "cpu":
             raise ConfigError(
                 f"model: {name} is of {value.dtype} on {value.device}, and members are made in float32 on the CPU. "
-                f"Use model.float().cpu(), or freeze it by requires_grad_(False)."
+                f"Use model.float().cpu()."
             )
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from multiprocess.connection import Connection, wait
 
-from es_rl.errors import EsRlError, ResourceError
+from es_rl.errors import ResourceError, Stopped
 from es_rl.processes import kill_process, spawning, start_process
 from es_rl.worker import Failed, failure, work
 
@@ -175,7 +175,7 @@ class Workers:
         self._check()
         try:
             outcome = function(context, job, beat)
-        except EsRlError:
+        except Stopped:
             raise
         except Exception as error:  # noqa: BLE001 - the same data that a worker would send
             outcome = failure(error)

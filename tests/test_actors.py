@@ -1,5 +1,6 @@
 """Acting in NumPy against acting by torch, and both against each member's explicit weights."""
 
+import copy
 from collections import OrderedDict
 
 import numpy as np
@@ -14,7 +15,10 @@ from es_rl.actors import Actor, TorchForward, member_actors, policy_actor
 from es_rl.config import parse_train
 from es_rl.noise import KINDS, Perturbation, member_weights
 from es_rl.numpy_forward import NumpyForward
+from es_rl.policies.action import ActionHead
+from es_rl.policies.feedforward import Feedforward
 from es_rl.policies.mlp import ACTIVATIONS
+from es_rl.policies.normalizer import Unnormalized
 from es_rl.population import perturb
 
 SPACES = {
@@ -121,3 +125,49 @@ def test_a_chain_with_a_layer_that_numpy_does_not_know_acts_by_torch():
     policy = make("policy=mlp")
     policy.network = nn.Sequential(OrderedDict(odd=nn.Bilinear(1, 1, 1)))
     assert isinstance(policy_actor(policy, 3)._forward, TorchForward)
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Doubled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Tanh()
+
+    def forward(self, x):
+        return 2 * self.inner(x)
+
+
+SHARED, TWICE = nn.Linear(4, 4), nn.Tanh()
+STRANGE = {
+    "residual": Residual(nn.Linear(4, 4), nn.Tanh()),
+    "doubled": Doubled(),
+    "rows": nn.Softmax(dim=1),
+    "shared": nn.Sequential(SHARED, nn.Tanh(), SHARED),
+    "twice": nn.Sequential(TWICE, nn.Linear(4, 4), TWICE),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_whatever_layers_a_policy_has_it_acts_as_it_is_written(name):
+    head = ActionHead(SPACES["unit"], "tanh")
+    net = nn.Sequential(nn.Linear(6, 4), STRANGE[name], nn.Linear(4, 3))
+    policy = Feedforward(Unnormalized(6), head, net=net).requires_grad_(False).eval()
+    obs, p = np.random.default_rng(0).normal(size=(4, 6)), Perturbation(sigma=0.1)
+    with member_actors(policy, range(4), p) as actor:
+        acted = actor()(np.arange(4), obs)
+    for i in range(4):
+        member = copy.deepcopy(policy)
+        member.load_state_dict(member_weights(policy, i, p), strict=False)  # "shared" has two names for the same
+        assert close(acted[i : i + 1], member(torch.from_numpy(obs[i : i + 1]))[0].numpy())
+
+
+def test_actions_are_those_of_the_newest_observations():
+    policy, rng = make(KEYS[0]), np.random.default_rng(0)
+    actor = policy_actor(policy, 4)
+    for running in (np.arange(4), np.arange(4), np.array([0, 1, 3]), np.array([0, 1, 3]), np.array([1])):
+        obs = rng.normal(size=(len(running), 6))
+        assert close(actor(running, obs), policy(torch.from_numpy(obs))[0].numpy())

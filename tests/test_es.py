@@ -6,11 +6,13 @@ import torch
 
 from es_rl import es
 from es_rl.config import EsConfig, OptimConfig
+from es_rl.errors import TrainingError
 from es_rl.noise import KINDS, directions, explicit
 from es_rl.optim import OPTIMIZERS
 from es_rl.shaping import SHAPINGS
 
 THETA = {"w": torch.zeros(3, 2), "b": torch.ones(3)}
+SGD = OptimConfig("sgd", 1.0, momentum=0.0)  # Adam's first step knows signs only
 
 
 def setup(chunk=4, optim=None, **settings):
@@ -93,7 +95,7 @@ def test_nothing_to_tell_apart_is_a_zero_update(shaping, fitness):
 @pytest.mark.parametrize("shaping", SHAPINGS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_failed_members_move_theta_no_more_than_a_worst_one(shaping, bad):
-    params, state = setup(population=8, shaping=shaping)
+    params, state = setup(population=8, shaping=shaping, optim=SGD)
     fitness = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
     fitness[5] = bad
     after, told = es.tell(params, state, fitness, {})
@@ -144,6 +146,7 @@ def test_a_population_grows_until_it_has_the_steps_wanted():
     assert es.grow(params, 10, 1000) == []  # enough
     assert [m for c in es.grow(params, 10, 400) for m in c] == list(range(10, 24))  # 25 members would have 1000
     assert [m for c in es.grow(params, 10, 1) for m in c] == list(range(10, 60))  # at most so many
+    assert [len(c) for c in es.grow(params, 10, 400)] == [2, 4, 4, 4]  # no chunk goes across two blocks of directions
     assert es.grow(setup(population=10)[0], 10, 1) == []  # it is not asked to
     assert len([m for c in es.grow(setup(population=10, steps=10**6)[0], 10, 1) for m in c]) == 150
 
@@ -156,8 +159,8 @@ def test_the_limit_of_episodes_grows_by_generation_and_one_day_is_none():
 
 def test_a_grown_population_moves_theta_like_one_of_that_size():
     fitness = np.random.default_rng(0).normal(size=12)
-    small, state = setup(population=4, top=1, shaping="raw")
-    large, _ = setup(population=12, top=3, shaping="raw")
+    small, state = setup(population=4, top=1, shaping="raw", optim=SGD)
+    large, _ = setup(population=12, top=3, shaping="raw", optim=SGD)
     grown, _ = es.tell(small, state, fitness, {})
     whole, _ = es.tell(large, state, fitness, {})
     assert all(torch.equal(grown.theta[k], whole.theta[k]) for k in THETA)
@@ -191,3 +194,9 @@ def test_effective_rank_counts_the_directions_of_a_change():
     assert es.effective_rank([torch.eye(5)]) == pytest.approx(5.0)
     assert es.effective_rank([torch.eye(3), a @ b, torch.ones(7), torch.zeros(2, 2)]) == pytest.approx(2.0, rel=1e-5)
     assert es.effective_rank([torch.ones(3)]) is None
+
+
+def test_an_estimate_beyond_all_numbers_is_refused():
+    params, state = setup(population=4, shaping="raw", optim=SGD)
+    with pytest.raises(TrainingError, match=r"theta is infinite after generation 1.*use a shaping that scales"):
+        es.tell(params, state, np.array([1e300, -1e300, 0.0, 1.0]), {})

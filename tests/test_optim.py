@@ -41,12 +41,13 @@ def test_steps_through_saved_state_equal_one_optimiser(config, reference):
     assert all(torch.equal(value, params[name]) for name, value in run(config).items())
 
 
-def test_clipup_follows_its_equations():
-    config = OptimConfig("clipup", 0.1, momentum=0.9, max_speed=0.15)
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_clipup_follows_its_equations(decay):
+    config = OptimConfig("clipup", 0.1, momentum=0.9, max_speed=0.15, weight_decay=decay)
     theta = torch.cat([v.reshape(-1) for v in THETA.values()])
     v = torch.zeros(6)
     for update in updates(5):
-        g = torch.cat([part.reshape(-1) for part in update.values()])
+        g = torch.cat([part.reshape(-1) for part in update.values()]) - decay * theta
         v = 0.9 * v + 0.1 * g / g.norm()
         v = v * min(1.0, 0.15 / float(v.norm()))
         theta = theta + v

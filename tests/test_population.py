@@ -378,3 +378,75 @@ def test_the_memory_of_4096_members_is_that_of_their_factors():
     )
     extra, factors = map(int, done.stdout.split())
     assert factors / 2 < extra < 1.2 * factors  # dense: 3.2 GB
+
+
+class Writes(nn.Module):
+    """Changes what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        x += 1.0
+        return self.layer(x)
+
+
+class Masked(nn.Module):
+    """Mixes its rows, and hides it behind an infinity."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x):
+        y = self.layer(x)
+        y = y - y.mean(0)
+        return torch.where(torch.arange(3) == 0, -torch.inf, y)
+
+
+def alone(module, x, p):
+    rows = [functional_call(module, member_weights(module, i, p), (x[i : i + 1].clone(),)) for i in range(len(x))]
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("kind", [Writes, Masked])
+def test_the_first_call_of_a_module_is_as_right_as_the_others(kind):
+    module, p = kind().requires_grad_(False), Perturbation(sigma=0.3)
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    expected = alone(module, x, p)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(2):
+            with population.perturb(module, range(4), p):
+                assert torch.allclose(module(x.clone()), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{"kdim": 3, "vdim": 5}, {"add_bias_kv": True}, {"add_zero_attn": True}])
+def test_an_attention_without_a_rule_is_computed_member_by_member(how):
+    module, p = nn.MultiheadAttention(4, 2, batch_first=True, **how).requires_grad_(False), Perturbation(sigma=0.3)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(4, 5, n, generator=generator) for n in (4, how.get("kdim", 4), how.get("vdim", 4)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with population.perturb(module, range(4), p):
+            together = module(q, k, v)[0]
+    for i in range(4):
+        one = slice(i, i + 1)
+        own = functional_call(module, member_weights(module, i, p), (q[one], k[one], v[one]))[0]
+        assert torch.allclose(together[one], own, atol=1e-5)
+
+
+def test_a_layer_that_comes_twice_is_left_as_it_was():
+    layer = nn.Linear(4, 4)
+    module = nn.Sequential(nn.Linear(6, 4), nn.Sequential(layer, nn.Tanh(), layer)).requires_grad_(False)
+    p, x = Perturbation(sigma=0.3), torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    members = [copy.deepcopy(module) for _ in range(4)]
+    for i, member in enumerate(members):
+        member.load_state_dict(member_weights(module, i, p), strict=False)
+    expected = torch.cat([member(x[i : i + 1]) for i, member in enumerate(members)])
+    before = list(module.parameters())
+    with perturb(module, range(4), p):
+        for _ in range(3):
+            assert torch.allclose(module(x), expected, atol=1e-5)
+    assert all(a is b for a, b in zip(module.parameters(), before, strict=True))

@@ -161,6 +161,12 @@ def test_two_chunks_take_turns_where_one_place_acts_for_all(population):
     assert chunk == max(2, min(1024, population // 2))
 
 
+@pytest.mark.parametrize("name", ["beta1", "beta2"])
+def test_a_moment_must_forget(name):
+    with pytest.raises(ConfigError, match=rf"optim.{name}=1.0: must be >= 0 and < 1"):
+        parse_train(["env=A-v0", f"optim.{name}=1"])
+
+
 def test_idle_workers_are_told_of():
     assert idle_workers(64, 16, 4) == idle_workers(2, 2, 4) == idle_workers(64, 16, 0) == ""
     assert idle_workers(64, 16, 16) == (

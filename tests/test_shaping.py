@@ -92,3 +92,12 @@ def test_what_is_not_pairs_is_refused(fitness, top):
 def test_an_unknown_shaping_names_the_nearest():
     with pytest.raises(ConfigError, match="zscore"):
         shaped([1, 2], "z_score")
+
+
+@pytest.mark.parametrize("shaping", ["zscore", "normalized"])
+def test_fitness_of_any_size_is_told_apart_down_to_its_rounding(shaping):
+    expected = shaped(FITNESS, shaping)[0]
+    for scale in (1e-100, 1e-13, 1e13):
+        assert np.allclose(shaped(FITNESS * scale, shaping)[0], expected)
+    rounded = np.array([1e6, 1e6, np.nextafter(1e6, 2e6), 1e6])
+    assert not shaped(rounded, shaping)[0].any()

@@ -309,3 +309,39 @@ def test_constructors_with_the_names_of_eggroll_trainer():
     first = only[0].weight.clone()
     t.train(1)
     assert torch.equal(only[0].weight, first)
+
+
+@es_rl.batched
+def three(model, n):
+    return [1.0, 2.0, 3.0]
+
+
+def test_an_error_in_some_chunks_is_the_same_with_workers_and_without():
+    """Of chunks of 4 and 2 members both break: the fitness always scores three."""
+    for workers in (0, 1):
+        with pytest.raises(
+            TrainingError, match="6 of 6 members failed in generation 1: the fitness returned 3 numbers"
+        ):
+            es_rl.Trainer(network(), three, population=6, chunk=4, workers=workers).train(1)
+
+
+def test_parameters_in_any_order_of_memory_are_saved(tmp_path):
+    model = nn.Linear(3, 4)
+    model.weight = nn.Parameter(torch.randn(3, 4).T)
+    t = es_rl.Trainer(model, theta_sum, population=4)
+    t.train(1)
+    t.save(tmp_path / "t")
+    again = es_rl.Trainer.load(tmp_path / "t", nn.Linear(3, 4), theta_sum)
+    assert torch.equal(again.model.weight, model.weight) and not model.weight.is_contiguous()
+
+
+@pytest.mark.parametrize("kind", ["parameter", "buffer"])
+def test_what_cannot_be_sent_to_workers_is_refused_at_once(kind):
+    model = network()
+    strange = torch.zeros(2, dtype=torch.bfloat16)
+    if kind == "parameter":
+        model.strange = nn.Parameter(strange, requires_grad=False)
+    else:
+        model.register_buffer("strange", strange)
+    with pytest.raises(ConfigError, match=r"strange is of torch.bfloat16 on cpu.*Use model.float\(\).cpu\(\)"):
+        es_rl.Trainer(model, theta_sum)

@@ -3,7 +3,8 @@
 Shapes: M members, member 2i and 2i+1 are the pair i. Fitness is higher-is-better; NaN and ±inf mark a failed member,
 which is judged as the worst finite one (by rank: as worse than every finite one).
 
-A shaping is a function (M,) → (M,) and one line in `SHAPINGS`; it may rely on finite input.
+A shaping is a function (M,) → (M,) and one line in `SHAPINGS`, with its name in `BY_ORDER` if it looks at the order
+alone; it may rely on finite input.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ SHAPINGS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+# Those that look at nothing but the order: for them a failed member is worse than every other.
+BY_ORDER = {"centered_ranks", "sign"}
+
+
 def utilities(fitness: Array, *, shaping: str, top: int) -> tuple[Array, NDArray[np.int64]]:
     """Utilities (M,) and the pairs (top,) that count, ascending; the members of all other pairs get utility 0.
 
@@ -76,8 +81,7 @@ def utilities(fitness: Array, *, shaping: str, top: int) -> tuple[Array, NDArray
     best_of_pair = below.reshape(-1, 2).max(axis=1)  # (P,)
     kept = np.sort(np.argsort(-best_of_pair, kind="stable")[:top])
     index = (2 * kept[:, None] + [0, 1]).reshape(-1)
-    by_order = shape in (centered_ranks, sign)
-    used = below[index] if by_order else np.where(finite, fitness, worst)[index]
+    used = below[index] if shaping in BY_ORDER else np.where(finite, fitness, worst)[index]
     result = np.zeros(members)
     result[index] = shape(used)
     return result, kept

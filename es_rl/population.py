@@ -140,7 +140,11 @@ class Population:
                 # Until it is known to be sound, a module that writes into what it is given gets copies.
                 given = (args, kwargs) if before is None else tree_map(_copy, (args, kwargs))
                 try:
-                    return self._together(rows, *given)
+                    out = self._together(rows, *given)
+                    if before is not None and self._n > 1:
+                        with torch.random.fork_rng(devices=[]):  # what a check draws, nobody misses
+                            self._check(out, rows, args, kwargs)
+                    return out
                 except NoRuleError as use:
                     if _keeps((args, kwargs)):
                         raise EnvError(
@@ -158,11 +162,7 @@ class Population:
         alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)  # most of the time
         interception.mark(args if alone else tree_flatten((args, kwargs))[0])
         with interception:
-            out = self._intercepted(*args, **kwargs) if self._attentions else self._forward(*args, **kwargs)
-        if self._module not in _SOUND and self._n > 1:
-            with torch.random.fork_rng(devices=[]):  # what a check draws, nobody misses
-                self._check(out, rows, args, kwargs)
-        return out
+            return self._intercepted(*args, **kwargs) if self._attentions else self._forward(*args, **kwargs)
 
     def _intercepted(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward, with attention in terms of functions that have rules."""

@@ -418,8 +418,9 @@ def test_the_first_call_of_a_module_is_as_right_as_the_others(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(2):
-            with population.perturb(module, range(4), p):
+            with population.perturb(module, range(4), p) as perturbed:
                 assert torch.allclose(module(x.clone()), expected, atol=1e-5)
+                assert perturbed.together is (kind is Writes)
 
 
 @pytest.mark.parametrize("how", [{"kdim": 3, "vdim": 5}, {"add_bias_kv": True}, {"add_zero_attn": True}])

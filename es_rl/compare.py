@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
                 sys.stdout.flush()
                 folder.mkdir(exist_ok=True)
                 _run(name, seed, folder, config, ours)
-            elif name == OURS and seed == config.first_seed and config.film:
+            if name == OURS and seed == config.first_seed and config.film and "return_mean" in _outcome(folder):
                 _film(folder, config)
             results = _results(out, config, ours, plan)
             write_json(out / "results.json", results)
@@ -118,15 +118,12 @@ def _keep_settings(out: Path, config: CompareConfig, resolved: Config) -> None:
 
 
 def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> None:
-    """One training, its evaluation and, of the first seed, its video; or why it failed, where its result would be."""
-    film = config.film if seed == config.first_seed else 0.0
+    """One training and its evaluation, or why it failed, where its result would be."""
     path = folder / "result.json"
     path.unlink(missing_ok=True)
     before = _processors()
     failed = (_ours if name == OURS else partial(_theirs, name))(seed, folder, config, ours)
     busy, passed, own = (now - then for now, then in zip(_processors(), before, strict=True))
-    if name == OURS and film and not failed:
-        _film(folder, config)
     outcome = _outcome(folder)  # which is there if only the film has failed
     about = {"date": time.strftime("%Y-%m-%d"), "machine": _machine(), "versions": _versions()}
     write_json(path, (outcome or {"failed": failed}) | about | {"others": max(0.0, busy - own) / passed})

@@ -193,12 +193,12 @@ def tell(
         theta |= moved
     change = {name: theta[name] - state.theta[name] for name in theta}
     failed = int((~np.isfinite(fitness)).sum())
-    if not math.isfinite(_norm(change)):
+    if not math.isfinite(update_norm := _norm(change)):
         raise TrainingError(
             f"theta is infinite after generation {state.generation + 1}: the estimate's norm is {gradient_norm:g}. "
             f"Lower optim.lr, or use a shaping that scales fitness, such as centered_ranks."
         )
-    told = Told(_norm(change), gradient_norm, failed, flat, agreement, effective_rank(change.values()))
+    told = Told(update_norm, gradient_norm, failed, flat, agreement, effective_rank(change.values()))
     return ESState(state.generation + 1, theta, dict(buffers), optim_state), told
 
 

@@ -85,6 +85,14 @@ def test_what_other_programs_use_is_measured(tmp_path, monkeypatch):
     assert 1.0 <= own < 3.0 and busy >= 0.9 * own and passed >= 0.9 * busy
 
 
+def test_processors_that_may_not_be_used_do_not_count(monkeypatch):
+    """Half of the machine has worked for half of its seconds."""
+    every = os.sched_getaffinity(0)
+    whole = comparison._processors()[1]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {min(every)})
+    assert comparison._processors()[1] == pytest.approx(whole / len(every), rel=0.05)
+
+
 def test_a_report_holds_all_that_it_shows():
     results = made_up()
     page = Page(report.page(results, {"returns": b"PNG", "wall-clock": b"png"}, {"es": (3, b"film")}))

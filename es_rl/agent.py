@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import nn
 
 from es_rl import checkpoint as checkpoints
 from es_rl import es, policies, rundir
-from es_rl.config import Config, module_rule
-from es_rl.envs.spaces import flatten, from_json, size, to_json
+from es_rl.config import Config, module_rule, resolve
+from es_rl.envs.spaces import flatten, from_json, size, to_action, to_json
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.keys import build
 
@@ -34,24 +32,18 @@ class Agent:
         row = torch.from_numpy(flatten(self.observation_space, obs))[None]  # (1, O)
         with torch.inference_mode():
             action, self._state = self.policy(row, self._state)
-        space = self.action_space
-        if isinstance(space, spaces.Discrete):
-            return int(action[0])
-        return np.asarray(action[0].numpy(), space.dtype).reshape(space.shape)
+        return to_action(self.action_space, action[0].numpy())
 
     def reset(self) -> None:
         """Forget the episode that was."""
         self._state = None
 
 
-def load(run: str | Path, checkpoint: str = "last", *, env: str = "") -> Agent:
-    """The policy of a run at the checkpoint `last`, `best` or of a generation. Raises `CheckpointError`.
-
-    `env` replaces the run's environment in the agent's configuration, if it is given.
-    """
+def load(run: str | Path, checkpoint: str = "last") -> Agent:
+    """The policy of a run at the checkpoint `last`, `best` or of a generation. Raises `CheckpointError`."""
     path = Path(run)
     try:
-        config = build(Config, [(rundir.saved_config(path), f"{path / 'config.yaml'}: ")])
+        config = resolve(build(Config, [(rundir.saved_config(path), f"{path / 'config.yaml'}: ")]))
         loaded = checkpoints.load(path, checkpoint)
         observation_space, action_space = saved_spaces(loaded)
         policy = policies.make(config, size(observation_space), action_space)
@@ -59,7 +51,7 @@ def load(run: str | Path, checkpoint: str = "last", *, env: str = "") -> Agent:
         raise CheckpointError(str(error)) from error
     state = loaded.state(es.init(policy))
     policy.load_state_dict({**state.theta, **state.buffers})
-    return Agent(policy, replace(config, env=env) if env else config, loaded)
+    return Agent(policy, config, loaded)
 
 
 def about(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from es_rl.presets import family
 from es_rl.processes import available_processors
 from es_rl.record import film, write_mp4
 from es_rl.rng import MAX_SEED, integer_seed
+from es_rl.rundir import reporting
 from es_rl.zoo import ARS, PPO
 
 USAGE = "python -m es_rl.baselines name=NAME env=ID out=DIRECTORY [key=value …]   train and evaluate one baseline"
@@ -47,7 +48,7 @@ class BaselineConfig:
     minutes: float = key(5.0, "of training, evaluation left out", above=0)
     seed: int = key(0, "of training", low=0, high=MAX_SEED)
     episodes: int = key(20, "of the evaluation at the end", low=1)
-    out: str = key("", "an existing directory")
+    out: str = key("", "a directory")
     film: float = key(0.0, "seconds of video; 0: none", low=0, high=600)
 
 
@@ -137,7 +138,7 @@ def ars(config: BaselineConfig, clock: Clock) -> Act:
 
 def random(config: BaselineConfig, clock: Clock) -> Act:
     """Uniformly random actions; nothing is trained."""
-    space = envs.probe(config.env, config.env_kwargs, config.seed, "gymnasium").action_space
+    space = envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"), "gymnasium").action_space
     space.seed(integer_seed(config.seed, "policy"))
     return lambda obs: space.sample()
 
@@ -151,7 +152,7 @@ def label(name: str, env: str) -> str:
     if name not in LABELS:
         return {"es": "es_rl", "random": "random actions"}[name]
     text, table = LABELS[name]
-    return f"{text}, {'RL-Zoo' if family(env) in table else 'its own default'} settings)"
+    return f"{text}, {'RL-Zoo settings' if family(env) in table else 'default settings, normalised'})"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -164,6 +165,8 @@ def main(argv: Sequence[str]) -> int:
     baseline = lookup(BASELINES, config.name, "name")
     envs.check_id(config.env)
     out = Path(config.out)
+    with reporting(out):
+        out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, _stop)
     clock = Clock(config, out / "curve.jsonl")
     try:
@@ -210,7 +213,7 @@ def episodes(act: Act, config: BaselineConfig, count: int, *index: int) -> tuple
         over = False
         while not over:
             obs, reward, terminated, truncated, _ = env.step(act(obs))
-            returns[i] += np.nan if diverged(env) else float(reward)  # as es_rl judges itself
+            returns[i] += np.nan if diverged(env) else np.asarray(reward, np.float64).item()  # as es_rl judges itself
             lengths[i] += 1
             over = terminated or truncated
     env.close()
@@ -223,7 +226,7 @@ def _cpu_seconds() -> float:
 
 
 def settings_of(table: dict[str, dict[str, Any]], env: str) -> dict[str, Any]:
-    """The settings for an environment, whatever its version; none of its own: the library's defaults."""
+    """The settings for an environment, whatever its version; nothing: the library's defaults."""
     return dict(table.get(family(env), {}))
 
 

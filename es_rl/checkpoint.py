@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -25,7 +26,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from es_rl.config import CheckpointConfig
-from es_rl.errors import CheckpointError, ResourceError
+from es_rl.errors import CheckpointError, EsRlError, ResourceError
 from es_rl.es import ESState
 
 FORMAT = 2
@@ -57,16 +58,20 @@ class Checkpoint:
     path: Path
 
     def state(self, fresh: ESState) -> ESState:
-        """The strategy's state. Raises `CheckpointError` if names or shapes are not those of a `fresh` one."""
+        """The strategy's state. Raises `CheckpointError` if names, shapes or types are not those of a `fresh` one."""
         check_fit(self.path, self.model, fresh, "policy")
+        for key, value in self.optim.items():
+            name, _, entry = key.rpartition("/")
+            if name not in fresh.theta or not entry or value.shape not in ((), fresh.theta[name].shape):
+                raise CheckpointError(f"{self.path}: {key} is not of an optimiser of this policy.")
         theta = {name: self.model[name] for name in fresh.theta}
         return ESState(self.generation, theta, {name: self.model[name] for name in fresh.buffers}, self.optim)
 
 
 def check_fit(path: Path, model: Mapping[str, Tensor], fresh: ESState, what: str) -> None:
-    """Refuse saved parameters and buffers of other names or shapes than a fresh state's. Raises `CheckpointError`."""
-    expected = {name: tuple(value.shape) for name, value in (fresh.theta | fresh.buffers).items()}
-    found = {name: tuple(value.shape) for name, value in model.items()}
+    """Refuse saved parameters and buffers of other names, shapes or types than fresh ones. Raises `CheckpointError`."""
+    expected = {name: (value.shape, value.dtype) for name, value in (fresh.theta | fresh.buffers).items()}
+    found = {name: (value.shape, value.dtype) for name, value in model.items()}
     if expected != found:
         differing = sorted({name for name, _ in set(expected.items()) ^ set(found.items())})
         raise CheckpointError(f"{path}: does not fit the {what}; differing: {', '.join(differing)}.")
@@ -153,13 +158,17 @@ class Saver:
         """Whatever comes, this is what a save saves."""
         self.state, self.progress = state, progress
 
-    def commit(self, state: ESState, progress: Progress, *, best: bool) -> None:
-        """A generation is finished. Saved if the cadence says so, or if it is the best so far."""
+    def commit(self, state: ESState, progress: Progress, *, best: bool) -> bool:
+        """A generation is finished. Saved if the cadence says so, or if it is the best so far.
+
+        Whether it is lost as the best one: it could not be saved.
+        """
         self.state, self.progress = state, progress
         self._best = best
         old = time.monotonic() - self._saved_at > SAVE_SECONDS
         if best or old or self._failed or state.generation % self._config.every == 0:
             self.save()
+        return best and self._failed
 
     def save(self, *, must: bool = False) -> None:
         """Save the newest state, unless it is. With `must`, raises `ResourceError` if that is impossible."""
@@ -227,10 +236,19 @@ def _read(path: Path) -> Checkpoint:
             generation=int(facts["generation"]),
             model=load_tensors(contents["model.safetensors"]),
             optim=load_tensors(contents["trainer.safetensors"]),
-            progress=Progress(**facts["progress"]),
+            progress=_progress(facts["progress"]),
             about=dict(facts["about"]),
             path=path,
         )
+
+
+def _progress(saved: dict[str, Any]) -> Progress:
+    """Raises ValueError or TypeError if it holds anything but numbers."""
+    progress = Progress(**saved)
+    for name, value in asdict(progress).items():
+        if not math.isfinite(0.0 if value is None and name.endswith("_score") else value):
+            raise ValueError(f"{name} is {value}")
+    return progress
 
 
 @contextlib.contextmanager
@@ -242,7 +260,9 @@ def reading(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{error.filename or path}: cannot be read ({error.strerror}).") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path}: holds a file that is not safetensors ({error}).") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except EsRlError:
+        raise
+    except Exception as error:
         raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error}).") from error
 
 

@@ -121,12 +121,20 @@ def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[s
     """One training and its evaluation, or why it failed, where its result would be."""
     path = folder / "result.json"
     path.unlink(missing_ok=True)
-    before = _processors()
-    failed = (_ours if name == OURS else partial(_theirs, name))(seed, folder, config, ours)
-    busy, passed, own = (now - then for now, then in zip(_processors(), before, strict=True))
+    meter = folder / "processors.json"  # over all sittings of a training that goes on
+    goes_on = name == OURS and (folder / "run" / "config.yaml").exists() and meter.exists()
+    sums, start = json.loads(meter.read_text()) if goes_on else [0.0, 0.0, 0.0], _processors()
+    try:
+        failed = (_ours if name == OURS else partial(_theirs, name))(seed, folder, config, ours)
+    finally:
+        sums = [done + now - then for done, now, then in zip(sums, _processors(), start, strict=True)]
+        write_json(meter, sums)
+    busy, passed, own = sums
     outcome = _outcome(folder)  # which is there if only the film has failed
-    about = {"date": time.strftime("%Y-%m-%d"), "machine": _machine(), "versions": _versions()}
-    write_json(path, (outcome or {"failed": failed}) | about | {"others": max(0.0, busy - own) / passed})
+    about: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": _machine(), "versions": _versions()}
+    if available_processors() == len(os.sched_getaffinity(0)):  # with a quota on more of them, others may use the rest
+        about["others"] = max(0.0, busy - own) / passed
+    write_json(path, (outcome or {"failed": failed}) | about)
 
 
 def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> str | None:
@@ -182,7 +190,7 @@ def _train_keys(seed: int, run: Path, config: CompareConfig, ours: list[str]) ->
 
 
 def _baseline_keys(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> list[str]:
-    environment = [argument for argument in ours if argument.startswith("env_kwargs.")]
+    environment = [argument for argument in ours if argument.startswith(("env_kwargs.", "env_kwargs="))]
     keys = [f"name={name}", f"env={config.env}", f"minutes={config.minutes:g}", f"seed={seed}", f"out={folder}"]
     return [*keys, f"episodes={config.episodes}", *environment]
 

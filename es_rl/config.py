@@ -153,7 +153,6 @@ RESUMABLE = (
 TOGETHER, TOGETHER_CENTRAL = 64, 1024  # simulations of a chunk at most: in a worker, and of all workers together
 WORTHWHILE = 8  # members of a chunk of a small population, or half of it
 LARGE = 256  # members of a population that keeps eight workers busy, smaller ones four
-DEFAULT_MINUTES = 60.0
 
 
 def parse_train(argv: Sequence[str]) -> Config:
@@ -161,18 +160,20 @@ def parse_train(argv: Sequence[str]) -> Config:
     given = pairs(argv)
     path = given.pop("config", "")
     file = read_file(Path(path)) if path else {}
+    if path and file.get("run") and Path(str(file["run"])).resolve() == Path(path).parent.resolve():
+        del file["run"]  # the file is that of a run, which is not to be written over
     if "env" not in given and ":" in str(file.get("env", "")):
         raise ConfigError(module_rule("env", str(file["env"]), f"config={path}"))
     env = given.get("env") or str(file.get("env") or "")
     if not env:
         raise ConfigError("env is missing: give a Gymnasium id, such as env=HalfCheetah-v4.")
     sources = [(preset(env), f"preset of {env}: "), (file, f"{path}: "), (given, "")]
-    return _resolve(build(Config, sources))
+    return resolve(build(Config, sources))
 
 
 def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> Config:
     """The configuration of a policy's run that goes on. Raises `ConfigError`."""
-    return _resolve(going_on(Config, saved, argv, source, "env"))
+    return resolve(going_on(Config, saved, argv, source, "env"))
 
 
 def going_on(kind: type[C], saved: Mapping[str, Any], argv: Sequence[str], source: str, code: str) -> C:
@@ -186,11 +187,11 @@ def going_on(kind: type[C], saved: Mapping[str, Any], argv: Sequence[str], sourc
         raise ConfigError(module_rule(code, getattr(previous, code), source))
     config: Any = build(kind, [(saved, f"{source}: "), (given, "")])
     before, after = flatten(dataclasses.asdict(previous)), flatten(dataclasses.asdict(config))
-    for name in given:
+    for name in sorted({*before, *after}):
         if not name.startswith(RESUMABLE) and before.get(name) != after.get(name):
             free = ", ".join(k + "*" if k.endswith(".") else k for k in RESUMABLE)
             raise ConfigError(
-                f"{name}={given[name]}: the run has {before.get(name)}, and a run goes on as it began. "
+                f"{name}={after.get(name)}: the run has {before.get(name)}, and a run goes on as it began. "
                 f"Start a new run, or change only: {free}."
             )
     result: C = config
@@ -205,7 +206,7 @@ def module_rule(name: str, value: str, source: str) -> str:
     )
 
 
-def _resolve(config: Config) -> Config:
+def resolve(config: Config) -> Config:
     """Rules between keys, and the defaults that follow from other keys."""
     es = config.es
     check_pairs(es, "es.")
@@ -220,9 +221,7 @@ def _resolve(config: Config) -> Config:
     chunk = default_chunk(es.population, es.episodes, central=central) if config.chunk is None else config.chunk
     if chunk % 2:
         raise ConfigError(f"chunk={chunk}: must be even, both members of a pair are rolled out together.")
-    rules = (config.generations, config.env_steps, config.minutes, config.target_return)
-    minutes = DEFAULT_MINUTES if all(rule is None for rule in rules) else config.minutes
-    return dataclasses.replace(config, chunk=min(chunk, es.population), minutes=minutes)
+    return dataclasses.replace(config, chunk=min(chunk, es.population))
 
 
 # Keys of the strategy that are about the episodes of environments.

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     use_one_thread()
     envs.check_id(env)
     lookup(envs.BACKENDS | {"auto": None}, config.backend, "backend")
-    spec = envs.probe(env, agent.config.env_kwargs, config.seed, config.backend)
+    spec = envs.probe(env, agent.config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)
     if (spec.observation_space, spec.action_space) != (agent.observation_space, agent.action_space):
         raise EnvError(f"env={env}: its spaces are not those that the policy was trained for ({agent.config.env}).")
     returns, lengths = _episodes(agent, env, config)

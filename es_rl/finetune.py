@@ -121,8 +121,8 @@ class FineTune:
         if self._guard.fell(seen.fitness):
             raise TrainingError(
                 f"collapsed: in {COLLAPSED} generations most members got the lowest reward ever seen, "
-                f"{self._guard.floor:g}. Lower es.sigma={self._config.es.sigma:g} or optim.lr, and start from an "
-                f"earlier checkpoint, such as best."
+                f"{self._guard.floor:g}. Start again with a lower es.sigma={self._config.es.sigma:g} or optim.lr; "
+                f"export=RUN checkpoint=best out=DIRECTORY gives a model to start from."
             )
         evaluated = time.monotonic()
         p = self.perturbation(state.generation)

@@ -76,7 +76,10 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
-    """An instance of the dataclass from (keys, where they are from) in order. Raises `ConfigError`."""
+    """An instance of the dataclass from (keys, where they are from) in order. Raises `ConfigError`.
+
+    Keys from nowhere, "", are those of the command line.
+    """
     known = dict(leaves(kind))
     tree = OmegaConf.structured(kind)
     _writable(tree)
@@ -86,8 +89,8 @@ def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
             if "${" in str(value):  # it would be resolved after every check, and could name an environment variable
                 raise ConfigError(f"{source}{name}={value}: must not contain ${{: values are taken as they are.")
             _assign(tree, name, value, source)
-            if (root := _leaf(name, known)) is not None:
-                _check_range(name, OmegaConf.select(tree, name), known[root], source)
+            if name in known:  # what is inside an open dictionary has no range
+                _check_range(name, OmegaConf.select(tree, name), known[name], source)
     result: C = OmegaConf.to_object(tree)  # type: ignore[assignment]
     return result
 
@@ -103,10 +106,10 @@ def leaves(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, dataclasses
 
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as {dotted name: value}; empty mappings vanish."""
+    """A nested mapping as {dotted name: value}; groups that are empty vanish."""
     result: dict[str, Any] = {}
     for name, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (value or not prefix):
             result |= flatten(value, f"{prefix}{name}.")
         else:
             result[f"{prefix}{name}"] = value
@@ -118,13 +121,21 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
-def help_text(kind: type[Any], usage: str) -> str:
-    """`--help`: every key with type, default, range and meaning, one line each."""
-    lines = [usage, "", "keys, given as key=value:"]
+def help_text(kind: type[Any], usage: str, *, without: Sequence[str] = ()) -> str:
+    """`--help`: every key with type, default, range and meaning, one line each; but not those that are refused."""
+    about = {f.name: f.metadata["help"] for f in dataclasses.fields(kind)}
+    lines, opened = [usage, "", "keys, given as key=value:"], ""
     for name, f in leaves(kind):
+        if name in without:
+            continue
+        group = name.rpartition(".")[0]
+        if group and group != opened:
+            lines.append(f"  {about[group]}:")
+        opened = group
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         shown = "" if default in ("", None, {}) else f" = {default}"
-        lines.append(f"  {name + shown:<34} {f.metadata['help']} ({_type_name(f)}{_rule(f)})")
+        inset = "    " if group else "  "
+        lines.append(f"{inset + name + shown:<36} {f.metadata['help']} ({_type_name(f)}{_rule(f)})")
     return "\n".join(lines)
 
 
@@ -147,8 +158,8 @@ def _check_name(name: str, known: Mapping[str, Any], source: str) -> None:
 
 
 def _assign(tree: DictConfig, name: str, value: Any, source: str) -> None:
-    """Set one key; text from the command line is read as YAML unless the key is itself text."""
-    if isinstance(value, str) and not isinstance(OmegaConf.select(tree, name), str):
+    """Set one key; text from the command line, which has no source, is read as YAML unless the key is itself text."""
+    if not source and isinstance(value, str) and not isinstance(OmegaConf.select(tree, name), str):
         try:
             value = OmegaConf.from_dotlist([f"value={value}"]).value
         except Exception as error:

@@ -27,7 +27,7 @@ from es_rl import checkpoint as checkpoints
 from es_rl import cli, dataset, language, loop, rewards, rundir
 from es_rl.checkpoint import Saver, check_fit
 from es_rl.config import (
-    DEFAULT_MINUTES,
+    EPISODIC,
     CheckpointConfig,
     EsConfig,
     check_pairs,
@@ -45,14 +45,14 @@ from es_rl.loop import Prepared, Run
 from es_rl.processes import available_memory, available_processors, choose_device, use_one_thread
 from es_rl.rng import MAX_SEED
 from es_rl.runlog import RunLog
-from es_rl.screen import Terms
+from es_rl.screen import REWARD
 from es_rl.shaping import SHAPINGS
 from es_rl.shared import allocate
 from es_rl.workers import Workers
 
 USAGE = """python -m es_rl.llm model=DIR_OR_ID data=FILE.jsonl reward=NAME [key=value …]   fine-tune a language model
 python -m es_rl.llm resume=RUN [key=value …]          go on with a run; stop rules may change
-python -m es_rl.llm export=RUN out=DIRECTORY          a run's newest theta, for from_pretrained
+python -m es_rl.llm export=RUN out=DIRECTORY          a run's newest theta, for from_pretrained; or checkpoint=best
 
 data: one JSON object a line, with a prompt (a string, or chat messages) and columns that the reward is given.
 reward: countdown, conciseness, exact_match, or module:function with TRL's signature; several as a+0.1*b.
@@ -133,7 +133,7 @@ class ExportConfig:
 def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
     if cli.asks_for_help(argv):
-        return cli.show(help_text(LlmConfig, USAGE))
+        return cli.show(help_text(LlmConfig, USAGE, without=[f"es.{name}" for name in EPISODIC]))
     given = pairs(argv)
     if "export" in given:
         asked = parse(ExportConfig, argv)
@@ -162,8 +162,7 @@ def main(argv: Sequence[str]) -> int:
     prepare = partial(_prepare, config, run, data, source)
     title = f"es_rl: {config.model}, {config.reward} → {run}"
     count = _workers(config, source)
-    terms = Terms("tokens", "tokens", "eval/reward_mean", "eval/reward_std", "eval/reward_best", "target_reward", 1)
-    return loop.run(Run(config, run, prepare, "llm", argv, title, workers=count, resumed=bool(resumed), terms=terms))
+    return loop.run(Run(config, run, prepare, "llm", argv, title, workers=count, resumed=bool(resumed), terms=REWARD))
 
 
 def _resolve(config: LlmConfig) -> LlmConfig:
@@ -181,11 +180,9 @@ def _resolve(config: LlmConfig) -> LlmConfig:
         raise ConfigError(f"chunk={config.chunk}: must be even, both members of a pair speak together.")
     device = choose_device(config.device).type
     dtype = ("bfloat16" if device == "cuda" else "float32") if config.dtype == "auto" else config.dtype
-    rules = (config.generations, config.tokens, config.minutes, config.target_reward)
-    minutes = DEFAULT_MINUTES if all(rule is None for rule in rules) else config.minutes
     most = 2 if config.es.noise == "dense" else max(2, min(TOGETHER // config.batch, config.es.population // SPREAD))
     chunk = most - most % 2 if config.chunk is None else config.chunk
-    return replace(config, device=device, dtype=dtype, chunk=min(chunk, config.es.population), minutes=minutes)
+    return replace(config, device=device, dtype=dtype, chunk=min(chunk, config.es.population))
 
 
 def _workers(config: LlmConfig, model: Path) -> int:

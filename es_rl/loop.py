@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from es_rl import checkpoint as checkpoints
 from es_rl import es, rundir
 from es_rl.checkpoint import Progress, Saver
-from es_rl.errors import CheckpointError, Stopped, TornError
+from es_rl.errors import CheckpointError, ConfigError, Stopped, TornError
 from es_rl.es import ESParams, ESState, Evaluation
 from es_rl.keys import to_yaml
 from es_rl.runlog import RunLog
 from es_rl.screen import Screen, Terms, number
 from es_rl.workers import Workers
 
+DEFAULT_MINUTES = 60.0  # of a run without any stop rule
 FLAT_WARNING = 3  # generations in a row without any difference in fitness
 
 
@@ -94,27 +95,34 @@ class Run:
     resumed: bool
     terms: Terms
 
+    @property
+    def limits(self) -> Any:
+        """The configuration with a stop rule, if need be the default one. Raises `ConfigError` for one without end."""
+        config, terms = self.config, self.terms
+        target = getattr(config, terms.target)
+        if target is not None and not config.eval.every:
+            raise ConfigError(f"{terms.target}={target:g}: is looked at in evaluations. Give eval.every above 0.")
+        rules = (config.generations, config.minutes, getattr(config, terms.steps), target)
+        return replace(config, minutes=DEFAULT_MINUTES) if all(rule is None for rule in rules) else config
+
 
 def run(r: Run) -> int:
     """Train in a run directory until a stop rule is met; returns the exit code. Raises `Stopped` and other errors."""
-    with rundir.locked(r.path), _signals() as check:
-        screen = Screen(r.title, r.config, r.terms)
-        try:
-            with contextlib.ExitStack() as stack:
-                screen.status(f"starting {r.workers} workers")
-                pool = Workers(
-                    r.workers,
-                    log=r.path / "workers.log",
-                    hang_after=r.config.hang_after,
-                    check=check,
-                    on_event=lambda text: screen.say(f"warning: {text}"),
-                    on_steps=screen.steps,
-                )
-                stack.enter_context(pool)
-                _sitting(r, screen, check, pool, stack)
-        finally:
-            screen.close()
-            rundir.discard_unbegun(r.path)
+    with rundir.locked(r.path), _signals() as check, contextlib.ExitStack() as stack:
+        stack.callback(rundir.discard_unbegun, r.path)
+        screen = Screen(r.title, r.limits, r.terms)
+        stack.callback(screen.close)
+        screen.status(f"starting {r.workers} workers")
+        pool = Workers(
+            r.workers,
+            log=r.path / "workers.log",
+            hang_after=r.config.hang_after,
+            check=check,
+            on_event=lambda text: screen.say(f"warning: {text}"),
+            on_steps=screen.steps,
+        )
+        stack.enter_context(pool)
+        _sitting(r, screen, check, pool, stack)
     return 0
 
 
@@ -132,6 +140,8 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
         saver.save(must=True)  # before the directory says that it is a run: from then on it can be resumed
         rundir.describe(r.path, r.config, r.verb, r.argv)
         screen.say(text)
+    else:
+        rundir.save_config(r.path, r.config)  # with its newest stop rules
     begun = f" from generation {state.generation}" if state.generation else ""
     screen.say(prepared.heading + begun)
     log = RunLog(r.path, screen, text, r.terms, generation=state.generation, steps=progress.steps, resumed=r.resumed)
@@ -156,7 +166,7 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
     best = saver.progress.best_score
     screen.say(f"finished: {reason}." + (f" Best {r.terms.score} {number(best)}." if best is not None else ""))
     if follower is not None:
-        screen.status("filming")
+        screen.status("finishing")
         follower.finish(saver, check)
     screen.say(f"The run is in {r.path}")
 
@@ -169,7 +179,7 @@ def _train(
     A generation counts once it was told, evaluated, logged and handed to the saver; one that is interrupted before is
     run again, to the same bits. Where theta is moved in place it counts once it is moved, if need be unevaluated.
     """
-    config, terms, state, progress = r.config, r.terms, saver.state, saver.progress
+    config, terms, state, progress = r.limits, r.terms, saver.state, saver.progress
     step = prepared.step or partial(_generation, ESParams.of(config), prepared.task)
     began = time.monotonic() - progress.seconds
     while (reason := _stop_reason(config, terms, state.generation, progress)) is None:
@@ -193,7 +203,7 @@ def _train(
 
         if prepared.in_place:
             saver.hold(state, progress)
-        best = False
+        before, best = progress.best_score, False
         due = config.eval.every > 0 and state.generation % config.eval.every == 0
         if due or _stop_reason(config, terms, state.generation, progress) is not None:
             log.screen.status("evaluating")
@@ -204,7 +214,7 @@ def _train(
                     log.generation(record | {"seconds": progress.seconds}, done.fitness, {})
                 raise
             score = record[terms.score]
-            best = terms.better(score, progress.best_score)
+            before, best = progress.best_score, terms.better(score, progress.best_score)
             progress = replace(
                 progress,
                 last_score=score,
@@ -219,7 +229,8 @@ def _train(
                 f"warning: in {FLAT_WARNING} generations all members were equally fit, so nothing is learnt. "
                 f"Raise es.sigma, or use a reward that tells members apart."
             )
-        saver.commit(state, progress, best=best)
+        if saver.commit(state, progress, best=best):
+            progress = replace(progress, best_score=before)  # so that the next good one is kept
         if follower is not None:
             follower.poll(saver)
     return reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import io
 import os
 import signal
 import sys
@@ -121,6 +122,9 @@ def _child(target: Callable[..., Any], args: tuple[Any, ...], parent: int, log: 
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.close(descriptor)
+    for text in (sys.stdout, sys.stderr):  # what is printed is in the log at once, for whoever looks, or kills
+        if isinstance(text, io.TextIOWrapper):
+            text.reconfigure(line_buffering=True)
     faulthandler.enable()  # a crash of native code leaves a trace in the log
     target(*args)
 

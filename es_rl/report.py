@@ -91,7 +91,7 @@ def page(results: Results, figures: Mapping[str, bytes], videos: Mapping[str, tu
 <p class="quiet">The deterministic, unperturbed policy with frozen normalisation on Gymnasium's own environment, mean of
 {results["episodes"]} episodes that no training has seen. IQM: interquartile mean over seeds, with its 95 % bootstrap
 interval{FEW if seeds < ENOUGH else ""}. The minutes and CPU hours of es_rl include the evaluations of its curve,
-its hours its start too; those of the others do not. Trainings ran one at a time, each with all of these processors.</p>
+its hours its start too; those of PPO do not. Trainings ran one at a time, each with all of these processors.</p>
 <h2>Learning curves</h2>
 <div class="figures">{shown}</div>
 <p class="quiet">Dots: evaluations during training; lines: interquartile mean over seeds; bands: its 95 %

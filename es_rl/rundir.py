@@ -53,7 +53,7 @@ def resumed(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
 def discard_unbegun(path: Path) -> None:
     """Remove the directory of a run that never began."""
     if not (path / "config.yaml").exists():
-        for name in (".lock", "workers.log"):
+        for name in (".lock", "workers.log", "command.txt", "versions.json", ".config.yaml"):
             (path / name).unlink(missing_ok=True)
         for name in ("checkpoints", "start"):  # of the untrained policy
             shutil.rmtree(path / name, ignore_errors=True)
@@ -64,9 +64,16 @@ def discard_unbegun(path: Path) -> None:
 def describe(path: Path, config: Any, verb: str, argv: Sequence[str]) -> None:
     """Write the resolved configuration, the command and the versions of a new run."""
     with reporting(path):
-        (path / "config.yaml").write_text(to_yaml(config))
         (path / "command.txt").write_text(f"python -m es_rl.{verb} {shlex.join(argv)}\n")
         (path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+    save_config(path, config)
+
+
+def save_config(path: Path, config: Any) -> None:
+    """Write a run's resolved configuration: the file is there complete, or as it was."""
+    with reporting(path):
+        (path / ".config.yaml").write_text(to_yaml(config))
+        (path / ".config.yaml").replace(path / "config.yaml")
 
 
 def saved_config(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -39,6 +40,10 @@ class Terms:
         """Whether a score beats another; any beats none."""
         fine = score is not None and math.isfinite(score)
         return fine and (than is None or self.sign * score > self.sign * than)  # type: ignore[operator]
+
+
+# Of models that speak, judged by what they say.
+REWARD = Terms("tokens", "tokens", "eval/reward_mean", "eval/reward_std", "eval/reward_best", "target_reward")
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,8 @@ class Screen:
 
     def close(self) -> None:
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError):  # a terminal that is gone
+                self._live.stop()
             self._live = None
 
     def _goal(self) -> Goal:

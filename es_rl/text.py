@@ -1,7 +1,7 @@
 """Train a byte-level GPT on a text by evolution strategies: no gradient, any score.
 
     python -m es_rl.text corpus=FILE minutes=15
-    python -m es_rl.text corpus=FILE model=RUN minutes=15            # goes on from a trained one, as a new run
+    python -m es_rl.text corpus=FILE model=RUN seed=1 minutes=15     # goes on from a trained one, as a new run
     python -m es_rl.text corpus=FILE reward=my_rewards:politeness    # a score of generated text in place of the loss
     python -m es_rl.text corpus=FILE baseline=adamw minutes=15       # the same net by backpropagation, to compare
 
@@ -21,7 +21,7 @@ from torch import nn
 
 from es_rl import checkpoint as checkpoints
 from es_rl import cli, es, loop, rewards, rundir
-from es_rl.config import idle_workers
+from es_rl.config import EPISODIC, idle_workers
 from es_rl.corpus import Corpus, read
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.gpt import Gpt
@@ -29,7 +29,7 @@ from es_rl.keys import help_text
 from es_rl.loop import Prepared, Run
 from es_rl.processes import available_processors, use_one_thread
 from es_rl.rng import integer_seed
-from es_rl.screen import Terms
+from es_rl.screen import REWARD, Terms
 from es_rl.text_config import ADAMW, DEFAULTS, TextConfig, parse_resume, parse_text
 from es_rl.text_task import Backpropagation, TextTask
 from es_rl.workers import Workers
@@ -46,7 +46,7 @@ Other defaults than those below: {}; with baseline=adamw
 def main(argv: Sequence[str]) -> int:
     """The verb; returns the exit code."""
     if cli.asks_for_help(argv):
-        return cli.show(help_text(TextConfig, USAGE))
+        return cli.show(help_text(TextConfig, USAGE, without=[f"es.{name}" for name in EPISODIC]))
     resumed, keys = rundir.resumed(argv)
     if resumed:
         config = parse_resume(rundir.saved_config(resumed), keys, str(resumed / "config.yaml"))
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 def _terms(config: TextConfig) -> Terms:
     """Bits per byte, lower is better; or the reward."""
     if config.reward:
-        return Terms("tokens", "tokens", "eval/reward_mean", "eval/reward_std", "eval/reward_best", "target_reward", 1)
+        return REWARD
     bits = "eval/bits_per_byte"
     return Terms("tokens", "tokens", bits, "", f"{bits}_best", "target_bits", -1)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from es_rl.config import (
-    DEFAULT_MINUTES,
     CheckpointConfig,
     EsConfig,
     OptimConfig,
@@ -46,7 +45,7 @@ class TextEvalConfig:
 @dataclass(frozen=True)
 class TextConfig:
     corpus: str = key("", "a file; its last tenth is held out")
-    model: str = key("", "the run of a trained GPT to start from; default: from scratch")
+    model: str = key("", "the run of a trained GPT to start from, of another seed; default: from scratch")
     ctx: int = key(128, "bytes of a sequence", low=2)
     batch: int = key(2, "sequences of a generation, the same for all members", low=1)
     gpt: GptConfig = group(GptConfig, "the network")
@@ -102,6 +101,4 @@ def _resolve(config: TextConfig) -> TextConfig:
     chunk = min(default_chunk(config.es.population, 1), most - most % 2) if config.chunk is None else config.chunk
     if chunk % 2:
         raise ConfigError(f"chunk={chunk}: must be even, both members of a pair see the same bytes together.")
-    rules = (config.generations, config.tokens, config.minutes, config.target_bits, config.target_reward)
-    minutes = DEFAULT_MINUTES if all(rule is None for rule in rules) else config.minutes
-    return replace(config, chunk=min(chunk, config.es.population), minutes=minutes)
+    return replace(config, chunk=min(chunk, config.es.population))

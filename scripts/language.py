@@ -102,6 +102,7 @@ def measured(keys, members):
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=peak, args=(keys, members, theirs))
     process.start()
+    theirs.close()  # so that the end of the process is an error here
     found = ours.recv()
     process.join()
     return found

@@ -2,17 +2,20 @@
 
     python scripts/results.py run                     # all tasks: many hours; goes on where it was stopped
     python scripts/results.py run tasks=Swimmer-v4,Hopper-v4 against=[]
+    python scripts/results.py run tasks=Ant-v4 minutes=11 out=runs/short
     python scripts/results.py show                    # what is finished → videos/ and the table in the README
 
-`run` calls `python -m es_rl.compare` for each task, with the keys below. `show` copies, for each finished task, the
-video and the small policy of our median seed into `videos/`, and writes what the runs' own files say of it into
-`videos/results.json`, from which the tables in README.md and videos/README.md are made.
+`run` calls `python -m es_rl.compare` for each task, with the minutes below if not given, and any key of it. `show`
+writes what the runs' own files say into `videos/results.json`, from which the tables in README.md and videos/README.md
+are made, and copies the video and the small policy of our median seed into `videos/`, of each task's longest training.
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,26 +40,27 @@ BEGIN, END = "<!-- results: made by scripts/results.py -->", "<!-- /results -->"
 
 def compare(task, out, keys):
     """One comparison; what is finished is not done again."""
-    given = [f"env={task}", f"minutes={MINUTES[task]}", f"seeds={SEEDS}", f"out={out / task}", *keys]
-    comparison.main(given)
+    given = {"env": task, "minutes": MINUTES[task], "seeds": SEEDS, "out": out / task, **keys}
+    comparison.main([f"{name}={value}" for name, value in given.items()])
 
 
 def collect(task, out):
-    """What the runs of a task say, small enough to keep; its clip and its policy go into videos/."""
+    """What the runs of a task say, small enough to keep, and our median run; or nothing."""
     results = json.loads((out / task / "results.json").read_text())
     found = summary(results)
     ours = [r for r in results["runs"] if r["name"] == "es" and "return_mean" in r]
     if not ours:
-        return None
+        return None, None
     middle = sorted(ours, key=lambda r: r["return_mean"])[(len(ours) - 1) // 2]
-    show(out / task / f"es-{middle['seed']}" / "run", task)
     kept = {
         name: {"returns": row["returns"].tolist(), "env_steps": row["env_steps"], "failed": row["failed"]}
         for name, row in found.items()
         if len(row["returns"]) or row["failed"]
     }
-    about = {k: results[k] for k in ("env", "minutes", "episodes", "date", "machine", "versions", "command")}
-    return about | {"shown_seed": middle["seed"], "train": middle["command"], "contenders": kept}
+    about = {k: results[k] for k in ("env", "minutes", "episodes", "command")}
+    about |= {k: middle.get(k, results[k]) for k in ("date", "machine", "versions")}
+    about |= {"shown_seed": middle["seed"], "train": short(middle["command"]), "contenders": kept}
+    return about, out / task / f"es-{middle['seed']}" / "run"
 
 
 def show(trained, task):
@@ -71,7 +75,8 @@ def show(trained, task):
     last = (trained / "checkpoints" / "last").resolve()
     shutil.copytree(last, policy / "checkpoints" / last.name)
     (policy / "checkpoints" / "last").symlink_to(last.name)
-    shutil.copy(trained / "config.yaml", policy)
+    config = (trained / "config.yaml").read_text()
+    (policy / "config.yaml").write_text(re.sub(r"(?m)^run: .*", f"run: videos/policies/{name}", config))
 
 
 def cell(contender):
@@ -86,10 +91,10 @@ def cell(contender):
 
 
 def table(results):
-    """Markdown: a row a task, the higher of our median and PPO's in bold, if both have as many returns."""
+    """Markdown: a row a comparison, the higher of our median and PPO's in bold, if both have as many returns."""
     rows = ["| task | minutes | **es_rl** | " + " | ".join(OTHERS.values()) + " | our steps, millions |"]
     rows.append("|---|---|---|" + "---|" * (len(OTHERS) + 1))
-    for task, result in results.items():
+    for result in results:
         them = result["contenders"]
         cells = [cell(them.get(name)) for name in ("es", *OTHERS)]
         medians = [np.median(them[name]["returns"]) if name in them else -np.inf for name in ("es", "ppo")]
@@ -97,8 +102,13 @@ def table(results):
             better = int(medians[1] > medians[0])
             cells[better] = f"**{cells[better]}**"
         steps = them["es"]["env_steps"] / 1e6
-        rows.append(f"| {task} | {result['minutes']:g} | {' | '.join(cells)} | {steps:.1f} |")
+        rows.append(f"| {result['env']} | {result['minutes']:g} | {' | '.join(cells)} | {steps:.1f} |")
     return "\n".join(rows)
+
+
+def longest(results, result):
+    """Whether no other comparison of its task took more minutes."""
+    return result["minutes"] == max(other["minutes"] for other in results if other["env"] == result["env"])
 
 
 def clips(results):
@@ -112,9 +122,10 @@ def clips(results):
         "`es_rl.load('videos/policies/NAME')` is the policy itself. Made by `python scripts/results.py show`.",
         "",
     ]
-    for task, result in results.items():
-        name, ours = task.partition("-")[0].lower(), result["contenders"]["es"]
-        lines += [f"## {task}: [{name}.mp4]({name}.mp4)", "", f"`{short(result['train'])}`", ""]
+    for result in filter(partial(longest, results), results):
+        task, ours = result["env"], result["contenders"]["es"]
+        name = task.partition("-")[0].lower()
+        lines += [f"## {task}: [{name}.mp4]({name}.mp4)", "", f"`{result['train']}`", ""]
         lines += [f"Returns of the three seeds, mean of {result['episodes']} episodes: "
                   f"{', '.join(f'{value:,.0f}' for value in ours['returns'])}. "
                   f"mujoco {result['versions']['mujoco']}, {result['machine']['processors']} processors, "
@@ -133,14 +144,18 @@ def main(argv):
     tasks = keys.pop("tasks", ",".join(MINUTES)).split(",")
     if action == "run":
         for task in tasks:
-            compare(task, out, [f"{k}={v}" for k, v in keys.items()])
+            compare(task, out, keys)
         return 0
     path = ROOT / "videos" / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = json.loads(path.read_text()) if path.exists() else []
     for task in tasks:
-        if (out / task / "results.json").exists() and (found := collect(task, out)):
-            results[task] = found
-    results = {task: results[task] for task in MINUTES if task in results}
+        found, trained = collect(task, out) if (out / task / "results.json").exists() else (None, None)
+        if found:
+            same = [r for r in results if (r["env"], r["minutes"]) == (task, found["minutes"])]
+            results = [*(r for r in results if r not in same), found]
+            if longest(results, found):
+                show(trained, task)
+    results.sort(key=lambda result: (list(MINUTES).index(result["env"]), result["minutes"]))
     path.write_text(json.dumps(results, indent=1) + "\n")
     (ROOT / "videos" / "README.md").write_text(clips(results))
     readme = (ROOT / "README.md").read_text()

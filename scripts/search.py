@@ -88,6 +88,8 @@ def main(argv):
                 (out / f"{env}.md").write_text(table(out / env))
     finally:
         pool.shutdown(cancel_futures=True)
+    if not (out / f"{env}.md").exists():
+        return 5  # every trial has failed, and said why
     print((out / f"{env}.md").read_text())
     return 0
 

@@ -27,6 +27,7 @@ from es_rl.actors import member_actors
 from es_rl.cli import run
 from es_rl.config import parse_train
 from es_rl.envs.mujoco_backend import MujocoVector
+from es_rl.errors import ConfigError
 from es_rl.evaluator import Evaluator
 from es_rl.keys import pairs
 from es_rl.population import Generation
@@ -89,6 +90,8 @@ def main(argv):
     config = parse_train([f"{name}={value}" for name, value in keys.items()])
     use_one_thread()
     count = available_processors() if config.workers is None else config.workers
+    if config.inference == "central":
+        raise ConfigError("inference=central: is not measured here. Leave it out.")
     totals = {"training": np.zeros(2), "alone": np.zeros(2)} | {name: np.zeros(2) for name in PEERS if seconds}
     with Workers(count) as workers:
         spec = evaluator.probe(workers, config)

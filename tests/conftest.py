@@ -67,6 +67,19 @@ def tiny(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def renderer():
+    """Whether this machine draws MuJoCo's scenes off the screen, asked of MuJoCo itself."""
+    code = "import mujoco; mujoco.GLContext(64, 64).make_current()"
+    return any(
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"MUJOCO_GL": name}, capture_output=True, check=False
+        ).returncode
+        == 0
+        for name in ("egl", "osmesa")
+    )
+
+
 @pytest.fixture
 def command(tmp_path):
     """Run a verb as a process: (exit code, stdout, stderr); an expected failure must be short and no traceback."""
@@ -153,11 +166,17 @@ def comparable(run):
     return [{k: v for k, v in line.items() if not k.startswith(("time/", "seconds"))} for line in metrics(run)]
 
 
+def is_worker(process):
+    with contextlib.suppress(psutil.Error):
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
+
+
 def kill_workers(process, run, *, workers, pauses):
     """Kill one worker after the other, with random pauses, while a training runs; how many were killed."""
     kills, rng = 0, random.Random(0)
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        victims = [p for p in process.children() if "spawn_main" in " ".join(p.cmdline())]
+        victims = [p for p in process.children() if is_worker(p)]
         if len(victims) >= workers and (run / "metrics.jsonl").exists():
             with contextlib.suppress(psutil.NoSuchProcess):
                 rng.choice(victims).kill()

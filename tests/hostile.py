@@ -33,6 +33,14 @@ class Good(gymnasium.Env):
         return self.look(), reward, self.t >= self.limit, False, {}
 
 
+class OneNumber(Good):
+    """Rewards and ends are arrays of one number."""
+
+    def step(self, action):
+        seen, reward, terminated, truncated, info = super().step(action)
+        return seen, np.array([reward]), np.array([terminated]), truncated, info
+
+
 class ConstructorRaises(Good):
     def __init__(self):
         raise RuntimeError("no license for this robot")
@@ -133,7 +141,7 @@ class Forks(Good):
 
     def reset(self, *, seed=None, options=None):
         if not hasattr(self, "child"):
-            self.child = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "1234")
+            self.child = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", str(10**6 + os.getppid()))
         return super().reset(seed=seed)
 
 

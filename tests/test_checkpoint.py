@@ -157,3 +157,66 @@ def test_a_save_that_fails_is_told_of_tried_again_and_never_counted(tmp_path):
     shutil.move(tmp_path / "aside", blocked)
     saver.save(must=True)
     assert cp.load(tmp_path).generation == 1 and names(tmp_path) == ["00000000", "00000001", "best", "last"]
+
+
+def test_a_minute_after_the_last_save_another_is_due(tmp_path, monkeypatch):
+    saver = cp.Saver(tmp_path, CheckpointConfig(every=1000), ABOUT, pytest.fail)
+    saver.start(state(0), cp.Progress(), saved=False)
+    saver.save()
+    saver.commit(state(1), cp.Progress(), best=False)
+    assert names(tmp_path) == ["00000000", "last"]
+    monkeypatch.setattr(cp, "SAVE_SECONDS", -1.0)
+    saver.commit(state(2), cp.Progress(), best=False)
+    assert cp.load(tmp_path).generation == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("generation", lambda facts: facts | {"generation": float("inf")}),
+        ("progress", lambda facts: facts | {"progress": facts["progress"] | {"seconds": None}}),
+        ("progress", lambda facts: facts | {"progress": facts["progress"] | {"seconds": float("nan")}}),
+        ("progress", lambda facts: facts | {"progress": facts["progress"] | {"steps": "many"}}),
+        ("deep", lambda facts: None),
+    ],
+)
+def test_what_fits_its_manifest_may_still_be_nonsense(tmp_path, name, change):
+    path = save(tmp_path, 1)
+    facts = json.loads((path / "state.json").read_text())
+    text = "[" * 100_000 if name == "deep" else json.dumps(change(facts))
+    contents = {file: (path / file).read_bytes() for file in cp.FILES} | {"state.json": text.encode()}
+    cp.write_directory(path, contents)
+    with pytest.raises(CheckpointError, match="damaged"):
+        cp.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("theta", "optim"),
+    [
+        ({"w": torch.zeros(2, 3, dtype=torch.float64)}, {}),
+        (None, {"bogus/exp_avg": torch.zeros(2, 3)}),
+        (None, {"bogus": torch.zeros(2, 3)}),
+    ],
+)
+def test_tensors_of_another_type_or_of_no_parameter_are_refused(tmp_path, theta, optim):
+    fresh = state(1)
+    theta = fresh.theta if theta is None else {name: value.double() for name, value in fresh.theta.items()}
+    cp.save(tmp_path, replace(fresh, theta=theta, optim=optim), cp.Progress(), about=ABOUT, keep=1, best=False)
+    with pytest.raises(CheckpointError, match=r"does not fit the policy|is not of an optimiser"):
+        cp.load(tmp_path).state(fresh)
+
+
+def test_a_best_one_that_cannot_be_saved_is_told_of(tmp_path, monkeypatch):
+    said = []
+    saver = cp.Saver(tmp_path, CheckpointConfig(), ABOUT, said.append)
+    saver.start(state(0), cp.Progress(), saved=False)
+
+    def refuse(*args, **kwargs):
+        raise OSError(28, "No space left on device", "x")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cp, "save", refuse)
+        assert saver.commit(state(1), cp.Progress(), best=True)
+        assert not saver.commit(state(2), cp.Progress(), best=False)
+    assert not saver.commit(state(3), cp.Progress(), best=True)
+    assert len(said) == 2 and cp.load(tmp_path, "best").generation == 3

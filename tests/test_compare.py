@@ -16,7 +16,7 @@ import pytest
 from es_rl import compare as comparison
 from es_rl import report
 from es_rl.baselines import ARS, PPO, BaselineConfig, Clock, _schedule, label
-from es_rl.errors import ConfigError
+from es_rl.errors import ConfigError, Stopped
 
 SMALL = ["es.population=8", "eval.every=2", "eval.episodes=2", "workers=1", "episodes=2"]
 TOY = ["env=es_rl/PointMass-v0", "minutes=0.03", "film=0", *SMALL]
@@ -85,6 +85,25 @@ def test_what_other_programs_use_is_measured(tmp_path, monkeypatch):
     assert 1.0 <= own < 3.0 and busy >= 0.9 * own and passed >= 0.9 * busy
 
 
+def test_the_share_of_others_is_what_was_not_ours_over_all_sittings(tmp_path, monkeypatch):
+    seen = iter([(10.0, 100.0, 5.0), (40.0, 150.0, 15.0), (50.0, 200.0, 20.0), (60.0, 250.0, 30.0)])
+    monkeypatch.setattr(comparison, "_processors", lambda: next(seen))
+    config, run = comparison.CompareConfig(env="Hopper-v4"), tmp_path / "run"
+
+    def stopped(*_):
+        run.mkdir()
+        (run / "config.yaml").touch()
+        raise Stopped("enough", 75)
+
+    monkeypatch.setattr(comparison, "_ours", stopped)
+    with pytest.raises(Stopped):
+        comparison._run("es", 0, tmp_path, config, [])
+    monkeypatch.setattr(comparison, "_ours", lambda *_: "no")
+    comparison._run("es", 0, tmp_path, config, [])
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert found["failed"] == "no" and found["others"] == (30 - 10 + 10 - 10) / 100
+
+
 def test_processors_that_may_not_be_used_do_not_count(monkeypatch):
     """Half of the machine has worked for half of its seconds."""
     every = os.sched_getaffinity(0)
@@ -120,11 +139,12 @@ def test_a_baseline_that_failed_or_was_not_run_is_shown_as_such(tmp_path):
 
 
 def test_figures_are_drawn_on_every_axis(tmp_path):
+    paths = [tmp_path / f"{name}.png" for name in (*report.AXES, "returns")]
     report.write(tmp_path, made_up())
-    for name in (*report.AXES, "returns"):
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    empty = made_up(es="no", ppo="no")
-    report.write(tmp_path, empty)  # nothing to draw is no error
+    drawn = [path.read_bytes() for path in paths]
+    assert all(png.startswith(b"\x89PNG") for png in drawn)
+    report.write(tmp_path, made_up(es="no", ppo="no"))  # nothing to draw is no error
+    assert all(path.read_bytes() != png for path, png in zip(paths, drawn, strict=True))
 
 
 def test_a_comparison_is_run_kept_and_gone_on_with(tmp_path, monkeypatch):
@@ -174,17 +194,16 @@ def test_a_missing_baseline_is_named_with_its_remedy(tmp_path):
     assert "pip install" in Page((tmp_path / "out/report.html").read_text()).text
 
 
-def test_ppo_and_ars_train_and_are_filmed_and_judged_like_ours(tmp_path):
-    keys = ["env=InvertedPendulum-v4", "minutes=0.05", *SMALL, "seeds=1", "against=[ppo,ars]", "out=out"]
+def test_ppo_and_ars_train_and_are_filmed_and_judged_like_ours(tmp_path, renderer):
+    keys = ["env=InvertedPendulum-v4", "minutes=0.05", *SMALL, "seeds=1", "against=[ppo,ars]", "film=0.5", "out=out"]
     compare(*keys, cwd=tmp_path)
     runs = json.loads((tmp_path / "out/results.json").read_text())["runs"]
     assert [run["name"] for run in runs] == ["es", "ppo", "ars"]
     for run in runs:
         assert "failed" not in run, run["failed"]
-        assert run["env_steps"] > 0 and run["seconds"] >= 3.0 and run["cpu_seconds"] > 1.0 and run["curve"]
+        assert run["env_steps"] > 0 and run["seconds"] >= 3.0 and run["cpu_seconds"] > 0.1 and run["curve"]
     page = Page((tmp_path / "out/report.html").read_text())
-    said = "".join(path.read_text() for path in (tmp_path / "out").glob("*-0/log.txt"))
-    if "MuJoCo needs EGL or OSMesa" not in said:  # there is a renderer here
+    if renderer:
         assert len([tag for tag, _ in page.sources if tag == "video"]) == 3
 
 
@@ -209,7 +228,7 @@ def test_bad_keys_are_refused_before_anything_is_run(keys, message, tmp_path, mo
 
 def test_labels_say_whose_settings_they_are():
     assert label("ppo", "my:Hopper-v5") == "PPO (Stable-Baselines3, RL-Zoo settings)"
-    assert label("ars", "Reacher-v4") == "ARS (sb3-contrib, its own default settings)"
+    assert label("ars", "Reacher-v4") == "ARS (sb3-contrib, default settings, normalised)"
     assert label("es", "Hopper-v4") == "es_rl"
 
 

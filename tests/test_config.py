@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 
@@ -144,11 +145,6 @@ def test_stop_rules_and_workers_may_change_on_resume():
     assert (config.generations, config.workers, config.eval.every) == (9, 1, 2)
 
 
-def test_a_run_without_a_stop_rule_gets_one():
-    assert parse_train(["env=A-v0"]).minutes == 60
-    assert parse_train(["env=A-v0", "generations=3"]).minutes is None
-
-
 def test_the_chunk_follows_from_population_and_episodes_alone():
     chunks = {p: parse_train(["env=A-v0", f"es.population={p}"]).chunk for p in (2, 10, 16, 64, 256, 1024)}
     assert chunks == {2: 2, 10: 6, 16: 8, 64: 16, 256: 32, 1024: 64}
@@ -177,5 +173,34 @@ def test_idle_workers_are_told_of():
 def test_help_explains_every_key():
     text = help_text(Config, "usage")
     for name, field in leaves(Config):
-        (line,) = [line for line in text.splitlines() if line.startswith(f"  {name} ")]
+        (line,) = [line for line in text.splitlines() if line.split()[:1] == [name]]
         assert len(field.metadata["help"]) > 5 and field.metadata["help"] in line
+
+
+def test_what_is_saved_is_what_was_given():
+    given = [
+        "env=A-v0",
+        "env_kwargs.mode='\"off\"'",
+        "env_kwargs.level='1'",
+        "env_kwargs.range=[0.9,.inf]",
+        "env_kwargs.empty={}",
+    ]
+    config = parse_train(given)
+    assert config.env_kwargs == {"mode": '"off"', "level": "1", "range": [0.9, float("inf")], "empty": {}}
+    saved = read_file_of(config)
+    assert parse_resume(saved, ["generations=9"], "config.yaml").env_kwargs == config.env_kwargs
+    for argument in ("env_kwargs={}", "env_kwargs={level: 2}", "env_kwargs.more=3"):
+        with pytest.raises(ConfigError, match="a run goes on as it began"):
+            parse_resume(saved, [argument], "config.yaml")
+
+
+def read_file_of(config):
+    Path("saved.yaml").write_text(to_yaml(config))
+    return read_file(Path("saved.yaml"))
+
+
+@pytest.mark.parametrize(("run", "kept"), [("{}", ""), ("other", "other"), ("7", "7"), ("''", "")])
+def test_the_file_of_a_run_does_not_name_the_new_one(tmp_path, run, kept):
+    (tmp_path / "config.yaml").write_text(f"env: A-v0\nes:\n  population: 8\nrun: {run.format(tmp_path)}\n")
+    config = parse_train([f"config={tmp_path / 'config.yaml'}"])
+    assert (config.es.population, config.run) == (8, kept)

@@ -180,3 +180,13 @@ def test_spaces_survive_json_and_flatten_as_gymnasium_flattens(space):
     assert row.shape == (size(space),)
     assert np.array_equal(row, np.asarray(spaces.flatten(space, sample), np.float64).reshape(-1))
     assert np.array_equal(row, flatten(back, sample))
+
+
+def test_rewards_that_are_arrays_of_one_number_are_numbers():
+    vectors = [envs.make(f"hostile:{name}-v0", 2) for name in ("Good", "OneNumber")]
+    for vector in vectors:
+        vector.reset([0, 1], [3, 4])
+    steps = [vector.step([0, 1], np.zeros((2, 3), np.float32)) for vector in vectors]
+    assert not vectors[1].errors
+    for one, other in zip(*steps, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -7,6 +7,7 @@ from gymnasium import spaces
 
 from es_rl import policies
 from es_rl.config import parse_train
+from es_rl.envs.spaces import to_action
 from es_rl.errors import ConfigError
 from es_rl.noise import Perturbation
 from es_rl.policies.action import ActionHead
@@ -49,7 +50,7 @@ def test_a_policy_is_a_function_of_the_seed_and_leaves_the_global_generator_alon
 
 @pytest.mark.parametrize("name", policies.POLICIES)
 def test_the_first_actions_are_in_the_middle_of_the_space(name):
-    action, _ = make(name)(torch.randn(20, 6))
+    action, _ = make(name)(torch.randn(20, 6, generator=torch.Generator().manual_seed(0)))
     assert np.allclose(action.numpy(), [0, 2.5, 0], atol=0.1)
 
 
@@ -127,3 +128,15 @@ def test_a_dimension_that_never_moves_stays_tame_when_it_does():
 def test_no_moments_change_nothing():
     buffers = {f"normalizer.{k}": v for k, v in statistics([np.ones((5, 3))]).state_dict().items()}
     assert merge(buffers, []) == buffers
+
+
+def test_actions_are_inside_their_space_whatever_its_numbers_are():
+    """0.1 in float32 is above 0.1; an integer is the nearest one."""
+    low, high = np.array([-0.1, -1e300, -np.inf]), np.array([0.1, 1e300, 0.7])
+    space = spaces.Box(low, high, dtype=np.float64)
+    for x in (-9.0, 0.0, 9.0):
+        action = ActionHead(space, "clip")(torch.full((1, 3), x))[0].numpy()
+        assert space.contains(to_action(space, action)), action
+    counts = spaces.Box(0, 4, (5,), np.int64)
+    action = ActionHead(counts, "clip")(torch.tensor([[-1.0, -0.45, 0.0, 0.4, 1.0]]))[0].numpy()
+    assert to_action(counts, action).tolist() == [0, 1, 2, 3, 4]

@@ -23,7 +23,7 @@ def commands():
 
 
 @pytest.mark.timeout(600)  # all commands, one after the other
-def test_the_commands_run_in_their_order(command, tiny):
+def test_the_commands_run_in_their_order(command, tiny, renderer):
     """As they stand, with keys added that make them short."""
     added = {"train": f"generations=1 {SHORT}", "resume": "generations=2", "evaluate": "", "record": "seconds=1"}
     added["compare"] = f"film=0 minutes=0.02 seeds=1 against=[random] episodes=2 {SHORT}".replace(
@@ -46,6 +46,7 @@ def test_the_commands_run_in_their_order(command, tiny):
         kept = [key for key in keys if key.partition("=")[0] not in replaced]
         result = command(verb, *kept, *short)
         if kind == "record" and result.returncode == 3 and "MuJoCo needs EGL or OSMesa" in result.stderr:
+            assert not renderer
             pytest.skip("no off-screen renderer here")
         assert result.returncode == 0, result.stderr
         done.append(kind)

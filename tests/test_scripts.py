@@ -24,7 +24,7 @@ def test_throughput_of_training_and_of_the_simulations_alone(keys, tmp_path):
     lines = {line.split()[0]: line.split() for line in done.stdout.splitlines()}
     speeds = [float(lines[name][1].replace(",", "")) for name in ("training", "alone")]
     assert min(speeds) > 0
-    assert float(lines["alone"][5]) == pytest.approx(speeds[0] / speeds[1], rel=0.02)
+    assert float(lines["alone"][5]) == pytest.approx(speeds[0] / speeds[1], rel=0.02, abs=0.001)
 
 
 def test_peers_are_those_that_throughput_asks_for():
@@ -74,7 +74,7 @@ def test_the_results_shown_are_made_of_what_the_runs_say(monkeypatch):
 
     row = {"returns": [3.0, 1.0, 2.0], "env_steps": 2e6, "failed": []}
     them = {"es": row, "ppo": {**row, "returns": [9.0]}, "ars": {**row, "returns": [], "failed": ["no"]}}
-    table = results.table({"Hopper-v4": {"minutes": 5.0, "contenders": them}}).splitlines()[-1]
+    table = results.table([{"env": "Hopper-v4", "minutes": 5.0, "contenders": them}]).splitlines()[-1]
     assert table == "| Hopper-v4 | 5 | 2.000 (3.000, 1.000, 2.000) | 9.000 | 1 failed | not run | 2.0 |"
     kept = json.loads((ROOT / "videos/results.json").read_text())
     assert results.table(kept) in (ROOT / "README.md").read_text()
@@ -86,7 +86,7 @@ def test_the_policies_shown_are_loaded_and_their_clips_are_small():
 
     shown = json.loads((ROOT / "videos/results.json").read_text())
     assert shown
-    for task in shown:
+    for task in {result["env"] for result in shown}:
         name = task.partition("-")[0].lower()
         agent = es_rl.load(ROOT / "videos/policies" / name)
         assert agent.config.env == task

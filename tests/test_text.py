@@ -205,6 +205,11 @@ def test_rewards_that_cannot_be_used_are_named(file, command, monkeypatch):
     assert done.returncode == 3 and "nowhere cannot be imported" in done.stderr
 
 
+def test_a_target_in_bits_is_met_from_above(file):
+    assert len(metrics(train(file, "target_bits=100", "eval.every=1", "generations=5"))) == 1
+    assert len(metrics(train(file, "target_bits=0.01", "eval.every=1", "generations=2", run="far"))) == 2
+
+
 @pytest.mark.parametrize(
     ("content", "keys", "message"),
     [

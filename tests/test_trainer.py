@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 import es_rl
@@ -156,7 +157,7 @@ def theta_sum(model):
     return sum(value.sum().item() for value in model.parameters())
 
 
-def test_callbacks_run_and_can_end_the_training(tmp_path):
+def test_callbacks_run_and_can_end_the_training(tmp_path, capsys):
     calls = []
     stop = callbacks.EarlyStopping(2, metric="fitness/max", least=1e9)
     slow = callbacks.EarlyStopping(3, metric="x", least=1.0)  # every third rise is one by more than that
@@ -169,7 +170,10 @@ def test_callbacks_run_and_can_end_the_training(tmp_path):
     t = trainer(callbacks=every)
     assert len(t.train(10)) == 3 and calls == [1, 2, 3]
     assert es_rl.Trainer.load(tmp_path / "saved", network(), alone).generation == 2
-    assert list((tmp_path / "tb").glob("events*"))
+    points = EventAccumulator(str(tmp_path / "tb")).Reload().Scalars("fitness/mean")
+    assert [point.step for point in points] == [1, 2, 3]
+    assert [point.value for point in points] == pytest.approx([record["fitness/mean"] for record in t.history])
+    assert "generation 3 | fitness" in capsys.readouterr().out
     target = trainer(callbacks=[callbacks.EarlyStopping(100, target=-1e9)])
     assert len(target.train(5)) == 1
 
@@ -309,6 +313,20 @@ def test_constructors_with_the_names_of_eggroll_trainer():
     first = only[0].weight.clone()
     t.train(1)
     assert torch.equal(only[0].weight, first)
+
+
+def test_the_other_packages_arguments_mean_ours():
+    theirs = EGGROLLTrainer(
+        model=network(), fitness_fn=alone, population_size=16, rank=2, noise_reuse=2, group_size=4,
+        freeze_nonlora=True, learning_rate=0.1, sigma=0.2, seed=1,
+    )  # fmt: skip
+    ours = trainer(
+        population=16, rank=2, noise_reuse=2, freeze_vectors=True, lr=0.1, sigma=0.2, seed=1, shaping="zscore",
+        optimizer="sgd", momentum=0.0,
+    )  # fmt: skip
+    theirs.train(3)
+    ours.train(3)
+    assert torch.equal(theta(theirs), theta(ours))
 
 
 @es_rl.batched

@@ -15,13 +15,10 @@ from __future__ import annotations
 if __name__ == "envs":
     raise ImportError("the package is es_rl.envs; the top-level folder envs is only a link for readers")
 
-import importlib
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium
@@ -34,6 +31,7 @@ from es_rl.envs import gymnasium_backend, point_mass, recall
 from es_rl.envs.mujoco_tasks import TASKS
 from es_rl.envs.spaces import Bools, Floats, Ids
 from es_rl.errors import EnvError, lookup, nearest
+
 
 class VectorEnv(Protocol):
     """n simulations of one environment, observations flattened to vectors of O numbers, or the first ones of these."""
@@ -127,9 +125,7 @@ def check_id(id: str) -> None:
     except gymnasium.error.Error as error:
         same_name = _versions(name)
         hint = f" Did you mean {' or '.join(same_name)}?" if same_name else nearest(name, gymnasium.registry)
-        raise EnvError(
-            f"env={id}: no such environment.{hint} An id is one of Gymnasium's, or module:Id."
-        ) from error
+        raise EnvError(f"env={id}: no such environment.{hint} An id is one of Gymnasium's, or module:Id.") from error
 
 
 def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "auto") -> EnvSpec:

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from es_rl.envs.spaces import Bools, Floats, Ids, flatten, size
+from es_rl.envs.spaces import Bools, Floats, Ids, flatten, size, to_action
 from es_rl.errors import EnvError
 
 # An environment without a time limit of its own may never end an episode.
@@ -21,6 +21,7 @@ DEFAULT_TIME_LIMIT = 10_000
 
 # mjWARN_BADQPOS, BADQVEL, BADQACC, BADCTRL
 _BAD_WARNINGS = slice(3, 7)
+
 
 def make_one(id: str, env_kwargs: Mapping[str, Any], **more: Any) -> gymnasium.Env[Any, Any]:
     """One Gymnasium environment; `module:Id` imports the module first."""
@@ -83,9 +84,9 @@ class GymnasiumVector:
             try:
                 if env is None:
                     raise RuntimeError("step before a successful reset")
-                seen, reward[row], terminated[row], truncated[row], _ = env.step(
-                    _action(env.action_space, actions[row])
-                )
+                action = to_action(env.action_space, actions[row])
+                seen, value, terminated[row], truncated[row], _ = env.step(action)
+                reward[row] = np.asarray(value, np.float64).item()  # some are arrays of one number
                 obs[row] = flatten(env.observation_space, seen)[: self._size]
                 if diverged(env):
                     reward[row], terminated[row] = np.nan, True
@@ -107,7 +108,7 @@ class GymnasiumVector:
                 env = self._envs[i] = make_one(self._id, self._kwargs)
                 self._size = size(env.observation_space, self._obs_first)
             return flatten(env.observation_space, env.reset(seed=seed)[0])[: self._size]
-        except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises is this simulation's end
+        except Exception as error:
             if not self._size:
                 raise EnvError(f"env={self._id}: cannot be made: {describe(error)}") from error
             self._broke(i, "reset", error)
@@ -127,9 +128,3 @@ def diverged(env: gymnasium.Env[Any, Any]) -> bool:
     data = getattr(env.unwrapped, "data", None)
     warning = getattr(data, "warning", None)
     return warning is not None and any(warning.number[_BAD_WARNINGS].tolist())
-
-
-def _action(space: spaces.Space[Any], action: Any) -> Any:
-    if isinstance(space, spaces.Box):
-        return np.asarray(action, dtype=space.dtype).reshape(space.shape)
-    return int(action)

@@ -28,7 +28,7 @@ Outcome = tuple[Array, Array]  # reward (n,), terminated (n,)
 
 @dataclass(frozen=True)
 class Task:
-    """One environment id. `progress` is computed once a step and remembered: `outcome` gets that of before and of now."""
+    """One environment id. `progress` is computed once a step and kept: `outcome` gets that of before and of now."""
 
     observe: Callable[[Rows, Env], Array]  # → (n, O); the last ones may be missing beyond env.wanted
     outcome: Callable[[Rows, Env, Array, Array, Array], Outcome]  # (rows, env, before, now, actions)
@@ -294,7 +294,7 @@ def _squared(values: Array) -> Array:
     return np.array([value**2 for value in values.tolist()])
 
 
-def _double(paid_at_the_end: bool) -> Callable[..., Outcome]:  # noqa: FBT001 - an entry of the table
+def _double(paid_at_the_end: bool) -> Callable[..., Outcome]:
     def outcome(rows: Rows, env: Env, before: Array, now: Array, actions: Array) -> Outcome:
         x, y = rows.site_xpos[:, 0, 0], rows.site_xpos[:, 0, 2]
         fell = y <= 1

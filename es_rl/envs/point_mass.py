@@ -44,9 +44,7 @@ class PointMass(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self._velocity = np.zeros(2)
         return self._observe(), {}
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
         force = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
         self._velocity = self._velocity + self.dt * (self.strength * force - self.friction * self._velocity)
         self._position = self._position + self.dt * self._velocity

@@ -37,9 +37,7 @@ class Recall(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self._cue, self._step = float(self.np_random.choice([-1.0, 1.0])), 0
         return np.array([self._cue, 0.0]), {}
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
         asked = self._step == STEPS - 1
         reward = self._cue * float(np.clip(action[0], -1.0, 1.0)) if asked else 0.0
         self._step += 1

@@ -46,6 +46,14 @@ def _supported(space: Space) -> bool:
     return isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete))
 
 
+def to_action(space: Space, action: Any) -> Any:
+    """What a policy gave, (A,) numbers or an integer, as an action of the space."""
+    if isinstance(space, spaces.Box):
+        numbers = np.rint(action) if np.issubdtype(space.dtype, np.integer) else action
+        return np.asarray(numbers, dtype=space.dtype).reshape(space.shape)
+    return int(action)
+
+
 def to_json(space: Space) -> dict[str, Any]:
     """A space as JSON values. Raises TypeError for kinds that `size` refuses."""
     match space:

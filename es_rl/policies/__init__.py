@@ -5,7 +5,8 @@ A policy is a plain nn.Module, written for one batch of observations and ignoran
     forward(obs, state=None) → (action, state)      obs (n, O) → actions (n, A), or (n,) integers if discrete
 
 It ends in an `ActionHead`, and begins with what it is given to look through: a `Normalizer`, whose buffers travel in
-every checkpoint, or nothing (`Unnormalized`), under the name `normalizer`. A policy = one file with a `build` function, one line in `POLICIES`, one group of keys in `Config`.
+every checkpoint, or nothing (`Unnormalized`), under the name `normalizer`. A policy = one file with a `build` function,
+one line in `POLICIES`, one group of keys in `Config`.
 """
 
 from __future__ import annotations

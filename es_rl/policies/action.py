@@ -8,9 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 SQUASHES: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "clip": lambda x: torch.clamp(x, -1.0, 1.0)}
+
+
+def _bounds(space: spaces.Box) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What a space allows, in float32: of numbers that float32 does not have, the next one inside."""
+    with np.errstate(over="ignore"):  # beyond float32 is no bound
+        low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (space.low, space.high))
+    outside = [np.isfinite(low) & (low < space.low.reshape(-1)), np.isfinite(high) & (high > space.high.reshape(-1))]
+    return np.nextafter(low, high, out=low, where=outside[0]), np.nextafter(high, low, out=high, where=outside[1])
 
 
 class ActionHead(nn.Module):
@@ -34,8 +43,7 @@ class ActionHead(nn.Module):
             return
         assert isinstance(space, spaces.Box)
         self.outputs = int(np.prod(space.shape))
-        low = torch.tensor(np.asarray(space.low, np.float32).reshape(-1))  # (A,)
-        high = torch.tensor(np.asarray(space.high, np.float32).reshape(-1))
+        low, high = (torch.tensor(bound) for bound in _bounds(space))  # (A,)
         bounded = torch.isfinite(low) & torch.isfinite(high)
         self._all_bounded = bool(bounded.all())
         self.is_unit = bool((low == -1).all() and (high == 1).all())

@@ -4,8 +4,8 @@ Shapes: n simulations, H heads, d = width/H, C context, L layers, O observation.
 
 A token is the observation with what the policy said before. Blocks are pre-norm (Xiong et al. 2020, arXiv 2002.04745),
 without biases or gains, since matrices are what low-rank noise is made for. Places are told by ALiBi, a penalty on each
-head's scores that is linear in the distance (Press et al. 2022, arXiv 2108.12409), which knows no last step. Keys and values
-of the last C steps stay in `state`, a ring that is written in place, so that a step costs one token.
+head's scores that is linear in the distance (Press et al. 2022, arXiv 2108.12409), which knows no last step. Keys and
+values of the last C steps stay in `state`, a ring that is written in place, so that a step costs one token.
 """
 
 from __future__ import annotations

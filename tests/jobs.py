@@ -1,0 +1,49 @@
+"""Jobs for workers: few imports, so that a worker is at work at once."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def double(context, job, beat):
+    beat(1)
+    return context + 2 * job
+
+
+def misbehave(context, job, beat):
+    """`context` maps a job to what goes wrong and how often: counted in files, since workers are replaced."""
+    what, times = context.get(job, ("", 0))
+    count = Path(f"tries-{job}")
+    tries = int(count.read_text()) if count.exists() else 0
+    if tries < times:
+        count.write_text(str(tries + 1))
+        if what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "exit":
+            os._exit(3)
+        if what == "hang":
+            time.sleep(1000)
+        if what == "raise":
+            raise ValueError(f"job {job}\nsecond line")
+    return job
+
+
+def large(context, job, beat):
+    return context + np.full(job, 1.0)
+
+
+def slow(context, job, beat):
+    """So many tenths of a second."""
+    for _ in range(job):
+        time.sleep(0.1)
+        beat(1)
+    return job
+
+
+def print_and_report_signals(context, job, beat):
+    print("printed by a worker")
+    os.system("echo printed by its child")
+    return os.getpgid(0) == os.getpid(), os.environ["OMP_NUM_THREADS"]

@@ -120,6 +120,7 @@ class Language:
     def __init__(self, model: nn.Module, tokenizer: Any, device: torch.device) -> None:
         self.model, self.tokenizer, self.device = model.to(device), tokenizer, device
         self._ends = _ends(model, tokenizer)
+        self.text_config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
 
     def encode(self, prompts: Sequence[Any]) -> list[list[int]]:
         """Tokens of each prompt: a string as it is, chat messages by the model's template."""
@@ -184,12 +185,14 @@ class Language:
         return ids.to(self.device), mask.to(self.device)
 
     @torch.no_grad()
-    def log_probabilities(self, prompts: Sequence[Any], said: Sequence[Completion]) -> list[Tensor]:
+    def log_probabilities(
+        self, prompts: Sequence[Any], said: Sequence[Completion], beat: Callable[[int], None] = lambda rows: None
+    ) -> list[Tensor]:
         """Log-probability of every token of each completion after its prompt, float32 on the host."""
         result: list[Tensor] = []
         asked = self.encode(prompts)
         longest = max(len(a) + len(c.tokens) for a, c in zip(asked, said, strict=True))
-        rows = max(1, LOGITS // (longest * int(self.model.config.vocab_size)))  # type: ignore[union-attr, arg-type]
+        rows = max(1, LOGITS // (longest * int(self.text_config.vocab_size)))
         for first in range(0, len(asked), rows):
             part = list(zip(asked[first : first + rows], said[first : first + rows], strict=True))
             ids, mask = self._padded([a + c.tokens for a, c in part])
@@ -200,6 +203,7 @@ class Language:
                 before = row[-count - 1 : -1].float().log_softmax(-1)  # (count, V)
                 chosen = before[torch.arange(count), torch.tensor(c.tokens, device=self.device)]
                 result.append(chosen.cpu())
+            beat(0)
         return result
 
 
@@ -207,7 +211,7 @@ def check_lengths(language: Language, rows: Sequence[dict[str, Any]], most: int,
     """The longest prompt in tokens. Raises `ConfigError` if one leaves no room for its completion."""
     if language.tokenizer.chat_template is None and any(not isinstance(row["prompt"], str) for row in rows):
         raise ConfigError(f"{key}: has chat messages, and the model no template for them. Give prompts as strings.")
-    limit = getattr(language.model.config, "max_position_embeddings", None)
+    limit = getattr(language.text_config, "max_position_embeddings", None)
     lengths = [len(ids) for ids in language.encode([row["prompt"] for row in rows])]
     for i, length in enumerate(lengths, 1):
         if length == 0:

@@ -23,7 +23,11 @@ from es_rl.rng import integer_seed
 
 
 def batched(fitness: Callable[[nn.Module, int], Any]) -> Callable[[nn.Module, int], Any]:
-    """Mark a fitness that scores n members at once: `fitness(model, n)` → n numbers, one row or k rows a member."""
+    """Mark a fitness that scores n members at once: `fitness(model, n)` → n numbers.
+
+    The model is to be called as `model(…)`, with tensors whose first dimension are the rows, k of each member; a tensor
+    of another length is the same for all members.
+    """
     fitness.batched = True  # type: ignore[attr-defined]
     return fitness
 
@@ -48,8 +52,13 @@ class MemberFitness:
         p = shared.perturbation
         seed = integer_seed(p.seed, "fitness", shared.number)
         if getattr(self._fitness, "batched", False):
-            with undone(self._model), _seeded(seed), perturb(self._model, members, p):
-                return Scored(_scores(self._fitness(self._model, len(members)), len(members)), [])
+            with undone(self._model), _seeded(seed), perturb(self._model, members, p) as population:
+                scores = _scores(self._fitness(self._model, len(members)), len(members))
+            if not population.calls:
+                raise TrainingError(
+                    "the fitness never called model(…): a part or another method of it is not computed for all members"
+                )
+            return Scored(scores, [])
         scores, failures = np.full(len(members), np.nan), []
         for i, member in enumerate(members):
             weights = member_weights(self._model, member, p)
@@ -87,13 +96,16 @@ def undone(model: nn.Module) -> Iterator[None]:
     """Parameters, buffers and train/eval mode are afterwards what they were."""
     values = {name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
     modes = {name: part.training for name, part in model.named_modules()}
+    buffers = {name: dict(part._buffers) for name, part in model.named_modules()}  # which may come, go, and be others
     try:
         with torch.no_grad():
             yield
     finally:
-        assign(model, values)
         for name, part in model.named_modules():
             part.training = modes[name]
+            part._buffers.clear()
+            part._buffers.update(buffers[name])
+        assign(model, values)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,11 @@ is called once for each member, which a warning says once. The module, its param
 from __future__ import annotations
 
 import inspect
+import random
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from es_rl.errors import EnvError
@@ -98,11 +98,23 @@ def perturb(module: nn.Module, members: Sequence[int], p: Perturbation) -> Itera
                 f"the rows of different members together. Call eval() on the module first."
             )
     population = Population(module, members_of(module, members, p, still=False), len(members))
-    try:
-        vars(module)["forward"] = population
+    with _standing_in(module, population):
         yield population
+
+
+@contextmanager
+def _standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Calls of the module are calls of `forward`; afterwards of what they were."""
+    own = vars(module)
+    before = own.get("forward")  # somebody's own, in place of the class's
+    own["forward"] = forward
+    try:
+        yield
     finally:
-        vars(module).pop("forward", None)
+        if before is None:
+            del own["forward"]
+        else:
+            own["forward"] = before
 
 
 class Population:
@@ -112,10 +124,11 @@ class Population:
         self._module, self._all = module, members
         self.__signature__ = inspect.signature(module.forward)  # for whoever asks which arguments it takes
         self._forward = module.forward
-        self._attentions = [part for part in module.modules() if type(part) is nn.MultiheadAttention]
+        parts = [part for part in module.modules() if type(part) is nn.MultiheadAttention]
+        self._attentions = [part for part in parts if "forward" not in vars(part)]
+        self.calls = 0
         self._n = self._everyone = n
         self._parameters = dict(module.named_parameters())
-        self._places = _places(module)
         self.select(range(self._n))
         self.together = module not in _UNSOUND  # computed at once; False: one after the other
 
@@ -129,6 +142,7 @@ class Population:
         self._by_id = {id(self._parameters[name]): m for name, m in self._live.items()}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
         rows = _rows((args, kwargs))
         if rows % self._n:
             raise EnvError(
@@ -136,24 +150,26 @@ class Population:
             )
         with torch.no_grad():
             if self.together:
-                before = None if self._module in _SOUND else torch.get_rng_state()
+                before = None if self._module in _SOUND else _generators()
                 # Until it is known to be sound, a module that writes into what it is given gets copies.
                 given = (args, kwargs) if before is None else tree_map(_copy, (args, kwargs))
                 try:
                     out = self._together(rows, *given)
                     if before is not None and self._n > 1:
-                        with torch.random.fork_rng(devices=[]):  # what a check draws, nobody misses
-                            self._check(out, rows, args, kwargs)
+                        after = _generators()
+                        self._check(out, rows, args, kwargs)
+                        _set_generators(after)  # what a check draws, nobody misses
                     return out
                 except NoRuleError as use:
                     if _keeps((args, kwargs)):
                         raise EnvError(
                             f"{type(self._module).__name__} {use}, and what it keeps between calls, such as a cache, "
-                            f"cannot be shared out among members. Evaluate its members in turn: es.noise=dense."
+                            f"cannot be shared out among members. Evaluate its members in turn (of a language model: "
+                            f"es.noise=dense)."
                         ) from use
                     self.together = False
                     if before is not None:
-                        torch.set_rng_state(before)  # as if it had never been tried
+                        _set_generators(before)  # as if it had never been tried
                     _warn_once(f"{type(self._module).__name__} {use}: its members are computed one after the other")
             return self._each(range(self._n), rows, args, kwargs)
 
@@ -167,21 +183,18 @@ class Population:
     def _intercepted(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward, with attention in terms of functions that have rules."""
         parts: dict[nn.Module, Callable[..., Any]] = {part: attention(part) for part in self._attentions}
-        inner = [part for part in parts if part is not self._module]
-        try:
-            for part in inner:
-                vars(part)["forward"] = parts[part]
+        with ExitStack() as stack:
+            for part, forward in parts.items():
+                if part is not self._module:
+                    stack.enter_context(_standing_in(part, forward))
             return parts.get(self._module, self._forward)(*args, **kwargs)
-        finally:
-            for part in inner:
-                vars(part).pop("forward", None)
 
     def _check(self, out: Any, rows: int, args: Any, kwargs: Any) -> None:
         """Once for a module: whether its rows are independent, by its first and its last member alone.
 
         What counts is the error in proportion to what the perturbation does.
         """
-        if _keeps((args, kwargs, out)):
+        if _keeps((args, kwargs)):
             return
         theta = {name: value.detach() for name, value in self._parameters.items()}
         for i in (0, self._n - 1):
@@ -197,22 +210,26 @@ class Population:
 
     def _each(self, index: Sequence[int], rows: int, args: Any, kwargs: Any) -> Any:
         """The module by itself for some members, one after the other, with explicit weights."""
-        before = torch.get_rng_state()
+        before = _generators()
         parts = []
         for i in index:
-            torch.set_rng_state(before)  # what is drawn, all members draw
+            _set_generators(before)  # what is drawn, all members draw
             parts.append(self._alone(self._weights(i), *tree_map(_part(i, rows, self._n), (args, kwargs))))
         flat = [tree_flatten(part) for part in parts]
-        joined = [
-            torch.cat(same) if isinstance(same[0], Tensor) and same[0].ndim else same[0]
-            for same in zip(*(leaves for leaves, _ in flat), strict=True)
-        ]
+        name = type(self._module).__name__
+        joined = [_joined(same, rows // self._n, name) for same in zip(*(leaves for leaves, _ in flat), strict=True)]
         return tree_unflatten(joined, flat[0][1])
 
     def _alone(self, weights: dict[str, Tensor], args: Any, kwargs: Any) -> Any:
-        """The module's own forward with these weights; its hooks are the caller's."""
-        named = {f"module.{place}": weights[name] for place, name in self._places.items()}
-        return functional_call(_Alone(self._module, self._forward), named, args, kwargs, tie_weights=False)
+        """The module's own forward with these weights, wherever it holds its parameters; its hooks are the caller's."""
+        before = {name: self._parameters[name].data for name in weights}
+        try:
+            for name, value in weights.items():
+                self._parameters[name].data = value
+            return self._forward(*args, **kwargs)
+        finally:
+            for name, value in before.items():
+                self._parameters[name].data = value
 
     def _weights(self, i: int) -> dict[str, Tensor]:
         return {
@@ -223,28 +240,32 @@ class Population:
         }
 
 
-def _places(module: nn.Module) -> dict[str, str]:
-    """Where parameters are held, each place once → their names.
+def _joined(parts: Sequence[Any], rows: int, name: str) -> Any:
+    """The members' outputs, one below the other; what is no tensor of rows must be the same for all."""
+    first = parts[0]
+    if all(isinstance(part, Tensor) and part.ndim and len(part) == rows for part in parts):
+        return torch.cat(list(parts))
+    if isinstance(first, Tensor):
+        if all(torch.equal(first, part) for part in parts):
+            return first
+    elif isinstance(first, (bool, int, float, str, type(None))) and all(first == part for part in parts):
+        return first
+    what = f"a tensor of shape {tuple(first.shape)}" if isinstance(first, Tensor) else f"a {type(first).__name__}"
+    raise EnvError(
+        f"{name} returns {what} for {rows} rows of a member, which cannot be joined with those of the others. "
+        f"Return tensors of which the first dimension are the rows, or evaluate one member at a time."
+    )
 
-    functional_call puts back the wrong tensor where a module that comes twice is exchanged under both of its names.
-    """
-    names = {id(value): name for name, value in module.named_parameters()}
-    return {
-        f"{prefix}.{own}" if prefix else own: names[id(value)]
-        for prefix, part in module.named_modules()
-        for own, value in part.named_parameters(recurse=False, remove_duplicate=False)
-    }
+
+def _generators() -> tuple[Any, ...]:
+    """Where the global generators of random numbers are."""
+    return torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 - a module may use it
 
 
-class _Alone(nn.Module):
-    """A module whose forward is called, past what stands in its place."""
-
-    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
-        super().__init__()
-        self.module, self._forward_of = module, forward
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._forward_of(*args, **kwargs)
+def _set_generators(states: tuple[Any, ...]) -> None:
+    torch.set_rng_state(states[0])
+    random.setstate(states[1])
+    np.random.set_state(states[2])  # noqa: NPY002
 
 
 # Modules that were checked: whose members can be computed together, and whose cannot.

@@ -117,11 +117,11 @@ def total(
 def score(
     reward: Reward, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
 ) -> NDArray[np.float64]:
-    """The rewards as numbers, (n,), NaN for None. Raises ValueError if there is not one for each completion."""
+    """The rewards as numbers, (n,), NaN for None. Raises EnvError if there is not one for each completion."""
     given = reward(prompts=list(prompts), completions=list(completions), **columns)
     if given is None:
-        raise ValueError("the reward returned nothing: it must return a number for each completion")
+        raise EnvError("the reward returned nothing: it must return a number for each completion")
     values = np.array([np.nan if value is None else float(value) for value in given])
     if len(values) != len(completions):
-        raise ValueError(f"the reward returned {len(values)} numbers for {len(completions)} completions")
+        raise EnvError(f"the reward returned {len(values)} numbers for {len(completions)} completions")
     return values

@@ -113,9 +113,9 @@ class Speaker:
         (said,) = self._complete(prompts, 1, beat)
         if not self._kl:
             return said, None
-        now = self._language.log_probabilities(prompts, said)
+        now = self._language.log_probabilities(prompts, said, beat)
         self._hold_start(shared)
-        then = self._language.log_probabilities(prompts, said)
+        then = self._language.log_probabilities(prompts, said, beat)
         return said, [kl([a], [b]) for a, b in zip(now, then, strict=True)]
 
 

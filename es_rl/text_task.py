@@ -124,9 +124,11 @@ class TextTask:
         jobs = [Job("evaluation", rows[i : i + EVALUATION_ROWS]) for i in range(0, len(rows), EVALUATION_ROWS)]
         outcomes = self._workers.map(self._judge, shared, jobs)
         failures = [o.message for o in outcomes if isinstance(o, Failed)]
-        if failures:
+        if failures and (len(failures) == len(jobs) or not self._config.reward):
             raise TrainingError(f"theta could not be evaluated: {failures[0]}.")
-        scores = np.concatenate(outcomes)
+        scores = np.concatenate(
+            [np.full(len(j.items), np.nan) if isinstance(o, Failed) else o for j, o in zip(jobs, outcomes, strict=True)]
+        )
         if self._config.reward:
             sound = scores[np.isfinite(scores)]
             means = {

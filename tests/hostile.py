@@ -249,3 +249,9 @@ def all_none(prompts, completions, **columns):
 
 def all_nan(prompts, completions, **columns):
     return [float("nan") for _ in completions]
+
+
+def raises_on_x(prompts, completions, **columns):
+    if "x" in completions:
+        raise ValueError("no x")
+    return [1.0] * len(completions)

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from es_rl import dataset, es, finetune, in_place, language, llm, noise
 from es_rl.countdown import evaluate, solves
+from es_rl.critic import Critic
 from es_rl.errors import CheckpointError, ConfigError, EnvError, Stopped, TrainingError
 from es_rl.es import Evaluation
 from es_rl.in_place import Direction, ascend, write
@@ -493,3 +494,12 @@ def test_the_shipped_data_is_what_the_script_makes(tmp_path):
         assert path.read_text() == (tmp_path / path.name).read_text()
     rows = dataset.lines(str(tmp_path / "countdown-test.jsonl"), "data")
     assert all(len(row["numbers"]) in (3, 4) and 1 <= row["target"] <= 99 for row in rows)
+
+
+def test_one_completion_on_which_a_reward_raises_is_one_that_is_not_judged():
+    rows = [{"prompt": "a"}, {"prompt": "b"}]
+    beats = []
+    scores = Critic("hostile:raises_on_x")(rows, ["fine", "x"], beats.append)
+    assert scores[0] == 1.0 and np.isnan(scores[1])
+    with pytest.raises(ValueError, match="no x"):
+        Critic("hostile:raises_on_x")(rows, ["x", "x"], beats.append)

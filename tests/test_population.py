@@ -1,11 +1,15 @@
 """One forward pass of many members against each member's explicit weights in the module by itself."""
 
 import copy
+import functools
 import os
+import random
+import re
 import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -451,3 +455,86 @@ def test_a_layer_that_comes_twice_is_left_as_it_was():
         for _ in range(3):
             assert torch.allclose(module(x), expected, atol=1e-5)
     assert all(a is b for a, b in zip(module.parameters(), before, strict=True))
+
+
+def test_a_forward_of_the_instances_own_is_there_afterwards():
+    module = nn.Linear(3, 2)
+    attention = nn.MultiheadAttention(4, 2)
+    own = attention.forward = functools.partial(attention.forward, need_weights=False)
+    inner = nn.Sequential(module)
+    plain = inner.forward
+    inner.forward = lambda x: 2 * plain(x)
+    for _ in range(2):
+        with perturb(inner, range(2), Perturbation(sigma=0.0)):
+            y = inner(torch.ones(2, 3))
+        assert torch.allclose(y, 2 * module(torch.ones(2, 3)))
+    with perturb(attention, range(2), Perturbation(sigma=0.1)):
+        assert attention.forward is not own
+    assert attention.forward is own
+
+
+class Speaks(nn.Module):
+    """What is asked of it, of one parameter that is used where there is no rule."""
+
+    def __init__(self, say):
+        super().__init__()
+        self.weight, self._say = nn.Parameter(torch.ones(3)), say
+
+    def forward(self, x):
+        return self._say(x, torch.sort(self.weight).values)
+
+
+@pytest.mark.parametrize(
+    ("say", "what"),
+    [
+        (lambda x, w: torch.distributions.Normal(x * w, 1.0), "a Normal"),
+        (lambda x, w: (x * w, (x * w).mean()), "a tensor of shape ()"),
+        (lambda x, w: (x * w).repeat(2, 1), "a tensor of shape (4, 3)"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused(say, what):
+    module = Speaks(say)
+    message = re.escape(f"Speaks returns {what} for 2 rows of a member")
+    with perturb(module, range(4), Perturbation(sigma=0.1)), pytest.raises(EnvError, match=message):
+        module(torch.randn(8, 3))
+    same = Speaks(lambda x, w: {"y": x * w, "kind": "same", "scale": torch.tensor(2.0)})
+    with perturb(same, range(4), Perturbation(sigma=0.1)):
+        out = same(torch.randn(8, 3))
+    assert out["y"].shape == (8, 3) and (out["kind"], out["scale"]) == ("same", 2.0)
+
+
+def test_a_parameter_that_is_held_in_a_list_too_is_each_members():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(7, 4)
+            self._out = [self.embed.weight]
+
+        def forward(self, x):
+            return nn.functional.linear(torch.erf(self.embed(x)), self._out[0])
+
+    module, x, p = Tied(), torch.arange(6) % 7, Perturbation(sigma=0.5, seed=2)
+    kept = module.embed.weight.detach().clone()
+    with perturb(module, range(3), p) as members:
+        y = module(x)
+        assert members.together
+    for member in range(3):
+        weight = member_weights(module, member, p)["embed.weight"]
+        expected = torch.erf(weight[x[2 * member : 2 * member + 2]]) @ weight.T
+        assert torch.allclose(y[2 * member : 2 * member + 2], expected, atol=1e-5)
+    assert torch.equal(module.embed.weight, kept)
+
+
+def test_members_draw_alike_from_every_generator():
+    class Draws(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return x * 0 + torch.sort(self.weight).values * 0 + random.random() + np.random.random() + torch.rand(())  # noqa: NPY002
+
+    module = Draws()
+    with perturb(module, range(4), Perturbation(sigma=0.1)):
+        y = module(torch.zeros(4, 1))
+    assert len(y.unique()) == 1

@@ -14,6 +14,7 @@ import es_rl
 from es_rl import callbacks
 from es_rl.compat import EGGROLLTrainer, VanillaESTrainer
 from es_rl.errors import CheckpointError, ConfigError, TrainingError
+from es_rl.member_fitness import undone
 from es_rl.noise import member_weights
 
 X = torch.randn(32, 5, generator=torch.Generator().manual_seed(0))
@@ -363,3 +364,37 @@ def test_what_cannot_be_sent_to_workers_is_refused_at_once(kind):
         model.register_buffer("strange", strange)
     with pytest.raises(ConfigError, match=r"strange is of torch.bfloat16 on cpu.*Use model.float\(\).cpu\(\)"):
         es_rl.Trainer(model, theta_sum)
+
+
+def test_a_batched_fitness_that_calls_only_a_part_is_refused():
+    @es_rl.batched
+    def part(model, n):
+        return model[0](X.repeat(n, 1)).reshape(n, -1).mean(dim=1)
+
+    with pytest.raises(TrainingError, match=r"never called model\(…\)"):
+        trainer(part).step()
+
+
+class Remembers(nn.Module):
+    """Keeps its last state in a buffer that begins as nothing, and one that it exchanges."""
+
+    def __init__(self):
+        super().__init__()
+        self.i = nn.Linear(5, 1)
+        self.register_buffer("h", None)
+        self.register_buffer("first", torch.zeros(1, 1))
+
+    def forward(self, x):
+        self.h = self.i(x) + (0 if self.h is None else 100 * self.h)
+        self.first = self.h
+        return self.h
+
+
+def test_buffers_that_come_and_change_are_undone():
+    model, said = Remembers(), []
+    for _ in range(2):
+        with undone(model):
+            model(X)
+            said.append(model(X))
+    assert torch.equal(*said)
+    assert model.h is None and model.first.shape == (1, 1)

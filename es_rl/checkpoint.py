@@ -147,6 +147,7 @@ class Saver:
         self._saved_generation = -1
         self._saved_at = time.monotonic()
         self._best, self._failed = False, False
+        self.before: Callable[[], None] = lambda: None  # called first: what a checkpoint counts as done is on disk
         self.pinned: int | None = None  # a generation that is being filmed, and so is kept
 
     def start(self, state: ESState, progress: Progress, *, saved: bool) -> None:
@@ -174,6 +175,7 @@ class Saver:
         """Save the newest state, unless it is. With `must`, raises `ResourceError` if that is impossible."""
         if self._saved_generation == self.state.generation:
             return
+        self.before()
         try:
             save(
                 self._run,

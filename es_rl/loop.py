@@ -146,6 +146,7 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
     screen.say(prepared.heading + begun)
     log = RunLog(r.path, screen, text, r.terms, generation=state.generation, steps=progress.steps, resumed=r.resumed)
     stack.callback(log.close)
+    saver.before = log.flush
     follower = prepared.follow(log) if prepared.follow is not None else None
     if follower is not None:
         stack.callback(follower.close)

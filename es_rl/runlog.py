@@ -72,6 +72,9 @@ class TensorBoard:
         self._writer._get_file_writer().add_summary(  # type: ignore[no-untyped-call]
             Summary(value=[Summary.Value(tag="eval/video", image=image)]), step
         )
+        self.flush()
+
+    def flush(self) -> None:
         self._writer.flush()
 
     def close(self) -> None:
@@ -111,6 +114,10 @@ class RunLog:
         with Image.open(gif) as image:
             size = image.size
         self._tensorboard.animation(gif.read_bytes(), size, step)
+
+    def flush(self) -> None:
+        """All that was said so far is in the files, whatever becomes of this process."""
+        self._tensorboard.flush()
 
     def close(self) -> None:
         self._metrics.close()

@@ -67,6 +67,7 @@ class Trainer:
     `fitness(model)` is called with each member's weights in the model, or, marked by `batched`, with many members at
     once. It may draw from the global generators of Python, NumPy and torch: all members of a generation see the same
     numbers. What it does to buffers and to train/eval mode is undone. Only parameters with `requires_grad` move.
+    Workers have a copy of fitness and model from the start of `train` on: what a callback changes, they do not see.
 
     `callbacks` are called after each generation with (trainer, record), or are objects with such an `on_generation`;
     one that returns True ends `train`. `options` are further keys of the strategy and of the optimiser, such as

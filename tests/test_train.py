@@ -150,6 +150,16 @@ def test_metrics_and_tensorboard_continue_without_doubled_points(train):
     assert "config/text_summary" in tags["tensors"]
 
 
+def test_a_killed_run_that_goes_on_has_no_gap_in_its_curves(train, start, tmp_path):
+    run = tmp_path / "run"
+    process = start(*toy(), "run=run", "workers=0", "video.every=-1", "checkpoint.every=5", "generations=100000")
+    wait_for(lambda: any(int(p.name) >= 10 for p in (run / "checkpoints").glob("0*")), process)
+    process.kill()
+    process.wait()
+    train("resume=run", f"generations={cp.load(run).generation + 2}")
+    assert [step for step, _ in scalars(run, "fitness/mean")[1]] == [line["env_steps"] for line in metrics(run)]
+
+
 def test_a_run_resumed_from_its_start_has_no_doubled_points_either(train):
     whole = train(*toy(), "generations=3", run="whole")
     run = train(*toy(), "generations=2")

@@ -22,6 +22,7 @@ import numpy as np
 
 from es_rl import compare as comparison
 from es_rl.cli import run
+from es_rl.errors import ConfigError
 from es_rl.keys import pairs
 from es_rl.report import summary
 from es_rl.screen import number
@@ -40,16 +41,16 @@ BEGIN, END = "<!-- results: made by scripts/results.py -->", "<!-- /results -->"
 
 def compare(task, out, keys):
     """One comparison; what is finished is not done again."""
-    given = {"env": task, "minutes": MINUTES[task], "seeds": SEEDS, "out": out / task, **keys}
+    given = {"env": task, "minutes": MINUTES.get(task, 5), "seeds": SEEDS, "out": out / task, **keys}
     comparison.main([f"{name}={value}" for name, value in given.items()])
 
 
 def collect(task, out):
-    """What the runs of a task say, small enough to keep, and our median run; or nothing."""
+    """What the runs of a task say, small enough to keep, and our median run; nothing before all of ours are done."""
     results = json.loads((out / task / "results.json").read_text())
     found = summary(results)
     ours = [r for r in results["runs"] if r["name"] == "es" and "return_mean" in r]
-    if not ours:
+    if not ours or found["es"]["missing"]:
         return None, None
     middle = sorted(ours, key=lambda r: r["return_mean"])[(len(ours) - 1) // 2]
     kept = {
@@ -116,7 +117,7 @@ def clips(results):
     lines = [
         "# Trained policies",
         "",
-        "Each clip is of the policy that its command trained, of the median seed of three.",
+        "Each clip is of the policy that its command trained, of the median seed.",
     ]
     lines += [
         "`es_rl.load('videos/policies/NAME')` is the policy itself. Made by `python scripts/results.py show`.",
@@ -126,7 +127,7 @@ def clips(results):
         task, ours = result["env"], result["contenders"]["es"]
         name = task.partition("-")[0].lower()
         lines += [f"## {task}: [{name}.mp4]({name}.mp4)", "", f"`{result['train']}`", ""]
-        lines += [f"Returns of the three seeds, mean of {result['episodes']} episodes: "
+        lines += [f"Returns of the {len(ours['returns'])} seeds, mean of {result['episodes']} episodes: "
                   f"{', '.join(f'{value:,.0f}' for value in ours['returns'])}. "
                   f"mujoco {result['versions']['mujoco']}, {result['machine']['processors']} processors, "
                   f"{result['date']}.", ""]  # fmt: skip
@@ -139,6 +140,8 @@ def short(command):
 
 
 def main(argv):
+    if argv[:1] not in (["run"], ["show"]):
+        raise ConfigError("run or show is missing: the first word says what is to be done.")
     action, keys = argv[0], pairs(argv[1:])
     out = Path(keys.pop("out", ROOT / "runs" / "results"))
     tasks = keys.pop("tasks", ",".join(MINUTES)).split(",")
@@ -155,7 +158,8 @@ def main(argv):
             results = [*(r for r in results if r not in same), found]
             if longest(results, found):
                 show(trained, task)
-    results.sort(key=lambda result: (list(MINUTES).index(result["env"]), result["minutes"]))
+    order = [*MINUTES, *tasks]
+    results.sort(key=lambda result: (order.index(result["env"]), result["minutes"]))
     path.write_text(json.dumps(results, indent=1) + "\n")
     (ROOT / "videos" / "README.md").write_text(clips(results))
     readme = (ROOT / "README.md").read_text()

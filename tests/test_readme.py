@@ -81,6 +81,6 @@ def test_files_that_are_named_exist():
 
 def test_keys_that_are_named_are_keys():
     known = {name for name, _ in leaves(Config)} | {"config"}
-    table = README.split("| key | |")[1].split("Environments with")[0]
+    table = README.split("| key | |")[1].split("\n\n")[0]
     for name in re.findall(r"([a-z_]+(?:\.[a-z_]+)?)=", table):
         assert name in known or name.startswith("env_kwargs."), name

@@ -215,7 +215,7 @@ def _train(
                     log.generation(record | {"seconds": progress.seconds}, done.fitness, {})
                 raise
             score = record[terms.score]
-            before, best = progress.best_score, terms.better(score, progress.best_score)
+            best = terms.better(score, before)
             progress = replace(
                 progress,
                 last_score=score,

@@ -35,15 +35,27 @@ def _product(m: Interception, x: Tensor, w: Members, bias: Tensor | None = None)
 
 def _low_rank_product(members: int, x: Tensor, w: LowRank, bias: Tensor | None) -> Tensor:
     """What is each member's own comes first, then the product that all share is added in place: no copy of either."""
-    n, rank = w.b.shape[1:]
-    if rank == 1 and x.shape == (members, n):  # a dot product with b, and a multiple of a
-        t, a = torch.mul(x, w.b.squeeze(2)).sum(-1, keepdim=True), w.a.squeeze(2)  # (N, 1), (N, m)
-        y = t * a if bias is None else torch.addcmul(bias, t, a)
-    else:
-        t, a = torch.bmm(x.reshape(members, -1, n), w.b), w.a.transpose(1, 2)  # (N, K, R), (N, R, m)
-        y = torch.bmm(t, a) if bias is None else torch.baddbmm(bias[:, None], t, a)
+    n = w.b.shape[1]
+    t, a = _inner(x.reshape(members, -1, n), w.b), w.a.transpose(1, 2)  # (N, K, R), (N, R, m)
+    y = _outer(t, a) if bias is None else _outer(t, a, bias[:, None])
     y = y.reshape(-1, y.shape[-1]).addmm_(x.reshape(-1, n), w.theta.T)
     return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _inner(rows: Tensor, b: Tensor) -> Tensor:
+    """rows (N, K, n) times b (N, n, R): (N, K, R). For one column the processor's product takes several times as long
+    as multiplying and adding up, and a GPU's for one row."""
+    if b.shape[2] == 1 and (rows.shape[1] == 1 or rows.is_cpu):
+        column: Tensor = torch.linalg.vecdot(rows, b.transpose(1, 2))
+        return column.unsqueeze(2)
+    return torch.bmm(rows, b)
+
+
+def _outer(t: Tensor, a: Tensor, start: Tensor | None = None) -> Tensor:
+    """start + t (N, K, R) times a (N, R, m): (N, K, m). At rank one these are multiples of a."""
+    if t.shape[2] == 1:
+        return t * a if start is None else torch.addcmul(start, t, a)
+    return torch.bmm(t, a) if start is None else torch.baddbmm(start, t, a)
 
 
 def _linear(m: Interception, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -91,14 +103,15 @@ def _embedding(
         raise NoRuleError("looks up an embedding with max_norm")
     if not m.is_batch(input):  # places, for instance, which are the same for all rows
         tables = w.explicit() if isinstance(w, LowRank) else w
-        return m.make(F.embedding(input, weight), tables[:, input])
+        own = tables.index_select(1, input.flatten())  # faster than tables[:, input]
+        return m.make(F.embedding(input, weight), own.reshape(m.n, *input.shape, -1))
     member = torch.arange(m.n, device=input.device).repeat_interleave(len(input) // m.n)
     own = input + (member * len(weight)).reshape(-1, *([1] * (input.ndim - 1)))  # into the members' tables on end
     if not isinstance(w, LowRank):
         return F.embedding(own, w.reshape(-1, w.shape[-1]))
     y = F.embedding(input, w.theta).reshape(m.n, -1, w.theta.shape[1])  # (N, K, d)
     a = F.embedding(own, w.a.reshape(-1, w.a.shape[2])).reshape(m.n, -1, w.a.shape[2])  # (N, K, R)
-    return y.baddbmm_(a, w.b.transpose(1, 2)).reshape(*input.shape, -1)
+    return _outer(a, w.b.transpose(1, 2), y).reshape(*input.shape, -1)
 
 
 def _convolution(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:

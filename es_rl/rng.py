@@ -7,7 +7,12 @@ streams of different names therefore never overlap, and any stream can be opened
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import NDArray
 
 MAX_SEED = 2**63 - 1
 
@@ -26,6 +31,19 @@ PURPOSES = {
 }
 
 
+class _Key(ISeedSequence):
+    """The key of a stream. Given as `key=` it would be the same, but NumPy asks the system for entropy first."""
+
+    def __init__(self, seed: int, purpose: str) -> None:
+        self._words = np.array([seed, PURPOSES[purpose]], dtype=np.uint64)
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint64) -> NDArray[np.uint64]:
+        return self._words
+
+
+_key: Any = lru_cache(_Key)  # of a (seed, purpose); Any, since NumPy's types know no sequence but its own
+
+
 def stream(seed: int, purpose: str, *indices: int) -> np.random.Generator:
     """The random stream of a purpose and up to three indices, such as (generation, pair, parameter).
 
@@ -35,9 +53,9 @@ def stream(seed: int, purpose: str, *indices: int) -> np.random.Generator:
         raise ValueError(f"seed={seed}: must lie between 0 and {MAX_SEED}")
     if len(indices) > 3 or any(i < 0 for i in indices):
         raise ValueError(f"indices={indices}: at most three, none negative")
-    counter = [0, *indices, *([0] * (3 - len(indices)))]
-    key = np.array([seed, PURPOSES[purpose]], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array(counter, dtype=np.uint64)))
+    counter = np.zeros(4, np.uint64)
+    counter[1 : 1 + len(indices)] = indices
+    return np.random.Generator(np.random.Philox(_key(seed, purpose), counter=counter))
 
 
 def integer_seed(seed: int, purpose: str, *indices: int) -> int:

@@ -7,7 +7,8 @@
 
 `run` calls `python -m es_rl.compare` for each task, with the minutes below if not given, and any key of it. `show`
 writes what the runs' own files say into `videos/results.json`, from which the tables in README.md and videos/README.md
-are made, and copies the video and the small policy of our median seed into `videos/`, of each task's longest training.
+are made, and copies the curves, and the video and the small policy of our median seed, into `videos/`, of each task's
+longest training.
 """
 
 import json
@@ -65,8 +66,9 @@ def collect(task, out):
 
 
 def show(trained, task):
-    """The clip of a run's policy, and a run directory with nothing but its last checkpoint."""
+    """The clip of a run's policy, its comparison's curves, and a run directory with nothing but its last checkpoint."""
     name = task.partition("-")[0].lower()
+    shutil.copy(trained.parents[1] / "wall-clock.png", ROOT / "videos" / f"{name}.png")
     film = [f"run={trained}", f"out={ROOT / 'videos' / f'{name}.mp4'}", f"seconds={CLIP_SECONDS}"]
     subprocess.run([sys.executable, "-m", "es_rl.record", *film], check=True)
     size = (ROOT / "videos" / f"{name}.mp4").stat().st_size
@@ -93,8 +95,8 @@ def cell(contender):
 
 def table(results):
     """Markdown: a row a comparison, the higher of our median and PPO's in bold, if both have as many returns."""
-    rows = ["| task | minutes | **es_rl** | " + " | ".join(OTHERS.values()) + " | our steps, millions |"]
-    rows.append("|---|---|---|" + "---|" * (len(OTHERS) + 1))
+    rows = ["| task | minutes | **es_rl** | " + " | ".join(OTHERS.values()) + " | our steps, millions | on |"]
+    rows.append("|---|---|---|" + "---|" * (len(OTHERS) + 2))
     for result in results:
         them = result["contenders"]
         cells = [cell(them.get(name)) for name in ("es", *OTHERS)]
@@ -103,8 +105,15 @@ def table(results):
             better = int(medians[1] > medians[0])
             cells[better] = f"**{cells[better]}**"
         steps = them["es"]["env_steps"] / 1e6
-        rows.append(f"| {result['env']} | {result['minutes']:g} | {' | '.join(cells)} | {steps:.1f} |")
+        cells += [f"{steps:.1f}", processors(result["machine"])]
+        rows.append(f"| {result['env']} | {result['minutes']:g} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def processors(machine):
+    """How many of what, as in `2 AMD EPYC`."""
+    name = re.sub(r"\(R\)| Processor$", "", machine["processor"])
+    return f"{machine['processors']} {name}"
 
 
 def longest(results, result):
@@ -127,10 +136,11 @@ def clips(results):
         task, ours = result["env"], result["contenders"]["es"]
         name = task.partition("-")[0].lower()
         lines += [f"## {task}: [{name}.mp4]({name}.mp4)", "", f"`{result['train']}`", ""]
-        lines += [f"Returns of the {len(ours['returns'])} seeds, mean of {result['episodes']} episodes: "
+        lines += [f"Mean return of {result['episodes']} episodes, each seed's: "
                   f"{', '.join(f'{value:,.0f}' for value in ours['returns'])}. "
-                  f"mujoco {result['versions']['mujoco']}, {result['machine']['processors']} processors, "
+                  f"mujoco {result['versions']['mujoco']}, {processors(result['machine'])}, "
                   f"{result['date']}.", ""]  # fmt: skip
+        lines += [f"![Return against minutes of training]({name}.png)", ""]
     return "\n".join(lines)
 
 

@@ -74,8 +74,10 @@ def test_the_results_shown_are_made_of_what_the_runs_say(monkeypatch):
 
     row = {"returns": [3.0, 1.0, 2.0], "env_steps": 2e6, "failed": []}
     them = {"es": row, "ppo": {**row, "returns": [9.0]}, "ars": {**row, "returns": [], "failed": ["no"]}}
-    table = results.table([{"env": "Hopper-v4", "minutes": 5.0, "contenders": them}]).splitlines()[-1]
-    assert table == "| Hopper-v4 | 5 | 2.000 (3.000, 1.000, 2.000) | 9.000 | 1 failed | not run | 2.0 |"
+    machine = {"processor": "Intel(R) Xeon(R) Processor", "processors": 2}
+    result = {"env": "Hopper-v4", "minutes": 5.0, "contenders": them, "machine": machine}
+    table = results.table([result]).splitlines()[-1]
+    assert table == "| Hopper-v4 | 5 | 2.000 (3.000, 1.000, 2.000) | 9.000 | 1 failed | not run | 2.0 | 2 Intel Xeon |"
     kept = json.loads((ROOT / "videos/results.json").read_text())
     assert results.table(kept) in (ROOT / "README.md").read_text()
     assert results.clips(kept) == (ROOT / "videos/README.md").read_text()
@@ -92,6 +94,7 @@ def test_the_policies_shown_are_loaded_and_their_clips_are_small():
         assert agent.config.env == task
         assert agent.action_space.contains(agent(np.zeros(agent.observation_space.shape)))
         assert 10_000 < (ROOT / "videos" / f"{name}.mp4").stat().st_size <= 1_000_000
+        assert (ROOT / "videos" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_is_walked_is_walked_in_the_episodes_of_evaluate():

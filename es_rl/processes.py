@@ -68,8 +68,8 @@ def choose_device(name: str) -> torch.device:
     found = torch.cuda.is_available()
     if name == "cuda" and not found:
         raise ResourceError(
-            "device=cuda: this machine, or this build of torch, has no CUDA. Give a new run device=cpu or auto; one that "
-            "began on a GPU goes on on one."
+            "device=cuda: this machine, or this build of torch, has no CUDA. Give a new run device=cpu or auto; "
+            "one that began on a GPU goes on on one."
         )
     return torch.device("cuda" if found else "cpu")
 

@@ -19,10 +19,10 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from es_rl.envs.spaces import Floats, Ints
-from es_rl.interception import Members
+from es_rl.members import Members, members_of
 from es_rl.noise import Perturbation
 from es_rl.numpy_forward import NumpyForward, chain
-from es_rl.population import Population, members_of, perturb
+from es_rl.population import Population, perturb
 
 # Finished simulations stay in the batch until this share of it runs: making it anew costs a copy of the weights.
 SHRINK_BELOW = 0.75

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import nn
 
 from es_rl import checkpoint as checkpoints
-from es_rl import es, policies, rundir
+from es_rl import directory, es, policies, rundir
 from es_rl.config import Config, module_rule, resolve
 from es_rl.envs.spaces import flatten, from_json, size, to_action, to_json
 from es_rl.errors import CheckpointError, ConfigError
@@ -61,7 +61,7 @@ def about(observation_space: spaces.Space[Any], action_space: spaces.Space[Any])
 
 def saved_spaces(checkpoint: checkpoints.Checkpoint) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
     """The spaces that a policy was trained for: observations, actions. Raises `CheckpointError`."""
-    with checkpoints.reading(checkpoint.path):
+    with directory.reading(checkpoint.path):
         return from_json(checkpoint.about["observation_space"]), from_json(checkpoint.about["action_space"])
 
 

@@ -2,36 +2,32 @@
 
 `checkpoints/<generation>/` holds `model.safetensors` (theta and the policy's buffers by name, and nothing that differs
 between equal runs), `trainer.safetensors` (the optimiser), `state.json` (counters, and what the policy is for) and
-`MANIFEST.json` (size and sha256 of each). `last` and `best` link to two of them. A directory under its final name is
-complete: it was written under another name, flushed to the disk and renamed.
+a manifest. `last` and `best` link to two of them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from es_rl import directory
 from es_rl.config import CheckpointConfig
-from es_rl.errors import CheckpointError, EsRlError, ResourceError
+from es_rl.errors import CheckpointError, ResourceError
 from es_rl.es import ESState
 
 FORMAT = 2
 FILES = ("model.safetensors", "trainer.safetensors", "state.json")
-MANIFEST = "MANIFEST.json"
 SAVE_SECONDS = 60.0  # a checkpoint is due when the last one is older than this, whatever the cadence
 
 
@@ -103,38 +99,12 @@ def save(
         "state.json": json.dumps(facts, indent=2, allow_nan=False).encode(),
     }
     final = folder / _name(state.generation)
-    write_directory(final, contents)
+    directory.write(final, contents)
     _link(folder / "last", final.name)
     if best:
         _link(folder / "best", final.name)
     _prune(folder, keep, pinned)
     return final
-
-
-def write_directory(final: Path, contents: Mapping[str, bytes]) -> None:
-    """A directory of these files and their manifest, which appears complete or not at all. Raises OSError."""
-    manifest = {name: {"size": len(data), "sha256": _sha256(data)} for name, data in contents.items()}
-    temporary, old = (final.with_name(f".{what}-{os.getpid()}-{final.name}") for what in ("writing", "old"))
-    for leftover in (temporary, old):  # of an earlier process of this number
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir()
-    for name, data in {**contents, MANIFEST: json.dumps(manifest, indent=2).encode()}.items():
-        _write_to_disk(temporary / name, data)
-    if final.exists():  # a damaged one that a resumed run has fallen back from, or an earlier one
-        final.rename(old)
-    temporary.rename(final)
-    _flush_directory(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def read_directory(path: Path) -> dict[str, bytes]:
-    """The files of such a directory. Raises `CheckpointError` if one is not what the manifest says, and OSError."""
-    manifest = json.loads((path / MANIFEST).read_bytes())
-    contents = {name: (path / name).read_bytes() for name in FILES}
-    for name, data in contents.items():
-        if len(data) != manifest[name]["size"] or _sha256(data) != manifest[name]["sha256"]:
-            raise CheckpointError(f"{path / name}: damaged, it is not what {MANIFEST} says.")
-    return contents
 
 
 class Saver:
@@ -229,8 +199,8 @@ def load_newest(run: Path, on_warning: Callable[[str], None]) -> Checkpoint:
 
 def _read(path: Path) -> Checkpoint:
     """Check every file against the manifest before anything in it is looked at."""
-    with reading(path):
-        contents = read_directory(path)
+    with directory.reading(path):
+        contents = directory.read(path, FILES)
         facts = json.loads(contents["state.json"])
         if facts["format"] != FORMAT:
             raise CheckpointError(f"{path}: has format {facts['format']}; this version reads {FORMAT}.")
@@ -253,21 +223,6 @@ def _progress(saved: dict[str, Any]) -> Progress:
     return progress
 
 
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Whatever is wrong with what is read of a path is a `CheckpointError`."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(f"{error.filename or path}: cannot be read ({error.strerror}).") from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: holds a file that is not safetensors ({error}).") from error
-    except EsRlError:
-        raise
-    except Exception as error:
-        raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error}).") from error
-
-
 def _all(folder: Path) -> list[Path]:
     """Checkpoint directories, oldest first."""
     return sorted(p for p in folder.glob("*") if p.name.isdecimal() and p.is_dir())
@@ -275,25 +230,6 @@ def _all(folder: Path) -> list[Path]:
 
 def _name(generation: int) -> str:
     return f"{generation:08d}"
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _write_to_disk(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _link(link: Path, target: str) -> None:

@@ -12,9 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import re
-import resource
 import shlex
 import shutil
 import signal
@@ -28,7 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from es_rl import cli, envs, report
+from es_rl import cli, envs, machine, report
 from es_rl.baselines import BASELINES, label, write_json
 from es_rl.config import Config, parse_train
 from es_rl.errors import ConfigError, Stopped, lookup
@@ -123,15 +121,16 @@ def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[s
     path.unlink(missing_ok=True)
     meter = folder / "processors.json"  # over all sittings of a training that goes on
     goes_on = name == OURS and (folder / "run" / "config.yaml").exists() and meter.exists()
-    sums, start = json.loads(meter.read_text()) if goes_on else [0.0, 0.0, 0.0], _processors()
+    sums, start = json.loads(meter.read_text()) if goes_on else [0.0, 0.0, 0.0], machine.processor_seconds()
     try:
         failed = (_ours if name == OURS else partial(_theirs, name))(seed, folder, config, ours)
     finally:
-        sums = [done + now - then for done, now, then in zip(sums, _processors(), start, strict=True)]
+        sums = [done + now - then for done, now, then in zip(sums, machine.processor_seconds(), start, strict=True)]
         write_json(meter, sums)
     busy, passed, own = sums
     outcome = _outcome(folder)  # which is there if only the film has failed
-    about: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": _machine(), "versions": _versions()}
+    about: dict[str, Any] = {"date": time.strftime("%Y-%m-%d")}
+    about |= {"machine": machine.description(), "versions": _versions()}
     if available_processors() == len(os.sched_getaffinity(0)):  # with a quota on more of them, others may use the rest
         about["others"] = max(0.0, busy - own) / passed
     write_json(path, (outcome or {"failed": failed}) | about)
@@ -145,11 +144,11 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> st
     keys = [f"resume={run}", f"minutes={config.minutes:g}", f"env={config.env}"]
     spent = folder / "cpu_seconds.json"  # over all sittings
     before = json.loads(spent.read_text()) if spent.exists() else 0.0
-    start = _cpu_seconds()
+    start = machine.children_seconds()
     try:
         failed = _call(folder, "es_rl.train", keys if begun else _train_keys(seed, run, config, ours))
     finally:
-        write_json(spent, before + _cpu_seconds() - start)
+        write_json(spent, before + machine.children_seconds() - start)
     if failed:
         return failed
     keys = [f"run={run}", f"env={config.env}"]
@@ -220,25 +219,6 @@ def _call(folder: Path, module: str, keys: list[str], *, stdout: Path | None = N
     return f"{module} ended with exit code {code}: {said[-1]}" if code else None
 
 
-def _cpu_seconds() -> float:
-    """Processor time of the children that have ended, and of theirs."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _processors() -> tuple[float, float, float]:
-    """Seconds that our processors have worked, for anybody, all of their seconds, and those of our own children.
-
-    Of the machine's processors those that we may run on: side by side, comparisons with their own do not disturb.
-    """
-    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-    rows = [line.split() for line in Path("/proc/stat").read_text().splitlines() if line.startswith("cpu")]
-    ticks = [sum(int(row[i]) for row in rows if row[0] in ours) for i in range(1, 9)]
-    per_second = os.sysconf("SC_CLK_TCK")
-    idle = ticks[3] + ticks[4]  # the latter waiting for disks
-    return (sum(ticks) - idle) / per_second, sum(ticks) / per_second, _cpu_seconds()
-
-
 def _outcome(folder: Path) -> dict[str, Any]:
     """What is known of a training so far."""
     try:
@@ -271,7 +251,7 @@ def _results(out: Path, config: CompareConfig, ours: list[str], plan: list[tuple
         "labels": {name: label(name, config.env) for name in contenders},
         "command": shlex.join(["python", "-m", "es_rl.compare", *_given(config, ours, runs)]),
         "date": time.strftime("%Y-%m-%d"),
-        "machine": _machine(),
+        "machine": machine.description(),
         "versions": _versions(),
         "runs": runs,
     }
@@ -283,22 +263,6 @@ def _given(config: CompareConfig, ours: list[str], runs: list[dict[str, Any]]) -
     against = f"against=[{','.join(name for name in BASELINES if any(run['name'] == name for run in runs))}]"
     known = asdict(config) | {"first_seed": min(seeds), "seeds": max(seeds) - min(seeds) + 1}
     return [*(f"{k}={v}" for k, v in known.items() if k not in ("against", "out")), against, *ours]
-
-
-def _machine() -> dict[str, Any]:
-    """The processor's name, how many of them may be used, and the memory in GB."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return {
-        "processor": names[0] if names else platform.machine(),
-        "processors": available_processors(),
-        "memory_gb": round(memory, 1),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
 
 
 def _versions() -> dict[str, str]:

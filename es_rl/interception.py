@@ -1,50 +1,23 @@
 """Interception of torch's functions where a parameter of many members is used.
 
-Shapes: N members, R rank; a matrix is (m, n). A batch has rows of each member, those of one member together.
+Shapes: N members. A batch has rows of each member, those of one member together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 from torch.overrides import TorchFunctionMode
 
+from es_rl.members import LowRank, Members
+
 # How a function computes for all members: its own arguments, after the interception.
 Rule = Callable[..., Any]
 TRANSPOSES = {Tensor.t, torch.t, Tensor.transpose, torch.transpose, Tensor.T.__get__, Tensor.mT.__get__}  # type: ignore[attr-defined]
-
-
-class LowRank(NamedTuple):
-    """Members of a matrix: theta + a bᵀ."""
-
-    theta: Tensor  # (m, n)
-    a: Tensor  # (N, m, R), with the sign, sigma and 1/√R
-    b: Tensor  # (N, n, R)
-
-    def select(self, index: Tensor) -> LowRank:
-        return LowRank(self.theta, self.a[index], self.b[index])
-
-    def to(self, device: torch.device) -> LowRank:
-        return LowRank(self.theta.to(device), self.a.to(device), self.b.to(device))
-
-    def transpose(self) -> LowRank:
-        return LowRank(self.theta.T, self.b, self.a)
-
-    def explicit(self) -> Tensor:
-        """(N, m, n)."""
-        return torch.baddbmm(self.theta, self.a, self.b.transpose(1, 2))
-
-
-Members = Tensor | LowRank  # of one parameter: (N, *shape), or factors
-
-
-def select(all_of: dict[str, Members], index: Tensor) -> dict[str, Members]:
-    """The members at these positions, of each parameter."""
-    return {name: m.select(index) if isinstance(m, LowRank) else m[index] for name, m in all_of.items()}
 
 
 class NoRuleError(Exception):

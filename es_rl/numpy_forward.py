@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from es_rl.interception import LowRank, Members, select
+from es_rl.members import LowRank, Members, select
 from es_rl.policies.action import ActionHead
 from es_rl.policies.feedforward import Feedforward
 from es_rl.policies.normalizer import Normalizer, Unnormalized

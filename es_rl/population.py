@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from es_rl.attention import attention
 from es_rl.errors import EnvError
-from es_rl.fused import RULES, attention
-from es_rl.interception import Interception, LowRank, Members, NoRuleError, select
-from es_rl.noise import Factors, Perturbation, directions, matrix
+from es_rl.fused import RULES
+from es_rl.interception import Interception, NoRuleError
+from es_rl.members import LowRank, Members, members_of, select
+from es_rl.noise import Perturbation
 
 
 @dataclass(frozen=True)
@@ -38,50 +40,6 @@ class Generation:
     model: dict[str, NDArray[Any]]  # parameters and buffers, by name
     perturbation: Perturbation
     limit: int | None = None  # steps after which members' episodes are cut off
-
-
-def members_of(module: nn.Module, members: Sequence[int], p: Perturbation, *, still: bool = True) -> dict[str, Members]:
-    """Every member's parameters by name: theta ± sigma*epsilon, each epsilon drawn once a pair.
-
-    Without `still` those that are frozen are missing. On a GPU nothing but the noise is sent there, or dense members.
-    """
-    device = next(module.parameters()).device
-    theta = {name: value.detach() for name, value in module.named_parameters()}
-    host: dict[str, Tensor] = {}  # of what is dense
-    shapes = {name: tuple(value.shape) for name, value in theta.items()}
-    rows: dict[int, list[int]] = {}
-    for row, member in enumerate(members):
-        rows.setdefault(member // 2, []).append(row)
-    result: dict[str, Members] = {}
-    for (_, at), epsilon in zip(rows.items(), directions(shapes, list(rows), p), strict=True):
-        for name, value in epsilon.items():
-            if name not in result:
-                host[name] = theta[name] if isinstance(value, Factors) else theta[name].cpu()
-                result[name] = _empty(host[name], value, len(members))
-            for row in at:
-                _write(result[name], row, host[name], value, p.sigma if members[row] % 2 == 0 else -p.sigma)
-    frozen = {name: value.expand(len(members), *value.shape) for name, value in theta.items() if name not in result}
-    found = result | (frozen if still else {})
-    return {name: found[name].to(device) for name in theta if name in found}
-
-
-def _empty(theta: Tensor, direction: NDArray[np.float32] | Factors, n: int) -> Members:
-    if not isinstance(direction, Factors):
-        return theta.new_empty((n, *theta.shape))
-    size = matrix(tuple(theta.shape))
-    assert size is not None
-    a, b = (theta.new_empty((n, *side.shape), device="cpu") for side in direction)
-    return LowRank(theta.reshape(size), a, b)
-
-
-def _write(members: Members, row: int, theta: Tensor, direction: NDArray[np.float32] | Factors, step: float) -> None:
-    if isinstance(direction, Factors):
-        assert isinstance(members, LowRank)
-        torch.mul(torch.from_numpy(direction.a), step, out=members.a[row])
-        members.b[row] = torch.from_numpy(direction.b)
-    else:
-        assert isinstance(members, Tensor)
-        torch.add(theta, torch.from_numpy(direction), alpha=step, out=members[row])
 
 
 @contextmanager

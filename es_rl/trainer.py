@@ -32,8 +32,8 @@ from safetensors.torch import save as save_tensors
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from es_rl import es
-from es_rl.checkpoint import MANIFEST, check_fit, read_directory, reading, write_directory
+from es_rl import directory, es
+from es_rl.checkpoint import FILES, check_fit
 from es_rl.config import EPISODIC, EsConfig, OptimConfig, check_pairs, default_chunk, refuse_episodic
 from es_rl.errors import CheckpointError, ConfigError, TrainingError, lookup
 from es_rl.es import ESParams, ESState
@@ -147,7 +147,7 @@ class Trainer:
         Raises `ConfigError` if something else is there.
         """
         final = Path(path)
-        if final.exists() and not all((final / name).exists() for name in (MANIFEST, "state.json")):
+        if final.exists() and not all((final / name).exists() for name in (directory.MANIFEST, "state.json")):
             raise ConfigError(f"{path}: is there, and not a saved trainer. Give another place.")
         final.parent.mkdir(parents=True, exist_ok=True)
         best = self.best
@@ -167,7 +167,7 @@ class Trainer:
             "trainer.safetensors": save_tensors({k: v.contiguous() for k, v in {**moving, **kept, **first}.items()}),
             "state.json": json.dumps(about, allow_nan=False).encode(),
         }
-        write_directory(final, contents)
+        directory.write(final, contents)
 
     @classmethod
     def load(
@@ -186,8 +186,8 @@ class Trainer:
         `CheckpointError`.
         """
         folder = Path(path)
-        with reading(folder):
-            contents = read_directory(folder)
+        with directory.reading(folder):
+            contents = directory.read(folder, FILES)
             about = json.loads(contents["state.json"])
             if about["format"] != FORMAT:
                 raise CheckpointError(f"{folder}: has format {about['format']}; this version reads {FORMAT}.")

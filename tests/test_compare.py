@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from es_rl import compare as comparison
-from es_rl import report
+from es_rl import machine, report
 from es_rl.baselines import ARS, PPO, BaselineConfig, Clock, _schedule, label
 from es_rl.errors import ConfigError, Stopped
 
@@ -79,15 +79,15 @@ def test_a_training_that_other_programs_disturbed_is_marked():
 def test_what_other_programs_use_is_measured(tmp_path, monkeypatch):
     """A child of ours that works for a second is not others; a process of nobody's would be."""
     code = "import time\nend = time.process_time() + 1\nwhile time.process_time() < end: pass"
-    before = comparison._processors()
+    before = machine.processor_seconds()
     subprocess.run([sys.executable, "-c", code], check=True)
-    busy, passed, own = (now - then for now, then in zip(comparison._processors(), before, strict=True))
+    busy, passed, own = (now - then for now, then in zip(machine.processor_seconds(), before, strict=True))
     assert 1.0 <= own < 3.0 and busy >= 0.9 * own and passed >= 0.9 * busy
 
 
 def test_the_share_of_others_is_what_was_not_ours_over_all_sittings(tmp_path, monkeypatch):
     seen = iter([(10.0, 100.0, 5.0), (40.0, 150.0, 15.0), (50.0, 200.0, 20.0), (60.0, 250.0, 30.0)])
-    monkeypatch.setattr(comparison, "_processors", lambda: next(seen))
+    monkeypatch.setattr(machine, "processor_seconds", lambda: next(seen))
     config, run = comparison.CompareConfig(env="Hopper-v4"), tmp_path / "run"
 
     def stopped(*_):
@@ -107,9 +107,9 @@ def test_the_share_of_others_is_what_was_not_ours_over_all_sittings(tmp_path, mo
 def test_processors_that_may_not_be_used_do_not_count(monkeypatch):
     """Half of the machine has worked for half of its seconds."""
     every = os.sched_getaffinity(0)
-    whole = comparison._processors()[1]
+    whole = machine.processor_seconds()[1]
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {min(every)})
-    assert comparison._processors()[1] == pytest.approx(whole / len(every), rel=0.05)
+    assert machine.processor_seconds()[1] == pytest.approx(whole / len(every), rel=0.05)
 
 
 def test_a_report_holds_all_that_it_shows():

@@ -12,13 +12,15 @@ PACKAGE = ROOT / "es_rl"
 # Each line may import from the lines above it only; parts on one line do not know one another.
 ORDER = [
     ["errors"],
-    ["rng", "presets", "keys", "processes", "modules", "gpt", "shared", "countdown", "zoo"],
+    ["rng", "presets", "keys", "processes", "modules", "gpt", "shared", "countdown", "zoo", "directory"],
+    ["machine"],
     ["config"],
     ["corpus", "dataset", "rewards", "language"],
     ["shaping", "noise", "optim"],
     ["text_config"],
+    ["members"],
     ["interception", "in_place"],
-    ["fused"],
+    ["fused", "attention"],
     ["population", "es", "policies", "envs"],
     ["numpy_forward"],
     ["actors"],

@@ -18,8 +18,9 @@ from es_rl.errors import CheckpointError, ConfigError, EnvError, Stopped, Traini
 from es_rl.es import Evaluation
 from es_rl.in_place import Direction, ascend, write
 from es_rl.language import Completion, Language, kl
+from es_rl.members import members_of
 from es_rl.noise import Perturbation, member_weights
-from es_rl.population import members_of, perturb
+from es_rl.population import perturb
 from es_rl.rewards import conciseness, countdown, exact_match, parse, total
 
 transformers = pytest.importorskip("transformers")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from es_rl import cli, envs
+from es_rl import cli, envs, machine
 from es_rl.envs.gymnasium_backend import diverged, make_one
 from es_rl.errors import ConfigError, EnvError, ResourceError, Stopped, TrainingError, lookup
 from es_rl.keys import help_text, key, parse
@@ -221,8 +220,7 @@ def episodes(act: Act, config: BaselineConfig, count: int, *index: int) -> tuple
 
 
 def _cpu_seconds() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
+    return time.process_time() + machine.children_seconds()
 
 
 def settings_of(table: dict[str, dict[str, Any]], env: str) -> dict[str, Any]:

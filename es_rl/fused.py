@@ -44,8 +44,11 @@ def _low_rank_product(members: int, x: Tensor, w: LowRank, bias: Tensor | None) 
 
 
 def _inner(rows: Tensor, b: Tensor) -> Tensor:
-    """rows (N, K, n) times b (N, n, R): (N, K, R). For one column the processor's product takes several times as long
-    as multiplying and adding up, and a GPU's for one row."""
+    """rows (N, K, n) times b (N, n, R): (N, K, R).
+
+    Where b is one column, torch's product takes several times as long on a CPU as multiplying and adding up. On a GPU
+    that would be one more array as large as the rows, so only single rows are multiplied so.
+    """
     if b.shape[2] == 1 and (rows.shape[1] == 1 or rows.is_cpu):
         column: Tensor = torch.linalg.vecdot(rows, b.transpose(1, 2))
         return column.unsqueeze(2)
@@ -105,7 +108,7 @@ def _embedding(
     if not m.is_batch(input):  # places, for instance, which are the same for all rows
         tables = w.explicit() if isinstance(w, LowRank) else w
         own = tables.index_select(1, input.flatten())  # faster than tables[:, input]
-        return m.make(F.embedding(input, weight), own.reshape(m.n, *input.shape, -1))
+        return m.make(F.embedding(input, weight), own.reshape(m.n, *input.shape, tables.shape[2]))
     member = torch.arange(m.n, device=input.device).repeat_interleave(len(input) // m.n)
     own = input + (member * len(weight)).reshape(-1, *([1] * (input.ndim - 1)))  # into the members' tables on end
     if not isinstance(w, LowRank):

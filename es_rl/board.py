@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from es_rl.config import Config
 from es_rl.envs import EnvSpec, VectorEnv
 from es_rl.envs.spaces import Floats, Ints
-from es_rl.rollout import Chunk, ChunkResult, chunk_result, episode_seeds, make_env, rollout
+from es_rl.episodes import rollout
+from es_rl.rollout import Chunk, ChunkResult, chunk_result, episode_seeds, make_env
+from es_rl.rows import Gaps
 from es_rl.shared import Fields, Memory
 from es_rl.workers import NAP_SECONDS
 
@@ -85,14 +87,14 @@ class Simulation:
             self._board = shared.board, shared.board.memory.arrays()
         # What a worker that died has left; the parent then knows that this shard begins.
         self._board[1]["request"][shard.job] = self._board[1]["answer"][shard.job] = 0
-        members, es = shard.chunk.kind == "members", self._config.es
+        limit = shared.limit if shard.chunk.kind == "members" else None
         seeds = episode_seeds(self._config, shared.number, shard.chunk)
         actor = _Remote(self._board[1], shard, beat)
         try:
-            done = rollout(self._env, actor, seeds, beat=beat, limit=shared.limit if members else None)
+            done = rollout(self._env, actor, seeds, beat=beat, limit=limit)
         finally:
             self._board[1]["request"][shard.job] = DONE
-        return chunk_result(done, episodes=es.episodes if members else 1, shift=es.reward_shift if members else 0.0)
+        return chunk_result(self._config, shard.chunk, done)
 
 
 class _Remote:
@@ -116,3 +118,6 @@ class _Remote:
             self._beat(0)
         with fence:
             return board["actions"][first + running]  # a copy
+
+    def close(self, gaps: Gaps) -> None:
+        """Nothing: who acts sees on the board which simulations run."""

@@ -30,10 +30,12 @@ from es_rl.board import DONE, LOST, Board, Round, Shard, Simulation, fence, fiel
 from es_rl.config import Config
 from es_rl.envs import EnvSpec
 from es_rl.envs.spaces import Ints, size
-from es_rl.policies.normalizer import Normalizer
+from es_rl.episodes import Tally
+from es_rl.policies.normalizer import Moments
 from es_rl.population import Generation
 from es_rl.processes import choose_device
-from es_rl.rollout import Chunk, ChunkResult, Tally, make_policy
+from es_rl.rollout import Chunk, ChunkResult, make_policy, observed_mean
+from es_rl.rows import Gaps
 from es_rl.shared import Memory, allocate
 from es_rl.worker import Failed
 from es_rl.workers import Workers
@@ -48,6 +50,7 @@ class _Group:
         self,
         board: dict[str, NDArray[Any]],
         shards: list[Shard],
+        size: int,
         begin: Callable[[], Actor],
         tally: Tally | None,
         stack: contextlib.ExitStack,
@@ -55,12 +58,16 @@ class _Group:
         self._board, self._shards, self._begin, self._tally, self._stack = board, shards, begin, tally, stack
         self._actor: Actor | None = None
         self._first = shards[0].first
+        self._size, self._rows = size, np.arange(size)  # the simulations that run, in the order of the actor's rows
         self._history: list[tuple[Ints, NDArray[Any]]] = []  # the simulations that ran at each step, and their actions
 
-    def close(self) -> Tally | None:
-        """Give the policy back; what was seen."""
+    def close(self) -> Moments | None:
+        """Give the policy back; moments of what each simulation has seen."""
         self._stack.close()
-        return self._tally
+        if self._tally is None:
+            return None
+        sums = self._tally.take(np.arange(self._size))
+        return Moments(sum(len(running) for running, _ in self._history), sums[:, 0], sums[:, 1])
 
     def advance(self) -> bool:
         """Answer whatever can be answered; whether there was something."""
@@ -98,9 +105,14 @@ class _Group:
         if not asking:
             return
         running = np.concatenate([self._running(shard) for shard in asking])
+        if len(running) < len(self._rows):
+            gaps = Gaps.of(~np.isin(self._rows, running))
+            self._actor.close(gaps)
+            self._rows = gaps.close(self._rows.copy())
+        running = self._rows
         obs = self._board["obs"][self._first + running]
         if self._tally is not None:
-            self._tally.add(obs)
+            self._tally.add(running, obs)
         actions = self._actor(running, obs)
         self._board["actions"][self._first + running] = actions
         self._history.append((running, actions))
@@ -117,9 +129,9 @@ class _Group:
 
     def _places(self, shard: Shard, then: Ints) -> Ints | None:
         """Where a shard's running simulations stand among those that ran then; it is lost if one does not."""
-        running = self._running(shard)
-        at = np.searchsorted(then, running)
-        if np.array_equal(then[at.clip(max=len(then) - 1)], running):
+        running, order = self._running(shard), np.argsort(then)
+        at: Ints = order[np.searchsorted(then, running, sorter=order).clip(max=len(then) - 1)]
+        if np.array_equal(then[at], running):
             return at
         self._board["answer"][shard.job] = LOST
         return None
@@ -158,8 +170,8 @@ class Central:
             outcomes[i][job] = outcome
             if len(outcomes[i]) == len(shards[i]):
                 group = groups.pop(i, None)
-                tally = None if group is None else group.close()
-                results[i] = _join([outcomes[i][shard.job] for shard in shards[i]], shards[i], tally)
+                moments = None if group is None else group.close()
+                results[i] = _join([outcomes[i][shard.job] for shard in shards[i]], shards[i], moments)
                 on_result(i, results[i])
 
         try:
@@ -185,18 +197,15 @@ class Central:
             for part in np.array_split(np.arange(chunk.first, chunk.first + chunk.count), self._width):
                 if len(part):
                     own.append(Shard(job, Chunk(chunk.kind, int(part[0]), len(part)), first))
-                    first += len(part) * self._episodes(chunk)
+                    first += len(part) * chunk.episodes(self._config)
                     job += 1
             shards.append(own)
         return shards
 
-    def _episodes(self, chunk: Chunk) -> int:
-        return self._config.es.episodes if chunk.kind == "members" else 1
-
     def _open(self, shards: list[list[Shard]]) -> dict[str, NDArray[Any]]:
         """A board for these jobs, empty."""
         last = shards[-1][-1]
-        simulations = last.first + last.chunk.count * self._episodes(last.chunk)
+        simulations = last.first + last.chunk.count * last.chunk.episodes(self._config)
         space = self._spec.action_space
         action = ((), "i8") if isinstance(space, spaces.Discrete) else ((size(space),), "f4")
         layout = fields(simulations, last.job + 1, size(self._spec.observation_space, self._config.obs_first), action)
@@ -212,15 +221,14 @@ class Central:
             stack.callback(self._idle.append, policy)
             policy.load_state_dict({k: torch.from_numpy(v) for k, v in generation.model.items()})
             policy.to(self._device)
+            n = chunk.count * chunk.episodes(self._config)
             if chunk.kind == "evaluation":
-                return _Group(board, shards, lambda: policy_actor(policy, chunk.count), None, stack.pop_all())
-            members = range(chunk.first, chunk.first + chunk.count)
+                return _Group(board, shards, n, lambda: policy_actor(policy, n), None, stack.pop_all())
             begin = stack.enter_context(
-                member_actors(policy, members, generation.perturbation, self._config.es.episodes)
+                member_actors(policy, chunk.items, generation.perturbation, self._config.es.episodes)
             )
-            normalizer = policy.normalizer
-            tally = Tally(normalizer.mean.cpu().numpy()) if isinstance(normalizer, Normalizer) else None
-            return _Group(board, shards, begin, tally, stack.pop_all())
+            mean = observed_mean(policy)
+            return _Group(board, shards, n, begin, None if mean is None else Tally(mean, n), stack.pop_all())
 
 
 def result_of(outcome: ChunkResult | Failed, chunk: Chunk) -> ChunkResult:
@@ -231,7 +239,7 @@ def result_of(outcome: ChunkResult | Failed, chunk: Chunk) -> ChunkResult:
     return ChunkResult(nothing, nothing, nothing, 0, None, [outcome.message])
 
 
-def _join(outcomes: list[Any], shards: list[Shard], tally: Tally | None) -> ChunkResult:
+def _join(outcomes: list[Any], shards: list[Shard], moments: Moments | None) -> ChunkResult:
     """The result of a chunk from those of its shards, of which one that could not be done is one of failed members."""
     parts = [result_of(outcome, shard.chunk) for outcome, shard in zip(outcomes, shards, strict=True)]
     return ChunkResult(
@@ -239,7 +247,7 @@ def _join(outcomes: list[Any], shards: list[Shard], tally: Tally | None) -> Chun
         returns=np.concatenate([part.returns for part in parts]),
         lengths=np.concatenate([part.lengths for part in parts]),
         steps=sum(part.steps for part in parts),
-        moments=None if tally is None else tally.moments(),
+        moments=moments,
         errors=[error for part in parts for error in part.errors],
         simulating=sum(part.simulating for part in parts),
     )

@@ -118,8 +118,8 @@ class Config:
     workers: int | None = key(None, "worker processes; 0: all in this one; default: the processors at hand", low=0)
     chunk: int | None = key(
         None,
-        "members rolled out as one batch, an even number; so many simulations live in a worker; default: from "
-        "the population",
+        "members whose forward pass, or orthogonal noise, is computed together, an even number; of no consequence for "
+        "the linear policy and the MLP otherwise; default: from the population",
         low=2,
     )
     inference: str = key(
@@ -150,7 +150,7 @@ RESUMABLE = (
     "checkpoint.",
     "es.max_failed",
 )
-TOGETHER, TOGETHER_CENTRAL = 64, 1024  # simulations of a chunk at most: in a worker, and of all workers together
+TOGETHER, TOGETHER_CENTRAL = 64, 1024  # simulations side by side: in a worker, and in a chunk of central inference
 WORTHWHILE = 8  # members of a chunk of a small population, or half of it
 LARGE = 256  # members of a population that keeps eight workers busy, smaller ones four
 

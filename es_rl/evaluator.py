@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_rl import envs, es
+from es_rl.actors import numpy_layers
 from es_rl.central import Central, result_of
 from es_rl.config import Config
 from es_rl.envs import EnvSpec
@@ -22,7 +23,7 @@ from es_rl.es import ESParams, ESState, Evaluation
 from es_rl.policies import normalizer
 from es_rl.population import Generation
 from es_rl.rng import integer_seed
-from es_rl.rollout import Chunk, ChunkResult, Rollout
+from es_rl.rollout import Chunk, ChunkResult, Rollout, make_policy
 from es_rl.worker import Failed
 from es_rl.workers import Workers
 
@@ -37,6 +38,8 @@ class Evaluator:
         self._config, self._params, self._workers = config, params, workers
         self._rollout = Rollout(config, spec)
         self._central = Central(config, spec, workers) if config.inference == "central" else None
+        independent = self._central is None and numpy_layers(make_policy(config, spec)) is not None
+        self.divisible = independent and not config.es.noise.endswith("orthogonal")  # these draw a chunk's together
 
     def members(self, state: ESState) -> Evaluation:
         """Fitness of all members of the coming generation.
@@ -67,6 +70,8 @@ class Evaluator:
 
     def _roll_members(self, generation: Generation, chunks: list[range], *, failed: int) -> list[ChunkResult]:
         """The chunks' results, given that so many members of earlier ones failed."""
+        if self.divisible:  # a member's actions do not depend on those beside it, so no bit does
+            chunks = divide(range(chunks[0].start, chunks[-1].stop), self._workers.count, self._params.chunk)
         jobs = [Chunk("members", members.start, len(members)) for members in chunks]
 
         def on_result(index: int, outcome: Any) -> None:
@@ -113,6 +118,21 @@ class Evaluator:
         if failed > share * population:
             text += f" es.max_failed={share:g} allows {int(share * population)}."
         raise EnvError(f"env={self._config.env}: {text}") if result.errors else TrainingError(text)
+
+
+def divide(members: range, workers: int, most: int) -> list[range]:
+    """Even parts of the members, of at most so many, as jobs for workers.
+
+    Half of the members in eight for each worker, then a quarter in as many, and the rest in smaller ones still: the
+    smaller the last parts are, the less does one worker wait for another, and each part costs something.
+    """
+    n, parts, start = len(members), [], 0
+    for i, end in enumerate((n // 4 * 2, n // 8 * 6, n)):
+        size = 2 * max(1, min(n // (16 * max(1, workers)), most // 2) >> i)
+        starts = range(start, end, size)
+        parts += [members[j : min(j + size, end)] for j in starts]
+        start = end
+    return parts
 
 
 def probe(workers: Workers, config: Config) -> EnvSpec:

@@ -1,10 +1,13 @@
 """A feedforward policy computed in NumPy, for many members at once.
 
-Shapes: N members, k simulations a member, R rank; a matrix is (m, n).
+Shapes: P places, n ≤ P simulations that run, R rank; a matrix is (m, n).
 
 For the small networks of control that is most of the difference between the physics' speed and training's: a step of
 physics sweeps the processor's caches, and whatever runs between two steps runs cold, where one operation of torch takes
 the time of ten of NumPy's. A kind of layer = one function and one line in `KERNELS`.
+
+A row's result must not depend on the rows beside it, to the last bit: no product of matrices here takes several rows at
+once, for its rounding may depend on their number.
 """
 
 from __future__ import annotations
@@ -13,51 +16,75 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from es_rl.members import LowRank, Members, select
+from es_rl.envs.spaces import Floats, Ints
+from es_rl.members import LowRank, Members
 from es_rl.policies.action import ActionHead
 from es_rl.policies.feedforward import Feedforward
 from es_rl.policies.normalizer import Normalizer, Unnormalized
+from es_rl.rows import Gaps
 
-Array = NDArray[Any]  # (N, k, features)
+Array = NDArray[Any]  # (n, features)
 Kernel = Callable[[Array], Array]  # may write into its argument, except the first one
-Weights = dict[str, Any]  # of one layer, by the layer's own parameter names: (N, 1, …), or theta (m, n) and the factors
+Weights = dict[str, Any]  # of one layer, by the layer's own parameter names: (P, …), or theta (m, n) and the factors
 
 
 class NumpyForward:
-    """A chain of layers with the weights of N members, or of one for all simulations."""
+    """A chain of layers, an actor: each row with weights of its own, which `join` brings, or all with the policy's."""
 
-    def __init__(self, layers: dict[str, nn.Module], weights: dict[str, Members], members: int = 1) -> None:
-        self._layers, self._weights, self._members = layers, weights, members
-        self._kernels = self._bind()
+    def __init__(self, layers: dict[str, nn.Module], places: int = 0) -> None:
+        self._layers, self._places, self._rows = layers, places, 0
+        self._own: list[Array] = []  # every array with a row for each place
+        self._kernels = [] if places else self._bind(_policys(layers))
 
-    def __call__(self, obs: NDArray[np.float64]) -> NDArray[Any]:
-        """Observations (N·k, O) → actions (N·k, A), or (N·k,) integers."""
-        n, inputs = obs.shape
-        x = obs.reshape(self._members, -1, inputs)  # (N, k, O)
+    def join(self, members: dict[str, Members], k: int = 1) -> None:
+        """Rows for more members, k of each. The matrices of low-rank members have the same theta in all calls."""
+        arrays = {name: _arrays(m) for name, m in members.items()}
+        own = [part for parts in arrays.values() for part in parts[-2:]]  # theta is no member's own
+        if not self._kernels:
+            self._own = [np.empty((self._places, *part.shape[1:]), part.dtype) for part in own]
+            rest = iter(self._own)
+            places = {name: (*parts[:-2], *(next(rest) for _ in parts[-2:])) for name, parts in arrays.items()}
+            self._kernels = self._bind(places)
+        end = self._rows + k * len(own[0])
+        for array, part in zip(self._own, own, strict=True):
+            array[self._rows : end] = part if k == 1 else np.repeat(part, k, axis=0)
+        self._rows = end
+
+    def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
+        """Observations (n, O) → actions (n, A), or (n,) integers."""
+        x: Array = obs
         for kernel in self._kernels:
             x = kernel(x)
-        return x.reshape(n, *x.shape[2:])
+        return x
 
-    def keep(self, rows: NDArray[np.int64], members: NDArray[np.int64]) -> None:
-        """Go on with the members at these positions."""
-        if self._members > 1:
-            self._weights = select(self._weights, torch.from_numpy(members))
-            self._members, self._kernels = len(members), self._bind()
+    def close(self, gaps: Gaps) -> None:
+        for array in self._own:
+            gaps.close(array)
+        self._rows = gaps.left
 
-    def _bind(self) -> list[Kernel]:
+    def _bind(self, arrays: dict[str, tuple[Array, ...]]) -> list[Kernel]:
         """Each layer's kernel with its weights."""
         own: dict[str, Weights] = {name: {} for name in self._layers}
-        for name, m in self._weights.items():
+        for name, parts in arrays.items():
             prefix, _, short = name.rpartition(".")
-            if isinstance(m, LowRank):
-                own[prefix][short] = tuple(part.numpy() for part in (m.theta, m.a[:, None], m.b[:, None]))
-            else:
-                own[prefix][short] = m.numpy()[:, None]  # the same for a member's k simulations
-        return [KERNELS.get(type(layer), _by_torch)(layer, own[name]) for name, layer in self._layers.items()]
+            own[prefix][short] = parts if len(parts) > 1 else parts[0]
+        return [KERNELS[type(layer)](layer, own[name]) for name, layer in self._layers.items()]
+
+
+def _arrays(m: Members) -> tuple[Array, ...]:
+    """Of dense members their weights (N, …), of low-rank ones theta (m, n), a (N, m, R) and bᵀ (N, R, n)."""
+    if isinstance(m, LowRank):
+        return m.theta.numpy(), m.a.numpy(), m.b.transpose(1, 2).numpy()
+    return (m.numpy(),)
+
+
+def _policys(layers: dict[str, nn.Module]) -> dict[str, tuple[Array, ...]]:
+    """The weights of the policy itself, for all rows: (1, …)."""
+    named = {f"{name}.{short}": value for name, layer in layers.items() for short, value in layer.named_parameters()}
+    return {name: (value.detach().numpy()[None],) for name, value in named.items()}
 
 
 def chain(policy: nn.Module) -> dict[str, nn.Module] | None:
@@ -82,45 +109,34 @@ def _links(layers: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Mo
 def _has_kernel(layer: nn.Module) -> bool:
     if isinstance(layer, nn.LayerNorm) and (len(layer.normalized_shape) > 1 or layer.weight is None):
         return False
-    parts: list[Any] = [*layer.parameters(), *layer.children()]
-    return type(layer) in KERNELS or not parts
-
-
-def _by_torch(layer: nn.Module, w: Weights) -> Kernel:
-    """For layers without parameters that are seldom used. They see rows, as in the policy itself."""
-
-    def kernel(x: Array) -> Array:
-        y: Array = layer(torch.from_numpy(x.reshape(-1, x.shape[-1]))).numpy()
-        return y.reshape(*x.shape[:2], *y.shape[1:])
-
-    return kernel
+    if isinstance(layer, nn.GELU) and layer.approximate != "none":
+        return False
+    return type(layer) in KERNELS
 
 
 def _linear(layer: nn.Module, w: Weights) -> Kernel:
     weight, bias = w["weight"], w.get("bias")
-    product = _low_rank_product(*weight) if isinstance(weight, tuple) else lambda x: np.matvec(weight, x)
+    product = _low_rank_product(*weight) if isinstance(weight, tuple) else lambda x: np.matvec(weight[: len(x)], x)
 
     def kernel(x: Array) -> Array:
         y: Array = product(x)
         if bias is not None:
-            y += bias
+            y += bias[: len(x)]
         return y
 
     return kernel
 
 
 def _low_rank_product(theta: Array, a: Array, b: Array) -> Kernel:
-    """x thetaᵀ, one product for all members, + (x b) aᵀ, each member's own: (m, n), (N, 1, m, R), (N, 1, n, R)."""
-    shared = np.ascontiguousarray(theta.T)
+    """x thetaᵀ + (x b) aᵀ: (m, n), (P, m, R), (P, R, n)."""
     if a.shape[-1] == 1:
-        a, b = np.ascontiguousarray(a[..., 0]), np.ascontiguousarray(b[..., 0])
-        own: Kernel = lambda x: np.vecdot(x, b)[..., None] * a  # noqa: E731
+        a, b = a[..., 0], b[:, 0]
+        own: Kernel = lambda x: np.vecdot(x, b[: len(x)])[:, None] * a[: len(x)]  # noqa: E731
     else:
-        transposed = np.ascontiguousarray(b.swapaxes(-1, -2))
-        own = lambda x: np.matvec(a, np.matvec(transposed, x))  # noqa: E731
+        own = lambda x: np.matvec(a[: len(x)], np.matvec(b[: len(x)], x))  # noqa: E731
 
     def kernel(x: Array) -> Array:
-        y: Array = (x.reshape(-1, x.shape[-1]) @ shared).reshape(*x.shape[:-1], -1)
+        y: Array = np.matvec(theta, x)
         y += own(x)
         return y
 
@@ -134,9 +150,9 @@ def _layer_norm(layer: nn.Module, w: Weights) -> Kernel:
     def kernel(x: Array) -> Array:
         x = x - np.add.reduce(x, axis=-1, keepdims=True) / size
         variance = np.add.reduce(np.square(x), axis=-1, keepdims=True) / size
-        x *= gain / np.sqrt(variance + eps)
+        x *= gain[: len(x)] / np.sqrt(variance + eps)
         if bias is not None:
-            x += bias
+            x += bias[: len(x)]
         return x
 
     return kernel
@@ -185,6 +201,31 @@ def _tanh(x: Array) -> Array:
     return np.tanh(x, out=x)
 
 
+def _elu(layer: nn.Module, w: Weights) -> Kernel:
+    assert isinstance(layer, nn.ELU)
+    alpha = np.float32(layer.alpha)
+    return lambda x: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def _leaky_relu(layer: nn.Module, w: Weights) -> Kernel:
+    assert isinstance(layer, nn.LeakyReLU)
+    slope = np.float32(layer.negative_slope)
+    return lambda x: np.where(x > 0, x, slope * x)
+
+
+def _gelu(layer: nn.Module, w: Weights) -> Kernel:
+    from scipy.special import erf  # takes a while, and few policies need it
+
+    half, root = np.float32(0.5), np.float32(0.5**0.5)
+    return lambda x: half * x * (1 + erf(root * x))
+
+
+def _silu(layer: nn.Module, w: Weights) -> Kernel:
+    """x/(1 + exp(−x)), which does not overflow when written like this."""
+    half = np.float32(0.5)
+    return lambda x: half * x * (1 + np.tanh(half * x))
+
+
 # How a layer of each kind computes for many members: (layer, their weights) → kernel.
 KERNELS: dict[type[nn.Module], Callable[[nn.Module, Weights], Kernel]] = {
     Normalizer: _normalizer,
@@ -193,5 +234,9 @@ KERNELS: dict[type[nn.Module], Callable[[nn.Module, Weights], Kernel]] = {
     nn.LayerNorm: _layer_norm,
     nn.Tanh: lambda layer, w: _tanh,
     nn.ReLU: lambda layer, w: lambda x: np.maximum(x, 0.0, out=x),
+    nn.ELU: _elu,
+    nn.LeakyReLU: _leaky_relu,
+    nn.GELU: _gelu,
+    nn.SiLU: _silu,
     ActionHead: _head,
 }

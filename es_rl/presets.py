@@ -39,8 +39,8 @@ def _adam(population: int, sigma: float, lr: float, **more: Any) -> dict[str, An
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The settings of the paper. Hopper's sixteen members keep two workers busy and no more; a larger population would
-    # keep more, with a larger lr.
+    # The settings of the paper. Hopper's sixteen members keep few workers busy; a larger population would keep more,
+    # with a larger lr.
     "Hopper": _ars(8, 4, 0.025, 0.01, 1.0),
     # With ever smaller steps: those of the paper go on running about a good gait, in and out of it.
     "HalfCheetah": _ars(32, 4, 0.03, 0.02, 0.0, **{"optim.lr_decay": 0.99}),

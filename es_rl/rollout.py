@@ -1,38 +1,34 @@
-"""One chunk: environments × members → fitness and observation moments.
-
-Shapes: N simulations of a chunk (members × episodes, one member's episodes together), O observation, A action.
+"""Chunks: environments × members → fitness and observation moments.
 
 A `Rollout` is sent to each worker once and keeps its environments and its policy there; a `Generation` is sent once a
-generation; a `Chunk` is one job. The result is a pure function of the three.
+generation; a `Chunk` is one job. A chunk's result is a pure function of the three, whatever is rolled out beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from time import perf_counter
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from es_rl import envs, policies
-from es_rl.actors import member_actors, policy_actor
-from es_rl.config import Config
+from es_rl.actors import member_actors, numpy_layers, policy_actor
+from es_rl.config import TOGETHER, Config
 from es_rl.envs import EnvSpec, VectorEnv
-from es_rl.envs.spaces import Floats, Ints, size
+from es_rl.envs.spaces import Floats, size
+from es_rl.episodes import Beat, Episodes, Playing, rollout
+from es_rl.members import members_of
+from es_rl.numpy_forward import NumpyForward
 from es_rl.policies.normalizer import Moments, Normalizer
 from es_rl.population import Generation
 from es_rl.rng import integer_seed
+from es_rl.worker import Take, one_by_one
 
-Beat = Callable[[int], None]  # told the environment steps done since the last beat
-
-HUGE = 1e30  # a number beyond is as good as infinite: its square would poison the statistics
-TALLY_NUMBERS = 16_384  # observations are summed in blocks of about so many numbers, which stay in the cache
 # A chunk in which an environment broke is rolled out again: only what breaks every time counts as failed.
 ATTEMPTS = 2
+LOOK_EVERY = 8  # steps between two looks for further chunks, each of which takes a while
 
 
 @dataclass(frozen=True)
@@ -43,16 +39,13 @@ class Chunk:
     first: int
     count: int
 
+    @property
+    def items(self) -> range:
+        return range(self.first, self.first + self.count)
 
-@dataclass
-class Episodes:
-    """N finished episodes. A failed one has a NaN return."""
-
-    returns: Floats  # (N,)
-    lengths: Ints  # (N,)
-    moments: Moments | None
-    errors: list[str]  # of environments that broke
-    simulating: float = 0.0  # seconds spent in the environments' steps
+    def episodes(self, config: Config) -> int:
+        """Of each item."""
+        return config.es.episodes if self.kind == "members" else 1
 
 
 @dataclass
@@ -78,17 +71,35 @@ class Rollout:
         self._generation: Generation | None = None
 
     def __call__(self, generation: Generation, chunk: Chunk, beat: Beat) -> ChunkResult:
+        """One chunk by itself."""
         env, policy = self.prepare(generation)
-        p, es = generation.perturbation, self._config.es
         seeds = episode_seeds(self._config, generation.number, chunk)
         if chunk.kind == "evaluation":
             done = _attempt(lambda: rollout(env, policy_actor(policy, chunk.count), seeds, beat=beat))
-            return chunk_result(done, episodes=1, shift=0.0)
-        tally = policy.normalizer if isinstance(policy.normalizer, Normalizer) else None
-        members = range(chunk.first, chunk.first + chunk.count)
-        with member_actors(policy, members, p, es.episodes) as actor:
-            done = _attempt(lambda: rollout(env, actor(), seeds, tally=tally, beat=beat, limit=generation.limit))
-        return chunk_result(done, episodes=es.episodes, shift=es.reward_shift)
+            return chunk_result(self._config, chunk, done)
+        mean = observed_mean(policy)
+        with member_actors(policy, chunk.items, generation.perturbation, self._config.es.episodes) as actor:
+            done = _attempt(lambda: rollout(env, actor(), seeds, mean=mean, beat=beat, limit=generation.limit))
+        return chunk_result(self._config, chunk, done)
+
+    def stream(self, generation: Generation, workers: int, take: Take, beat: Beat) -> Iterator[tuple[int, ChunkResult]]:
+        """Chunks as long as there are any: see `es_rl.worker`.
+
+        Side by side if the policy does not mind, to the bits of each by itself; otherwise one after the other.
+        """
+        env, policy = self.prepare(generation)
+        layers = numpy_layers(policy)
+        if layers is None:
+            yield from one_by_one(self)(generation, workers, take, beat)
+            return
+        together = _SideBySide(self._config, env, policy, layers, generation, workers, beat)
+        while True:
+            while together.room and together.begin(take):
+                pass
+            if not together.busy:
+                return
+            for _ in range(LOOK_EVERY):
+                yield from together.advance()
 
     def prepare(self, generation: Generation) -> tuple[VectorEnv, nn.Module]:
         """The environments, and the policy with the generation's weights and statistics."""
@@ -109,8 +120,77 @@ def _attempt(play: Callable[[], Episodes]) -> Episodes:
     return done
 
 
-def chunk_result(done: Episodes, *, episodes: int, shift: float) -> ChunkResult:
+class _SideBySide:
+    """Chunks in progress, all of members or all of episodes of the policy, in one batch."""
+
+    def __init__(
+        self,
+        config: Config,
+        env: VectorEnv,
+        policy: nn.Module,
+        layers: dict[str, nn.Module],
+        generation: Generation,
+        workers: int,
+        beat: Beat,
+    ) -> None:
+        self._config, self._env, self._policy, self._layers = config, env, policy, layers
+        self._generation, self._workers, self._beat = generation, workers, beat
+        self._playing: Playing | None = None  # from the first chunk on
+        self._actor = NumpyForward(layers)
+        self._enough = 0  # simulations that run
+        self._again: deque[tuple[int, Chunk]] = deque()  # chunks in which an environment broke
+
+    @property
+    def room(self) -> bool:
+        """Whether one more chunk may begin."""
+        return self._playing is None or len(self._playing.running) < self._enough
+
+    @property
+    def busy(self) -> bool:
+        return self._playing is not None and self._playing.busy
+
+    def begin(self, take: Take) -> bool:
+        """Let one more chunk, no larger than the first one, run beside the others; whether there was one."""
+        if self._again:
+            self._begin(*self._again.popleft(), ATTEMPTS)
+            return True
+        if (taken := take()) is not None:
+            self._begin(*taken, 1)
+        return taken is not None
+
+    def _begin(self, index: int, chunk: Chunk, attempt: int) -> None:
+        generation, episodes = self._generation, chunk.episodes(self._config)
+        playing = self._playing or self._open(chunk)
+        if chunk.kind == "members":
+            self._actor.join(members_of(self._policy, chunk.items, generation.perturbation), episodes)
+        playing.begin((index, chunk, attempt), episode_seeds(self._config, generation.number, chunk))
+
+    def advance(self) -> Iterator[tuple[int, ChunkResult]]:
+        """One step; the chunks that ended, unless they are to be rolled out again."""
+        assert self._playing is not None
+        for (index, chunk, attempt), done in self._playing.advance():
+            if done.errors and attempt < ATTEMPTS:
+                self._again.append((index, chunk))
+            else:
+                yield index, chunk_result(self._config, chunk, done)
+
+    def _open(self, chunk: Chunk) -> Playing:
+        """Places for a fair share of the simulations, and for one chunk more, of which the first is the largest."""
+        es, members = self._config.es, chunk.kind == "members"
+        everything = es.population * es.episodes if members else self._config.eval.episodes
+        self._enough = min(TOGETHER, -(-everything // self._workers))
+        places = self._enough + chunk.count * chunk.episodes(self._config)
+        mean, limit = None, None
+        if members:
+            self._actor = NumpyForward(self._layers, places)
+            mean, limit = observed_mean(self._policy), self._generation.limit
+        self._playing = Playing(self._env, self._actor, places, mean=mean, beat=self._beat, limit=limit)
+        return self._playing
+
+
+def chunk_result(config: Config, chunk: Chunk, done: Episodes) -> ChunkResult:
     """Means over the episodes of each item."""
+    episodes, shift = chunk.episodes(config), config.es.reward_shift if chunk.kind == "members" else 0.0
     return ChunkResult(
         fitness=(done.returns - shift * done.lengths).reshape(-1, episodes).mean(axis=1),
         returns=done.returns.reshape(-1, episodes).mean(axis=1),
@@ -122,122 +202,30 @@ def chunk_result(done: Episodes, *, episodes: int, shift: float) -> ChunkResult:
     )
 
 
+def observed_mean(policy: nn.Module) -> Floats | None:
+    """About which moments of observations are gathered, (O,); None if nobody needs them."""
+    mean: Floats | None = policy.normalizer.mean.cpu().numpy() if isinstance(policy.normalizer, Normalizer) else None
+    return mean
+
+
 def episode_seeds(config: Config, generation: int, chunk: Chunk) -> list[int]:
     """The seed of every episode of a chunk. Those of both members of a pair are equal: common random numbers."""
-    items = range(chunk.first, chunk.first + chunk.count)
     if chunk.kind == "evaluation":
-        return [integer_seed(config.seed, "eval", generation, episode) for episode in items]
+        return [integer_seed(config.seed, "eval", generation, episode) for episode in chunk.items]
     return [
         integer_seed(config.seed, "episode", generation, member // 2, episode)
-        for member in items
+        for member in chunk.items
         for episode in range(config.es.episodes)
     ]
 
 
 def make_env(config: Config, env: EnvSpec) -> VectorEnv:
-    """The simulations of a chunk, which observe no more than the policy sees."""
+    """As many simulations as may live in a process, which observe no more than the policy sees."""
     assert config.chunk is not None
-    n = config.chunk * config.es.episodes
+    n = TOGETHER + config.chunk * config.es.episodes
     return envs.make_vector(env.id, n, env.backend, env.kwargs, config.obs_first)
 
 
 def make_policy(config: Config, env: EnvSpec) -> nn.Module:
     """The freshly initialised policy of a configuration, for an environment."""
     return policies.make(config, size(env.observation_space), env.action_space)
-
-
-def rollout(
-    env: VectorEnv,
-    actor: Callable[[Ints, Floats], NDArray[Any]],
-    seeds: Sequence[int],
-    *,
-    tally: Normalizer | None = None,
-    beat: Beat = lambda steps: None,
-    record: list[tuple[Ints, NDArray[Any]]] | None = None,
-    limit: int | None = None,
-) -> Episodes:
-    """One episode in each of N = len(seeds) simulations, with one call of the actor and one of the environment a step.
-
-    With a `tally`, moments of what the policy sees are gathered about its mean. A reward, an observation or an
-    action that is not finite, or beyond `HUGE`, ends its simulation as failed. `record` receives (simulations, actions)
-    of every step. Episodes are cut off after `limit` steps.
-    """
-    n = len(seeds)
-    returns, lengths, failed = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.bool_)
-    seen = Tally(tally.mean.numpy()) if tally is not None else None
-    obs, steps, simulating = _reset(env, seeds, beat), 0, 0.0
-    fine = _finite(obs)
-    failed[~fine] = True
-    running, obs = np.flatnonzero(fine), obs[fine]
-    sums = np.zeros(running.size)  # of the rewards of those that run
-    while running.size:
-        if seen is not None:
-            seen.add(obs)
-        actions = actor(running, obs)
-        if record is not None:
-            record.append((running, actions))
-        begun = perf_counter()
-        obs, reward, terminated, truncated = env.step(running, actions)
-        simulating += perf_counter() - begun
-        sums += reward
-        steps += 1
-        beat(running.size)
-        over = terminated | truncated if steps != limit else np.ones(running.size, np.bool_)
-        if not np.vdot(obs, obs) + np.vdot(reward, reward) + np.vdot(actions, actions) < HUGE**2:
-            fine = _finite(reward) & _finite(obs) & _finite(actions)
-            failed[running[~fine]] = True
-            over |= ~fine
-        if np.count_nonzero(over):
-            ended, going = running[over], ~over
-            returns[ended], lengths[ended] = sums[over], steps
-            running, obs, sums = running[going], obs[going], sums[going]
-    returns[failed] = np.nan
-    moments = seen.moments() if seen is not None else None
-    return Episodes(returns, lengths, moments, list(env.errors), simulating)
-
-
-def _reset(env: VectorEnv, seeds: Sequence[int], beat: Beat) -> Floats:
-    """Begin all episodes, (N, O), one after the other: where environments are slow to make, that is progress too."""
-    env.errors.clear()
-    seen = []
-    for i, seed in enumerate(seeds):
-        seen.append(env.reset([i], [seed]))
-        beat(0)
-    return np.concatenate(seen)
-
-
-def _finite(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows hold only finite numbers, below `HUGE`, (n,)."""
-    finite: NDArray[np.bool_] = (np.abs(values) < HUGE).reshape(len(values), -1).all(axis=1)
-    return finite
-
-
-class Tally:
-    """Moments of observations about the policy's frozen mean, summed a block of steps at a time."""
-
-    def __init__(self, mean: Floats) -> None:
-        self._mean = mean
-        self._count = 0
-        self._first, self._second = np.zeros_like(mean), np.zeros_like(mean)
-        self._block: list[Floats] = []
-        self._numbers = 0
-
-    def add(self, obs: Floats) -> None:
-        """Observations (n, O), which must stay as they are."""
-        self._block.append(obs)
-        self._numbers += self._block[-1].size
-        if self._numbers >= TALLY_NUMBERS:
-            self._sum()
-
-    def moments(self) -> Moments:
-        if self._block:
-            self._sum()
-        return Moments(self._count, self._first, self._second)
-
-    def _sum(self) -> None:
-        centered = np.concatenate(self._block)
-        centered -= self._mean
-        self._count += len(centered)
-        self._first += centered.sum(axis=0)
-        self._second += np.square(centered, out=centered).sum(axis=0)
-        self._block, self._numbers = [], 0

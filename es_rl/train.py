@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from es_rl import agent, cli, envs, es, evaluator, loop, rundir
+from es_rl import agent, cli, envs, es, loop, rundir
 from es_rl.central import PROCESSES
 from es_rl.config import Config, idle_workers, parse_resume, parse_train
 from es_rl.envs import BACKENDS
 from es_rl.errors import lookup
 from es_rl.es import ESParams
-from es_rl.evaluator import Evaluator
+from es_rl.evaluator import Evaluator, probe
 from es_rl.keys import help_text
 from es_rl.loop import Prepared, Run
 from es_rl.noise import KINDS
@@ -65,24 +65,27 @@ def main(argv: Sequence[str]) -> int:
 
 def _prepare(config: Config, run: Path, workers: Workers, say: Callable[[str], None]) -> Prepared:
     """The environment, the policy, who rolls it out, and the films."""
-    spec = evaluator.probe(workers, config)
+    spec = probe(workers, config)
     for text in spec.warnings:
         say(f"warning: {text}")
     policy = make_policy(config, spec)
+    evaluator = Evaluator(config, ESParams.of(config), spec, workers)
     parameters = sum(value.numel() for value in policy.parameters())
+    chunks = "" if evaluator.divisible else f" in chunks of {config.chunk}"
     heading = (
-        f"{config.policy} policy of {parameters:,} parameters, {config.es.population} members in chunks of "
-        f"{config.chunk}, {workers.count or 'no'} workers"
+        f"{config.policy} policy of {parameters:,} parameters, {config.es.population} members{chunks}, "
+        f"{workers.count or 'no'} workers"
     )
-
-    if config.inference == "local" and (idle := idle_workers(config.es.population, config.chunk or 2, workers.count)):
-        say(idle)
+    if config.inference == "local":
+        chunk = 2 if evaluator.divisible else config.chunk or 2
+        if idle := idle_workers(config.es.population, chunk, workers.count):
+            say(idle)
 
     def films(log: RunLog) -> Films:
         return Films(run, config, say=say, done=log.animation)
 
     about = agent.about(spec.observation_space, spec.action_space)
-    return Prepared(Evaluator(config, ESParams.of(config), spec, workers), es.init(policy), about, heading, films)
+    return Prepared(evaluator, es.init(policy), about, heading, films)
 
 
 def _check_names(config: Config) -> None:

@@ -3,10 +3,12 @@
     with Workers(count=4, log=path) as workers:
         outcomes = workers.map(function, context, jobs)      # outcomes[i] is of jobs[i]
 
-A worker runs `function(context, job, beat)`; `function` is sent to a worker once and lives there, `context` once for
-all jobs of a `map`, a job is small. `beat(n)` says that n steps of work are done: a worker that has not said so for
-`hang_after` seconds is taken to hang. A worker that died or hung is replaced and its job is run again elsewhere, so a
-job must be a pure function; one that keeps failing becomes a `Failed` outcome.
+A worker runs `function(context, job, beat)`, or several jobs side by side if the function has a `stream` (see
+`es_rl.worker`) and the worker asks for more; the fewer jobs are left, the fewer it is given at once. `function` is sent
+to a worker once and lives there, `context` once for all jobs of a `map`, a job is small. `beat(n)` says that n steps of
+work are done: a worker that has not said so for `hang_after` seconds is taken to hang. A worker that died or hung is
+replaced and its jobs are run again, each by itself, so a job must be a pure function; one that keeps failing becomes a
+`Failed` outcome.
 
 There is one duplex pipe to each worker, and no lock, queue or shared memory: whatever moment a worker is killed at,
 nothing but its own pipe is broken. `count=0` runs everything in this process, for debugging.
@@ -27,12 +29,11 @@ from typing import Any
 
 from multiprocess.connection import Connection, wait
 
-from es_rl.errors import ResourceError, Stopped
+from es_rl.errors import ResourceError
 from es_rl.processes import kill_process, spawning, start_process
-from es_rl.worker import Failed, failure, work
+from es_rl.worker import Failed, Function, stream_of, tell, work, work_off
 
-Function = Callable[[Any, Any, Callable[[int], None]], Any]
-
+ROUNDS = 4  # in so many are jobs given out, if all workers take as long
 DEATHS = 5  # of workers on one job, after which the job has failed
 HANGS = 2
 STARTUP_SECONDS = 180.0  # from the start of a worker to its first word
@@ -50,8 +51,9 @@ class _Worker:
     ready: bool = False
     function: object = None  # what it holds
     context: object = None
-    job: int | None = None
-    given: float = 0.0  # when it got its job
+    jobs: set[int] = field(default_factory=set)
+    asked: bool = False  # for more
+    given: float = 0.0  # when it got its first job
     last_beat: float = 0.0
 
 
@@ -76,6 +78,20 @@ class _Map:
     def settle(self, index: int, outcome: Any) -> None:
         self.outcomes[index] = outcome
         self.on_result(index, outcome)
+
+    def suits(self, worker: _Worker) -> bool:
+        """Whether the next job is for this worker: one that a worker was lost on must be by itself."""
+        if not worker.ready or not self.waiting:
+            return False
+        return not worker.jobs or (worker.asked and not ({self.waiting[0], *worker.jobs} & self.tries.keys()))
+
+    def next(self, most: int) -> list[int]:
+        """Up to so many jobs."""
+        chosen = [self.waiting.popleft()]
+        if chosen[0] not in self.tries:
+            while self.waiting and len(chosen) < most:
+                chosen.append(self.waiting.popleft())
+        return chosen
 
 
 class Workers:
@@ -144,14 +160,14 @@ class Workers:
         `check` raises, and `ResourceError` if workers cannot be started. `pump`, for jobs that need this process while
         they run, is called all the time; it says whether there was something to do.
         """
-        if self.count == 0:
-            return [self._inline(function, context, job, i, on_result) for i, job in enumerate(jobs)]
-        self._abandon()
         m = _Map(function, context, jobs, on_result, deque(range(len(jobs))))
+        if self.count == 0:
+            return self._inline(m)
+        self._abandon()
         while len(m.outcomes) < len(jobs):
             self._check()
             for worker in list(self._workers):
-                if worker.ready and worker.job is None and m.waiting:
+                if m.suits(worker):
                     self._give(worker, m)
             for worker, message in self._listen(POLL_SECONDS if pump is None else 0.0):
                 self._hear(worker, message, m)
@@ -160,27 +176,19 @@ class Workers:
                 _run(pump)
         return [m.outcomes[i] for i in range(len(jobs))]
 
-    def _inline(
-        self,
-        function: Function,
-        context: object,
-        job: object,
-        index: int,
-        on_result: Callable[[int, Any], None],
-    ) -> Any:
+    def _inline(self, m: _Map) -> list[Any]:
         def beat(steps: int) -> None:
             self._check()
             self._on_steps(steps)
 
-        self._check()
-        try:
-            outcome = function(context, job, beat)
-        except Stopped:
-            raise
-        except Exception as error:  # noqa: BLE001 - the same data that a worker would send
-            outcome = failure(error)
-        on_result(index, outcome)
-        return outcome
+        def take() -> tuple[int, Any] | None:
+            self._check()
+            return (m.waiting[0], m.jobs[m.waiting.popleft()]) if m.waiting else None
+
+        while m.waiting:
+            for index, outcome in work_off(stream_of(m.function), m.context, 1, take, beat):
+                m.settle(index, outcome)
+        return [m.outcomes[i] for i in range(len(m.jobs))]
 
     def _start(self, slot: int) -> _Worker:
         ours, theirs = spawning.Pipe(duplex=True)
@@ -199,15 +207,18 @@ class Workers:
         self._workers.append(self._start(worker.slot))
 
     def _abandon(self) -> None:
-        """Workers that still run a job of a map that was given up start anew."""
+        """Workers that still run jobs of a map that was given up start anew."""
         for worker in list(self._workers):
-            if worker.job is not None:
+            if worker.jobs:
                 self._replace(worker)
 
     def _give(self, worker: _Worker, m: _Map) -> None:
-        index = m.waiting.popleft()
-        worker.job, worker.given = index, time.monotonic()
-        worker.last_beat = worker.given
+        several = hasattr(m.function, "stream")
+        chosen = m.next(len(m.waiting) // (ROUNDS * self.count) if several else 1)
+        if not worker.jobs:
+            worker.given = worker.last_beat = time.monotonic()
+        worker.jobs.update(chosen)
+        worker.asked = False
         try:
             if worker.function is not m.function:
                 worker.pipe.send(("function", m.function))
@@ -215,7 +226,7 @@ class Workers:
             if worker.context is not m.context:
                 worker.pipe.send(("context", m.context))
                 worker.context = m.context
-            worker.pipe.send(("job", index, m.jobs[index]))
+            tell(worker.pipe, ("jobs", self.count, [(i, m.jobs[i]) for i in chosen]))
         except OSError:
             self._lost(worker, "died", "does not take its job", m)
 
@@ -244,40 +255,41 @@ class Workers:
             case ("beat", steps):
                 worker.last_beat = time.monotonic()
                 self._on_steps(steps)
+            case ("more",):
+                worker.asked = True
             case ("done", index, outcome):
-                worker.job = None
-                self.busy += time.monotonic() - worker.given
+                worker.jobs.discard(index)
+                if not worker.jobs:
+                    self.busy += time.monotonic() - worker.given
                 m.settle(index, outcome)
 
     def _bury_the_hung(self, m: _Map) -> None:
         now = time.monotonic()
         for worker in list(self._workers):
-            if worker.job is not None and now - worker.last_beat > self.hang_after:
+            if worker.jobs and now - worker.last_beat > self.hang_after:
                 text = f"finished no step for {self.hang_after:g} s (hang_after)"
                 self._lost(worker, "hung", text, m)
             elif not worker.ready and now - worker.started > STARTUP_SECONDS:
                 self._lost(worker, "died", f"did not start within {STARTUP_SECONDS:g} s", m)
 
     def _lost(self, worker: _Worker, reason: str, text: str, m: _Map) -> None:
-        """Replace a worker; its job goes to the front of the queue, or has failed if it was lost too often."""
-        index, pid, was_ready = worker.job, worker.process.pid, worker.ready
-        self._on_event(
-            f"worker {pid} {text}; it is replaced" + (", its chunk is run again" if index is not None else "")
-        )
+        """Replace a worker; its jobs go to the front of the queue, or have failed if they were lost too often."""
+        lost, pid, was_ready = sorted(worker.jobs), worker.process.pid, worker.ready
+        again = {0: "", 1: ", its chunk is run again"}.get(len(lost), f", its {len(lost)} chunks are run again")
+        self._on_event(f"worker {pid} {text}; it is replaced{again}")
         if not was_ready:
             self._startup_deaths += 1
             if self._startup_deaths >= DEATHS * max(1, self.count):
                 raise ResourceError(f"workers cannot be started: the last one {text}. See {self._log}.")
         self._replace(worker)
-        if index is None:
-            return
-        tries = m.tries.setdefault(index, _Tries())
-        tries.died += reason == "died"
-        tries.hung += reason == "hung"
-        if tries.died < DEATHS and tries.hung < HANGS:
-            m.waiting.appendleft(index)
-            return
-        m.settle(index, Failed(reason, f"the worker {text}, {tries.died + tries.hung} times"))
+        for index in reversed(lost):
+            tries = m.tries.setdefault(index, _Tries())
+            tries.died += reason == "died"
+            tries.hung += reason == "hung"
+            if tries.died < DEATHS and tries.hung < HANGS:
+                m.waiting.appendleft(index)
+            else:
+                m.settle(index, Failed(reason, f"the worker {text}, {tries.died + tries.hung} times"))
 
 
 def _run(pump: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
     python scripts/forward.py                       # the cases below
     python scripts/forward.py 1024x1024 256x256x2   # width x members, x rank, x tokens
+    python scripts/forward.py threads=2             # of torch, one if not told
     python scripts/forward.py device=cuda           # on a GPU
 
 One linear layer of the given width, one row of tokens a member. The same batch goes, in turn, through the plain
@@ -64,12 +65,13 @@ def measure(width, members, rank, tokens, device):
 
 def main(argv):
     use_one_thread()
-    on = [argument for argument in argv if argument.startswith("device=")]
-    device = choose_device((on or ["device=cpu"])[-1].partition("=")[2])
+    given = dict(argument.split("=", 1) for argument in argv if "=" in argument)
+    device = choose_device(given.get("device", "cpu"))
+    torch.set_num_threads(int(given.get("threads", 1)))
     print(
         "width members rank tokens | share of plain inference: low rank, dense, vmap | bytes a member: low rank, dense"
     )
-    for case in [argument for argument in argv if argument not in on] or CASES:
+    for case in [argument for argument in argv if "=" not in argument] or CASES:
         sizes = ([int(part) for part in case.split("x")] + [1, 1])[:4]
         width, members, rank, tokens = sizes
         seconds, low, dense = measure(*sizes, device)

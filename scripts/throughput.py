@@ -25,14 +25,15 @@ from mujoco.batch import Batch
 from es_rl import es, evaluator
 from es_rl.actors import member_actors
 from es_rl.cli import run
-from es_rl.config import parse_train
+from es_rl.config import TOGETHER, parse_train
 from es_rl.envs.mujoco_backend import MujocoVector
+from es_rl.episodes import rollout
 from es_rl.errors import ConfigError
 from es_rl.evaluator import Evaluator
 from es_rl.keys import pairs
 from es_rl.population import Generation
 from es_rl.processes import available_processors, use_one_thread
-from es_rl.rollout import Chunk, Rollout, episode_seeds, make_policy, rollout
+from es_rl.rollout import Chunk, Rollout, episode_seeds, make_policy
 from es_rl.rundir import versions
 from es_rl.workers import Workers
 
@@ -52,10 +53,11 @@ class Alone:
         members, episodes = range(chunk.first, chunk.first + chunk.count), self._config.es.episodes
         with member_actors(policy, members, generation.perturbation, episodes) as actor:
             rollout(env, actor(), seeds, beat=beat, record=recorded, limit=generation.limit)
+        sorted_ids = [(np.sort(ids), actions[np.argsort(ids)]) for ids, actions in recorded]
         env.reset(np.arange(len(seeds)), seeds)
         step = physics(env, seeds) if isinstance(env, MujocoVector) else env.step
         start = time.perf_counter()
-        for ids, actions in recorded:
+        for ids, actions in sorted_ids:
             step(ids, actions)
         return sum(len(ids) for ids, _ in recorded), time.perf_counter() - start
 
@@ -92,8 +94,10 @@ def main(argv):
     count = available_processors() if config.workers is None else config.workers
     if config.inference == "central":
         raise ConfigError("inference=central: is not measured here. Leave it out.")
+    members, size = config.es.population, max(2, TOGETHER // config.es.episodes // 2 * 2)
     totals = {"training": np.zeros(2), "alone": np.zeros(2)} | {name: np.zeros(2) for name in PEERS if seconds}
-    with Workers(count) as workers:
+    # A pool for each, which keeps its environments.
+    with Workers(count) as workers, Workers(count) as replaying:
         spec = evaluator.probe(workers, config)
         params = es.ESParams.of(config)
         training, alone = Evaluator(config, params, spec, workers), Alone(config, spec)
@@ -106,10 +110,10 @@ def main(argv):
             seen = training.members(state)
             after, _ = es.tell(params, state, seen.fitness, seen.buffers)
             measured = {"training": (seen.steps, time.perf_counter() - start)}
-            p, chunks = es.ask(params, state)
-            jobs = [Chunk("members", c.start, len(c)) for c in chunks]
+            p, _ = es.ask(params, state)
+            jobs = [Chunk("members", i, min(size, members - i)) for i in range(0, members, size)]
             generation = Generation(state.generation, es.arrays(state), p, es.limit(params, state.generation))
-            steps, busy = np.sum(workers.map(alone, generation, jobs), axis=0)
+            steps, busy = np.sum(replaying.map(alone, generation, jobs), axis=0)
             measured["alone"] = (steps, busy / max(1, count))
             state = after
             if number == 0:

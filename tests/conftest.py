@@ -12,8 +12,11 @@ import time
 import uuid
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+
+from es_rl.rows import Gaps
 
 HERE = Path(__file__).parent
 TINY = ["video.every=-1", "eval.episodes=2"]
@@ -184,3 +187,19 @@ def kill_workers(process, run, *, workers, pauses):
             time.sleep(rng.uniform(*pauses))
         time.sleep(0.05)
     return kills
+
+
+class Acting:
+    """An actor that is asked for whichever simulations still run, in ascending order."""
+
+    def __init__(self, actor, n):
+        self.actor, self.rows = actor, np.arange(n)
+
+    def __call__(self, running, obs):
+        gaps = Gaps.of(~np.isin(self.rows, running))
+        if len(running) < len(self.rows):
+            self.actor.close(gaps)
+            self.rows = gaps.close(self.rows.copy())
+        order = np.searchsorted(running, self.rows)
+        actions = self.actor(self.rows, obs[order])
+        return actions[np.argsort(order)]

@@ -47,3 +47,24 @@ def print_and_report_signals(context, job, beat):
     print("printed by a worker")
     os.system("echo printed by its child")
     return os.getpgid(0) == os.getpid(), os.environ["OMP_NUM_THREADS"]
+
+
+class Together:
+    """Does up to five jobs side by side, and misbehaves in some; tells which were beside each."""
+
+    def __call__(self, context, job, beat):
+        raise AssertionError("it has a stream")
+
+    def stream(self, context, workers, take, beat):
+        running = {}
+        while True:
+            while len(running) < 5 and (taken := take()) is not None:
+                running[taken[0]] = taken[1]
+            if not running:
+                return
+            time.sleep(0.01)
+            beat(1)
+            index = next(iter(running))
+            beside = sorted(running.values())
+            yield index, (misbehave(context, running[index], beat), beside)
+            del running[index]

@@ -6,12 +6,13 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from conftest import Acting
 from gymnasium import spaces
 from torch import nn
 from torch.func import functional_call
 
 from es_rl import policies
-from es_rl.actors import Actor, TorchForward, member_actors, policy_actor
+from es_rl.actors import TorchForward, member_actors, policy_actor
 from es_rl.config import parse_train
 from es_rl.noise import KINDS, Perturbation, member_weights
 from es_rl.numpy_forward import NumpyForward
@@ -20,6 +21,7 @@ from es_rl.policies.feedforward import Feedforward
 from es_rl.policies.mlp import ACTIVATIONS
 from es_rl.policies.normalizer import Unnormalized
 from es_rl.population import perturb
+from es_rl.rows import Gaps
 
 SPACES = {
     "unit": spaces.Box(-1, 1, (3,)),
@@ -63,7 +65,7 @@ def close(got, expected):
 def test_numpy_acts_as_the_policy_itself(keys, space):
     policy, obs = make(keys, space), np.random.default_rng(0).normal(size=(12, 6)) * 3
     actor = policy_actor(policy, 12)
-    assert isinstance(actor._forward, NumpyForward)
+    assert isinstance(actor, NumpyForward)
     expected = policy(torch.from_numpy(obs))[0].numpy()
     seen = obs.copy()
     actions = actor(np.arange(12), obs)
@@ -85,8 +87,9 @@ def test_both_actors_act_as_every_member_alone_also_after_some_are_dropped(noise
     some = everyone[1:]  # one is over, and stays in the batch
     few = np.concatenate([np.arange(i * episodes, (i + 1) * episodes) for i in (1, 5)])[1:]  # the batch shrinks
     with member_actors(policy, MEMBERS, p, episodes) as numpy_actor, perturb(policy, MEMBERS, p) as population:
-        torch_actor = Actor(TorchForward(policy, population, len(MEMBERS)), len(obs), episodes)
-        for actor in (numpy_actor(), torch_actor, numpy_actor()):
+        torch_actor = TorchForward(policy, len(obs), population, episodes)
+        for one in (numpy_actor(), torch_actor, numpy_actor()):
+            actor = Acting(one, len(obs))
             for running in (everyone, everyone, some, some, few, few[:1]):
                 seen = obs.copy()
                 assert close(actor(running, obs[running]), expected[running])
@@ -109,8 +112,8 @@ def test_a_policy_with_memory_acts_by_torch_and_forgets_nothing_of_those_that_st
     policy, p = Memory().requires_grad_(False), Perturbation(sigma=0.1)
     obs = np.arange(8.0).reshape(4, 2)
     with member_actors(policy, range(4), p) as actor:
-        one = actor()
-        assert isinstance(one._forward, TorchForward)
+        assert isinstance(actor(), TorchForward)
+        one = Acting(actor(), 4)
         one(np.arange(4), obs)
         seen = one(np.array([1, 3]), obs[[1, 3]])
         for row, member in zip(seen, (1, 3), strict=True):
@@ -124,7 +127,7 @@ def test_a_policy_with_memory_acts_by_torch_and_forgets_nothing_of_those_that_st
 def test_a_chain_with_a_layer_that_numpy_does_not_know_acts_by_torch():
     policy = make("policy=mlp")
     policy.network = nn.Sequential(OrderedDict(odd=nn.Bilinear(1, 1, 1)))
-    assert isinstance(policy_actor(policy, 3)._forward, TorchForward)
+    assert isinstance(policy_actor(policy, 3), TorchForward)
 
 
 class Residual(nn.Sequential):
@@ -167,7 +170,30 @@ def test_whatever_layers_a_policy_has_it_acts_as_it_is_written(name):
 
 def test_actions_are_those_of_the_newest_observations():
     policy, rng = make(KEYS[0]), np.random.default_rng(0)
-    actor = policy_actor(policy, 4)
+    actor = Acting(policy_actor(policy, 4), 4)
     for running in (np.arange(4), np.arange(4), np.array([0, 1, 3]), np.array([0, 1, 3]), np.array([1])):
         obs = rng.normal(size=(len(running), 6))
         assert close(actor(running, obs), policy(torch.from_numpy(obs))[0].numpy())
+
+
+@pytest.mark.parametrize("noise", KINDS)
+@pytest.mark.parametrize("keys", [key for key in KEYS if "obs_first" not in key])
+def test_no_bit_of_a_members_actions_depends_on_those_beside_it(noise, keys):
+    policy, p = make(keys), Perturbation(kind=noise, sigma=0.3, seed=1, generation=2, block=8)
+    obs = np.random.default_rng(0).normal(size=(16, 6)) * 3
+    with member_actors(policy, range(16), p) as actor:
+        together = actor()(np.arange(16), obs)
+    for first, n in ((0, 1), (3, 1), (5, 7), (15, 1), (2, 14)):
+        with member_actors(policy, range(first, first + n), p) as actor:
+            assert np.array_equal(actor()(np.arange(n), obs[first : first + n]), together[first : first + n])
+    everyone = policy_actor(policy, 16)(np.arange(16), obs)
+    assert np.array_equal(policy_actor(policy, 1)(np.arange(1), obs[9:10]), everyone[9:10])
+
+
+def test_rows_that_leave_are_filled_from_the_end():
+    rows = np.arange(10, 18)
+    leaving = np.isin(rows, [11, 12, 16])
+    gaps = Gaps.of(leaving)
+    assert gaps.close(rows).tolist() == [10, 15, 17, 13, 14]
+    assert Gaps.of(np.ones(3, bool)).close(np.arange(3)).size == 0
+    assert Gaps.of(np.zeros(3, bool)).close(np.arange(3)).tolist() == [0, 1, 2]

@@ -79,13 +79,17 @@ def test_simulation_and_inference_overlap(monkeypatch):
     def generation(pause, think):
         config = parse_train([*line.split(), f"env_kwargs.pause={pause}", "inference=central"])
 
-        @contextlib.contextmanager
-        def thinking(policy, members, p, k):
-            def act(running, obs):
+        class Thinker:
+            def __call__(self, running, obs):
                 time.sleep(think)
                 return np.zeros((len(running), 1), np.float32)
 
-            yield lambda: act
+            def close(self, gaps):
+                pass
+
+        @contextlib.contextmanager
+        def thinking(policy, members, p, k):
+            yield Thinker
 
         monkeypatch.setattr(central, "member_actors", thinking)
         with Workers(2) as workers:

@@ -41,7 +41,7 @@ def test_a_vector_of_simulations_equals_gymnasium_to_the_bit(id, backend):
             if e_terminated or e_truncated:
                 again = vector.reset([i], seeds=[step])
                 assert np.array_equal(again[0], singles[i].reset(seed=step)[0])
-    assert vector.errors == []
+    assert vector.errors == {}
     vector.close()
 
 
@@ -68,7 +68,7 @@ def test_a_simulation_that_breaks_is_data_and_the_others_run_on():
     obs, reward, terminated, _ = vector.step([0, 1], np.zeros((2, 3)))
     assert np.isnan(obs[0]).all() and np.isnan(reward[0]) and terminated.tolist() == [True, False]
     assert np.isfinite(obs[1]).all() and np.isfinite(reward[1])
-    assert vector.errors == ["its step raised ValueError: joint 7 exploded"]
+    assert vector.errors == {0: "its step raised ValueError: joint 7 exploded"}
     assert np.isfinite(vector.reset([0], [9])).all() and len(vector.errors) == 1
 
 

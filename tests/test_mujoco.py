@@ -73,7 +73,7 @@ def compare(id, kwargs, n, steps=STEPS, first=None):
         for i in ids[theirs[2] | theirs[3]]:
             ended += 1
             assert np.array_equal(fast.reset([i], [step]), slow.reset([i], [step])[:, :first])
-    assert fast.errors == slow.errors == []
+    assert fast.errors == slow.errors == {}
     return ended
 
 

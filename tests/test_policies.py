@@ -103,7 +103,7 @@ def statistics(parts):
     for part in parts:
         mean = buffers["normalizer.mean"].numpy()
         cuts = [part[: len(part) // 3], part[len(part) // 3 :]]
-        buffers = merge(buffers, [Moments(len(c), (c - mean).sum(0), np.square(c - mean).sum(0)) for c in cuts])
+        buffers = merge(buffers, [Moments(len(c), c - mean, np.square(c - mean)) for c in cuts])
     normalizer.load_state_dict({k.removeprefix("normalizer."): v for k, v in buffers.items()})
     return normalizer
 

@@ -10,6 +10,7 @@ from es_rl import envs, es
 from es_rl.config import parse_train
 from es_rl.envs.spaces import flatten
 from es_rl.es import ESParams, perturbation
+from es_rl.evaluator import divide
 from es_rl.noise import member_weights
 from es_rl.rng import integer_seed
 from es_rl.rollout import Chunk, Generation, Rollout, make_policy
@@ -72,9 +73,9 @@ def test_a_chunk_is_its_members_one_by_one(line):
         assert result.fitness[row] == pytest.approx((returns - config.es.reward_shift * lengths).mean(), abs=1e-4)
     everything = np.concatenate(observations)
     assert result.steps == result.moments.count == len(everything)
-    seen = len(result.moments.first)
-    assert np.allclose(result.moments.first, everything.sum(0)[:seen], atol=1e-3)
-    assert np.allclose(result.moments.second, np.square(everything).sum(0)[:seen], rtol=1e-3)
+    seen = result.moments.first.shape[1]
+    assert np.allclose(result.moments.first.sum(0), everything.sum(0)[:seen], atol=1e-3)
+    assert np.allclose(result.moments.second.sum(0), np.square(everything).sum(0)[:seen], rtol=1e-3)
     assert len(set(result.lengths)) > 1 or "CartPole" not in line  # finished simulations were left out
     assert generation.limit is None or max(result.lengths) == generation.limit == 20
 
@@ -144,3 +145,51 @@ def test_weights_that_are_not_finite_fail():
     model = {k: v * np.nan if k == "layer.weight" else v for k, v in generation.model.items()}
     result = rollout(Generation(4, model, generation.perturbation), Chunk("members", 0, 4), lambda steps: None)
     assert np.isnan(result.fitness).all()
+
+
+def streamed(rollout, generation, chunks, workers=1):
+    """The results of a stream to which the chunks come one by one."""
+    waiting = list(enumerate(chunks))
+    found = dict(rollout.stream(generation, workers, lambda: waiting.pop(0) if waiting else None, lambda steps: None))
+    return [found[i] for i in range(len(chunks))]
+
+
+STREAMED = [
+    "env=Hopper-v4 policy=linear es.population=32 es.sigma=0.05",
+    "env=Hopper-v4 policy=mlp mlp.hidden=[8] es.noise=lowrank es.rank=2 es.population=32 es.limit=20",
+    "env=CartPole-v1 policy=mlp mlp.activation=gelu es.episodes=3 es.population=32 es.sigma=0.5",
+    "env=hostile:OftenRaises-v0 es.population=32",
+    "env=CartPole-v1 policy=transformer transformer.width=8 es.population=32 chunk=8",
+]
+
+
+@pytest.mark.parametrize("line", STREAMED)
+@pytest.mark.parametrize("workers", [1, 5])
+def test_chunks_side_by_side_are_each_by_itself_to_the_bit(line, workers):
+    _, _, _, generation, rollout = prepare(line)
+    for kind in ("members", "evaluation"):
+        chunks = [Chunk(kind, 0, 6), *(Chunk(kind, first, 2) for first in range(6, 20, 2)), Chunk(kind, 20, 4)]
+        for alone, beside in zip(
+            [rollout(generation, chunk, lambda steps: None) for chunk in chunks],
+            streamed(rollout, generation, chunks, workers),
+            strict=True,
+        ):
+            assert np.array_equal(alone.returns, beside.returns, equal_nan=True)
+            assert np.array_equal(alone.lengths, beside.lengths) and alone.steps == beside.steps
+            assert alone.errors == beside.errors
+            if kind == "members":
+                assert alone.moments.count == beside.moments.count
+                assert np.array_equal(alone.moments.first, beside.moments.first)
+                assert np.array_equal(alone.moments.second, beside.moments.second)
+
+
+@pytest.mark.parametrize(
+    ("n", "workers", "most"), [(256, 2, 32), (64, 2, 16), (16, 3, 8), (2, 2, 2), (1000, 64, 32), (30, 0, 8)]
+)
+def test_members_are_divided_into_ever_smaller_even_parts(n, workers, most):
+    parts = divide(range(4, 4 + n), workers, most)
+    assert [m for part in parts for m in part] == list(range(4, 4 + n))
+    sizes = [len(part) for part in parts]
+    assert all(size % 2 == 0 and 0 < size <= most for size in sizes)
+    assert len(parts) >= min(workers, n // 2) and sizes[-1] == min(sizes)
+    assert n != 256 or sizes == [16] * 8 + [8] * 8 + [4] * 16

@@ -59,6 +59,15 @@ def test_a_stopped_and_resumed_run_is_an_uninterrupted_one(train, noise, policy)
         assert trained[0] == trained[1]
 
 
+@pytest.mark.parametrize("policy", ["linear", "mlp"])
+@pytest.mark.parametrize("noise", ["dense", "lowrank"])
+def test_theta_does_not_depend_on_how_the_members_are_cut(train, policy, noise):
+    keys = ["env=Hopper-v4", f"policy={policy}", f"es.noise={noise}", "es.population=32", "es.top=16", "generations=3"]
+    runs = [train(*keys, f"chunk={size}", run=f"chunk{size}") for size in (2, 8, 32)]
+    assert len({model_hash(run) for run in runs}) == 1
+    assert comparable(runs[0]) == comparable(runs[1]) == comparable(runs[2])
+
+
 def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
     keys = [*toy(population=64, chunk=16), "generations=60", "video.every=-1", "eval.episodes=2"]
     quiet = train(*keys, run="quiet")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import metrics
+from conftest import Acting, metrics
 from gymnasium import spaces
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -62,8 +62,8 @@ def test_every_member_steps_as_it_would_alone(kind, episodes):
     policy, p = make(spaces.Box(-1, 1, (2,))), Perturbation(kind=kind, sigma=0.2)
     obs = np.random.default_rng(0).normal(size=(STEPS, 4 * episodes, 4))
     with member_actors(policy, range(4), p, episodes) as actor:
-        act = actor()
-        assert isinstance(act._forward, TorchForward)
+        assert isinstance(actor(), TorchForward)
+        act = Acting(actor(), 4 * episodes)
         actions = [act(np.arange(4 * episodes), o) for o in obs[:9]]
         kept = np.arange(episodes, 3 * episodes)  # two of the members run on
         actions += [act(kept, o[kept]) for o in obs[9:]]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from jobs import double, large, misbehave, print_and_report_signals, slow
+from jobs import Together, double, large, misbehave, print_and_report_signals, slow
 
 from es_rl.errors import EnvError, ResourceError, Stopped
 from es_rl.processes import available_processors
@@ -63,6 +63,29 @@ def test_a_job_that_never_succeeds_has_failed_and_the_others_are_done(tmp_path):
     assert Path("tries-0").read_text() == str(DEATHS) and Path("tries-2").read_text() == str(HANGS)
     assert Path("tries-3").read_text() == "1"
     assert len(events) == DEATHS + HANGS
+
+
+@pytest.mark.parametrize("count", [0, 2, 3])
+def test_a_stream_does_jobs_side_by_side(count):
+    with Workers(count) as pool:
+        for _ in range(2):
+            results = pool.map(Together(), {}, list(range(30)))
+            assert [job for job, _ in results] == list(range(30))
+            assert 2 <= max(len(beside) for _, beside in results) <= 5
+            assert pool.busy > 0 or not count
+
+
+def test_of_jobs_side_by_side_only_those_fail_that_always_do():
+    events = []
+    trouble = {1: ("die", 99), 4: ("raise", 99), 9: ("hang", 1), 17: ("die", 1)}
+    with Workers(2, hang_after=1.0, on_event=events.append) as pool:
+        results = pool.map(Together(), trouble, list(range(20)))
+    sound = {r[0]: r[1] for r in results if not isinstance(r, Failed)}
+    failed = {i: r.reason for i, r in enumerate(results) if isinstance(r, Failed)}
+    assert failed.pop(1) == "died" and failed.pop(4) == "raised"
+    assert set(failed.values()) <= {"raised"}  # whatever was beside the job that raised
+    assert sound[9] == [9] and sound[17] == [17]  # each by itself once a worker was lost on it
+    assert any("chunks are run again" in event for event in events)
 
 
 def test_exceptions_in_this_process_are_the_same_data():

@@ -36,7 +36,7 @@ from es_rl.errors import EnvError, lookup, nearest
 class VectorEnv(Protocol):
     """n simulations of one environment, observations flattened to vectors of O numbers, or the first ones of these."""
 
-    errors: list[str]  # what broke, one line each; cleared by whoever has read it
+    errors: dict[int, str]  # what broke, by simulation, in one line; cleared by whoever has read it
 
     def reset(self, ids: Ids, seeds: Sequence[int]) -> Floats:
         """Start episodes; observations (len(ids), O)."""

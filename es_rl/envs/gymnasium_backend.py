@@ -66,7 +66,7 @@ class GymnasiumVector:
     """n Gymnasium environments, each made when it is first reset."""
 
     def __init__(self, id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None = None) -> None:
-        self.errors: list[str] = []
+        self.errors: dict[int, str] = {}
         self._id, self._kwargs, self._obs_first = id, env_kwargs, obs_first
         self._envs: list[gymnasium.Env[Any, Any] | None] = [None] * n
         self._size = 0  # of an observation, known from the first environment
@@ -116,7 +116,7 @@ class GymnasiumVector:
 
     def _broke(self, i: int, where: str, error: Exception) -> None:
         """Note what happened, and make the environment anew next time: nothing is known of its state."""
-        self.errors.append(f"its {where} raised {describe(error)}")
+        self.errors[int(i)] = f"its {where} raised {describe(error)}"
         env, self._envs[i] = self._envs[i], None
         if env is not None:
             with contextlib.suppress(Exception):  # it is broken already

@@ -130,7 +130,7 @@ class MujocoVector:
     """n simulations of one of `TASKS`. Those that are stepped stand side by side, so that no field need be picked."""
 
     def __init__(self, id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None = None) -> None:
-        self.errors: list[str] = []
+        self.errors: dict[int, str] = {}
         template = make_one(id, env_kwargs)
         space = template.observation_space
         assert template.spec is not None and template.spec.max_episode_steps is not None

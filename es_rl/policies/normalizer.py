@@ -21,11 +21,11 @@ STD_FLOOR = 1e-2
 
 @dataclass
 class Moments:
-    """Sums over observations x (O) about a fixed mean: Σ (x − mean) and Σ (x − mean)²."""
+    """Sums over the observations x (O) of each of N episodes about a fixed mean: Σ (x − mean) and Σ (x − mean)²."""
 
-    count: int
-    first: NDArray[np.float64]  # (O,)
-    second: NDArray[np.float64]  # (O,)
+    count: int  # of all observations
+    first: NDArray[np.float64]  # (N, O)
+    second: NDArray[np.float64]  # (N, O)
 
 
 class Normalizer(nn.Module):
@@ -74,7 +74,9 @@ class Unnormalized(nn.Module):
 
 
 def merge(buffers: Mapping[str, Tensor], moments: Sequence[Moments], prefix: str = "normalizer.") -> dict[str, Tensor]:
-    """A policy's buffers after the moments of a generation, given in chunk order; the arguments stay as they were.
+    """A policy's buffers after the moments of a generation, given in the order of its members, however these were cut.
+
+    The arguments stay as they were.
 
     With s1, s2 the sums about the old mean over the k new observations, and n the new count:
     mean' = mean + s1/n and m2' = m2 + s2 − s1²/n.
@@ -82,8 +84,8 @@ def merge(buffers: Mapping[str, Tensor], moments: Sequence[Moments], prefix: str
     result: dict[str, Any] = dict(buffers)
     added = sum(part.count for part in moments)
     if added:
-        first = torch.from_numpy(np.sum([part.first for part in moments], axis=0))
-        second = torch.from_numpy(np.sum([part.second for part in moments], axis=0))
+        first = torch.from_numpy(np.concatenate([part.first for part in moments]).sum(axis=0))
+        second = torch.from_numpy(np.concatenate([part.second for part in moments]).sum(axis=0))
         n = buffers[prefix + "count"] + added
         result[prefix + "count"] = n
         result[prefix + "mean"] = buffers[prefix + "mean"] + first / n

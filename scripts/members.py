@@ -4,7 +4,8 @@
 
 Both see the same sequences and alternate, so that a machine whose speed wavers slows both alike. The loop has all
 processors for its matrix products; the population has a worker on each. What counts is the ratio. The last line is the
-peak memory of a worker, for this population and for one of eight times as many.
+peak memory of a worker, for this population and for one of eight times as many, after as many members in all,
+medians of several workers.
 """
 
 import resource
@@ -28,6 +29,7 @@ from es_rl.workers import Workers
 
 ROUNDS = 3
 SERIAL = 32  # members of the loop in a round
+WORKERS = 5  # whose peak memory is measured, for each population
 
 
 def resolved(given):
@@ -59,10 +61,13 @@ def peak(shared, job, beat):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def peak_of(given, corpus, model, times):
+def peak_of(given, corpus, model, times, generations):
+    """Of a worker that has evaluated a population so many times as large, in so many generations."""
     config = resolved({**given, "es.population": times * int(given.get("es.population", 256)), "chunk": "null"})
     with Workers(1) as workers:
-        TextTask(config, corpus, workers).members(es.init(model))
+        task, state = TextTask(config, corpus, workers), es.init(model)
+        for _ in range(generations):
+            task.members(state)
         return workers.map(peak, None, [0])[0]
 
 
@@ -84,8 +89,13 @@ def main(argv):
             speeds = totals[:, 0] / totals[:, 1]
             print(f"round {number + 1}: {speeds[0]:,.1f} and {speeds[1]:,.1f} members/s", flush=True)
     print(f"population {speeds[0]:,.1f} members/s, one by one {speeds[1]:,.1f}: {speeds[0] / speeds[1]:.2f} times")
-    small, large = (peak_of(given, corpus, model, times) for times in (1, 8))
-    print(f"peak memory of a worker {small:.0f} MB, with 8 times the population {large:.0f} MB: {large / small:.3f}")
+    peaks = [[peak_of(given, corpus, model, times, 8 // times) for times in (1, 8)] for _ in range(WORKERS)]
+    small, large = np.median(peaks, axis=0)
+    least, most = np.min(peaks), np.max(peaks)
+    print(
+        f"peak memory of a worker {small:.0f} MB, with 8 times the population {large:.0f} MB: {large / small:.3f} "
+        f"(medians of {WORKERS} workers; of all {least:.0f} to {most:.0f} MB)"
+    )
     return 0
 
 

@@ -118,8 +118,9 @@ class Config:
     workers: int | None = key(None, "worker processes; 0: all in this one; default: the processors at hand", low=0)
     chunk: int | None = key(
         None,
-        "members whose forward pass, or orthogonal noise, is computed together, an even number; of no consequence for "
-        "the linear policy and the MLP otherwise; default: from the population",
+        "members whose forward pass, or orthogonal noise, is computed together, an even number; a process has up to "
+        "three times as many simulations; theta of the linear policy and the MLP is the same for any; default: from "
+        "the population",
         low=2,
     )
     inference: str = key(
@@ -150,7 +151,8 @@ RESUMABLE = (
     "checkpoint.",
     "es.max_failed",
 )
-TOGETHER, TOGETHER_CENTRAL = 64, 1024  # simulations side by side: in a worker, and in a chunk of central inference
+TOGETHER = 64  # simulations side by side in a worker, above which it takes no further chunk
+TOGETHER_CENTRAL = 1024  # of a chunk of central inference
 WORTHWHILE = 8  # members of a chunk of a small population, or half of it
 LARGE = 256  # members of a population that keeps eight workers busy, smaller ones four
 
@@ -268,10 +270,9 @@ def default_chunk(population: int, episodes: int, *, central: bool = False) -> i
 
 def idle_workers(population: int, chunk: int, workers: int) -> str:
     """What to tell whoever has more workers than there are chunks for them; nothing if there are enough."""
-    chunks, smaller = -(-population // chunk), max(2, population // workers // 2 * 2) if workers else chunk
-    if chunks >= workers or smaller >= chunk:
+    chunks = -(-population // chunk)
+    if chunks >= workers:
         return ""
-    return (
-        f"warning: {population} members in chunks of {chunk} keep {chunks} of {workers} workers busy. "
-        f"Give chunk={smaller}, or a larger es.population."
-    )
+    smaller = max(2, population // workers // 2 * 2)
+    remedy = f"chunk={smaller}, or a larger es.population" if smaller < chunk else "a larger es.population"
+    return f"warning: {population} members in chunks of {chunk} keep {chunks} of {workers} workers busy. Give {remedy}."

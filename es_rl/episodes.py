@@ -107,7 +107,7 @@ class Playing:
         return self.running.size > 0 or bool(self._ended)
 
     def begin(self, key: Any, seeds: Sequence[int]) -> None:
-        """Begin an episode for each seed. The actor has been given as many rows more."""
+        """Begin an episode for each seed. An actor whose rows are members has been given as many more."""
         n = len(seeds)
         places = np.array([self._free.pop() for _ in seeds])
         obs = self._reset(places, seeds)

@@ -29,6 +29,7 @@ from es_rl.workers import Workers
 
 # Into so many chunks are evaluation episodes cut, whatever the number of workers.
 EVALUATION_CHUNKS = 8
+SEVERAL = 8  # members, of which none can be run: it is not for one of them alone
 
 
 class Evaluator:
@@ -50,9 +51,10 @@ class Evaluator:
         p, chunks = es.ask(self._params, state)
         limit = es.limit(self._params, state.generation)
         generation = Generation(state.generation, es.arrays(state), p, limit)
-        results = self._roll_members(generation, chunks, failed=0)
+        results = self._roll_members(generation, self._cut(chunks), chunks[-1].stop, failed=0)
         if more := es.grow(self._params, chunks[-1].stop, sum(result.steps for result in results)):
-            results += self._roll_members(generation, more, failed=sum(_failed(result) for result in results))
+            failed = sum(map(_failed, results))
+            results += self._roll_members(generation, self._cut(more), more[-1].stop, failed=failed)
         moments = [result.moments for result in results if result.moments is not None]
         processes = max(1, self._workers.count)
         available = max(1e-9, processes * (time.monotonic() - start))  # seconds of all processes together
@@ -68,19 +70,39 @@ class Evaluator:
             },
         )
 
-    def _roll_members(self, generation: Generation, chunks: list[range], *, failed: int) -> list[ChunkResult]:
-        """The chunks' results, given that so many members of earlier ones failed."""
-        if self.divisible:  # a member's actions do not depend on those beside it, so no bit does
-            chunks = divide(range(chunks[0].start, chunks[-1].stop), self._workers.count, self._params.chunk)
-        jobs = [Chunk("members", members.start, len(members)) for members in chunks]
+    def _cut(self, chunks: list[range]) -> list[range]:
+        """The same members as jobs for workers. No bit depends on it where one's actions do not on those beside it."""
+        if not self.divisible:
+            return chunks
+        return divide(range(chunks[0].start, chunks[-1].stop), self._workers.count, self._params.chunk)
+
+    def _roll_members(
+        self, generation: Generation, parts: list[range], population: int, *, failed: int
+    ) -> list[ChunkResult]:
+        """The results of these members, given that so many of earlier ones failed.
+
+        A part that its worker was lost on again and again is cut into pairs, so that none fails for one beside it.
+        """
+        jobs = [Chunk("members", members.start, len(members)) for members in parts]
+
+        def to_cut(outcome: Any, job: Chunk) -> bool:
+            return self.divisible and isinstance(outcome, Failed) and job.count > 2
 
         def on_result(index: int, outcome: Any) -> None:
             nonlocal failed
             result = result_of(outcome, jobs[index])
-            failed += _failed(result)
-            self._check(failed, chunks[-1].stop, result, jobs[index], generation.number + 1)
+            failed += 0 if to_cut(outcome, jobs[index]) else _failed(result)
+            self._check(failed, population, result, jobs[index], generation.number + 1)
 
-        return self._roll(generation, jobs, on_result)
+        results: list[ChunkResult] = []
+        for job, outcome in zip(jobs, self._roll(generation, jobs, on_result), strict=True):
+            if to_cut(outcome, job):
+                of_pairs = [range(first, first + 2) for first in job.items[::2]]
+                results += self._roll_members(generation, of_pairs, population, failed=failed)
+                failed += sum(map(_failed, results[-len(of_pairs) :]))
+            else:
+                results.append(result_of(outcome, job))
+        return results
 
     def policy(self, state: ESState) -> dict[str, Any]:
         """`eval/*` of the unperturbed policy on fresh seeds; episodes that failed are counted and left out."""
@@ -88,7 +110,8 @@ class Evaluator:
         size = min(self._params.chunk * self._config.es.episodes, -(-episodes // EVALUATION_CHUNKS))
         jobs = [Chunk("evaluation", i, min(size, episodes - i)) for i in range(0, episodes, size)]
         generation = Generation(state.generation, es.arrays(state), es.perturbation(self._params, state.generation))
-        results = self._roll(generation, jobs, lambda index, outcome: None)
+        outcomes = self._roll(generation, jobs, lambda index, outcome: None)
+        results = [result_of(outcome, job) for outcome, job in zip(outcomes, jobs, strict=True)]
         returns = np.concatenate([result.returns for result in results])
         lengths = np.concatenate([result.lengths for result in results])
         sound = np.isfinite(returns)
@@ -101,16 +124,16 @@ class Evaluator:
 
     def _roll(
         self, generation: Generation, jobs: list[Chunk], on_result: Callable[[int, Any], None]
-    ) -> list[ChunkResult]:
+    ) -> Sequence[ChunkResult | Failed]:
         if self._central is not None:
             return self._central.roll(generation, jobs, on_result)
-        outcomes = self._workers.map(self._rollout, generation, jobs, on_result=on_result)
-        return [result_of(outcome, job) for outcome, job in zip(outcomes, jobs, strict=True)]
+        return self._workers.map(self._rollout, generation, jobs, on_result=on_result)
 
     def _check(self, failed: int, population: int, result: ChunkResult, chunk: Chunk, generation: int) -> None:
         """End a run that cannot succeed: too many failed, or the very first chunk could not be run at all."""
         share = self._config.es.max_failed
-        lost = result.steps == 0 and bool(result.errors) and generation == 1 and chunk.first == 0
+        several = chunk.first == 0 and chunk.count >= min(SEVERAL, population)
+        lost = result.steps == 0 and bool(result.errors) and generation == 1 and several
         if failed <= share * population and not lost:
             return
         reason = result.errors[0] if result.errors else "rewards, observations or actions that are not finite"
@@ -121,9 +144,9 @@ class Evaluator:
 
 
 def divide(members: range, workers: int, most: int) -> list[range]:
-    """Even parts of the members, of at most so many, as jobs for workers.
+    """Parts of the members, of at most so many and an even number each, as jobs for workers.
 
-    Half of the members in eight for each worker, then a quarter in as many, and the rest in smaller ones still: the
+    Half of the members in four for each worker, a quarter in as many, and the last quarter in smaller ones still: the
     smaller the last parts are, the less does one worker wait for another, and each part costs something.
     """
     n, parts, start = len(members), [], 0
@@ -139,7 +162,7 @@ def probe(workers: Workers, config: Config) -> EnvSpec:
     """Make the environment once, in a worker: it may hang or crash. Raises `EnvError`."""
     (outcome,) = workers.map(_probe, None, [config])
     if isinstance(outcome, Failed):
-        known = outcome.message.startswith("env=")
+        known = outcome.message.startswith(("env=", "backend="))
         raise EnvError(outcome.message if known else f"env={config.env}: {outcome.message}.")
     assert isinstance(outcome, EnvSpec)
     return outcome

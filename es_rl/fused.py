@@ -3,8 +3,8 @@
 Shapes: N members, k rows a member, R rank; a matrix is (m, n). A batch has N·k rows, those of one member together.
 
 With low-rank noise the members share the product with theta, and a bᵀ is never formed: x Wᵀ + (x b) aᵀ (EGGROLL:
-Sarkar et al. 2025, arXiv 2511.16652). Only a matrix that is no factor of a product, such as a table of positions
-that is added, is formed for each member.
+Sarkar et al. 2025, arXiv 2511.16652). Only a matrix that is no factor of a product, such as one that is added, is
+formed for each member.
 
 A use of parameters = one function, which takes the interception and then the arguments of torch's function, and one
 line in `RULES`.
@@ -106,9 +106,9 @@ def _embedding(
     if w is None or max_norm is not None:
         raise NoRuleError("looks up an embedding with max_norm")
     if not m.is_batch(input):  # places, for instance, which are the same for all rows
-        tables = w.explicit() if isinstance(w, LowRank) else w
-        own = tables.index_select(1, input.flatten())  # faster than tables[:, input]
-        return m.make(F.embedding(input, weight), own.reshape(m.n, *input.shape, tables.shape[2]))
+        index = input.flatten()
+        own = w.rows(index) if isinstance(w, LowRank) else w.index_select(1, index)  # faster than w[:, input]
+        return m.make(F.embedding(input, weight), own.reshape(m.n, *input.shape, own.shape[2]))
     member = torch.arange(m.n, device=input.device).repeat_interleave(len(input) // m.n)
     own = input + (member * len(weight)).reshape(-1, *([1] * (input.ndim - 1)))  # into the members' tables on end
     if not isinstance(w, LowRank):

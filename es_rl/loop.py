@@ -7,15 +7,12 @@ directories, checkpoints, screens and stops; nothing here knows what is trained.
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +25,7 @@ from es_rl.es import ESParams, ESState, Evaluation
 from es_rl.keys import to_yaml
 from es_rl.runlog import RunLog
 from es_rl.screen import Screen, Terms, number
+from es_rl.signals import heard
 from es_rl.workers import Workers
 
 DEFAULT_MINUTES = 60.0  # of a run without any stop rule
@@ -108,7 +106,7 @@ class Run:
 
 def run(r: Run) -> int:
     """Train in a run directory until a stop rule is met; returns the exit code. Raises `Stopped` and other errors."""
-    with rundir.locked(r.path), _signals() as check, contextlib.ExitStack() as stack:
+    with rundir.locked(r.path), heard() as check, contextlib.ExitStack() as stack:
         stack.callback(rundir.discard_unbegun, r.path)
         screen = Screen(r.title, r.limits, r.terms)
         stack.callback(screen.close)
@@ -272,35 +270,3 @@ def _restore(path: Path, prepared: Prepared, say: Callable[[str], None]) -> tupl
     for change in rundir.changed_versions(path):
         say(f"warning: {change}; results may differ from those of an uninterrupted run")
     return loaded.state(prepared.state), loaded.progress
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[Callable[[], None]]:
-    """A `check` that raises `Stopped` after SIGTERM, SIGHUP or Ctrl-C; a second Ctrl-C leaves at once."""
-    received: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        if number == signal.SIGINT and signal.SIGINT in received:
-            _leave_at_once()
-        received.append(number)
-
-    def check() -> None:
-        if received:
-            interrupted = received[0] == signal.SIGINT
-            raise Stopped(f"stopped by {signal.Signals(received[0]).name}", 130 if interrupted else 75)
-
-    # What was ignored from the start stays ignored: nohup means it.
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield check
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _leave_at_once() -> NoReturn:
-    """The kernel ends the workers, who die with their parent."""
-    if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the live panel has hidden the cursor
-    os._exit(130)

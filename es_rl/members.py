@@ -32,6 +32,10 @@ class LowRank(NamedTuple):
     def transpose(self) -> LowRank:
         return LowRank(self.theta.T, self.b, self.a)
 
+    def rows(self, index: Tensor) -> Tensor:
+        """Some rows of each member, (N, i, n)."""
+        return torch.baddbmm(self.theta[index], self.a[:, index], self.b.transpose(1, 2))
+
     def explicit(self) -> Tensor:
         """(N, m, n)."""
         return torch.baddbmm(self.theta, self.a, self.b.transpose(1, 2))

@@ -65,7 +65,11 @@ class Perturbation:
 
 
 def directions(shapes: Shapes, pairs: Sequence[int], p: Perturbation) -> Iterator[Directions]:
-    """The epsilon of each of the pairs, in order; one at a time, so that memory does not grow with their number."""
+    """The epsilon of each of the pairs, in order; one at a time, so that memory does not grow with their number.
+
+    Raises `ConfigError` for a rank that a matrix cannot have.
+    """
+    check_rank(shapes, p)
     return lookup(KINDS, p.kind, "es.noise")(shapes, pairs, p)
 
 

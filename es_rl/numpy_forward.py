@@ -28,7 +28,7 @@ from es_rl.rows import Gaps
 
 Array = NDArray[Any]  # (n, features)
 Kernel = Callable[[Array], Array]  # may write into its argument, except the first one
-Weights = dict[str, Any]  # of one layer, by the layer's own parameter names: (P, …), or theta (m, n) and the factors
+Weights = dict[str, Any]  # of a layer, by its own parameter names: (P, …), (1, …) for all, or theta (m, n) and factors
 
 
 class NumpyForward:

@@ -8,6 +8,8 @@ import faulthandler
 import io
 import os
 import signal
+import socket
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from es_rl.errors import ResourceError
 
 if TYPE_CHECKING:
     import torch
+    from multiprocess.connection import Connection
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -107,6 +110,25 @@ def kill_process(process: Any) -> None:
     process.kill()
     process.join()
     process.close()
+
+
+def death(process: Any) -> str:
+    """How a child came to its end."""
+    process.join(1.0)
+    code = process.exitcode
+    if code == -signal.SIGKILL:
+        return "was killed (SIGKILL: if nobody did it, the system ran out of memory; try fewer workers)"
+    if code is not None and code < 0:
+        return f"died of {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def limit_waiting(pipe: Connection, seconds: int) -> None:
+    """Let no message through a pipe take longer: a stopped or half-dead child must not block its parent."""
+    with socket.socket(fileno=os.dup(pipe.fileno())) as link:
+        timeval = struct.pack("ll", seconds, 0)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
 
 def die_with_parent(parent: int, with_signal: int = signal.SIGKILL) -> None:

@@ -136,7 +136,7 @@ class _SideBySide:
         self._config, self._env, self._policy, self._layers = config, env, policy, layers
         self._generation, self._workers, self._beat = generation, workers, beat
         self._playing: Playing | None = None  # from the first chunk on
-        self._actor = NumpyForward(layers)
+        self._actor: NumpyForward
         self._enough = 0  # simulations that run
         self._again: deque[tuple[int, Chunk]] = deque()  # chunks in which an environment broke
 
@@ -150,7 +150,7 @@ class _SideBySide:
         return self._playing is not None and self._playing.busy
 
     def begin(self, take: Take) -> bool:
-        """Let one more chunk, no larger than the first one, run beside the others; whether there was one."""
+        """Let one more chunk run beside the others; whether there was one."""
         if self._again:
             self._begin(*self._again.popleft(), ATTEMPTS)
             return True
@@ -175,14 +175,15 @@ class _SideBySide:
                 yield index, chunk_result(self._config, chunk, done)
 
     def _open(self, chunk: Chunk) -> Playing:
-        """Places for a fair share of the simulations, and for one chunk more, of which the first is the largest."""
+        """Places for a fair share of the simulations, and for one chunk more."""
         es, members = self._config.es, chunk.kind == "members"
         everything = es.population * es.episodes if members else self._config.eval.episodes
-        self._enough = min(TOGETHER, -(-everything // self._workers))
-        places = self._enough + chunk.count * chunk.episodes(self._config)
+        at_once, more = together(self._config)
+        self._enough = min(at_once, -(-everything // self._workers))
+        places = self._enough + more
         mean, limit = None, None
+        self._actor = NumpyForward(self._layers, places if members else 0)
         if members:
-            self._actor = NumpyForward(self._layers, places)
             mean, limit = observed_mean(self._policy), self._generation.limit
         self._playing = Playing(self._env, self._actor, places, mean=mean, beat=self._beat, limit=limit)
         return self._playing
@@ -219,11 +220,16 @@ def episode_seeds(config: Config, generation: int, chunk: Chunk) -> list[int]:
     ]
 
 
+def together(config: Config) -> tuple[int, int]:
+    """Simulations side by side in a process above which it takes no further chunk, and those of the largest chunk."""
+    assert config.chunk is not None
+    of_chunk = config.chunk * config.es.episodes
+    return min(TOGETHER, 2 * of_chunk), of_chunk
+
+
 def make_env(config: Config, env: EnvSpec) -> VectorEnv:
     """As many simulations as may live in a process, which observe no more than the policy sees."""
-    assert config.chunk is not None
-    n = TOGETHER + config.chunk * config.es.episodes
-    return envs.make_vector(env.id, n, env.backend, env.kwargs, config.obs_first)
+    return envs.make_vector(env.id, sum(together(config)), env.backend, env.kwargs, config.obs_first)
 
 
 def make_policy(config: Config, env: EnvSpec) -> nn.Module:

@@ -20,7 +20,6 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,17 +33,13 @@ from torch import Tensor, nn
 
 from es_rl import directory, es
 from es_rl.checkpoint import FILES, check_fit
-from es_rl.config import EPISODIC, EsConfig, OptimConfig, check_pairs, default_chunk, refuse_episodic
-from es_rl.errors import CheckpointError, ConfigError, TrainingError, lookup
-from es_rl.es import ESParams, ESState
-from es_rl.keys import build
+from es_rl.errors import CheckpointError, ConfigError, TrainingError
+from es_rl.es import ESState
 from es_rl.member_fitness import MemberFitness, Scored, assign, undone
-from es_rl.noise import KINDS, Perturbation, member_weights
-from es_rl.optim import OPTIMIZERS
+from es_rl.noise import Perturbation, member_weights
 from es_rl.population import Generation
-from es_rl.rng import MAX_SEED
 from es_rl.runlog import plain
-from es_rl.shaping import SHAPINGS
+from es_rl.settings import check_model, checked, settings
 from es_rl.worker import Failed
 from es_rl.workers import Workers
 
@@ -96,8 +91,8 @@ class Trainer:
         **options: Any,
     ) -> None:
         given = {"noise": noise, "rank": rank, "population": population, "sigma": sigma, "shaping": shaping}
-        _check_model(model)
-        self._params = _params(given, {"name": optimizer, "lr": lr}, options, seed, chunk, model)
+        check_model(model)
+        self._params = checked(given, {"name": optimizer, "lr": lr}, options, seed, chunk, model)
         self.model, self.callbacks = model, list(callbacks)
         self._fitness = MemberFitness(model, fitness)
         self._pool: Workers | None = None
@@ -261,52 +256,6 @@ class Trainer:
     def _show(self) -> None:
         """The state in the model."""
         assign(self.model, {**self._state.theta, **self._state.buffers})
-
-
-def settings(params: ESParams) -> dict[str, Any]:
-    """The arguments of a `Trainer` that make these parameters."""
-    strategy, optim = asdict(params.es), asdict(params.optim)
-    strategy = {name: value for name, value in strategy.items() if name not in EPISODIC}
-    return {**strategy, "optimizer": optim.pop("name"), **optim, "seed": params.seed, "chunk": params.chunk}
-
-
-def _params(
-    strategy: dict[str, Any],
-    optim: dict[str, Any],
-    options: dict[str, Any],
-    seed: int,
-    chunk: int | None,
-    model: nn.Module,
-) -> ESParams:
-    """Checked. Raises `ConfigError`."""
-    own = EsConfig.__dataclass_fields__
-    refuse_episodic(options)
-    more = {name: value for name, value in options.items() if name in own}
-    rest = {name: value for name, value in options.items() if name not in own}
-    config = build(EsConfig, [({**strategy, **more}, "")])
-    lookup(KINDS, config.noise, "noise")
-    lookup(SHAPINGS, config.shaping, "shaping")
-    lookup(OPTIMIZERS, optim["name"], "optimizer")
-    check_pairs(config, "")
-    if not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed={seed}: must lie between 0 and {MAX_SEED}.")
-    size = default_chunk(config.population, 1) if chunk is None else chunk
-    if size % 2 or size < 2:
-        raise ConfigError(f"chunk={size}: must be even and at least 2, both members of a pair belong together.")
-    frozen = frozenset(name for name, value in model.named_parameters() if not value.requires_grad)
-    if len(frozen) == len(list(model.named_parameters())):
-        raise ConfigError("model: none of its parameters has requires_grad, so nothing could be trained.")
-    return ESParams(config, build(OptimConfig, [({**optim, **rest}, "")]), seed, min(size, config.population), frozen)
-
-
-def _check_model(model: nn.Module) -> None:
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
-        moves = value.requires_grad and value.dtype != torch.float32
-        if moves or value.dtype == torch.bfloat16 or value.device.type != "cpu":
-            raise ConfigError(
-                f"model: {name} is of {value.dtype} on {value.device}, and members are made in float32 on the CPU. "
-                f"Use model.float().cpu()."
-            )
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from multiprocess.connection import Connection
@@ -61,24 +62,32 @@ def one_by_one(function: Function) -> Stream:
 def work_off(
     stream: Stream, context: Any, workers: int, take: Take, beat: Callable[[int], None]
 ) -> Iterator[tuple[int, Any]]:
-    """(index, outcome) of each job that the stream takes; one that raises has failed, and those beside it."""
-    taken: set[int] = set()
+    """(index, outcome) of each job that the stream takes.
+
+    If it raises, the jobs that it had taken are run again, each by itself, so that only those fail that raise alone.
+    """
+    taken: dict[int, Any] = {}
 
     def noting() -> tuple[int, Any] | None:
         found = take()
         if found is not None:
-            taken.add(found[0])
+            taken[found[0]] = found[1]
         return found
 
     try:
         for index, outcome in stream(context, workers, noting, beat):
-            taken.remove(index)
+            del taken[index]
             yield index, outcome
     except Stopped:
         raise
     except Exception as error:  # noqa: BLE001 - sent as text: a foreign exception may not unpickle
-        for index in taken:
-            yield index, failure(error)
+        if not taken:
+            noting()  # it raised before it took any: somebody must hear of it
+        if len(taken) == 1:
+            yield next(iter(taken)), failure(error)
+        else:
+            for alone in [iter([job]) for job in taken.items()]:
+                yield from work_off(stream, context, workers, partial(next, alone, None), beat)
 
 
 def work(pipe: Connection, slot: int) -> None:
@@ -96,11 +105,16 @@ def work(pipe: Connection, slot: int) -> None:
 
 
 def tell(pipe: Connection, message: tuple[Any, ...]) -> None:
-    """Send plain data. `pipe.send` is for functions that may be closures, and takes ten times as long.
+    """Send plain data. `pipe.send` is for what may hold closures, and takes ten times as long.
 
     It is pickled for the way between a run's own processes, and never lies on a disk.
     """
-    pipe.send_bytes(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
+    try:
+        data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        pipe.send(message)
+    else:
+        pipe.send_bytes(data)
 
 
 class _Desk:

@@ -16,10 +16,7 @@ nothing but its own pipe is broken. `count=0` runs everything in this process, f
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import struct
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -30,10 +27,10 @@ from typing import Any
 from multiprocess.connection import Connection, wait
 
 from es_rl.errors import ResourceError
-from es_rl.processes import kill_process, spawning, start_process
+from es_rl.processes import death, kill_process, limit_waiting, spawning, start_process
 from es_rl.worker import Failed, Function, stream_of, tell, work, work_off
 
-ROUNDS = 4  # in so many are jobs given out, if all workers take as long
+SHARE = 4  # a worker is given its part of the jobs that wait, divided by this, so that less and less is given
 DEATHS = 5  # of workers on one job, after which the job has failed
 HANGS = 2
 STARTUP_SECONDS = 180.0  # from the start of a worker to its first word
@@ -86,7 +83,7 @@ class _Map:
         return not worker.jobs or (worker.asked and not ({self.waiting[0], *worker.jobs} & self.tries.keys()))
 
     def next(self, most: int) -> list[int]:
-        """Up to so many jobs."""
+        """So many jobs if there are, at least one; one that a worker was lost on by itself."""
         chosen = [self.waiting.popleft()]
         if chosen[0] not in self.tries:
             while self.waiting and len(chosen) < most:
@@ -192,7 +189,7 @@ class Workers:
 
     def _start(self, slot: int) -> _Worker:
         ours, theirs = spawning.Pipe(duplex=True)
-        _limit_waiting(ours)
+        limit_waiting(ours, PIPE_SECONDS)
         process = start_process(work, theirs, slot, log=self._log)
         theirs.close()
         return _Worker(slot, process, ours, time.monotonic())
@@ -214,7 +211,7 @@ class Workers:
 
     def _give(self, worker: _Worker, m: _Map) -> None:
         several = hasattr(m.function, "stream")
-        chosen = m.next(len(m.waiting) // (ROUNDS * self.count) if several else 1)
+        chosen = m.next(len(m.waiting) // (SHARE * self.count) if several else 1)
         if not worker.jobs:
             worker.given = worker.last_beat = time.monotonic()
         worker.jobs.update(chosen)
@@ -244,16 +241,17 @@ class Workers:
                     gone.append(worker)
         for worker in gone:
             if worker in self._workers:
+                yield from ((worker, message) for message in _left(worker.pipe))
                 yield worker, None
 
     def _hear(self, worker: _Worker, message: Any, m: _Map) -> None:
+        worker.last_beat = time.monotonic()
         match message:
             case None:
-                self._lost(worker, "died", _death(worker.process), m)
+                self._lost(worker, "died", death(worker.process), m)
             case ("ready",):
                 worker.ready, self._startup_deaths = True, 0
             case ("beat", steps):
-                worker.last_beat = time.monotonic()
                 self._on_steps(steps)
             case ("more",):
                 worker.asked = True
@@ -292,27 +290,16 @@ class Workers:
                 m.settle(index, Failed(reason, f"the worker {text}, {tries.died + tries.hung} times"))
 
 
+def _left(pipe: Connection) -> Iterator[Any]:
+    """What a worker that is gone has still said."""
+    with contextlib.suppress(EOFError, OSError):
+        while pipe.poll():
+            yield pipe.recv()
+
+
 def _run(pump: Callable[[], bool]) -> None:
     """For a while; naps are short, since workers wait."""
     end = time.monotonic() + PUMP_SECONDS
     while time.monotonic() < end:
         if not pump():
             time.sleep(NAP_SECONDS)
-
-
-def _death(process: Any) -> str:
-    process.join(1.0)
-    code = process.exitcode
-    if code == -signal.SIGKILL:
-        return "was killed (SIGKILL: if nobody did it, the system ran out of memory; try fewer workers)"
-    if code is not None and code < 0:
-        return f"died of {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
-
-
-def _limit_waiting(pipe: Connection) -> None:
-    """A stopped or half-dead worker must not block the supervisor in the middle of a message."""
-    with socket.socket(fileno=os.dup(pipe.fileno())) as link:
-        seconds = struct.pack("ll", PIPE_SECONDS, 0)
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)

@@ -175,12 +175,12 @@ def is_worker(process):
     return False
 
 
-def kill_workers(process, run, *, workers, pauses):
+def kill_workers(process, run, *, workers, pauses, most=1000):
     """Kill one worker after the other, with random pauses, while a training runs; how many were killed."""
     kills, rng = 0, random.Random(0)
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         victims = [p for p in process.children() if is_worker(p)]
-        if len(victims) >= workers and (run / "metrics.jsonl").exists():
+        if kills < most and len(victims) >= workers and (run / "metrics.jsonl").exists():
             with contextlib.suppress(psutil.NoSuchProcess):
                 rng.choice(victims).kill()
                 kills += 1

@@ -118,6 +118,19 @@ class Crashes(Good):
         return super().step(action)
 
 
+class OftenCrashes(Good):
+    """With one seed in eight or so, always."""
+
+    def reset(self, *, seed=None, options=None):
+        self.fated = seed is not None and seed % 8 == 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        if self.t == 30 and self.fated:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
 class ClosesEverything(Good):
     """Closes the process's files when a marker exists, and removes the marker first: it happens once."""
 

@@ -49,6 +49,12 @@ def print_and_report_signals(context, job, beat):
     return os.getpgid(0) == os.getpid(), os.environ["OMP_NUM_THREADS"]
 
 
+class NeverBegins:
+    def stream(self, context, workers, take, beat):
+        raise MemoryError("no room")
+        yield
+
+
 class Together:
     """Does up to five jobs side by side, and misbehaves in some; tells which were beside each."""
 

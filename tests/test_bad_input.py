@@ -21,6 +21,14 @@ ENVIRONMENT = [
     (["env=Humanoi-v4"], "Did you mean Humanoid-v4"),
     (["env=Humanoid-v2"], "Versions that can be made: Humanoid-v4, Humanoid-v5"),
     (["env=nowhere_to_be_found:X-v0"], "cannot be imported"),
+    (
+        ["env=CartPole-v1", "backend=batch"],
+        "es_rl: backend=batch: CartPole-v1 has no fast environment; these have: Ant-v4",
+    ),
+    (
+        ["env=Ant-v5", "es.top=2", "env_kwargs.xml_file=./no.xml"],
+        "env_kwargs.xml_file=./no.xml: cannot be made: OSError: File ./no",
+    ),
     (["env=hostile:ConstructorRaises-v0"], "no license for this robot"),
     (["env=hostile:ConstructorSleeps-v0", "hang_after=2"], "finished no step for 2 s"),
     (["env=hostile:WrongShape-v0"], "an observation of shape (2,); its space has (3,)"),

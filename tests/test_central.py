@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import comparable, kill_workers, metrics, model_hash
+from conftest import comparable, is_worker, kill_workers, metrics, model_hash, wait_for
 
 from es_rl import central, es, evaluator, processes
 from es_rl.config import parse_train
@@ -57,6 +57,17 @@ def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
     assert process.wait() == 0
     assert kills >= 1 and "it is replaced" in (tmp_path / "out.txt").read_text()
     assert model_hash(tmp_path / "killed") == model_hash(quiet)
+
+
+def test_theta_is_the_same_if_a_worker_hangs(train, start, tmp_path):
+    keys = ["env=es_rl/PointMass-v0", "es.population=64", "generations=20", "video.every=-1", "chunk=16"]
+    quiet = train(*keys, "eval.every=0", run="quiet")
+    process = start(*keys, "eval.every=0", "inference=central", "workers=2", "hang_after=3", "run=hung")
+    wait_for(lambda: (tmp_path / "hung/metrics.jsonl").exists(), process)
+    next(child for child in process.children() if is_worker(child)).suspend()
+    assert process.wait() == 0
+    assert "finished no step for 3 s (hang_after); it is replaced" in (tmp_path / "out.txt").read_text()
+    assert model_hash(tmp_path / "hung") == model_hash(quiet)
 
 
 @pytest.mark.parametrize("env", ["RaisesAt100", "NanReward", "OftenRaises"])

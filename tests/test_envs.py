@@ -182,6 +182,12 @@ def test_spaces_survive_json_and_flatten_as_gymnasium_flattens(space):
     assert np.array_equal(row, flatten(back, sample))
 
 
+def test_an_observation_with_a_part_too_short_is_refused():
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (3,)), "b": spaces.Discrete(2)})
+    with pytest.raises(ValueError, match="an observation of 4 numbers; its space has 5"):
+        flatten(space, {"a": np.zeros(2), "b": 0})
+
+
 def test_rewards_that_are_arrays_of_one_number_are_numbers():
     vectors = [envs.make(f"hostile:{name}-v0", 2) for name in ("Good", "OneNumber")]
     for vector in vectors:

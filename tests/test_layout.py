@@ -12,6 +12,7 @@ PACKAGE = ROOT / "es_rl"
 # Each line may import from the lines above it only; parts on one line do not know one another.
 ORDER = [
     ["errors"],
+    ["signals"],
     ["rng", "presets", "keys", "processes", "modules", "gpt", "shared", "countdown", "zoo", "directory", "rows"],
     ["machine"],
     ["config"],
@@ -33,6 +34,7 @@ ORDER = [
     ["rundir"],
     ["screen"],
     ["checkpoint", "runlog"],
+    ["settings"],
     ["agent", "cli", "trainer"],
     ["callbacks", "compat"],
     ["evaluate", "record"],

@@ -17,7 +17,7 @@ from torch import nn
 from torch.func import functional_call
 
 from es_rl import fused, population
-from es_rl.errors import EnvError
+from es_rl.errors import ConfigError, EnvError
 from es_rl.noise import KINDS, Perturbation, member_weights
 from es_rl.population import perturb
 
@@ -127,7 +127,7 @@ NETWORKS = {
         numbers(5),
         True,
     ),
-    "mlp on sequences": (lambda: nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2)), numbers(4, 5), True),
+    "mlp on sequences": (lambda: nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)), numbers(4, 5), True),
     "convolutional": (Conv, numbers(3, 10), True),
     "one filter": (lambda: nn.Sequential(nn.Conv2d(4, 1, 3), nn.Flatten()), numbers(4, 5, 5), True),
     "places": (Places, ids(11), True),
@@ -212,7 +212,7 @@ def test_no_product_of_factors_is_ever_formed(monkeypatch):
     def forbidden(self):
         raise AssertionError("a bᵀ was formed")
 
-    for name in ("mlp", "convolutional", "transformer encoder", "llama"):
+    for name in ("mlp", "convolutional", "transformer encoder", "places", "llama", "gpt2"):
         module, inputs, _ = build(name)
         p, x = Perturbation(kind="lowrank", rank=2, sigma=0.1), inputs(len(MEMBERS))
         expected = explicit(module, MEMBERS, x, 1, p)
@@ -339,6 +339,16 @@ def test_batch_norm_in_training_mode_is_refused():
     expected = r"batch is a BatchNorm2d in training mode.*rows of different members together"
     with pytest.raises(EnvError, match=expected), perturb(module, [0, 1], Perturbation()):
         pass
+
+
+def test_a_rank_that_a_matrix_cannot_have_is_refused():
+    module = nn.Linear(4, 3)
+    for rank in (0, 4):
+        p = Perturbation(kind="lowrank", rank=rank)
+        with pytest.raises(ConfigError, match=rf"es.rank={rank}: .* weight is 3 × 4"), perturb(module, [0, 1], p):
+            pass
+        with pytest.raises(ConfigError, match=f"es.rank={rank}"):
+            member_weights(module, 0, p)
 
 
 def test_a_batch_that_is_no_multiple_of_the_members_is_refused():

@@ -168,12 +168,13 @@ STREAMED = [
 def test_chunks_side_by_side_are_each_by_itself_to_the_bit(line, workers):
     _, _, _, generation, rollout = prepare(line)
     for kind in ("members", "evaluation"):
-        chunks = [Chunk(kind, 0, 6), *(Chunk(kind, first, 2) for first in range(6, 20, 2)), Chunk(kind, 20, 4)]
-        for alone, beside in zip(
-            [rollout(generation, chunk, lambda steps: None) for chunk in chunks],
-            streamed(rollout, generation, chunks, workers),
-            strict=True,
-        ):
+        chunks = [Chunk(kind, 0, 6), *(Chunk(kind, first, 2) for first in range(6, 20, 2)), Chunk(kind, 20, 8)]
+        one_by_one = [rollout(generation, chunk, lambda steps: None) for chunk in chunks]
+        ascending = streamed(rollout, generation, chunks, workers)
+        descending = streamed(rollout, generation, chunks[::-1], workers)[::-1]
+        smallest_first = streamed(rollout, generation, [*chunks[1:], chunks[0]], workers)
+        smallest_first = [smallest_first[-1], *smallest_first[:-1]]
+        for alone, beside in zip(3 * one_by_one, ascending + descending + smallest_first, strict=True):
             assert np.array_equal(alone.returns, beside.returns, equal_nan=True)
             assert np.array_equal(alone.lengths, beside.lengths) and alone.steps == beside.steps
             assert alone.errors == beside.errors
@@ -183,10 +184,20 @@ def test_chunks_side_by_side_are_each_by_itself_to_the_bit(line, workers):
                 assert np.array_equal(alone.moments.second, beside.moments.second)
 
 
+def test_any_part_may_come_first_in_a_stream():
+    """The last parts of a third of the members are smaller than those that follow."""
+    _, _, _, generation, rollout = prepare("env=es_rl/PointMass-v0 policy=linear es.population=460")
+    parts = divide(range(460), 2, 58)
+    for first in range(len(parts)):
+        chunks = [Chunk("members", part.start, len(part)) for part in parts[first : first + 12]]
+        results = streamed(rollout, generation, chunks, 2)
+        assert all(np.isfinite(result.fitness).all() for result in results)
+
+
 @pytest.mark.parametrize(
     ("n", "workers", "most"), [(256, 2, 32), (64, 2, 16), (16, 3, 8), (2, 2, 2), (1000, 64, 32), (30, 0, 8)]
 )
-def test_members_are_divided_into_ever_smaller_even_parts(n, workers, most):
+def test_members_are_divided_into_parts_of_even_numbers_the_last_ones_small(n, workers, most):
     parts = divide(range(4, 4 + n), workers, most)
     assert [m for part in parts for m in part] == list(range(4, 4 + n))
     sizes = [len(part) for part in parts]

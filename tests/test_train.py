@@ -15,11 +15,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import es_rl
 from es_rl import checkpoint as cp
+from es_rl import workers
 from es_rl.config import parse_train
 from es_rl.errors import ConfigError, Stopped
-from es_rl.loop import Run, _signals
+from es_rl.loop import Run
 from es_rl.rng import integer_seed
 from es_rl.screen import Terms
+from es_rl.signals import heard
 
 TOY = ["env=es_rl/PointMass-v0", "mlp.hidden=[8]", "eval.every=2"]
 KINDS = [
@@ -68,6 +70,15 @@ def test_theta_does_not_depend_on_how_the_members_are_cut(train, policy, noise):
     assert comparable(runs[0]) == comparable(runs[1]) == comparable(runs[2])
 
 
+def test_only_members_that_crash_fail_whoever_runs_beside_them(train, monkeypatch):
+    monkeypatch.setattr(workers, "DEATHS", 2)
+    keys = ["env=hostile:OftenCrashes-v0", "policy=linear", "es.population=32", "es.max_failed=1", "generations=2"]
+    runs = [train(*keys, "eval.every=0", f"workers={n}", run=f"workers{n}") for n in (1, 2)]
+    failed = [[line["members/failed"] for line in metrics(run)] for run in runs]
+    assert failed[0] == failed[1] and 0 < sum(failed[0]) < 32
+    assert model_hash(runs[0]) == model_hash(runs[1])
+
+
 def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
     keys = [*toy(population=64, chunk=16), "generations=60", "video.every=-1", "eval.episodes=2"]
     quiet = train(*keys, run="quiet")
@@ -98,7 +109,7 @@ def test_a_hangup_that_was_ignored_from_the_start_stays_ignored(tmp_path, train)
     """As with nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with _signals() as check:
+        with heard() as check:
             os.kill(os.getpid(), signal.SIGHUP)
             check()
             os.kill(os.getpid(), signal.SIGTERM)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from jobs import Together, double, large, misbehave, print_and_report_signals, slow
+from jobs import NeverBegins, Together, double, large, misbehave, print_and_report_signals, slow
 
 from es_rl.errors import EnvError, ResourceError, Stopped
 from es_rl.processes import available_processors
@@ -82,10 +82,16 @@ def test_of_jobs_side_by_side_only_those_fail_that_always_do():
         results = pool.map(Together(), trouble, list(range(20)))
     sound = {r[0]: r[1] for r in results if not isinstance(r, Failed)}
     failed = {i: r.reason for i, r in enumerate(results) if isinstance(r, Failed)}
-    assert failed.pop(1) == "died" and failed.pop(4) == "raised"
-    assert set(failed.values()) <= {"raised"}  # whatever was beside the job that raised
+    assert failed == {1: "died", 4: "raised"}
     assert sound[9] == [9] and sound[17] == [17]  # each by itself once a worker was lost on it
     assert any("chunks are run again" in event for event in events)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_stream_that_cannot_even_begin_is_heard_of(count):
+    with Workers(count) as pool:
+        for result in pool.map(NeverBegins(), None, list(range(4))):
+            assert (result.reason, result.message) == ("raised", "MemoryError: no room")
 
 
 def test_exceptions_in_this_process_are_the_same_data():

@@ -98,15 +98,15 @@ def choose_backend(id: str, backend: str = "auto") -> str:
 
     Raises `EnvError` if the one that is asked for cannot, or if MuJoCo's version computes wrong physics.
     """
+    found = version("mujoco")
+    if id in TASKS and found.startswith("4.0.0"):
+        raise EnvError(f"env={id}: mujoco {found} computes wrong accelerations. Install another: {_MUJOCO}.")
     if backend not in ("auto", "batch"):
         return backend
     if id not in TASKS:
         if backend == "batch":
             raise EnvError(f"backend=batch: {id} has no fast environment; these have: {', '.join(TASKS)}.")
         return "gymnasium"
-    found = version("mujoco")
-    if found == "4.0.0":
-        raise EnvError(f"env={id}: mujoco 4.0.0 computes wrong accelerations. Install another: {_MUJOCO}.")
     if tuple(int(part) for part in found.split(".")[:2]) >= (3, 17):
         return "batch"
     if backend == "batch":

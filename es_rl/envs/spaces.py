@@ -29,13 +29,16 @@ def size(space: Space, first: int | None = None) -> int:
 
 
 def flatten(space: Space, obs: Any) -> NDArray[np.float64]:
-    """One observation as a vector; discrete ones as one-hot. Raises ValueError if a Box has another shape."""
+    """One observation as a vector; discrete ones as one-hot. Raises ValueError if it is not of the space's shape."""
     if isinstance(space, spaces.Box):
         array = np.asarray(obs, dtype=np.float64)
         if array.shape != space.shape:
             raise ValueError(f"an observation of shape {array.shape}; its space has {space.shape}")
         return array.reshape(-1)
-    return np.asarray(spaces.flatten(space, obs), dtype=np.float64)
+    vector = np.asarray(spaces.flatten(space, obs), dtype=np.float64)
+    if len(vector) != size(space):
+        raise ValueError(f"an observation of {len(vector)} numbers; its space has {size(space)}")
+    return vector
 
 
 def _supported(space: Space) -> bool:

@@ -1,0 +1,44 @@
+"""Wishes to stop: what a run hears from the terminal and the system."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from es_rl.errors import Stopped
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[Callable[[], None]]:
+    """A `check` that raises `Stopped` after SIGTERM, SIGHUP or Ctrl-C; a second Ctrl-C leaves at once."""
+    received: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if number == signal.SIGINT and signal.SIGINT in received:
+            _leave_at_once()
+        received.append(number)
+
+    def check() -> None:
+        if received:
+            interrupted = received[0] == signal.SIGINT
+            raise Stopped(f"stopped by {signal.Signals(received[0]).name}", 130 if interrupted else 75)
+
+    # What was ignored from the start stays ignored: nohup means it.
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave_at_once() -> NoReturn:
+    """The kernel ends the workers, who die with their parent."""
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the live panel has hidden the cursor
+    os._exit(130)

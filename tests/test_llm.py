@@ -199,16 +199,30 @@ def test_without_mirroring_each_member_has_a_direction_of_its_own(tune, monkeypa
     run = tune(
         "preset=es-at-scale", "es.population=6", "generations=1", "es.sigma=0.1", "optim.lr=0.5", "eval.kl=false"
     )
+    check_step(run, seen[0], 6, 0.1, 0.5)
+
+
+def test_the_published_settings_are_those_of_the_preset(tiny, data, tmp_path, monkeypatch):
+    """30 members, sigma 0.001, and a step of sigma/2 times the mean of z·epsilon."""
+    seen = []
+    monkeypatch.setattr(llm.FineTune, "members", _fake_members(seen))
+    keys = [f"model={tiny}", f"data={data}", "reward=hostile:high_letters", "run=run", "max_new_tokens=4", "workers=0"]
+    assert llm.main([*keys, "preset=es-at-scale", "generations=1", "eval.kl=false"]) == 0
+    check_step(tmp_path / "run", seen[0], 30, 0.001, 0.001**2 / 2)
+
+
+def check_step(run, names, n, sigma, lr):
+    """theta has moved by lr/(n sigma) Σ z epsilon, the scores being 0 … n−1."""
     theta, start = (load_file(f) for f in (run / "checkpoints/last/model.safetensors", run / "start/model.safetensors"))
-    scores = np.arange(6.0)
+    scores = np.arange(float(n))
     z = (scores - scores.mean()) / scores.std()
-    p = Perturbation(kind="dense", sigma=0.1, seed=0, generation=0)
-    for position, name in enumerate(n for n in dict(seen[0])):
+    p = Perturbation(kind="dense", sigma=sigma, seed=0, generation=0)
+    for position, name in enumerate(names):
         epsilons = [
-            noise.parameter_stream(p, i, position).standard_normal(theta[name].shape, np.float32) for i in range(6)
+            noise.parameter_stream(p, i, position).standard_normal(theta[name].shape, np.float32) for i in range(n)
         ]
-        expected = 0.5 / (6 * 0.1) * sum(w * e for w, e in zip(z, epsilons, strict=True))
-        np.testing.assert_allclose(theta[name] - start[name], expected, atol=1e-5)
+        expected = lr / (n * sigma) * sum(w * e for w, e in zip(z, epsilons, strict=True))
+        np.testing.assert_allclose(theta[name] - start[name], expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
 
 
 def _fake_members(seen):

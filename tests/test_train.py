@@ -70,6 +70,13 @@ def test_theta_does_not_depend_on_how_the_members_are_cut(train, policy, noise):
     assert comparable(runs[0]) == comparable(runs[1]) == comparable(runs[2])
 
 
+def test_a_generation_tells_what_its_estimate_and_its_workers_were_worth(train):
+    line = metrics(train(*toy(), "generations=2", "workers=1"))[-1]
+    assert -1 <= line["gradient/agreement"] <= 1
+    assert 1 <= line["update/effective_rank"] <= 8  # pairs
+    assert 0 < line["time/simulating"] < line["time/utilisation"] <= 1
+
+
 def test_only_members_that_crash_fail_whoever_runs_beside_them(train, monkeypatch):
     monkeypatch.setattr(workers, "DEATHS", 2)
     keys = ["env=hostile:OftenCrashes-v0", "policy=linear", "es.population=32", "es.max_failed=1", "generations=2"]

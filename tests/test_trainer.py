@@ -1,6 +1,7 @@
 """`es_rl.Trainer`: any module, any score."""
 
 import copy
+import math
 import subprocess
 import sys
 
@@ -314,6 +315,16 @@ def test_constructors_with_the_names_of_eggroll_trainer():
     first = only[0].weight.clone()
     t.train(1)
     assert torch.equal(only[0].weight, first)
+
+
+def test_the_other_packages_words_are_understood(capsys):
+    t = EGGROLLTrainer(model=network(), fitness_fn=alone, population_size=16, learning_rate=0.01, seed=1)
+    assert t.best_fitness == -math.inf
+    records = t.train(num_generations=3, verbose=True)
+    assert [r["generation"] for r in records] == [1, 2, 3] and "generation 1 | fitness" in capsys.readouterr().out
+    assert t.callbacks == [] and t.best_fitness == max(r["fitness/max"] for r in records)
+    assert alone(t.get_best_model()) == pytest.approx(t.best_fitness, rel=1e-6)
+    assert alone(t.model) != alone(t.get_best_model())
 
 
 def test_the_other_packages_arguments_mean_ours():

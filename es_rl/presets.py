@@ -52,7 +52,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # sigma and alpha are those of its Humanoid, in what they do to an action.
     "Humanoid": _ars(128, None, 0.05, 0.1, 5.0, obs_first=45, obs_clip=5.0),
     "HumanoidStandup": _ars(128, None, 0.05, 0.1, 0.0, obs_first=45, obs_clip=5.0),
-    # Found by search, on seeds 1000 and 1001 (scripts/search.md). Small perturbations leave Swimmer in a gait that
+    # Found by search, on seed 1000 and few others (scripts/search.md). Small perturbations leave Swimmer in a gait that
     # returns 45. Pendulum is not solved by its settings, and those of HumanoidStandup were not tried.
     "Swimmer": _adam(32, 0.5, 0.2, obs_norm=False),
     "InvertedDoublePendulum": _adam(256, 0.05, 0.01, **{"es.shaping": "zscore"}),

@@ -116,6 +116,11 @@ def processors(machine):
     return f"{machine['processors']} {name}"
 
 
+def identity(result):
+    """What a comparison replaces another one of."""
+    return result["env"], result["minutes"], processors(result["machine"])
+
+
 def longest(results, result):
     """Whether no other comparison of its task took more minutes."""
     return result["minutes"] == max(other["minutes"] for other in results if other["env"] == result["env"])
@@ -164,8 +169,7 @@ def main(argv):
     for task in tasks:
         found, trained = collect(task, out) if (out / task / "results.json").exists() else (None, None)
         if found:
-            same = [r for r in results if (r["env"], r["minutes"]) == (task, found["minutes"])]
-            results = [*(r for r in results if r not in same), found]
+            results = [*(r for r in results if identity(r) != identity(found)), found]
             if longest(results, found):
                 show(trained, task)
     order = [*MINUTES, *tasks]

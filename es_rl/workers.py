@@ -16,7 +16,6 @@ nothing but its own pipe is broken. `count=0` runs everything in this process, f
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -228,20 +227,18 @@ class Workers:
             self._lost(worker, "died", "does not take its job", m)
 
     def _listen(self, seconds: float) -> Iterator[tuple[_Worker, Any]]:
-        """Messages at hand, or within some seconds; None for a worker that is gone."""
+        """Messages at hand, or within some seconds; None, after its last one, for a worker that is gone."""
         by_pipe = {worker.pipe: worker for worker in self._workers}
         by_sentinel = {worker.process.sentinel: worker for worker in self._workers}
         at_hand = wait([*by_pipe, *by_sentinel], seconds)
-        gone = [by_sentinel[item] for item in at_hand if item in by_sentinel]
-        for worker in [by_pipe[item] for item in at_hand if item in by_pipe]:
+        gone = {by_sentinel[item] for item in at_hand if item in by_sentinel}
+        for worker in {by_pipe[item] for item in at_hand if item in by_pipe} | gone:
             try:
-                yield worker, worker.pipe.recv()
+                while worker.pipe.poll():
+                    yield worker, worker.pipe.recv()
             except (EOFError, OSError):
-                if worker not in gone:
-                    gone.append(worker)
-        for worker in gone:
-            if worker in self._workers:
-                yield from ((worker, message) for message in _left(worker.pipe))
+                gone.add(worker)
+            if worker in gone:
                 yield worker, None
 
     def _hear(self, worker: _Worker, message: Any, m: _Map) -> None:
@@ -288,13 +285,6 @@ class Workers:
                 m.waiting.appendleft(index)
             else:
                 m.settle(index, Failed(reason, f"the worker {text}, {tries.died + tries.hung} times"))
-
-
-def _left(pipe: Connection) -> Iterator[Any]:
-    """What a worker that is gone has still said."""
-    with contextlib.suppress(EOFError, OSError):
-        while pipe.poll():
-            yield pipe.recv()
 
 
 def _run(pump: Callable[[], bool]) -> None:

@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mujoco
@@ -100,7 +101,7 @@ def main(argv):
     with Workers(count) as workers, Workers(count) as replaying:
         spec = evaluator.probe(workers, config)
         params = es.ESParams.of(config)
-        training, alone = Evaluator(config, params, spec, workers), Alone(config, spec)
+        training, alone = Evaluator(config, params, spec, workers), Alone(replace(config, chunk=size), spec)
         state = es.init(make_policy(config, spec))
         for _ in range(skip):
             seen = training.members(state)
@@ -123,7 +124,7 @@ def main(argv):
                 totals[name] += value
             print(f"round {number}: " + ", ".join(f"{k} {v[0] / v[1]:,.0f}" for k, v in measured.items()), flush=True)
     found = ", ".join(f"{k} {v}" for k, v in versions().items())
-    print(f"{config.env}, {config.policy}, {config.es.population} members in chunks of {config.chunk}, {count} workers")
+    print(f"{config.env}, {config.policy}, {config.es.population} members, {count} workers")
     print(found)
     speeds = {name: steps / taken for name, (steps, taken) in totals.items()}
     for name, speed in speeds.items():

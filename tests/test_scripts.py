@@ -14,7 +14,11 @@ SCRIPTS = ROOT / "scripts"
 
 @pytest.mark.parametrize(
     "keys",
-    ["env=CartPole-v1 workers=1", "env=Hopper-v4 workers=0 policy=linear", "env=Hopper-v4 backend=gymnasium workers=2"],
+    [
+        "env=CartPole-v1 workers=1",
+        "env=Hopper-v4 workers=0 policy=linear chunk=2",
+        "env=Hopper-v4 backend=gymnasium workers=2",
+    ],
 )
 def test_throughput_of_training_and_of_the_simulations_alone(keys, tmp_path):
     done = subprocess.run(

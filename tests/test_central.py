@@ -60,11 +60,13 @@ def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
 
 
 def test_theta_is_the_same_if_a_worker_hangs(train, start, tmp_path):
-    keys = ["env=es_rl/PointMass-v0", "es.population=64", "generations=20", "video.every=-1", "chunk=16"]
+    keys = ["env=es_rl/PointMass-v0", "es.population=64", "generations=60", "video.every=-1", "chunk=16"]
     quiet = train(*keys, "eval.every=0", run="quiet")
     process = start(*keys, "eval.every=0", "inference=central", "workers=2", "hang_after=3", "run=hung")
-    wait_for(lambda: (tmp_path / "hung/metrics.jsonl").exists(), process)
-    next(child for child in process.children() if is_worker(child)).suspend()
+    log = tmp_path / "hung/metrics.jsonl"
+    wait_for(lambda: log.exists() and log.read_text().count("\n") >= 10, process)
+    # The busiest one: another may still be starting, and is not missed.
+    max(filter(is_worker, process.children()), key=lambda child: child.cpu_times().user).suspend()
     assert process.wait() == 0
     assert "finished no step for 3 s (hang_after); it is replaced" in (tmp_path / "out.txt").read_text()
     assert model_hash(tmp_path / "hung") == model_hash(quiet)

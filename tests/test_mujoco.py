@@ -110,22 +110,28 @@ def test_arguments_of_the_constructor_count(id, kwargs, tmp_path):
         compare(id, kwargs, n)
 
 
+def arguments(id):
+    """Of the constructor of Gymnasium's class."""
+    return inspect.signature(load_env_creator(gymnasium.spec(id).entry_point)).parameters
+
+
 def with_argument(name):
-    return [
-        id for id in TASKS if name in inspect.signature(load_env_creator(gymnasium.spec(id).entry_point)).parameters
-    ]
+    return [id for id in TASKS if name in arguments(id)]
+
+
+def write_model(id, pattern, replacement):
+    """Gymnasium's own model, changed; the argument that names it."""
+    theirs = Path(gymnasium.__file__).parent / "envs/mujoco/assets" / arguments(id)["xml_file"].default
+    Path("robot.xml").write_text(re.sub(pattern, replacement, theirs.read_text()))
+    return {"xml_file": "./robot.xml"}
 
 
 @pytest.mark.parametrize("id", with_argument("xml_file"))
 def test_a_model_of_ones_own_counts(id, tmp_path):
     """Gymnasium's, in weaker gravity."""
-    name = inspect.signature(load_env_creator(gymnasium.spec(id).entry_point)).parameters["xml_file"].default
-    theirs = Path(gymnasium.__file__).parent / "envs/mujoco/assets" / name
-    (tmp_path / "moon.xml").write_text(
-        re.sub("<worldbody>", '<option gravity="0 0 -2"/><worldbody>', theirs.read_text(), count=1)
-    )
+    model = write_model(id, "<worldbody>", '<option gravity="0 0 -2"/><worldbody>')
     for n in SIZES:
-        compare(id, {"xml_file": "./moon.xml"}, n)
+        compare(id, model, n)
 
 
 @pytest.mark.parametrize("id", with_argument("exclude_current_positions_from_observation"))
@@ -210,10 +216,7 @@ def test_a_diverged_simulation_ends_as_failed_and_the_others_run_on(id, first, b
 
 def explosive(id):
     """The robot with motors that MuJoCo cannot compute."""
-    name = inspect.signature(load_env_creator(gymnasium.spec(id).entry_point)).parameters["xml_file"].default
-    theirs = Path(gymnasium.__file__).parent / "envs/mujoco/assets" / name
-    Path("robot.xml").write_text(re.sub(r'gear="[^"]*"', 'gear="1e12"', theirs.read_text()))
-    return {"xml_file": "./robot.xml"}
+    return write_model(id, r'gear="[^"]*"', 'gear="1e12"')
 
 
 @pytest.mark.parametrize(("id", "actions"), [("Ant-v5", 8), ("HalfCheetah-v5", 6)])

@@ -12,19 +12,21 @@ if TYPE_CHECKING:
 
 
 class EarlyStopping:
-    """Stop when a metric has not risen by more than `least` for `patience` generations, or has reached `target`."""
+    """Stop when a metric has not risen by more than `least` for `patience` generations, or has reached `target`.
+
+    It looks at the trainer's history, so that a trainer that was saved and loaded stops where it would have stopped.
+    """
 
     def __init__(
         self, patience: int, *, metric: str = "fitness/mean", least: float = 0.0, target: float = math.inf
     ) -> None:
         self._patience, self._metric, self._least, self._target = patience, metric, least, target
-        self._best, self._waited = -math.inf, 0
 
     def on_generation(self, trainer: Trainer, record: Record) -> bool:
-        value = record[self._metric]
-        risen = value > self._best + self._least
-        self._best, self._waited = (value, 0) if risen else (self._best, self._waited + 1)
-        return self._waited >= self._patience or value >= self._target
+        best, waited = -math.inf, 0
+        for value in (past[self._metric] for past in trainer.history):
+            best, waited = (value, 0) if value > best + self._least else (best, waited + 1)
+        return waited >= self._patience or record[self._metric] >= self._target
 
 
 class Checkpoint:

@@ -40,7 +40,7 @@ class TrainingError(EsRlError):
 
 
 class TornError(TrainingError):
-    """theta was left half moved: it must not be saved."""
+    """theta was left half moved, or infinite: it must not be saved."""
 
 
 class ResourceError(EsRlError):

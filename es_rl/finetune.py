@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,11 @@ class FineTune:
                     f"the update of generation {state.generation + 1} broke off ({type(error).__name__}: {error}); "
                     f"resume={self._run} goes on from the last checkpoint."
                 ) from error
+            if not math.isfinite(norm):
+                raise TornError(
+                    f"theta is infinite after generation {state.generation + 1}: start again with a lower "
+                    f"optim.lr={lr:g}; export={self._run} out=DIRECTORY gives the model of the last checkpoint."
+                )
         record = seen.metrics | {
             "update/norm": norm,
             "members/failed": int((~np.isfinite(seen.fitness)).sum()),

@@ -159,7 +159,7 @@ def wait_for(condition, process=None, seconds=90):
     """Wait until something holds; the limit is only there for the day it never does."""
     end = time.monotonic() + seconds
     while not condition():
-        assert process is None or process.is_running(), "the process has ended"
+        assert process is None or process.status() != psutil.STATUS_ZOMBIE, "the process has ended"
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
 

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from es_rl import compare as comparison
 from es_rl import machine, report
@@ -120,6 +121,7 @@ def test_a_report_holds_all_that_it_shows():
     assert base64.b64decode(page.sources[-1][1].partition(",")[2]) == b"film"
     assert "es_rl, seed 3" in page.text and "2 seeds" in page.text
     assert "101" in page.text and "python -m es <0>" in page.text
+    assert "2 processors (x), 8.0 GB, Linux" in page.text and "numpy 2" in page.text
     assert not re.search(r"https?://|<script|@import|url\(", report.page(results, {}, {}))
 
 
@@ -128,6 +130,31 @@ def test_the_summary_is_that_of_the_runs():
     assert found["es"]["returns"].tolist() == [100.0, 101.0] and found["es"]["iqm"] == 100.5
     assert found["es"]["interval"] == (100.0, 101.0) and found["ppo"]["median"] == 50.5
     assert found["es"]["env_steps"] == 6000 and found["es"]["cpu_seconds"] == 90
+
+
+def test_the_table_has_iqm_interval_and_probability_of_improvement():
+    """Of two seeds each, of which all of ours return more than all of theirs; then of one that does not."""
+    results = made_up()
+    page = report.page(results, {}, {})
+    row = "<td>{}</td><td>{}</td><td>{}</td><td>{}</td>"
+    assert row.format("100.0, 101.0", "100.5", "100.5 [100.0, 101.0]", "–") in page
+    assert row.format("50.0, 51.0", "50.5", "50.5 [50.0, 51.0]", "1.00 [1.00, 1.00]") in page
+    results["runs"][2]["return_mean"] = 100.5
+    assert "<td>0.75 [0.00, 1.00]</td>" in report.page(results, {}, {})
+
+
+def test_a_curve_s_band_is_its_interval(monkeypatch):
+    """Of two seeds: from the lower to the higher one."""
+    drawn = []
+    monkeypatch.setattr(Axes, "fill_between", lambda self, *area, **_: drawn.append(area))
+    results = made_up()
+    report._curves(results, "wall-clock")
+    assert len(drawn) == 2
+    for (grid, low, high), name in zip(drawn, ("es", "ppo"), strict=True):
+        own = [[p["return"] for p in run["curve"]] for run in results["runs"] if run["name"] == name]
+        values = [np.interp(grid, np.arange(61) / 60, curve) for curve in own]
+        assert grid[0] == 0.0 and grid[-1] == 1.0
+        np.testing.assert_allclose([low, high], [np.min(values, axis=0), np.max(values, axis=0)])
 
 
 def test_a_baseline_that_failed_or_was_not_run_is_shown_as_such(tmp_path):

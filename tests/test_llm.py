@@ -2,12 +2,13 @@
 
 import json
 import math
+import signal
 import time
 
 import numpy as np
 import pytest
 import torch
-from conftest import comparable, metrics, model_hash
+from conftest import comparable, metrics, model_hash, wait_for
 from safetensors.torch import load_file
 from torch.func import functional_call
 
@@ -461,6 +462,58 @@ def test_bad_models(tune, tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def write_gguf(model, tokenizer, path):
+    """A Llama as one GGUF file: whole numbers, the rows of q and k in the order of llama.cpp's rotations."""
+    gguf = pytest.importorskip("gguf")
+    config, file = model.config, gguf.GGUFWriter(path, "llama")
+    file.add_vocab_size(config.vocab_size)
+    file.add_context_length(config.max_position_embeddings)
+    file.add_embedding_length(config.hidden_size)
+    file.add_block_count(config.num_hidden_layers)
+    file.add_feed_forward_length(config.intermediate_size)
+    file.add_head_count(config.num_attention_heads)
+    file.add_head_count_kv(config.num_key_value_heads)
+    file.add_layer_norm_rms_eps(config.rms_norm_eps)
+    file.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    file.add_tokenizer_model("gpt2")
+    tokens = tokenizer.convert_ids_to_tokens(range(config.vocab_size))
+    tokens[tokens.index("Ā")] = "þÿ"  # the byte 0: without any merge it would not be read as a tokenizer of pairs
+    file.add_token_list(tokens)
+    file.add_token_types([gguf.TokenType.NORMAL] * (config.vocab_size - 1) + [gguf.TokenType.CONTROL])
+    file.add_token_merges(["þ ÿ"])
+    for add in (file.add_bos_token_id, file.add_eos_token_id, file.add_pad_token_id):
+        add(config.eos_token_id)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, value in model.named_parameters():
+        array = value.numpy()
+        if count := heads.get(name.split(".")[-2]):
+            array = array.reshape(count, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+        file.add_tensor(names.get_name(name, try_suffixes=(".weight",)), np.ascontiguousarray(array))
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+
+
+def test_a_directory_with_one_gguf_file_is_a_model(speaker, tune, tmp_path):
+    (tmp_path / "quantized").mkdir()
+    write_gguf(speaker.model, speaker.tokenizer, tmp_path / "quantized" / "tiny.gguf")
+    opened, tokenizer = language.open_model(tmp_path / "quantized", "float32")
+    assert tokenizer("say it: é<end>")["input_ids"] == speaker.tokenizer("say it: é<end>")["input_ids"]
+    for (name, value), (other, expected) in zip(
+        opened.named_parameters(), speaker.model.named_parameters(), strict=True
+    ):
+        assert name == other and torch.equal(value, expected), name
+    (said,) = Language(opened, tokenizer, torch.device("cpu")).complete(
+        ["a", "long one"], copies=1, most=8, beat=lambda n: None
+    )
+    (expected,) = speaker.complete(["a", "long one"], copies=1, most=8, beat=lambda n: None)
+    assert said == expected
+    run = tune("model=quantized", "generations=1")  # goes on as an ordinary model, with safetensors
+    assert language.check(run / "start") == language.check(run / "pretrained") == {"use_safetensors": True}
+
+
 @pytest.mark.parametrize(
     ("keys", "error"),
     [
@@ -488,6 +541,44 @@ def test_errors_are_one_line(command, tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(ConfigError, match="out=there: is there already"):
         llm.main(["export=nothing", "out=there"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "code", "error"),
+    [
+        ("model=pickled", 3, "weights are pickled only"),
+        ("reward=nowhere:fn", 3, "nowhere cannot be imported"),
+        ("resume=run", 4, "run/checkpoints"),
+        ("reward=mine:letters", 5, "theta is infinite after generation 1"),
+    ],
+)
+def test_exit_codes(tune, tiny, data, command, tmp_path, keys, code, error):
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "pytorch_model.bin").touch()
+    (tmp_path / "mine.py").write_text("letters = lambda completions, **_: [sum(map(ord, c)) for c in completions]")
+    argv = [f"model={tiny}", f"data={data}", "reward=conciseness", *SMALL, "generations=1", "run=other"]
+    argv = [a.replace("lr=0.01", "lr=1e42") for a in argv]
+    if keys == "resume=run":
+        argv = []
+        for file in tune("reward=conciseness", "generations=1").glob("checkpoints/*/model.safetensors"):
+            file.write_bytes(file.read_bytes()[:-1])
+    done = command("llm", *[a for a in argv if a.partition("=")[0] != keys.partition("=")[0]], keys)
+    assert done.returncode == code and error in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_stopped_run_is_saved_and_goes_on_to_the_same_bits(tune, start, tiny, data, tmp_path, number, code):
+    keys = [f"model={tiny}", f"data={data}", "reward=conciseness", *SMALL]
+    process = start(*keys, "run=stopped", "generations=1000", verb="llm")
+    run = tmp_path / "stopped"
+    wait_for(lambda: (run / "metrics.jsonl").exists() and len(metrics(run)) >= 2, process)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    assert "is saved; go on with resume=stopped" in (tmp_path / "out.txt").read_text()
+    done = len(metrics(run))
+    tune("resume=stopped", f"generations={done + 1}")
+    whole = tune(*keys, f"generations={done + 1}", run="whole")
+    assert model_hash(run) == model_hash(whole)
 
 
 def test_lines_of_json_end_where_a_line_ends_and_nowhere_else(tmp_path):

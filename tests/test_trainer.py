@@ -4,6 +4,7 @@ import copy
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -162,9 +163,6 @@ def theta_sum(model):
 def test_callbacks_run_and_can_end_the_training(tmp_path, capsys):
     calls = []
     stop = callbacks.EarlyStopping(2, metric="fitness/max", least=1e9)
-    slow = callbacks.EarlyStopping(3, metric="x", least=1.0)  # every third rise is one by more than that
-    assert not any(slow.on_generation(None, {"x": 0.4 * i}) for i in range(20))
-    assert [slow.on_generation(None, {"x": 0.0}) for _ in range(3)][-1]
     every = [
         lambda t, record: calls.append(record["generation"]), stop, callbacks.TensorBoard(tmp_path / "tb"),
         callbacks.Checkpoint(tmp_path / "saved", every=2), callbacks.Print(0),
@@ -178,6 +176,25 @@ def test_callbacks_run_and_can_end_the_training(tmp_path, capsys):
     assert "generation 3 | fitness" in capsys.readouterr().out
     target = trainer(callbacks=[callbacks.EarlyStopping(100, target=-1e9)])
     assert len(target.train(5)) == 1
+
+
+def test_early_stopping_waits_for_a_rise_also_across_a_save(tmp_path):
+    past = SimpleNamespace(history=[])
+    slow = callbacks.EarlyStopping(3, metric="x", least=1.0)
+
+    def stops(value):
+        past.history.append({"x": value})
+        return slow.on_generation(past, past.history[-1])
+
+    assert not any(stops(0.4 * i) for i in range(20))  # every third rise is one by more than that
+    assert [stops(0.0) for _ in range(3)][-1]
+
+    t = trainer()
+    t.train(2)
+    t.save(tmp_path / "saved")
+    stop = callbacks.EarlyStopping(3, metric="fitness/max", least=1e9)
+    loaded = es_rl.Trainer.load(tmp_path / "saved", network(), alone, callbacks=[stop])
+    assert len(loaded.train(10)) == 2  # the first of four generations was a rise
 
 
 @pytest.mark.parametrize("training", [False, True])

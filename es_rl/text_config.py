@@ -61,7 +61,10 @@ class TextConfig:
     target_bits: float | None = key(None, "stop when eval/bits_per_byte reaches this")
     target_reward: float | None = key(None, "stop when eval/reward_mean reaches this")
     seed: int = key(0, "names every random number of the run", low=0, high=MAX_SEED)
-    workers: int | None = key(None, "worker processes; 0: all in this one; default: the processors at hand", low=0)
+    workers: int | None = key(
+        None, "worker processes; 0: all in this one, which a reward that hangs then hangs with; default: the "
+        "processors at hand", low=0,
+    )  # fmt: skip
     chunk: int | None = key(None, "members of one forward pass, an even number; default: from the other keys", low=2)
     hang_after: float = key(300.0, "seconds without a finished chunk after which a worker is replaced", above=0)
     run: str = key("", "the run's directory; default: runs/text/TIME-gpt")

@@ -95,7 +95,7 @@ its hours its start too; those of PPO do not. Trainings ran one at a time, each 
 <h2>Learning curves</h2>
 <div class="figures">{shown}</div>
 <p class="quiet">Dots: evaluations during training; lines: interquartile mean over seeds; bands: its 95 %
-bootstrap interval.</p>
+bootstrap interval. The processor hours of a training are spread evenly over its minutes.</p>
 <h2>Videos</h2>
 <div class="videos">{players or "<p>There are none.</p>"}</div>
 <h2>How to repeat it</h2>

@@ -201,6 +201,10 @@ def test_rewards_that_cannot_be_used_are_named(file, command, monkeypatch):
     ):  # fmt: skip
         done = command("text", *keys, f"reward=bad:{name}", f"run={name}")
         assert done.returncode == code and message in done.stderr, done.stderr
+    (file.parent / "slow.py").write_text("import time\ndef hangs(prompts, completions): time.sleep(1000)\n")
+    few = [key for key in keys if not key.startswith(("es.population", "workers"))]
+    done = command("text", *few, "es.population=2", "workers=1", "hang_after=2", "reward=slow:hangs", "run=hangs")
+    assert done.returncode == 5 and "the worker finished no step for 2 s" in done.stderr
     done = command("text", *keys, "reward=nowhere:fn")
     assert done.returncode == 3 and "nowhere cannot be imported" in done.stderr
 

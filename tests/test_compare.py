@@ -11,11 +11,12 @@ import time
 from html.parser import HTMLParser
 
 import numpy as np
+import psutil
 import pytest
 from matplotlib.axes import Axes
 
 from es_rl import compare as comparison
-from es_rl import machine, report
+from es_rl import contender, machine, report
 from es_rl.baselines import ARS, PPO, BaselineConfig, Clock, _schedule, label
 from es_rl.errors import ConfigError, Stopped
 
@@ -89,18 +90,18 @@ def test_what_other_programs_use_is_measured(tmp_path, monkeypatch):
 def test_the_share_of_others_is_what_was_not_ours_over_all_sittings(tmp_path, monkeypatch):
     seen = iter([(10.0, 100.0, 5.0), (40.0, 150.0, 15.0), (50.0, 200.0, 20.0), (60.0, 250.0, 30.0)])
     monkeypatch.setattr(machine, "processor_seconds", lambda: next(seen))
-    config, run = comparison.CompareConfig(env="Hopper-v4"), tmp_path / "run"
+    config, run = contender.CompareConfig(env="Hopper-v4"), tmp_path / "run"
 
     def stopped(*_):
         run.mkdir()
         (run / "config.yaml").touch()
         raise Stopped("enough", 75)
 
-    monkeypatch.setattr(comparison, "_ours", stopped)
+    monkeypatch.setattr(contender, "_ours", stopped)
     with pytest.raises(Stopped):
-        comparison._run("es", 0, tmp_path, config, [])
-    monkeypatch.setattr(comparison, "_ours", lambda *_: "no")
-    comparison._run("es", 0, tmp_path, config, [])
+        contender.run("es", 0, tmp_path, config, [])
+    monkeypatch.setattr(contender, "_ours", lambda *_: "no")
+    contender.run("es", 0, tmp_path, config, [])
     found = json.loads((tmp_path / "result.json").read_text())
     assert found["failed"] == "no" and found["others"] == (30 - 10 + 10 - 10) / 100
 
@@ -210,6 +211,15 @@ def test_a_stopped_comparison_goes_on_with_the_training_that_it_stopped(tmp_path
     compare(*keys, cwd=tmp_path)
     generations = [json.loads(line)["generation"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert generations == list(range(1, len(generations) + 1)) and len(generations) > trained
+
+
+def test_a_training_that_hangs_has_failed(tmp_path, monkeypatch):
+    (tmp_path / "sleeper.py").write_text("import time; time.sleep(600)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(contender, "PATIENCE", 1.0)
+    config = contender.CompareConfig(env="Hopper-v4", minutes=0.01)
+    assert contender._call(tmp_path, config, "sleeper", []) == "sleeper had not ended after 0 minutes"
+    assert not any("sleeper" in child.cmdline() for child in psutil.Process().children())
 
 
 def test_a_missing_baseline_is_named_with_its_remedy(tmp_path):

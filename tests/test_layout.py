@@ -44,6 +44,7 @@ ORDER = [
     ["finetune", "text_task"],
     ["train", "text", "llm"],
     ["report"],
+    ["contender"],
     ["compare"],
 ]
 SKIP = {"__init__"}

@@ -8,8 +8,7 @@ through a board (`es_rl.board`).
 
 The actor is that of local inference, for the whole chunk, so its bits are the same for any number of workers. The
 actions of a chunk are remembered until it is done: a shard that is run again after its worker's death is given them
-again, and catches up. If its environments go another way this time, the shard is lost, and its members have failed. An
-environment that breaks is not tried again, as it is in local inference.
+again, and catches up. If its environments go another way this time, the shard is lost, and its members have failed.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from es_rl.episodes import Tally
 from es_rl.policies.normalizer import Moments
 from es_rl.population import Generation
 from es_rl.processes import choose_device
-from es_rl.rollout import Chunk, ChunkResult, make_policy, observed_mean
+from es_rl.rollout import ATTEMPTS, Chunk, ChunkResult, make_policy, observed_mean
 from es_rl.rows import Gaps
 from es_rl.shared import Memory, allocate
 from es_rl.worker import Failed
@@ -148,9 +147,32 @@ class Central:
         self._descriptor, self._board = -1, Board(0, Memory("", {}))
 
     def roll(
-        self, generation: Generation, chunks: Sequence[Chunk], on_result: Callable[[int, Any], None]
+        self, generation: Generation, chunks: Sequence[Chunk], on_result: Callable[[int, Any], None], attempt: int = 1
     ) -> list[ChunkResult]:
-        """The results of the chunks, in order; `on_result(index, result)` as each is done."""
+        """The results of the chunks, in order; `on_result(index, result)` as each is done.
+
+        Those in which an environment broke are rolled out again, as in local inference.
+        """
+        broken: list[int] = []
+
+        def settled(index: int, result: ChunkResult, broke: bool) -> None:
+            if broke and attempt < ATTEMPTS:
+                broken.append(index)
+            else:
+                on_result(index, result)
+
+        results = self._once(generation, chunks, settled)
+        if broken:
+            again = [chunks[i] for i in broken]
+            whole = self.roll(generation, again, lambda place, result: on_result(broken[place], result), attempt + 1)
+            for i, result in zip(broken, whole, strict=True):
+                results[i] = result
+        return results
+
+    def _once(
+        self, generation: Generation, chunks: Sequence[Chunk], on_result: Callable[[int, ChunkResult, bool], None]
+    ) -> list[ChunkResult]:
+        """The results of the chunks, in order; `on_result(index, result, whether an environment broke)`."""
         shards = self._cut(chunks)
         board = self._open(shards)
         chunk_of = {shard.job: i for i, own in enumerate(shards) for shard in own}
@@ -171,8 +193,10 @@ class Central:
             if len(outcomes[i]) == len(shards[i]):
                 group = groups.pop(i, None)
                 moments = None if group is None else group.close()
-                results[i] = _join([outcomes[i][shard.job] for shard in shards[i]], shards[i], moments)
-                on_result(i, results[i])
+                parts = [outcomes[i][shard.job] for shard in shards[i]]
+                results[i] = _join(parts, shards[i], moments)
+                lost = any(isinstance(part, Failed) for part in parts)  # with its worker, which had its own attempts
+                on_result(i, results[i], bool(results[i].errors) and not lost)
 
         try:
             jobs = [shard for own in shards for shard in own]

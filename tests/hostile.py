@@ -131,6 +131,27 @@ class OftenCrashes(Good):
         return super().step(action)
 
 
+class Wanders(Good):
+    """Every other one of a process ends early; when one of the rest has killed the process, none does any more."""
+
+    made = 0
+    marker = Path("wandered")
+
+    def __init__(self):
+        super().__init__()
+        self.early = Wanders.made % 2 == 0
+        Wanders.made += 1
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self.marker.exists():
+            return obs, reward, terminated, truncated, info
+        if self.t == 30:
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return obs, reward, self.early and self.t == 10, truncated, info
+
+
 class ClosesEverything(Good):
     """Closes the process's files when a marker exists, and removes the marker first: it happens once."""
 

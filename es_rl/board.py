@@ -35,7 +35,7 @@ fence = threading.Lock()  # what was written before it is passed is seen by whoe
 
 @dataclass(frozen=True)
 class Board:
-    """The shared memory of one call of `Central.roll`."""
+    """The shared memory of one attempt of `Central.roll`."""
 
     serial: int  # another one for each board, as paths come again
     memory: Memory
@@ -65,7 +65,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Round:
-    """What the shards of one call of `Central.roll` share."""
+    """What the shards of one attempt of `Central.roll` share."""
 
     number: int  # of the generation
     board: Board

@@ -23,10 +23,12 @@ class EarlyStopping:
         self._patience, self._metric, self._least, self._target = patience, metric, least, target
 
     def on_generation(self, trainer: Trainer, record: Record) -> bool:
+        values = [past[self._metric] for past in trainer.history]
+        values = [-math.inf if value is None else value for value in values]
         best, waited = -math.inf, 0
-        for value in (past[self._metric] for past in trainer.history):
+        for value in values:
             best, waited = (value, 0) if value > best + self._least else (best, waited + 1)
-        return waited >= self._patience or record[self._metric] >= self._target
+        return waited >= self._patience or values[-1] >= self._target
 
 
 class Checkpoint:

@@ -8,7 +8,8 @@ through a board (`es_rl.board`).
 
 The actor is that of local inference, for the whole chunk, so its bits are the same for any number of workers. The
 actions of a chunk are remembered until it is done: a shard that is run again after its worker's death is given them
-again, and catches up. If its environments go another way this time, the shard is lost, and its members have failed.
+again, and catches up. If its environments go another way this time, the shard is lost, and its chunk is rolled out
+again.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class Central:
     ) -> list[ChunkResult]:
         """The results of the chunks, in order; `on_result(index, result)` as each is done.
 
-        Those in which an environment broke are rolled out again, as in local inference.
+        Those in which an environment broke are rolled out again when all others are done.
         """
         broken: list[int] = []
 
@@ -195,8 +196,9 @@ class Central:
                 moments = None if group is None else group.close()
                 parts = [outcomes[i][shard.job] for shard in shards[i]]
                 results[i] = _join(parts, shards[i], moments)
-                lost = any(isinstance(part, Failed) for part in parts)  # with its worker, which had its own attempts
-                on_result(i, results[i], bool(results[i].errors) and not lost)
+                # Those that died or hung had their own attempts.
+                gone = any(isinstance(part, Failed) and part.reason != "raised" for part in parts)
+                on_result(i, results[i], bool(results[i].errors) and not gone)
 
         try:
             jobs = [shard for own in shards for shard in own]

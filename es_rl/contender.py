@@ -140,10 +140,12 @@ def _call(
             code = process.wait(seconds)
         except BaseException as error:
             process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS)
-            process.kill()
-            process.wait()
+            try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_SECONDS)
+            finally:  # also when another signal comes
+                process.kill()
+                process.wait()
             if isinstance(error, subprocess.TimeoutExpired):
                 return f"{module} had not ended after {seconds / 60:.0f} minutes"
             raise

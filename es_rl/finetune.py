@@ -116,7 +116,7 @@ class FineTune:
         return replace(state, theta=dict(self._theta))
 
     def step(self, state: ESState) -> Stepped:
-        """One generation. theta is moved where it lies, after everything that may fail."""
+        """One generation. theta is moved where it lies, after everything else that may fail."""
         state, begun = self.hold(state), time.monotonic()
         seen = self.members(state)
         if self._guard.fell(seen.fitness):
@@ -141,8 +141,8 @@ class FineTune:
                 ) from error
             if not math.isfinite(norm):
                 raise TornError(
-                    f"theta is infinite after generation {state.generation + 1}: start again with a lower "
-                    f"optim.lr={lr:g}; export={self._run} out=DIRECTORY gives the model of the last checkpoint."
+                    f"theta is infinite after generation {state.generation + 1}: lr={lr:g} is too much. "
+                    f"Start again with a lower optim.lr; export={self._run} out=DIRECTORY gives the last checkpoint's."
                 )
         record = seen.metrics | {
             "update/norm": norm,

@@ -5,8 +5,8 @@
     python scripts/results.py run tasks=Ant-v4 minutes=11 out=runs/short
     python scripts/results.py show                    # what is finished → videos/ and the table in the README
 
-    python scripts/results.py run tasks=Humanoid-v4 minutes=150 seeds=1 against=[random] out=runs/long   # one training
-    taskset -c 0 python scripts/results.py run tasks=Humanoid-v4 seeds=2 first_seed=1 against=[ppo,random]   # one core
+    python scripts/results.py run tasks=Humanoid-v4 minutes=150 seeds=1 against=[random] out=runs/long
+    taskset -c 0 python scripts/results.py run tasks=Humanoid-v4 seeds=2 first_seed=1 against=[ppo,random] out=runs/one
 
 `run` calls `python -m es_rl.compare` for each task, with the minutes below if not given, and any key of it. `show`
 writes what the runs' own files say into `videos/results.json`, from which the tables in README.md and videos/README.md

@@ -84,6 +84,21 @@ class Flaky(Good):
         return super().step(action)
 
 
+class Hiccups(Good):
+    """Raises once in some episodes, whichever process plays them, and is fine when they are played again."""
+
+    def reset(self, *, seed=None, options=None):
+        self.marker = Path(f"hiccup-{seed}") if seed is not None and seed % 5 == 0 else None
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        if self.t == 60 and self.marker is not None:
+            with contextlib.suppress(FileExistsError):
+                self.marker.touch(exist_ok=False)
+                raise ValueError("a hiccup")
+        return super().step(action)
+
+
 class NanReward(Good):
     def step(self, action):
         obs, _, terminated, truncated, info = super().step(action)

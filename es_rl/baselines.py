@@ -73,19 +73,19 @@ class Clock:
 
     @property
     def cpu_seconds(self) -> float:
-        """Of this process and of those of its children that have ended."""
-        return _cpu_seconds() - self._idle_cpu
+        """Of training, in this process and its children."""
+        return machine.family_seconds() - self._idle_cpu
 
     def goes_on(self, env_steps: int, act: Act) -> bool:
         """To be called often; evaluates when a point of the curve has come. Whether there is time left."""
         if math.isnan(self._start):
-            self._start, self._idle_cpu = time.monotonic(), _cpu_seconds()
+            self._start, self._idle_cpu = time.monotonic(), machine.family_seconds()
         self.env_steps, seconds = env_steps, self.seconds
         if seconds >= self._points * self._limit / POINTS:
-            cpu = _cpu_seconds()
+            cpu = self.cpu_seconds
             returns, _ = episodes(act, self._config, CURVE_EPISODES, self._points + 1)
-            self._idle_cpu += _cpu_seconds() - cpu
-            point = {"seconds": seconds, "env_steps": env_steps, "return": float(returns.mean())}
+            self._idle_cpu += self.cpu_seconds - cpu
+            point = {"seconds": seconds, "cpu_seconds": cpu, "env_steps": env_steps, "return": float(returns.mean())}
             with self._path.open("a") as file:
                 file.write(json.dumps(point) + "\n")
             self._points = int(seconds * POINTS / self._limit) + 1
@@ -217,10 +217,6 @@ def episodes(act: Act, config: BaselineConfig, count: int, *index: int) -> tuple
             over = terminated or truncated
     env.close()
     return returns, lengths
-
-
-def _cpu_seconds() -> float:
-    return time.process_time() + machine.children_seconds()
 
 
 def settings_of(table: dict[str, dict[str, Any]], env: str) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from es_rl import machine
 from es_rl.baselines import write_json
 from es_rl.keys import key
@@ -24,6 +26,7 @@ from es_rl.report import OURS
 from es_rl.rng import MAX_SEED
 from es_rl.rundir import versions
 
+RETURN = "eval/return_mean"
 STOP_SECONDS = 60.0  # that a stopped training has to save
 PATIENCE = 3600.0  # seconds, beside twice its minutes, after which a training counts as hung
 
@@ -86,10 +89,11 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> st
     if found["failed"]:
         return f"{found['failed']} of {config.episodes} episodes failed"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    used = np.cumsum([line["time/processor_seconds"] for line in lines])
     points = [
-        {"seconds": line["seconds"], "env_steps": line["env_steps"], "return": line["eval/return_mean"]}
-        for line in lines
-        if line.get("eval/return_mean") is not None
+        {"seconds": line["seconds"], "cpu_seconds": cpu, "env_steps": line["env_steps"], "return": line[RETURN]}
+        for line, cpu in zip(lines, used.tolist(), strict=True)
+        if line.get(RETURN) is not None
     ]
     (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
     result = {name: found[name] for name in ("return_mean", "return_std", "length_mean", "generation")}

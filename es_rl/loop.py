@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_rl import checkpoint as checkpoints
-from es_rl import es, rundir
+from es_rl import es, machine, rundir
 from es_rl.checkpoint import Progress, Saver
 from es_rl.errors import CheckpointError, ConfigError, Stopped, TornError
 from es_rl.es import ESParams, ESState, Evaluation
@@ -180,7 +180,7 @@ def _train(
     """
     config, terms, state, progress = r.limits, r.terms, saver.state, saver.progress
     step = prepared.step or partial(_generation, ESParams.of(config), prepared.task)
-    began = time.monotonic() - progress.seconds
+    began, spent = time.monotonic() - progress.seconds, machine.family_seconds()
     while (reason := _stop_reason(config, terms, state.generation, progress)) is None:
         check()
         log.screen.restart("evaluating members")
@@ -222,7 +222,10 @@ def _train(
             )
             record |= {terms.best: progress.best_score, "time/evaluate": time.monotonic() - updated}
 
-        log.generation(record | {"seconds": progress.seconds}, done.fitness, state.theta)
+        now = machine.family_seconds()
+        record |= {"seconds": progress.seconds, "time/processor_seconds": now - spent}
+        log.generation(record, done.fitness, state.theta)
+        spent = now
         if progress.flat_generations == FLAT_WARNING:
             log.screen.say(
                 f"warning: in {FLAT_WARNING} generations all members were equally fit, so nothing is learnt. "

@@ -26,14 +26,11 @@ ENOUGH = 4  # seeds for an interquartile mean
 FEW = "; of so few seeds the former is their mean and the latter their range"
 DISTURBED = 0.03  # share of the processors' time that others may take during a training
 COLORS = {"es": "#0b6e99", "ppo": "#d1495b", "ars": "#edae49", "random": "#8d96a3"}
-# The axes of the curves: a point of a run, and the run → its place on the axis.
-AXES: dict[str, tuple[str, Callable[[Results, Results], float]]] = {
-    "wall-clock": ("minutes of training", lambda point, run: point["seconds"] / 60),
-    "env-steps": ("environment steps, millions", lambda point, run: point["env_steps"] / 1e6),
-    "cpu-hours": (
-        "processor hours of training",
-        lambda point, run: point["seconds"] / max(run["seconds"], 1e-9) * run.get("cpu_seconds", np.nan) / 3600,
-    ),
+# The axes of the curves: a point → its place on the axis.
+AXES: dict[str, tuple[str, Callable[[Results], float]]] = {
+    "wall-clock": ("minutes of training", lambda point: point["seconds"] / 60),
+    "env-steps": ("environment steps, millions", lambda point: point["env_steps"] / 1e6),
+    "cpu-hours": ("processor hours of training", lambda point: point["cpu_seconds"] / 3600),
 }
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
@@ -95,7 +92,7 @@ its hours its start too; those of PPO do not. Trainings ran one at a time, each 
 <h2>Learning curves</h2>
 <div class="figures">{shown}</div>
 <p class="quiet">Dots: evaluations during training; lines: interquartile mean over seeds; bands: its 95 %
-bootstrap interval. The processor hours of a training are spread evenly over its minutes.</p>
+bootstrap interval.</p>
 <h2>Videos</h2>
 <div class="videos">{players or "<p>There are none.</p>"}</div>
 <h2>How to repeat it</h2>
@@ -205,9 +202,9 @@ def _curves(results: Results, name: str) -> bytes:
     return _png(figure, axes)
 
 
-def _points(run: Results, place: Callable[[Results, Results], float]) -> tuple[NDArray[np.float64], Any]:
+def _points(run: Results, place: Callable[[Results], float]) -> tuple[NDArray[np.float64], Any]:
     curve = run["curve"]
-    return np.array([place(point, run) for point in curve]), np.array([point["return"] for point in curve])
+    return np.array([place(point) for point in curve]), np.array([point["return"] for point in curve])
 
 
 def _returns(results: Results) -> bytes:

@@ -38,7 +38,10 @@ def made_up(**failed):
     rng, runs = np.random.default_rng(0), []
     for name, level in (("es", 100.0), ("ppo", 50.0)):
         for seed in (0, 1):
-            curve = [{"seconds": t, "env_steps": 100 * t, "return": level * t / 60 + rng.normal()} for t in range(61)]
+            curve = [
+                {"seconds": t, "cpu_seconds": 2 * t, "env_steps": 100 * t, "return": level * t / 60 + rng.normal()}
+                for t in range(61)
+            ]
             run = {"name": name, "seed": seed, "command": f"python -m {name} <{seed}>", "curve": curve}
             outcome = {"return_mean": level + seed, "env_steps": 6000, "seconds": 60.0, "cpu_seconds": 90.0}
             runs.append(run | ({"failed": failed[name]} if name in failed else outcome))
@@ -86,6 +89,19 @@ def test_what_other_programs_use_is_measured(tmp_path, monkeypatch):
     subprocess.run([sys.executable, "-c", code], check=True)
     busy, passed, own = (now - then for now, then in zip(machine.processor_seconds(), before, strict=True))
     assert 1.0 <= own < 3.0 and busy >= 0.9 * own and passed >= 0.9 * busy
+
+
+def test_processor_time_is_that_of_the_family_alive_and_dead():
+    code = (
+        "import time\nend = time.process_time() + 1\nwhile time.process_time() < end: pass\nprint(flush=True)\ninput()"
+    )
+    before = machine.family_seconds()
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        alive = machine.family_seconds() - before
+        child.communicate(b"\n")
+    dead = machine.family_seconds() - before
+    assert 0.98 <= alive <= dead + 0.02 < 1.5  # it is told in hundredths of a second
 
 
 def test_the_share_of_others_is_what_was_not_ours_over_all_sittings(tmp_path, monkeypatch):
@@ -186,7 +202,9 @@ def test_a_comparison_is_run_kept_and_gone_on_with(tmp_path, monkeypatch):
     ours, random = results["runs"]
     assert ours["seconds"] >= 0.03 * 60 and ours["env_steps"] > 0 and ours["cpu_seconds"] > 0.5
     assert ours["return_mean"] > random["return_mean"] and random["env_steps"] == 0
-    assert [point["seconds"] for point in ours["curve"]] == sorted(point["seconds"] for point in ours["curve"])
+    for clock in ("seconds", "cpu_seconds"):
+        told = [point[clock] for point in ours["curve"]]
+        assert told == sorted(told) and 0 < told[-1] <= ours[clock] + 0.02
     before = (out / "es-0" / "result.json").stat().st_mtime_ns
     more = compare(*TOY, "seeds=2", "against=[]", "out=out", cwd=tmp_path)  # another seed is added
     assert (out / "es-0" / "result.json").stat().st_mtime_ns == before
@@ -241,7 +259,8 @@ def test_ppo_and_ars_train_and_are_filmed_and_judged_like_ours(tmp_path, rendere
     assert [run["name"] for run in runs] == ["es", "ppo", "ars"]
     for run in runs:
         assert "failed" not in run, run["failed"]
-        assert run["env_steps"] > 0 and run["seconds"] >= 3.0 and run["cpu_seconds"] > 0.1 and run["curve"]
+        assert run["env_steps"] > 0 and run["seconds"] >= 3.0
+        assert 0.1 < run["curve"][-1]["cpu_seconds"] <= run["cpu_seconds"] + 0.02
     page = Page((tmp_path / "out/report.html").read_text())
     if renderer:
         assert len([tag for tag, _ in page.sources if tag == "video"]) == 3

@@ -288,9 +288,10 @@ def test_theta_that_is_half_moved_is_not_saved(tune, monkeypatch, tmp_path):
     ascend = finetune.ascend
 
     def breaking(theta, directions, p, **more):
-        ascend(theta, directions, p, **more)
+        norm = ascend(theta, directions, p, **more)
         if p.generation == 1:
             raise MemoryError("no")
+        return norm
 
     monkeypatch.setattr(finetune, "ascend", breaking)
     with pytest.raises(TrainingError, match="the update of generation 2 broke off"):

@@ -23,8 +23,8 @@ class EarlyStopping:
         self._patience, self._metric, self._least, self._target = patience, metric, least, target
 
     def on_generation(self, trainer: Trainer, record: Record) -> bool:
-        values = [past[self._metric] for past in trainer.history]
-        values = [-math.inf if value is None else value for value in values]
+        told = (past[self._metric] for past in trainer.history)
+        values = [-math.inf if value is None else value for value in told]
         best, waited = -math.inf, 0
         for value in values:
             best, waited = (value, 0) if value > best + self._least else (best, waited + 1)

@@ -152,20 +152,20 @@ class Central:
     ) -> list[ChunkResult]:
         """The results of the chunks, in order; `on_result(index, result)` as each is done.
 
-        Those in which an environment broke are rolled out again when all others are done.
+        Those in which an environment broke, or went another way, are rolled out again when all others are done.
         """
         broken: list[int] = []
 
-        def settled(index: int, result: ChunkResult, broke: bool) -> None:
-            if broke and attempt < ATTEMPTS:
+        def settled(index: int, result: ChunkResult, again: bool) -> None:
+            if again and attempt < ATTEMPTS:
                 broken.append(index)
             else:
                 on_result(index, result)
 
         results = self._once(generation, chunks, settled)
         if broken:
-            again = [chunks[i] for i in broken]
-            whole = self.roll(generation, again, lambda place, result: on_result(broken[place], result), attempt + 1)
+            left = [chunks[i] for i in broken]
+            whole = self.roll(generation, left, lambda place, result: on_result(broken[place], result), attempt + 1)
             for i, result in zip(broken, whole, strict=True):
                 results[i] = result
         return results
@@ -173,7 +173,7 @@ class Central:
     def _once(
         self, generation: Generation, chunks: Sequence[Chunk], on_result: Callable[[int, ChunkResult, bool], None]
     ) -> list[ChunkResult]:
-        """The results of the chunks, in order; `on_result(index, result, whether an environment broke)`."""
+        """The results of the chunks, in order; `on_result(index, result, whether another attempt may mend it)`."""
         shards = self._cut(chunks)
         board = self._open(shards)
         chunk_of = {shard.job: i for i, own in enumerate(shards) for shard in own}

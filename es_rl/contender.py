@@ -65,30 +65,28 @@ def run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[st
 
 
 def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> str | None:
-    run = folder / "run"
-    begun = (run / "config.yaml").exists()
+    path = folder / "run"
+    begun = (path / "config.yaml").exists()
     if not begun:  # something was killed before it was a run
-        shutil.rmtree(run, ignore_errors=True)
-    keys = [f"resume={run}", f"minutes={config.minutes:g}", f"env={config.env}"]
+        shutil.rmtree(path, ignore_errors=True)
+    keys = [f"resume={path}", f"minutes={config.minutes:g}", f"env={config.env}"]
     spent = folder / "cpu_seconds.json"  # over all sittings
     before = json.loads(spent.read_text()) if spent.exists() else 0.0
     start = machine.children_seconds()
     try:
-        failed = _call(folder, config, "es_rl.train", keys if begun else train_keys(seed, run, config, ours))
+        failed = _call(folder, config, "es_rl.train", keys if begun else train_keys(seed, path, config, ours))
     finally:
         write_json(spent, before + machine.children_seconds() - start)
     if failed:
         return failed
-    keys = [f"run={run}", f"env={config.env}"]
+    keys = [f"run={path}", f"env={config.env}", f"episodes={config.episodes}", "seed=0"]
     answer = folder / "evaluation.json"
-    if failed := _call(
-        folder, config, "es_rl.evaluate", [*keys, f"episodes={config.episodes}", "seed=0"], stdout=answer
-    ):
+    if failed := _call(folder, config, "es_rl.evaluate", keys, stdout=answer):
         return failed
     found = json.loads(answer.read_text().splitlines()[-1])
     if found["failed"]:
         return f"{found['failed']} of {config.episodes} episodes failed"
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     used = np.cumsum([line["time/processor_seconds"] for line in lines])
     points = [
         {"seconds": line["seconds"], "cpu_seconds": cpu, "env_steps": line["env_steps"], "return": line[RETURN]}
@@ -111,16 +109,18 @@ def film(folder: Path, config: CompareConfig) -> None:
 
 
 def _theirs(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> str | None:
-    film = config.film if seed == config.first_seed else 0.0
-    keys = [*baseline_keys(name, seed, folder, config, ours), f"film={film:g}"]
+    seconds = config.film if seed == config.first_seed else 0.0
+    keys = [*baseline_keys(name, seed, folder, config, ours), f"film={seconds:g}"]
     return _call(folder, config, "es_rl.baselines", keys)
 
 
 def train_keys(seed: int, run: Path, config: CompareConfig, ours: list[str]) -> list[str]:
+    """Of `python -m es_rl.train`, for one of our trainings."""
     return [f"env={config.env}", f"minutes={config.minutes:g}", f"seed={seed}", f"run={run}", "video.every=-1", *ours]
 
 
 def baseline_keys(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> list[str]:
+    """Of `python -m es_rl.baselines`, for one of theirs; of our keys they get those of the environment."""
     environment = [argument for argument in ours if argument.startswith(("env_kwargs.", "env_kwargs="))]
     keys = [f"name={name}", f"env={config.env}", f"minutes={config.minutes:g}", f"seed={seed}", f"out={folder}"]
     return [*keys, f"episodes={config.episodes}", *environment]
@@ -160,10 +160,10 @@ def _call(
 def outcome(folder: Path) -> dict[str, Any]:
     """What is known of a training so far."""
     try:
-        outcome: dict[str, Any] = json.loads((folder / "result.json").read_text())
+        found: dict[str, Any] = json.loads((folder / "result.json").read_text())
     except (OSError, ValueError):
         return {}
-    return outcome
+    return found
 
 
 def library_versions() -> dict[str, str]:

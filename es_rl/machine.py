@@ -37,12 +37,15 @@ def children_seconds() -> float:
 
 def family_seconds() -> float:
     """Processor time of this process and of its children, those that have ended and those that run."""
-    ticks = 0
+    children: list[str] = []
     for listed in Path("/proc/self/task").glob("*/children"):  # of each thread
-        with contextlib.suppress(OSError):  # it has just ended
-            for child in listed.read_text().split():
-                words = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-                ticks += int(words[11]) + int(words[12])  # utime and stime
+        with contextlib.suppress(OSError):  # the thread has just ended
+            children += listed.read_text().split()
+    ticks = 0
+    for child in children:
+        with contextlib.suppress(OSError):  # it has just ended, and counts among those
+            words = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(words[11]) + int(words[12])  # utime and stime
     return time.process_time() + children_seconds() + ticks / os.sysconf("SC_CLK_TCK")
 
 

@@ -72,18 +72,6 @@ class OftenRaises(Good):
         return super().step(action)
 
 
-class Flaky(Good):
-    """Raises once in each process, and is fine ever after."""
-
-    raised = False
-
-    def step(self, action):
-        if self.t == 60 and not Flaky.raised:
-            Flaky.raised = True
-            raise ValueError("a hiccup")
-        return super().step(action)
-
-
 class Hiccups(Good):
     """Raises once in some episodes, whichever process plays them, and is fine when they are played again."""
 

@@ -35,6 +35,8 @@ SMALL = [
     "optim.lr=0.01",
 ]
 
+LETTERS = "letters = lambda completions, **_: [sum(map(ord, c)) for c in completions]"
+
 
 @pytest.fixture
 def speaker(tiny):
@@ -556,7 +558,7 @@ def test_errors_are_one_line(command, tmp_path):
 def test_exit_codes(tune, tiny, data, command, tmp_path, keys, code, error):
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "pytorch_model.bin").touch()
-    (tmp_path / "mine.py").write_text("letters = lambda completions, **_: [sum(map(ord, c)) for c in completions]")
+    (tmp_path / "mine.py").write_text(LETTERS)
     argv = [f"model={tiny}", f"data={data}", "reward=conciseness", *SMALL, "generations=1", "run=other"]
     argv = [a.replace("lr=0.01", "lr=1e42") for a in argv]
     if keys == "resume=run":
@@ -569,7 +571,8 @@ def test_exit_codes(tune, tiny, data, command, tmp_path, keys, code, error):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_stopped_run_is_saved_and_goes_on_to_the_same_bits(tune, start, tiny, data, tmp_path, number, code):
-    keys = [f"model={tiny}", f"data={data}", "reward=conciseness", *SMALL]
+    (tmp_path / "mine.py").write_text(LETTERS)
+    keys = [f"model={tiny}", f"data={data}", "reward=mine:letters", *SMALL]
     process = start(*keys, "run=stopped", "generations=1000", verb="llm")
     run = tmp_path / "stopped"
     wait_for(lambda: (run / "metrics.jsonl").exists() and len(metrics(run)) >= 2, process)
@@ -577,8 +580,9 @@ def test_a_stopped_run_is_saved_and_goes_on_to_the_same_bits(tune, start, tiny, 
     assert process.wait(timeout=60) == code
     assert "is saved; go on with resume=stopped" in (tmp_path / "out.txt").read_text()
     done = len(metrics(run))
-    tune("resume=stopped", f"generations={done + 1}")
+    tune("resume=stopped", f"generations={done + 1}", "reward=mine:letters")
     whole = tune(*keys, f"generations={done + 1}", run="whole")
+    assert all(line["update/norm"] > 0 for line in metrics(whole))
     assert model_hash(run) == model_hash(whole)
 
 

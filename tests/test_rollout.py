@@ -129,14 +129,12 @@ def test_one_broken_simulation_leaves_the_others_as_they_were():
     assert np.isnan(broken.fitness).tolist() == fragile
 
 
-def test_a_hiccup_changes_nothing():
-    import hostile
-
-    _, _, _, generation, rollout = prepare("env=hostile:Flaky-v0 chunk=4")
-    hostile.Flaky.raised = False
-    one = rollout(generation, Chunk("members", 0, 4), lambda steps: None)
-    assert hostile.Flaky.raised and one.errors == []
-    two = rollout(generation, Chunk("members", 0, 4), lambda steps: None)
+def test_a_hiccup_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, _, _, generation, rollout = prepare("env=hostile:Hiccups-v0 chunk=32 es.population=32")
+    one = rollout(generation, Chunk("members", 0, 32), lambda steps: None)
+    assert list(tmp_path.glob("hiccup-*")) and one.errors == []
+    two = rollout(generation, Chunk("members", 0, 32), lambda steps: None)
     assert np.array_equal(one.fitness, two.fitness) and np.array_equal(one.moments.first, two.moments.first)
 
 

@@ -18,10 +18,13 @@ from es_rl.rng import MAX_SEED
 
 C = TypeVar("C")
 
+WEIGHTS = ("float", "int8", "ternary")  # what a policy's matrices are rounded to
+
 
 @dataclass(frozen=True)
 class LinearConfig:
     squash: str = key("clip", "how outputs are brought to the action space", choices=("clip", "tanh"))
+    weights: str = key("float", "matrices as they are, or rounded in every pass forward", choices=WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class MlpConfig:
     activation: str = key("tanh", "between the layers", choices=("tanh", "relu", "elu", "gelu", "silu", "leaky_relu"))
     layer_norm: bool = key(False, "layer norm before each activation")
     squash: str = key("tanh", "how outputs are brought to the action space", choices=("clip", "tanh"))
+    weights: str = key("float", "matrices as they are, or rounded in every pass forward", choices=WEIGHTS)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from es_rl.members import LowRank, Members
 from es_rl.policies.action import ActionHead
 from es_rl.policies.feedforward import Feedforward
 from es_rl.policies.normalizer import Normalizer, Unnormalized
+from es_rl.policies.rounding import RoundedLinear, rounded
 from es_rl.rows import Gaps
 
 Array = NDArray[Any]  # (n, features)
@@ -41,7 +42,7 @@ class NumpyForward:
 
     def join(self, members: dict[str, Members], k: int = 1) -> None:
         """Rows for more members, k of each. The matrices of low-rank members have the same theta in all calls."""
-        arrays = {name: _arrays(m) for name, m in members.items()}
+        arrays = {name: _arrays(_in_use(m, name, self._layers)) for name, m in members.items()}
         own = [part for parts in arrays.values() for part in parts[-2:]]  # theta is no member's own
         if not self._kernels:
             self._own = [np.empty((self._places, *part.shape[1:]), part.dtype) for part in own]
@@ -74,6 +75,19 @@ class NumpyForward:
         return [KERNELS[type(layer)](layer, own[name]) for name, layer in self._layers.items()]
 
 
+def _in_use(m: Members, name: str, layers: dict[str, nn.Module]) -> Members:
+    """Members of a parameter as its layer computes with them: rounded ones are whole and rounded here, once."""
+    layer = layers[name.rpartition(".")[0]]
+    if not isinstance(layer, RoundedLinear) or not name.endswith(".weight"):
+        return m
+    if not isinstance(m, LowRank):
+        return rounded(m, layer.kind)
+    whole = m.theta  # one rank after the other: the bits of a product of matrices may depend on the number of members
+    for r in range(m.a.shape[2]):
+        whole = whole + m.a[:, :, r, None] * m.b[:, None, :, r]
+    return rounded(whole, layer.kind)
+
+
 def _arrays(m: Members) -> tuple[Array, ...]:
     """Of dense members their weights (N, …), of low-rank ones theta (m, n), a (N, m, R) and bᵀ (N, R, n)."""
     if isinstance(m, LowRank):
@@ -84,7 +98,7 @@ def _arrays(m: Members) -> tuple[Array, ...]:
 def _policys(layers: dict[str, nn.Module]) -> dict[str, tuple[Array, ...]]:
     """The weights of the policy itself, for all rows: (1, …)."""
     named = {f"{name}.{short}": value for name, layer in layers.items() for short, value in layer.named_parameters()}
-    return {name: (value.detach().numpy()[None],) for name, value in named.items()}
+    return {name: _arrays(_in_use(value.detach()[None], name, layers)) for name, value in named.items()}
 
 
 def chain(policy: nn.Module) -> dict[str, nn.Module] | None:
@@ -231,6 +245,7 @@ KERNELS: dict[type[nn.Module], Callable[[nn.Module, Weights], Kernel]] = {
     Normalizer: _normalizer,
     Unnormalized: lambda layer, w: lambda obs: obs[..., : layer.inputs].astype(np.float32),
     nn.Linear: _linear,
+    RoundedLinear: _linear,
     nn.LayerNorm: _layer_norm,
     nn.Tanh: lambda layer, w: _tanh,
     nn.ReLU: lambda layer, w: lambda x: np.maximum(x, 0.0, out=x),

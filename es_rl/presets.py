@@ -26,7 +26,7 @@ def _ars(pairs: int, top: int | None, sigma: float, alpha: float, shift: float, 
 
 
 def _adam(population: int, sigma: float, lr: float, **more: Any) -> dict[str, Any]:
-    """Adam on centred ranks if not told otherwise, as OpenAI-ES (Salimans et al. 2017); found by scripts/search.py."""
+    """Adam on centred ranks if not told otherwise, as OpenAI-ES (Salimans et al. 2017); see scripts/search.md."""
     return {
         "policy": "linear",
         "es.population": population,
@@ -73,5 +73,5 @@ def preset(env: str) -> Mapping[str, Any]:
 
 
 def family(env: str) -> str:
-    """An environment's name without module and version: `Hopper` of `my_module:Hopper-v5`."""
-    return env.rpartition(":")[2].rpartition("-v")[0]
+    """An environment's name without module, namespace and version: `Hopper` of `my_module:es_rl/Hopper-v5`."""
+    return env.rpartition(":")[2].rpartition("/")[2].rpartition("-v")[0]

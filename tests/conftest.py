@@ -72,15 +72,13 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def renderer():
-    """Whether this machine draws MuJoCo's scenes off the screen, asked of MuJoCo itself."""
+    """How this machine draws MuJoCo's scenes off the screen, asked of MuJoCo itself; nothing if it cannot."""
     code = "import mujoco; mujoco.GLContext(64, 64).make_current()"
-    return any(
-        subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | {"MUJOCO_GL": name}, capture_output=True, check=False
-        ).returncode
-        == 0
-        for name in ("egl", "osmesa")
-    )
+    for name in ("egl", "osmesa"):
+        tried = os.environ | {"MUJOCO_GL": name}
+        if not subprocess.run([sys.executable, "-c", code], env=tried, capture_output=True, check=False).returncode:
+            return name
+    return ""
 
 
 @pytest.fixture

@@ -8,6 +8,12 @@ something of the wrong shape) is not an exception but data: its reward and obser
     env = es_rl.envs.make("HalfCheetah-v4", 8)
     obs = env.reset(range(8), seeds=range(8))                            # (8, O), as Gymnasium's reset(seed=…)
     obs, reward, terminated, truncated = env.step([0, 3], actions)       # arrays over the two ids
+
+The fast backend serves other libraries too, as vector environments that restart by themselves:
+
+    es_rl.envs.make_vec("HalfCheetah-v4", 64)                     # of Gymnasium; or with its own function:
+    gymnasium.make_vec("es_rl/HalfCheetah-v4", num_envs=64)       # after `import es_rl.envs`
+    es_rl.envs.sb3("HalfCheetah-v4", 64)                          # of Stable-Baselines3
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ if __name__ == "envs":
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -28,8 +35,8 @@ from numpy.typing import NDArray
 
 from es_rl import modules
 from es_rl.envs import gymnasium_backend, point_mass, recall
-from es_rl.envs.mujoco_tasks import TASKS
-from es_rl.envs.spaces import Bools, Floats, Ids
+from es_rl.envs.mujoco_tasks import PREFIX, TASKS
+from es_rl.envs.spaces import Bools, Floats, Ids, Seeds
 from es_rl.errors import EnvError, lookup, nearest
 
 
@@ -38,8 +45,8 @@ class VectorEnv(Protocol):
 
     errors: dict[int, str]  # what broke, by simulation, in one line; cleared by whoever has read it
 
-    def reset(self, ids: Ids, seeds: Sequence[int]) -> Floats:
-        """Start episodes; observations (len(ids), O)."""
+    def reset(self, ids: Ids, seeds: Seeds) -> Floats:
+        """Start episodes; observations (len(ids), O). A generator in place of a seed goes on from where it stands."""
 
     def step(self, ids: Ids, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools]:
         """One step of the simulations `ids`: observations (n, O), rewards, terminated, truncated (n,)."""
@@ -48,10 +55,10 @@ class VectorEnv(Protocol):
         """Release what the simulations hold."""
 
 
-def _batch(id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None) -> VectorEnv:
+def _batch(id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None, *, threads: int = 1) -> VectorEnv:
     from es_rl.envs.mujoco_backend import MujocoVector  # imports mujoco, which not every environment needs
 
-    return MujocoVector(id, n, env_kwargs, obs_first)
+    return MujocoVector(id, n, env_kwargs, obs_first, threads=threads)
 
 
 BACKENDS: dict[str, Callable[[str, int, Mapping[str, Any], int | None], VectorEnv]] = {
@@ -87,10 +94,64 @@ def make(id: str, n: int, /, backend: str = "auto", *, obs_first: int | None = N
 
 
 def make_vector(
-    id: str, n: int, backend: str, env_kwargs: Mapping[str, Any], obs_first: int | None = None
+    id: str, n: int, backend: str, env_kwargs: Mapping[str, Any], obs_first: int | None = None, *, threads: int = 1
 ) -> VectorEnv:
-    """`make`, whatever the environment's own arguments are called."""
+    """`make`, whatever the environment's own arguments are called; `threads` are the fast backend's."""
+    if threads > 1 and choose_backend(id, backend) == "batch":
+        return _batch(id, n, env_kwargs, obs_first, threads=threads)
     return lookup(BACKENDS, choose_backend(id, backend), "backend")(id, n, env_kwargs, obs_first)
+
+
+def make_vec(
+    id: str,
+    num_envs: int = 1,
+    *,
+    threads: int = 1,
+    autoreset_mode: gymnasium.vector.AutoresetMode | str = gymnasium.vector.AutoresetMode.NEXT_STEP,
+    render_mode: str | None = None,
+    **env_kwargs: Any,
+) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    """A `gymnasium.vector.VectorEnv` on the fast backend, equal to Gymnasium's `SyncVectorEnv` to the last bit.
+
+    Observations, rewards, ends, restarts and final observations are equal for the same seeds; the numbers that
+    Gymnasium's tasks put into `info` are left out. `threads` processors step the physics. A simulation that MuJoCo
+    cannot go on with terminates with the reward 0 and `info["diverged"]`, where Gymnasium's would be reset in mid-air.
+    An id without a fast environment gets Gymnasium's `SyncVectorEnv`. Raises `EnvError`, `ConfigError`.
+    """
+    from es_rl.envs.gymnasium_vector import FastVectorEnv
+
+    check_id(id)
+    mode = gymnasium.vector.AutoresetMode(autoreset_mode)
+    if choose_backend(id) == "batch":
+        return FastVectorEnv(id, num_envs, env_kwargs, threads=threads, autoreset_mode=mode, render_mode=render_mode)
+    make_each = partial(gymnasium_backend.make_one, id, env_kwargs, render_mode=render_mode)
+    return gymnasium.vector.SyncVectorEnv([make_each] * num_envs, autoreset_mode=mode)
+
+
+def sb3(
+    id: str,
+    num_envs: int = 1,
+    *,
+    threads: int = 1,
+    backend: str = "auto",
+    obs_first: int | None = None,
+    render_mode: str | None = None,
+    **env_kwargs: Any,
+) -> Any:
+    """A `VecEnv` of Stable-Baselines3 on the fast backend, equal to its `DummyVecEnv` to the last bit.
+
+    Episode statistics are in `info["episode"]`, as its `Monitor` has them. With `obs_first` an observation is its
+    first so many numbers. An id without a fast environment gets a `DummyVecEnv` of monitored environments. Needs the
+    extra `baselines`. Raises `EnvError`, `ConfigError`, ImportError.
+    """
+    from es_rl.envs.sb3_vector import FastVecEnv, dummy
+
+    check_id(id)
+    if (name := choose_backend(id, backend)) == "gymnasium" and obs_first is None:
+        return dummy(id, num_envs, env_kwargs, render_mode)
+    return FastVecEnv(
+        id, num_envs, env_kwargs, backend=name, threads=threads, obs_first=obs_first, render_mode=render_mode
+    )
 
 
 def choose_backend(id: str, backend: str = "auto") -> str:
@@ -98,12 +159,12 @@ def choose_backend(id: str, backend: str = "auto") -> str:
 
     Raises `EnvError` if the one that is asked for cannot, or if MuJoCo's version computes wrong physics.
     """
-    found = version("mujoco")
-    if id in TASKS and found.startswith("4.0.0"):
+    found, fast = version("mujoco"), id.removeprefix(PREFIX) in TASKS
+    if fast and found.startswith("4.0.0"):
         raise EnvError(f"env={id}: mujoco {found} computes wrong accelerations. Install another: {_MUJOCO}.")
     if backend not in ("auto", "batch"):
         return backend
-    if id not in TASKS:
+    if not fast:
         if backend == "batch":
             raise EnvError(f"backend=batch: {id} has no fast environment; these have: {', '.join(TASKS)}.")
         return "gymnasium"
@@ -182,3 +243,20 @@ def _versions(name: str) -> list[str]:
 def _messages(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
     texts = [str(w.message).replace("\033[33m", "").replace("\033[0m", "") for w in caught]
     return tuple(dict.fromkeys(text.removeprefix("WARN: ") for text in texts))
+
+
+def _register_fast() -> None:
+    """Let `gymnasium.make_vec("es_rl/ID")` make the fast environment, and `gymnasium.make` Gymnasium's own."""
+    for name in TASKS:
+        spec = gymnasium.spec(name)
+        gymnasium.register(
+            PREFIX + name,
+            entry_point=spec.entry_point,
+            vector_entry_point=partial(make_vec, name),
+            max_episode_steps=spec.max_episode_steps,
+            reward_threshold=spec.reward_threshold,
+            kwargs=spec.kwargs,
+        )
+
+
+_register_fast()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from es_rl.envs.spaces import Bools, Floats, Ids, flatten, size, to_action
+from es_rl.envs.spaces import Bools, Floats, Ids, Seeds, flatten, size, to_action
 from es_rl.errors import EnvError
 
 # An environment without a time limit of its own may never end an episode.
@@ -71,8 +71,8 @@ class GymnasiumVector:
         self._envs: list[gymnasium.Env[Any, Any] | None] = [None] * n
         self._size = 0  # of an observation, known from the first environment
 
-    def reset(self, ids: Ids, seeds: Sequence[int]) -> Floats:
-        rows = [self._reset_one(i, int(seed)) for i, seed in zip(ids, seeds, strict=True)]
+    def reset(self, ids: Ids, seeds: Seeds) -> Floats:
+        rows = [self._reset_one(i, seed) for i, seed in zip(ids, seeds, strict=True)]
         return np.stack([np.full(self._size, np.nan) if row is None else row for row in rows])
 
     def step(self, ids: Ids, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools]:
@@ -101,13 +101,18 @@ class GymnasiumVector:
                 env.close()
         self._envs = [None] * len(self._envs)
 
-    def _reset_one(self, i: int, seed: int) -> Floats | None:
+    def _reset_one(self, i: int, seed: int | np.random.Generator) -> Floats | None:
         try:
             env = self._envs[i]
             if env is None:
                 env = self._envs[i] = make_one(self._id, self._kwargs)
                 self._size = size(env.observation_space, self._obs_first)
-            return flatten(env.observation_space, env.reset(seed=seed)[0])[: self._size]
+            if isinstance(seed, np.random.Generator):
+                env.unwrapped.np_random = seed
+                obs, _ = env.reset()
+            else:
+                obs, _ = env.reset(seed=int(seed))
+            return flatten(env.observation_space, obs)[: self._size]
         except Exception as error:
             if not self._size:
                 raise EnvError(f"env={self._id}: cannot be made: {describe(error)}") from error

@@ -1,25 +1,29 @@
 """The fast backend: Gymnasium's MuJoCo tasks, all simulations of a call computed at once, equal to the last bit.
 
-One instance of Gymnasium's own class is kept as the template: it reads the model and the arguments, and it starts
-every episode, so that the same seed gives the same initial state. The physics run on `mujoco.batch.Batch`; tasks that
-observe contact forces need `mj_rnePostConstraint` after each step, which a Batch does not call, and take turns in one
-MjData. Derived fields lag the state by one substep in both, as they do in Gymnasium.
+One instance of Gymnasium's own class is kept as the template: it reads the model and the arguments, and its
+`reset_model` draws every initial state, so that the same seed gives the same one. The physics run on
+`mujoco.batch.Batch`; tasks that observe contact forces need `mj_rnePostConstraint` after each step, which a Batch does
+not call, and take turns in an MjData. Derived fields lag the state by one substep in both, as they do in Gymnasium.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
 import mujoco
 import numpy as np
+from gymnasium.utils import seeding
 from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
 from es_rl.envs.gymnasium_backend import make_one
-from es_rl.envs.mujoco_tasks import TASKS
-from es_rl.envs.spaces import Bools, Floats, Ids, Ints, size
+from es_rl.envs.mujoco_tasks import PREFIX, TASKS
+from es_rl.envs.spaces import Bools, Floats, Ids, Ints, Seeds, size
 from es_rl.errors import EnvError
 
 # A simulation in which one of these is counted was reset by MuJoCo in mid-air: the task would reward the teleport.
@@ -32,9 +36,10 @@ class _Physics(Protocol):
     """N places in which simulations live; the first n of them are stepped."""
 
     fields: dict[str, NDArray[Any]]  # by name, (N, …)
+    states: NDArray[Any]  # (N, mjSTATE_INTEGRATION)
 
-    def load(self, place: int, data: mujoco.MjData) -> None:
-        """Let the simulation there go on from `data`."""
+    def begin(self, places: Ints, motion: Floats) -> None:
+        """Start the simulations there anew, as mj_resetData, these qpos and qvel (n, nq+nv), and mj_forward do."""
 
     def rearrange(self, places: Ints) -> None:
         """Put the simulations that are at these places into the places 0, 1, …"""
@@ -46,18 +51,21 @@ class _Physics(Protocol):
 class _OnBatch:
     """All simulations in one Batch."""
 
-    def __init__(self, model: mujoco.MjModel, n: int, names: Sequence[str]) -> None:
-        self._model, self._batch = model, Batch(model, n, 1)
+    def __init__(self, model: mujoco.MjModel, n: int, names: Sequence[str], threads: int) -> None:
+        self._batch = Batch(model, n, threads)
         self.fields = {name: self._batch.bind(name) for name in names} | {"motion": _motion(model, self._batch.state)}
+        self.states, self._anew = self._batch.state, _fresh_state(model)
         self._bad = self._batch.warning[:, _BAD, 1]  # (N, kinds) counters, live
         self._known, self._everyone = self._bad.copy(), np.arange(n)
 
-    def load(self, place: int, data: mujoco.MjData) -> None:
-        mujoco.mj_getState(self._model, data, self._batch.state[place], _INTEGRATION)
-        self._known[place] = self._bad[place]
+    def begin(self, places: Ints, motion: Floats) -> None:
+        self.states[places] = self._anew  # cheaper than the reset of a Batch
+        self.fields["motion"][places] = motion
+        self._batch.forward(places)
+        self._known[places] = self._bad[places]
 
     def rearrange(self, places: Ints) -> None:
-        self._batch.state[:] = self._batch.state[places]
+        self.states[:] = self.states[places]
         self._known[:] = self._bad
 
     def step(self, n: int, substeps: int) -> Bools | None:
@@ -74,44 +82,72 @@ class _OnBatch:
 
 
 class _InTurn:
-    """One MjData in which the simulations take turns, with the forces of contacts computed after each step.
+    """One MjData a thread, in which simulations take turns, with the forces of contacts computed after each step.
 
     That keeps the data in the processor's caches, as a Batch does; an MjData a simulation was 4 % slower (Humanoid-v4).
     """
 
-    def __init__(self, model: mujoco.MjModel, n: int, names: Sequence[str]) -> None:
-        self._model, self._data = model, mujoco.MjData(model)
-        self._state = np.zeros((n, mujoco.mj_stateSize(model, _INTEGRATION)))
-        derived = {name: np.zeros((n, *getattr(self._data, name).shape)) for name in names if name not in _STATE}
-        self.fields = derived | {name: self._state[:, _columns(model, name)] for name in _STATE}
-        self.fields["motion"] = _motion(model, self._state)
-        own = [[(field[i], getattr(self._data, name)) for name, field in derived.items()] for i in range(n)]
-        self._places = list(zip(self._state, own, strict=True))
-        self._bad = self._data.warning.number[_BAD]  # live
+    def __init__(self, model: mujoco.MjModel, n: int, names: Sequence[str], threads: int) -> None:
+        self._model, self._datas = model, [mujoco.MjData(model) for _ in range(threads)]
+        self.states = np.zeros((n, mujoco.mj_stateSize(model, _INTEGRATION)))
+        self._derived = {
+            name: np.zeros((n, *getattr(self._datas[0], name).shape)) for name in names if name not in _STATE
+        }
+        self.fields = self._derived | {name: self.states[:, _columns(model, name)] for name in _STATE}
+        self.fields["motion"] = _motion(model, self.states)
+        self._rows = [[self._copies(i, data) for i in range(n)] for data in self._datas]
+        self._map: Callable[..., Any] = ThreadPoolExecutor(threads).map if threads > 1 else map
 
-    def load(self, place: int, data: mujoco.MjData) -> None:
-        mujoco.mj_getState(self._model, data, self._state[place], _INTEGRATION)
+    def begin(self, places: Ints, motion: Floats) -> None:
+        data, rows = self._datas[0], self._rows[0]
+        for place, start in zip(places.tolist(), motion, strict=True):
+            mujoco.mj_resetData(self._model, data)
+            data.qpos[:], data.qvel[:] = start[: self._model.nq], start[self._model.nq :]
+            mujoco.mj_forward(self._model, data)
+            self._store(data, place, rows[place])
 
     def rearrange(self, places: Ints) -> None:
-        self._state[:] = self._state[places]
+        self.states[:] = self.states[places]
 
     def step(self, n: int, substeps: int) -> Bools | None:
-        model, data, broken = self._model, self._data, []
-        for place, (state, copies) in enumerate(self._places[:n]):
-            mujoco.mj_setState(model, data, state, _INTEGRATION)
-            mujoco.mj_step(model, data, substeps)
-            mujoco.mj_rnePostConstraint(model, data)
-            mujoco.mj_getState(model, data, state, _INTEGRATION)
-            for field, value in copies:
-                field[...] = value
-            if any(self._bad.tolist()):
-                broken.append(place)
-                self._bad[:] = 0
+        ends = np.linspace(0, n, len(self._datas) + 1).astype(int).tolist()
+        shares = [range(first, end) for first, end in pairwise(ends)]
+        broken = [place for share in self._map(partial(self._turns, substeps), self._datas, self._rows, shares)
+                  for place in share]  # fmt: skip
         if not broken:
             return None
         sound = np.ones(n, np.bool_)
         sound[broken] = False
         return sound
+
+    def _turns(self, substeps: int, data: mujoco.MjData, rows: list[Any], places: range) -> list[int]:
+        """Step the simulations at some places one after another; which of them broke."""
+        model, bad, broken = self._model, data.warning.number[_BAD], []  # the counters are live
+        for place in places:
+            mujoco.mj_setState(model, data, self.states[place], _INTEGRATION)
+            mujoco.mj_step(model, data, substeps)
+            mujoco.mj_rnePostConstraint(model, data)
+            self._store(data, place, rows[place])
+            if any(bad.tolist()):
+                broken.append(place)
+                bad[:] = 0
+        return broken
+
+    def _copies(self, place: int, data: mujoco.MjData) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Where the derived fields of a simulation go, and where they are from."""
+        return [(field[place], getattr(data, name)) for name, field in self._derived.items()]
+
+    def _store(self, data: mujoco.MjData, place: int, copies: list[Any]) -> None:
+        mujoco.mj_getState(self._model, data, self.states[place], _INTEGRATION)
+        for field, value in copies:
+            field[...] = value
+
+
+def _fresh_state(model: mujoco.MjModel) -> Floats:
+    """The state that mj_resetData leaves."""
+    state = np.zeros(mujoco.mj_stateSize(model, _INTEGRATION))
+    mujoco.mj_getState(model, mujoco.MjData(model), state, _INTEGRATION)
+    return state
 
 
 def _columns(model: mujoco.MjModel, name: str) -> slice:
@@ -126,46 +162,72 @@ def _motion(model: mujoco.MjModel, states: NDArray[Any]) -> NDArray[Any]:
     return states[:, _columns(model, "qpos").start : _columns(model, "qvel").stop]
 
 
-class MujocoVector:
-    """n simulations of one of `TASKS`. Those that are stepped stand side by side, so that no field need be picked."""
+class _Start:
+    """What Gymnasium's `reset_model` sees as itself: it draws an initial state, and nothing is computed from it."""
 
-    def __init__(self, id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None = None) -> None:
+    def __init__(self, env: Any) -> None:
+        vars(self).update(vars(env))
+        self._reset_model = type(env).reset_model
+        self._source: int | np.random.Generator | None = None
+
+    def draw(self, source: int | np.random.Generator) -> Floats:
+        """qpos and qvel (nq+nv,) at the start of the episode of a seed, or of a generator that goes on."""
+        if isinstance(source, np.random.Generator) or source != self._source:  # both members of a pair begin alike
+            self._source = source
+            self.np_random = source if isinstance(source, np.random.Generator) else seeding.np_random(int(source))[0]
+            self._reset_model(self)
+        return self._motion
+
+    def set_state(self, qpos: Floats, qvel: Floats) -> None:
+        self._motion = np.concatenate([qpos, qvel])
+
+    def _get_obs(self) -> None:
+        return None
+
+
+class MujocoVector:
+    """n simulations of one of `TASKS`. Those that are stepped stand side by side, so that no field need be picked.
+
+    `threads` of them are stepped at a time.
+    """
+
+    def __init__(
+        self, id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None = None, *, threads: int = 1
+    ) -> None:
         self.errors: dict[int, str] = {}
         template = make_one(id, env_kwargs)
         space = template.observation_space
         assert template.spec is not None and template.spec.max_episode_steps is not None
-        self._template, self._task, self._limit = template, TASKS[id], template.spec.max_episode_steps
+        self._template, self._task, self._limit = (
+            template,
+            TASKS[id.removeprefix(PREFIX)],
+            template.spec.max_episode_steps,
+        )
         seen = template.reset(seed=0)[0]
         if seen.shape != space.shape:
             raise EnvError(f"env={id}: observations have the shape {seen.shape}, but its space {space.shape}.")
         env = cast(Any, template.unwrapped)
         bodies = {env.model.body(i).name: i for i in range(env.model.nbody)}
-        wanted = size(space, obs_first)
-        self._data, self._env = env.data, SimpleNamespace(**vars(env), dt=env.dt, bodies=bodies, wanted=wanted)
+        self._start = _Start(env)
+        self._env = SimpleNamespace(**vars(env), dt=env.dt, bodies=bodies, wanted=size(space, obs_first))
         vars(self._env).update(self._task.constants(self._env))
         names, kind = [*_STATE, *self._task.fields], cast(Any, _OnBatch)
         if self._task.contacts(self._env):
             names, kind = [*names, "cfrc_ext"], _InTurn
-        self._physics: _Physics = kind(env.model, n, names)
-        # What the template has begun last, and what was seen of it.
-        self._begun, self._first, self._first_progress = 0, seen[:wanted], self._progress_of_template()
+        self._physics: _Physics = kind(env.model, n, names, min(threads, n))
         # By place, as the physics' fields are.
-        self._progress, self._elapsed = np.zeros((n, *self._first_progress.shape)), np.zeros(n, np.int64)
+        progress = self._task.progress(self._rows_at(np.zeros(1, np.int64)), self._env)
+        self._progress, self._elapsed = np.zeros((n, *progress.shape[1:])), np.zeros(n, np.int64)
         self._place = np.arange(n)  # of each simulation
         self._stepped = np.empty(0, np.int64)  # the simulations that stand in the first places
         self._rows = SimpleNamespace()  # the fields of these
 
-    def reset(self, ids: Ids, seeds: Sequence[int]) -> Floats:
-        seen = []
-        for i, seed in zip(ids, seeds, strict=True):
-            if seed != self._begun:  # both members of a pair begin alike
-                self._begun, self._first = seed, self._template.reset(seed=int(seed))[0][: self._env.wanted]
-                self._first_progress = self._progress_of_template()
-            place = int(self._place[i])
-            self._physics.load(place, self._data)
-            self._progress[place], self._elapsed[place] = self._first_progress, 0
-            seen.append(self._first)
-        return np.stack(seen)
+    def reset(self, ids: Ids, seeds: Seeds) -> Floats:
+        places = self._place[np.asarray(ids, np.int64)]
+        self._physics.begin(places, np.array([self._start.draw(seed) for seed in seeds]))
+        rows = self._rows_at(places)
+        self._progress[places], self._elapsed[places] = self._task.progress(rows, self._env), 0
+        return self._task.observe(rows, self._env)[:, : self._env.wanted]
 
     def step(self, ids: Ids, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools]:
         chosen = np.asarray(ids, np.int64)
@@ -184,8 +246,17 @@ class MujocoVector:
             reward[~sound], terminated[~sound] = np.nan, True
         return obs, reward, terminated, elapsed >= self._limit
 
+    def state(self, i: int) -> Floats:
+        """The physics' whole state of a simulation (mjSTATE_INTEGRATION), to draw it or to go on from it elsewhere."""
+        state: Floats = self._physics.states[self._place[i]].copy()
+        return state
+
     def close(self) -> None:
         self._template.close()
+
+    def _rows_at(self, places: Ints) -> SimpleNamespace:
+        """Copies of the fields of the simulations at some places."""
+        return SimpleNamespace(**{name: field[places] for name, field in self._physics.fields.items()})
 
     def _arrange(self, chosen: Ints) -> None:
         """Let these simulations stand in the first places, in their order."""
@@ -198,9 +269,3 @@ class MujocoVector:
         self._place[order] = np.arange(len(order))
         self._stepped = chosen.copy()
         self._rows = SimpleNamespace(**{name: field[: len(chosen)] for name, field in self._physics.fields.items()})
-
-    def _progress_of_template(self) -> Floats:
-        """The progress of the episode that the template has just begun."""
-        fields = {name: getattr(self._data, name)[None] for name in self._physics.fields if name != "motion"}
-        progress: Floats = self._task.progress(SimpleNamespace(**fields), self._env)[0]
-        return progress

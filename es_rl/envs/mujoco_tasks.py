@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Rows = SimpleNamespace
 Env = Any  # the attributes of an unwrapped environment of Gymnasium's, dt, bodies, wanted, and the task's constants
+PREFIX = "es_rl/"  # of the ids under which Gymnasium knows the fast environments too
 Outcome = tuple[Array, Array]  # reward (n,), terminated (n,)
 
 

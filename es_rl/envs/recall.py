@@ -1,8 +1,8 @@
 """es_rl/Recall-v0: say at the end what was shown at the beginning. A toy that only a policy with memory can learn.
 
-The first observation shows a cue, −1 or 1; those that follow show nothing, and the last one asks. The action at the
-last step earns cue·action, any other nothing. The optimum is 1, and without memory no policy expects more than 0.
-Observation: (cue or 0, whether it is asked now). Action: a number in [−1, 1].
+The first observation shows a cue, −1 or 1; those that follow show nothing, and the last one, `gap` steps after the cue,
+asks. The action at that step earns cue·action, any other nothing. The optimum is 1, and without memory no policy
+expects more than 0. Observation: (cue or 0, whether it is asked now). Action: a number in [−1, 1].
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from es_rl.errors import EnvError
+
 ID = "es_rl/Recall-v0"
-STEPS = 8
+GAP = 7  # steps between the cue and the question
+MAX_GAP = 9_000  # an environment without a time limit of its own gets one, which must not come before the question
 SOLVED = 0.9
 
 
@@ -24,8 +27,11 @@ class Recall(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
 
-    def __init__(self, render_mode: str | None = None) -> None:
-        self.render_mode = render_mode
+    def __init__(self, render_mode: str | None = None, *, gap: int = GAP) -> None:
+        """Raises `EnvError` for a gap that is not a whole number from 1 to `MAX_GAP`."""
+        if isinstance(gap, bool) or not isinstance(gap, int) or not 1 <= gap <= MAX_GAP:
+            raise EnvError(f"env_kwargs.gap={gap}: steps from the cue to the question, a whole number 1 to {MAX_GAP}.")
+        self.render_mode, self._gap = render_mode, gap
         self.observation_space = spaces.Box(-1.0, 1.0, (2,), np.float64)
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
         self._cue, self._step = 1.0, 0
@@ -38,13 +44,13 @@ class Recall(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         return np.array([self._cue, 0.0]), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
-        asked = self._step == STEPS - 1
+        asked = self._step == self._gap
         reward = self._cue * float(np.clip(action[0], -1.0, 1.0)) if asked else 0.0
         self._step += 1
-        return np.array([0.0, float(self._step == STEPS - 1)]), reward, asked, False, {}
+        return np.array([0.0, float(self._step == self._gap)]), reward, asked, False, {}
 
 
 def register() -> None:
     """Make the id known to Gymnasium."""
     if ID not in gymnasium.registry:
-        gymnasium.register(ID, entry_point=f"{__name__}:Recall", max_episode_steps=STEPS + 1, reward_threshold=SOLVED)
+        gymnasium.register(ID, entry_point=f"{__name__}:Recall", reward_threshold=SOLVED)

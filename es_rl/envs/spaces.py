@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Space = spaces.Space[Any]
 # What passes between a chunk and its environments.
 Ids = Sequence[int] | NDArray[np.int64]
+Seeds = Sequence[int | np.random.Generator]  # of episodes; a generator goes on from where it stands
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

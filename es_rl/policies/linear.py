@@ -7,11 +7,12 @@ from torch import nn
 from es_rl.config import Config
 from es_rl.policies.action import ActionHead
 from es_rl.policies.feedforward import Feedforward
+from es_rl.policies.rounding import linear
 
 
 def build(config: Config, inputs: int, normalizer: nn.Module, head: ActionHead) -> nn.Module:
-    """One matrix and a bias; `config.linear` is used by the head alone."""
-    layer = nn.Linear(inputs, head.outputs)
+    """One matrix and a bias."""
+    layer = linear(inputs, head.outputs, config.linear.weights)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return Feedforward(normalizer, head, layer=layer)

@@ -9,6 +9,7 @@ from torch import nn
 from es_rl.config import Config
 from es_rl.policies.action import ActionHead
 from es_rl.policies.feedforward import Feedforward
+from es_rl.policies.rounding import linear
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -26,16 +27,16 @@ def build(config: Config, inputs: int, normalizer: nn.Module, head: ActionHead) 
     """The perceptron of `config.mlp`."""
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise([inputs, *config.mlp.hidden]):
-        layers.append(_linear(width_in, width_out, 1.0))
+        layers.append(_linear(width_in, width_out, 1.0, config.mlp.weights))
         if config.mlp.layer_norm:
             layers.append(nn.LayerNorm(width_out))
         layers.append(ACTIVATIONS[config.mlp.activation]())
-    layers.append(_linear([inputs, *config.mlp.hidden][-1], head.outputs, OUTPUT_GAIN))
+    layers.append(_linear([inputs, *config.mlp.hidden][-1], head.outputs, OUTPUT_GAIN, config.mlp.weights))
     return Feedforward(normalizer, head, network=nn.Sequential(*layers))
 
 
-def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
+def _linear(inputs: int, outputs: int, gain: float, weights: str) -> nn.Linear:
+    layer = linear(inputs, outputs, weights)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer

@@ -1,0 +1,83 @@
+"""n simulations of which each starts its next episode by itself, as vector environments of other libraries do.
+
+Each simulation has a generator of its own, made from its seed as Gymnasium makes it. Every episode after the first one
+draws its initial state from where the generator stands, so that a whole training equals one on Gymnasium's own
+environments, restarts included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import seeding
+from numpy.typing import NDArray
+
+from es_rl.envs.gymnasium_backend import make_one
+from es_rl.envs.spaces import Bools, Floats, Ids, Ints
+from es_rl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from es_rl.envs import VectorEnv
+
+
+class Restarting:
+    """Simulations of a `VectorEnv`, their generators, and what other libraries ask of an environment.
+
+    `env` is one of Gymnasium's own environments of the same id: for its spaces, and to draw pictures.
+    """
+
+    def __init__(
+        self, vector: VectorEnv, id: str, n: int, env_kwargs: Mapping[str, Any], *, obs_first: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:  # fmt: skip
+        self.vector, self.n, self.ids = vector, n, np.arange(n)
+        self.env: gymnasium.Env[Any, Any] = make_one(id, env_kwargs, render_mode=render_mode)
+        self.observation_space = _first(self.env.observation_space, obs_first)
+        self.action_space = self.env.action_space
+        self.generators = [seeding.np_random()[0] for _ in range(n)]
+
+    def reset(self, ids: Ids, seeds: Sequence[int | None]) -> Floats:
+        """Start episodes: of a seed, or, where it is None, of the simulation's generator as it stands."""
+        for i, seed in zip(ids, seeds, strict=True):
+            if seed is not None:
+                self.generators[i] = seeding.np_random(int(seed))[0]
+        return self.vector.reset(ids, [self.generators[i] for i in ids])
+
+    def step(self, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools, Ints]:
+        """Step all simulations: observations, rewards, terminated, truncated, and the ids of the diverged.
+
+        A simulation that MuJoCo could not go on with terminates with the reward 0, and its observation is finite.
+        """
+        chosen = np.asarray(actions, self.action_space.dtype)
+        obs, reward, terminated, truncated = self.vector.step(self.ids, chosen)
+        diverged = np.flatnonzero(~np.isfinite(reward))
+        if len(diverged):
+            reward[diverged], obs[diverged] = 0.0, np.nan_to_num(obs[diverged], posinf=0.0, neginf=0.0)
+        return obs, reward, terminated, truncated, diverged
+
+    def picture(self, i: int) -> Any:
+        """What Gymnasium's environment draws of a simulation."""
+        import mujoco
+
+        env, vector = cast(Any, self.env.unwrapped), cast(Any, self.vector)
+        mujoco.mj_setState(env.model, env.data, vector.state(i), int(mujoco.mjtState.mjSTATE_INTEGRATION))
+        mujoco.mj_forward(env.model, env.data)
+        return env.render()
+
+    def close(self) -> None:
+        """Release what the simulations hold."""
+        self.vector.close()
+        self.env.close()
+
+
+def _first(space: spaces.Space[Any], first: int | None) -> spaces.Space[Any]:
+    """The space of an observation's first numbers."""
+    if first is None:
+        return space
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise ConfigError(f"obs_first={first}: needs observations that are one row of numbers, not {space}.")
+    return spaces.Box(space.low[:first], space.high[:first], dtype=space.dtype.type)

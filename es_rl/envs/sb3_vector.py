@@ -1,0 +1,120 @@
+"""The fast backend as a `VecEnv` of Stable-Baselines3, equal to its `DummyVecEnv` to the last bit.
+
+This module needs Stable-Baselines3; see `es_rl.envs.sb3`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from es_rl import envs
+from es_rl.envs.gymnasium_backend import make_one
+from es_rl.envs.restarting import Restarting
+from es_rl.errors import ConfigError
+
+Indices = None | int | Sequence[int]
+
+
+class FastVecEnv(VecEnv):  # type: ignore[misc]
+    """See `es_rl.envs.sb3`. Arrays are the caller's to keep."""
+
+    def __init__(
+        self,
+        id: str,
+        num_envs: int,
+        env_kwargs: Mapping[str, Any],
+        *,
+        backend: str = "batch",
+        threads: int = 1,
+        obs_first: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if num_envs < 1 or threads < 1:
+            raise ConfigError(f"num_envs={num_envs}, threads={threads}: both must be at least 1.")
+        vector = envs.make_vector(id, num_envs, backend, env_kwargs, obs_first, threads=threads)
+        self._simulations = Restarting(vector, id, num_envs, env_kwargs, obs_first=obs_first, render_mode=render_mode)
+        self._begun = time.time()
+        self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+        self._actions: NDArray[Any] = np.empty(0)
+        self.metadata = self._simulations.env.metadata
+        super().__init__(num_envs, self._simulations.observation_space, self._simulations.action_space)
+
+    def reset(self) -> NDArray[Any]:
+        """Start all episodes, of the seeds given to `seed` since the last reset; observations (num_envs, O)."""
+        obs = self._simulations.reset(self._simulations.ids, self._seeds)
+        self._returns[:], self._lengths[:] = 0, 0
+        self.reset_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        self._reset_seeds()
+        self._reset_options()
+        return self._typed(obs)
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Take the actions (num_envs, A) of the next step."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Step all simulations: observations, rewards, ends and infos. Those that are over start again."""
+        obs, reward, terminated, truncated, diverged = self._simulations.step(self._actions)
+        over, seen = terminated | truncated, self._typed(obs)
+        self._returns += reward
+        self._lengths += 1
+        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
+        for i in diverged:
+            infos[i]["diverged"] = True
+        ended = np.flatnonzero(over)
+        if len(ended):
+            for i in ended:
+                infos[i] |= self._last_info(int(i), seen[i].copy(), cut=bool(truncated[i] and not terminated[i]))
+            seen[ended] = self._simulations.reset(ended, [None] * len(ended))
+            self._returns[ended], self._lengths[ended] = 0, 0
+        return seen, reward.astype(np.float32), over, infos
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """A picture of each simulation."""
+        return [self._simulations.picture(i) for i in range(self.num_envs)]
+
+    def close(self) -> None:
+        """Release what the simulations hold."""
+        self._simulations.close()
+
+    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
+        """Return an attribute of Gymnasium's environment, the same for each simulation."""
+        value = self._simulations.env.get_wrapper_attr(attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
+        """Refuse: simulations have no attributes of their own. Raises `ConfigError`."""
+        raise ConfigError(f"set_attr({attr_name}): fast simulations have none. Give arguments when making them.")
+
+    def env_method(self, method_name: str, *args: Any, indices: Indices = None, **kwargs: Any) -> list[Any]:
+        """Refuse: simulations have no methods of their own. Raises `ConfigError`."""
+        raise ConfigError(f"env_method({method_name}): fast simulations have none. Use a DummyVecEnv.")
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Indices = None) -> list[bool]:
+        """Whether simulations do what a wrapper does: the `Monitor`'s statistics are built in."""
+        return [wrapper_class is Monitor for _ in self._get_indices(indices)]
+
+    def _typed(self, obs: NDArray[Any]) -> NDArray[Any]:
+        return obs.astype(self.observation_space.dtype).reshape(len(obs), *self.observation_space.shape)
+
+    def _last_info(self, i: int, seen: NDArray[Any], *, cut: bool) -> dict[str, Any]:
+        """What a step that ends an episode tells besides."""
+        passed = round(time.time() - self._begun, 6)
+        episode = {"r": round(float(self._returns[i]), 6), "l": int(self._lengths[i]), "t": passed}
+        return {"TimeLimit.truncated": cut, "terminal_observation": seen, "episode": episode}
+
+
+def dummy(id: str, num_envs: int, env_kwargs: Mapping[str, Any], render_mode: str | None) -> Any:
+    """A `DummyVecEnv` of monitored environments, for ids without a fast one."""
+
+    def make() -> Any:
+        return Monitor(make_one(id, env_kwargs, render_mode=render_mode))
+
+    return DummyVecEnv([make] * num_envs)

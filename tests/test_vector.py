@@ -1,0 +1,225 @@
+"""Fast environments for other libraries: equal to theirs to the bit, over restarts, and pleasant to use."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecNormalize
+
+from es_rl import envs
+from es_rl.envs.mujoco_tasks import TASKS
+from es_rl.errors import ConfigError, EnvError
+
+warnings.simplefilter("ignore")
+MODES = list(AutoresetMode)
+STEPS = 1000
+SHORT = {"max_episode_steps": 70}  # so that those restart too that never fall
+
+
+def actions(space, n, steps, seed=0):
+    """Actions within the space, which change slowly: some robots stand for a while, some fall."""
+    rng = np.random.default_rng(seed)
+    walk = np.cumsum(rng.normal(scale=0.3, size=(steps, n, *space.shape)), axis=0)
+    middle, half = (space.high + space.low) / 2, (space.high - space.low) / 2
+    return (middle + half * np.sin(walk)).astype(space.dtype)
+
+
+def same(ours, theirs):
+    assert np.array_equal(ours[0], theirs[0]) and ours[0].dtype == theirs[0].dtype
+    for mine, other in zip(ours[1:4], theirs[1:4], strict=True):
+        assert np.array_equal(mine, other) and mine.dtype == other.dtype
+
+
+@pytest.mark.parametrize("id", TASKS)
+def test_a_vector_environment_equals_gymnasiums_over_restarts(id):
+    """All tasks, a thousand steps, the modes of restarting in turn."""
+    n, mode = 2, MODES[list(TASKS).index(id) % 2]
+    ours = envs.make_vec(id, n, autoreset_mode=mode, **SHORT)
+    theirs = SyncVectorEnv([lambda: gymnasium.make(id, **SHORT)] * n, autoreset_mode=mode)
+    assert ours.observation_space == theirs.observation_space and ours.action_space == theirs.action_space
+    assert ours.metadata["autoreset_mode"] == mode
+    assert np.array_equal(ours.reset(seed=3)[0], theirs.reset(seed=3)[0])
+    ends = 0
+    for action in actions(ours.single_action_space, n, STEPS):
+        mine, other = ours.step(action), theirs.step(action)
+        same(mine, other)
+        ends += (other[2] | other[3]).sum()
+        assert ("final_obs" in mine[4]) == ("final_obs" in other[4])
+        if "final_obs" in other[4]:
+            assert np.array_equal(mine[4]["_final_obs"], other[4]["_final_obs"])
+            for i in np.flatnonzero(other[4]["_final_obs"]):
+                assert np.array_equal(mine[4]["final_obs"][i], other[4]["final_obs"][i])
+    assert ends > STEPS / 75
+    ours.close(), theirs.close()
+
+
+@pytest.mark.parametrize("id", TASKS)
+def test_a_vecenv_equals_stable_baselines3s_over_restarts(id):
+    n = 2
+    ours, theirs = envs.sb3(id, n, **SHORT), make_vec_env(id, n, seed=5, env_kwargs=SHORT)
+    assert isinstance(theirs, DummyVecEnv) and ours.observation_space == theirs.observation_space
+    ours.seed(5)
+    mine, other = ours.reset(), theirs.reset()
+    assert np.array_equal(mine, other) and mine.dtype == other.dtype
+    for action in actions(ours.action_space, n, STEPS, seed=1):
+        mine, other = ours.step(action), theirs.step(action)
+        for a, b in zip(mine[:3], other[:3], strict=True):
+            assert np.array_equal(a, b) and a.dtype == b.dtype
+        for told, known in zip(mine[3], other[3], strict=True):
+            assert told["TimeLimit.truncated"] == known["TimeLimit.truncated"]
+            assert ("episode" in told) == ("episode" in known)
+            if "episode" in known:
+                assert {**told["episode"], "t": 0} == {**known["episode"], "t": 0}
+                assert np.array_equal(told["terminal_observation"], known["terminal_observation"])
+    ours.close(), theirs.close()
+
+
+@pytest.mark.parametrize("id", ["Hopper-v5", "Ant-v5"])
+@pytest.mark.parametrize("make", [envs.make_vec, envs.sb3])
+def test_threads_change_no_bit(make, id):
+    """Ant-v5 needs forces of contacts, which are computed in another way."""
+    one, three = (make(id, 7, threads=threads, **SHORT) for threads in (1, 3))
+    for env in (one, three):
+        env.seed(1) if make is envs.sb3 else env.reset(seed=1)
+    space = one.action_space if make is envs.sb3 else one.single_action_space
+    if make is envs.sb3:
+        assert np.array_equal(one.reset(), three.reset())
+    for action in actions(space, 7, 100):
+        a, b = one.step(action), three.step(action)
+        assert all(np.array_equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
+
+
+def test_disabled_restarts_are_the_callers():
+    """As Gymnasium's, with the mask of those to reset; a step of one that is over is refused."""
+    ours = envs.make_vec("Hopper-v4", 3, autoreset_mode="Disabled", **SHORT)
+    theirs = SyncVectorEnv([lambda: gymnasium.make("Hopper-v4", **SHORT)] * 3, autoreset_mode="Disabled")
+    assert np.array_equal(ours.reset(seed=[4, 8, 1])[0], theirs.reset(seed=[4, 8, 1])[0])
+    for action in actions(ours.single_action_space, 3, 200):
+        mine, other = ours.step(action), theirs.step(action)
+        same(mine, other)
+        over = other[2] | other[3]
+        if over.any():
+            with pytest.raises(ConfigError, match="are over. Reset them with options=reset_mask"):
+                ours.step(action)
+            mine, other = (env.reset(options={"reset_mask": over.copy()})[0] for env in (ours, theirs))
+            assert np.array_equal(mine, other)
+    for mask in ([True] * 3, np.zeros(3, bool), np.ones(2, bool), np.ones(3)):
+        with pytest.raises(ConfigError, match="reset_mask"):
+            ours.reset(options={"reset_mask": mask})
+
+
+def test_gymnasium_knows_the_fast_environments():
+    env = gymnasium.make_vec("es_rl/HalfCheetah-v4", num_envs=5, threads=2, forward_reward_weight=2.0)
+    assert type(env).__name__ == "FastVectorEnv" and env.num_envs == 5 and env.spec.id == "es_rl/HalfCheetah-v4"
+    assert env.reset(seed=0)[0].shape == (5, 17)
+    single, gyms = (gymnasium.make(f"{prefix}HalfCheetah-v4") for prefix in ("es_rl/", ""))
+    assert np.array_equal(single.reset(seed=1)[0], gyms.reset(seed=1)[0])
+    wrapped = gymnasium.wrappers.vector.RecordEpisodeStatistics(gymnasium.make_vec("es_rl/Hopper-v5", num_envs=2))
+    wrapped.reset(seed=0)
+    told = [wrapped.step(a)[4] for a in actions(wrapped.single_action_space, 2, 300)]
+    assert any("episode" in info for info in told)
+    assert envs.choose_backend("es_rl/Ant-v4") == "batch"
+    assert envs.make("es_rl/Ant-v4", 1).reset([0], [0]).shape == (1, 27)
+
+
+def test_observations_are_the_callers_to_keep():
+    env = envs.make_vec("Hopper-v4", 2)
+    first, _ = env.reset(seed=0)
+    kept = first.copy()
+    later = [env.step(a)[0] for a in actions(env.single_action_space, 2, 5)]
+    assert np.array_equal(first, kept) and not np.array_equal(later[0], later[1])
+    later[-1][:] = 0
+    assert np.abs(env.step(actions(env.single_action_space, 2, 1)[0])[0]).sum() > 0
+
+
+def test_a_diverged_simulation_ends_with_finite_numbers_and_the_others_run_on():
+    env = envs.make_vec("HalfCheetah-v4", 3, autoreset_mode="SameStep")
+    env.reset(seed=0)
+    poison = np.zeros((3, 6), np.float32)
+    poison[1] = np.nan
+    obs, reward, terminated, _, info = env.step(poison)
+    assert terminated.tolist() == [False, True, False] and reward[1] == 0 and np.isfinite(obs).all()
+    assert info["diverged"].tolist() == [False, True, False] and np.isfinite(info["final_obs"][1]).all()
+    assert "diverged" not in env.step(np.zeros((3, 6), np.float32))[4]
+    vec = envs.sb3("HalfCheetah-v4", 3)
+    vec.reset()
+    _, reward, done, infos = vec.step(poison)
+    assert done.tolist() == [False, True, False] and np.isfinite(reward).all() and infos[1]["diverged"]
+
+
+def test_ids_without_a_fast_environment_get_the_librarys_own():
+    assert isinstance(envs.make_vec("CartPole-v1", 2), SyncVectorEnv)
+    assert isinstance(envs.sb3("CartPole-v1", 2), DummyVecEnv)
+    assert envs.sb3("CartPole-v1", 2).env_is_wrapped(Monitor) == [True, True]
+
+
+@pytest.mark.parametrize("make", [envs.make_vec, envs.sb3])
+def test_what_cannot_be_made_is_refused(make):
+    with pytest.raises(EnvError, match="Did you mean HalfCheetah-v4"):
+        make("HalfChetah-v4", 2)
+    for keys in ({"num_envs": 0}, {"num_envs": 2, "threads": 0}):
+        with pytest.raises(ConfigError, match="must be at least 1"):
+            make("Hopper-v4", **keys)
+
+
+def test_bad_seeds_are_refused():
+    with pytest.raises(ConfigError, match="2 seeds for 3 simulations"):
+        envs.make_vec("Hopper-v4", 3).reset(seed=[1, 2])
+
+
+def test_the_checks_and_the_tools_of_stable_baselines3_pass():
+    env = envs.sb3("HalfCheetah-v4", 4, **SHORT)
+    assert env.env_is_wrapped(Monitor) == [True] * 4 and env.env_is_wrapped(VecNormalize, indices=1) == [False]
+    assert env.get_attr("spec")[0].id == "HalfCheetah-v4" and env.seed(3) == [3, 4, 5, 6]
+    assert not env.has_attr("no_such_thing")
+    for refused in (lambda: env.set_attr("gravity", 0), lambda: env.env_method("reset")):
+        with pytest.raises(ConfigError, match="fast simulations have none"):
+            refused()
+    model = PPO(
+        "MlpPolicy", VecNormalize(VecCheckNan(env, raise_exception=True)), n_steps=16, batch_size=32, device="cpu"
+    )
+    model.learn(256)
+    assert len(model.ep_info_buffer) > 0 or model.num_timesteps < 4 * 70
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # one is given where episodes are not monitored
+        returns, lengths = evaluate_policy(
+            model, envs.sb3("HalfCheetah-v5", 2, **SHORT), 3, return_episode_rewards=True
+        )
+    assert len(returns) == 3 and lengths == [70] * 3
+
+
+def test_a_prefix_of_the_observation_is_a_space_of_its_own():
+    whole, part = (envs.sb3("Humanoid-v4", 2, obs_first=first) for first in (None, 45))
+    assert part.observation_space.shape == (45,)
+    whole.seed(0), part.seed(0)
+    assert np.array_equal(whole.reset()[:, :45], part.reset())
+    with pytest.raises(ConfigError, match="obs_first=3: needs observations that are one row"):
+        envs.sb3("FrozenLake-v1", 2, obs_first=3)
+
+
+@pytest.mark.parametrize("make", [envs.make_vec, envs.sb3])
+def test_pictures_show_each_simulation(make, renderer):
+    if not renderer:
+        pytest.skip("this machine draws nothing")
+    code = f"""
+import numpy as np
+from es_rl import envs
+env = envs.{make.__name__}("Hopper-v5", 2, render_mode="rgb_array", width=64, height=64)
+env.reset()
+pictures = env.render() if "{make.__name__}" == "make_vec" else env.get_images()
+assert len(pictures) == 2 and pictures[0].shape == (64, 64, 3) and pictures[0].std() > 5
+for _ in range(60):
+    env.step(np.array([[0, 0, 0], [1, 1, 1]], np.float32))
+pictures = env.render() if "{make.__name__}" == "make_vec" else env.get_images()
+assert not np.array_equal(*pictures)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"MUJOCO_GL": renderer})

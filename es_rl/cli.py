@@ -17,6 +17,7 @@ VERBS = {
     "record": "a video of a trained policy: run=RUN",
     "text": "train a byte-level GPT: corpus=FILE",
     "llm": "fine-tune a language model: model=DIR data=FILE reward=NAME",
+    "sweep": "search for settings: env=ID es.sigma=0.01..0.5:log",
     "compare": "evolution strategies, PPO, ARS and the random policy, with a report: env=ID",
 }
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOMEM)
@@ -63,7 +64,11 @@ def _dispatch(argv: Sequence[str]) -> int:
     if asks_for_help(argv[:1]):
         return show(usage + "\n\nes-rl VERB --help lists the keys of one.")
     lookup(VERBS, argv[0], "verb")
-    code: int = importlib.import_module(f"es_rl.{argv[0]}").main(argv[1:])
+    verb = f"es_rl.{argv[0]}"
+    module = importlib.import_module(verb)
+    if hasattr(module, "__path__"):  # a package
+        module = importlib.import_module(f"{verb}.__main__")
+    code: int = module.main(argv[1:])
     return code
 
 

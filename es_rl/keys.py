@@ -88,7 +88,7 @@ def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
             _check_name(name, known, source)
             if "${" in str(value):  # it would be resolved after every check, and could name an environment variable
                 raise ConfigError(f"{source}{name}={value}: must not contain ${{: values are taken as they are.")
-            _assign(tree, name, value, source)
+            _assign(tree, name, value, source, inside=name not in known)
             if name in known:  # what is inside an open dictionary has no range
                 _check_range(name, OmegaConf.select(tree, name), known[name], source)
     result: C = OmegaConf.to_object(tree)  # type: ignore[assignment]
@@ -157,15 +157,18 @@ def _check_name(name: str, known: Mapping[str, Any], source: str) -> None:
     raise ConfigError(f"{source}{name}: unknown key.{hint} --help lists every key.")
 
 
-def _assign(tree: DictConfig, name: str, value: Any, source: str) -> None:
-    """Set one key; text from the command line, which has no source, is read as YAML unless the key is itself text."""
+def _assign(tree: DictConfig, name: str, value: Any, source: str, *, inside: bool) -> None:
+    """Set one key, or what is `inside` an open dictionary.
+
+    Text from the command line, which has no source, is read as YAML unless the key is itself text.
+    """
     if not source and isinstance(value, str) and not isinstance(OmegaConf.select(tree, name), str):
         try:
             value = OmegaConf.from_dotlist([f"value={value}"]).value
         except Exception as error:
             raise ConfigError(f"{source}{name}={value}: not readable as a value.") from error
     try:
-        OmegaConf.update(tree, name, value, merge=False, force_add=name.startswith("env_kwargs."))
+        OmegaConf.update(tree, name, value, merge=False, force_add=inside)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{source}{name}={value}: wrong type. {reason}.") from error

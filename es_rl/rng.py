@@ -28,6 +28,7 @@ PURPOSES = {
     "bootstrap": 8,
     "fitness": 9,
     "data": 10,
+    "sweep": 11,
 }
 
 

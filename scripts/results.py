@@ -1,75 +1,163 @@
 """Every result that the README shows, and the commands that made it.
 
-    python scripts/results.py run                     # all tasks: many hours; goes on where it was stopped
-    python scripts/results.py run tasks=Swimmer-v4,Hopper-v4 against=[]
-    python scripts/results.py run tasks=Ant-v4 minutes=11 out=runs/short
-    python scripts/results.py show                    # what is finished → videos/ and the table in the README
+    python scripts/results.py run parallel=2 first_seed=100     # all tasks: many hours; goes on where it was stopped
+    python scripts/results.py run tasks=Swimmer-v4,Hopper-v4 against=[ppo_fast,random]
+    python scripts/results.py show                              # what is finished → videos/ and the README
+    python scripts/results.py table                             # videos/results.json → the README again
 
-    python scripts/results.py run tasks=Humanoid-v4 minutes=150 seeds=1 against=[random] out=runs/long
-    taskset -c 0 python scripts/results.py run tasks=Humanoid-v4 seeds=2 first_seed=1 against=[ppo,random] out=runs/one
-
-`run` calls `python -m es_rl.compare` for each task, with the minutes below if not given, and any key of it. `show`
-writes what the runs' own files say into `videos/results.json`, from which the tables in README.md and videos/README.md
-are made, and copies the curves, and the video and the small policy of our median seed, into `videos/`, of each task's
-longest training.
+`run` calls `python -m es_rl.compare` for each task, with the minutes and the opponents below if not given, and any key
+of it. Each comparison has one core of its own, `parallel` of them run side by side, and all contenders of one share its
+fate. `show` writes what the runs' own files say into `videos/results.json`, from which the tables in README.md and
+videos/README.md are made, and copies the curves, and the video and the small policy of our median seed, into `videos/`.
+`table` makes the two pages from `videos/results.json` alone.
 """
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
+from results_pages import LONG_MINUTES, OPPONENT, clips, longest, processors, repeat, short, table
 
-from es_rl import compare as comparison
 from es_rl.cli import run
-from es_rl.errors import ConfigError
+from es_rl.compare.summary import OURS, RANDOM, summary
+from es_rl.errors import ConfigError, Stopped, TrainingError
 from es_rl.keys import pairs
-from es_rl.report import summary
-from es_rl.screen import number
+from es_rl.processes import die_with_parent
 
 ROOT = Path(__file__).parent.parent
 MINUTES = {
-    "Swimmer-v4": 3, "InvertedDoublePendulum-v4": 2, "HalfCheetah-v4": 5, "Hopper-v4": 5, "Walker2d-v4": 20,
-    "Ant-v4": 30, "Humanoid-v4": 60,
+    "InvertedDoublePendulum-v4": 5, "Swimmer-v4": 5, "HalfCheetah-v4": 5, "Hopper-v4": 5, "Walker2d-v4": 10,
+    "Ant-v4": 10, "Humanoid-v4": 20,
 }  # fmt: skip
 SEEDS = 3
-OTHERS = {"ppo": "PPO", "ars": "ARS", "random": "random"}
+AGAINST = ["ppo_fast", "ars", RANDOM]
+MORE = {"HalfCheetah-v4": ["sac", "evotorch"], "Humanoid-v4": ["sac", "evotorch"]}
 MAX_BYTES = 1_000_000  # of a clip
 CLIP_SECONDS = 8
 BEGIN, END = "<!-- results: made by scripts/results.py -->", "<!-- /results -->"
 
 
-def compare(task, out, keys):
-    """One comparison; what is finished is not done again."""
-    given = {"env": task, "minutes": MINUTES.get(task, 5), "seeds": SEEDS, "out": out / task, **keys}
-    comparison.main([f"{name}={value}" for name, value in given.items()])
+def compare_all(tasks, out, keys, parallel):
+    """Run one comparison on each of `parallel` cores until all have ended; what is finished is not done again."""
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= parallel <= len(cores):
+        raise ConfigError(f"parallel={parallel}: from 1 to {len(cores)}, the cores that may be used.")
+    before = [signal.signal(signal.SIGTERM, _stop), signal.getsignal(signal.SIGINT)]
+    waiting = sorted(tasks, key=planned_minutes, reverse=True)
+    running, failed = {}, []
+    try:
+        while waiting or running:
+            for core in cores[:parallel]:
+                if core not in running and waiting:
+                    running[core] = Comparison(waiting.pop(0), out, keys, core)
+                if core in running and running[core].ended():
+                    failed += running.pop(core).failed()
+            time.sleep(0.2)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):  # a second one would leave a comparison behind
+            signal.signal(number, signal.SIG_IGN)
+        for comparison in running.values():
+            comparison.process.terminate()
+        for comparison in running.values():
+            comparison.process.wait()
+            comparison.ended()
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
+    if failed:
+        raise TrainingError(f"not finished: {', '.join(failed)}. What they said is in {out}/TASK.log.")
+
+
+def _stop(number, frame):
+    raise Stopped("stopped by SIGTERM: the same command goes on", 75)
+
+
+class Comparison:
+    """One `python -m es_rl.compare` on a core of its own, and the seconds it has taken over all sittings."""
+
+    def __init__(self, task, out, keys, core):
+        self.task, self.start, self.took = task, time.monotonic(), out / f"{task}.took.json"
+        given = {
+            "env": task,
+            "minutes": MINUTES.get(task, 5),
+            "seeds": SEEDS,
+            "against": f"[{','.join(against(task))}]",
+        }
+        command = [f"{name}={value}" for name, value in (given | {"out": out / task} | keys).items()]
+        self.took.parent.mkdir(parents=True, exist_ok=True)
+        with (out / f"{task}.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "es_rl.compare", *command], stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=partial(_pinned, core, os.getpid()),
+            )  # fmt: skip
+        print(f"{task} on core {core}", flush=True)
+
+    def ended(self):
+        """Return whether it has ended; if it just has, keep the time that it took."""
+        if self.process.poll() is None:
+            return False
+        before = json.loads(self.took.read_text()) if self.took.exists() else 0.0
+        self.took.write_text(json.dumps(before + time.monotonic() - self.start))
+        return True
+
+    def failed(self):
+        """Return the task and the exit code if the comparison has failed, in a list."""
+        code = self.process.returncode
+        print(f"{self.task} " + (f"ended with exit code {code}" if code else "is finished"), flush=True)
+        return [f"{self.task} (exit code {code})"] if code else []
+
+
+def _pinned(core, parent):
+    os.sched_setaffinity(0, {core})
+    die_with_parent(parent, signal.SIGTERM)
+
+
+def against(task):
+    """Return whom es_rl is compared with on a task."""
+    return [*AGAINST[:-1], *MORE.get(task, []), AGAINST[-1]]
+
+
+def planned_minutes(task):
+    """Return the minutes of training of a whole comparison."""
+    return MINUTES.get(task, 5) * SEEDS * len(against(task))  # es_rl besides, and the random policy not at all
 
 
 def collect(task, out):
-    """What the runs of a task say, small enough to keep, and our median run; nothing before all of ours are done."""
+    """Return what the runs of a task say, small enough to keep, and our median run; nothing before all have ended."""
     results = json.loads((out / task / "results.json").read_text())
     found = summary(results)
-    ours = [r for r in results["runs"] if r["name"] == "es" and "return_mean" in r]
-    if not ours or found["es"]["missing"]:
+    ours = [r for r in results["runs"] if r["name"] == OURS and "return_mean" in r]
+    if not ours or any(row["missing"] for row in found.values()):
         return None, None
     middle = sorted(ours, key=lambda r: r["return_mean"])[(len(ours) - 1) // 2]
-    kept = {
-        name: {"returns": row["returns"].tolist(), "env_steps": row["env_steps"], "failed": row["failed"]}
-        for name, row in found.items()
-        if len(row["returns"]) or row["failed"]
-    }
-    about = {k: results[k] for k in ("env", "minutes", "episodes", "command")}
+    about = {k: results[k] for k in ("env", "minutes", "episodes")}
     about |= {k: middle.get(k, results[k]) for k in ("date", "machine", "versions")}
-    about |= {"shown_seed": middle["seed"], "train": short(middle["command"]), "contenders": kept}
+    took = out / f"{task}.took.json"
+    about |= {
+        "command": repeat(results["command"], about["machine"]),
+        "took": json.loads(took.read_text()) if took.exists() else None,
+        "shown_seed": middle["seed"],
+        "train": short(middle["command"], about["machine"]),
+        "contenders": {name: kept(row) for name, row in found.items() if len(row["returns"]) or row["failed"]},
+    }
     return about, out / task / f"es-{middle['seed']}" / "run"
 
 
+def kept(row):
+    """Return what is kept of a contender."""
+    about = {"returns": row["returns"].tolist(), "env_steps": row["env_steps"], "failed": row["failed"]}
+    about |= {"resources": row["resources"]} if any(row["resources"].values()) else {}
+    return about | ({"others": row["others"]} if row["disturbed"] else {})
+
+
 def show(trained, task):
-    """The clip of a run's policy, its comparison's curves, and a run directory with nothing but its last checkpoint."""
+    """Make the clip of a run's policy, its comparison's curves, and a run directory with only its last checkpoint."""
     name = task.partition("-")[0].lower()
     shutil.copy(trained.parents[1] / "wall-clock.png", ROOT / "videos" / f"{name}.png")
     film = [f"run={trained}", f"out={ROOT / 'videos' / f'{name}.mp4'}", f"seconds={CLIP_SECONDS}"]
@@ -85,103 +173,56 @@ def show(trained, task):
     (policy / "config.yaml").write_text(re.sub(r"(?m)^run: .*", f"run: videos/policies/{name}", config))
 
 
-def cell(contender):
-    """Median, and each seed."""
-    if not contender:
-        return "not run"
-    lost = f"{len(contender['failed'])} failed" if contender["failed"] else ""
-    if not len(contender["returns"]):
-        return lost
-    each = ", ".join([*(number(value) for value in contender["returns"]), *([lost] if lost else [])])
-    return f"{number(np.median(contender['returns']))} ({each})" if ", " in each else each
-
-
-def table(results):
-    """Markdown: a row a comparison, the higher of our median and PPO's in bold, if both have as many returns."""
-    rows = ["| task | minutes | **es_rl** | " + " | ".join(OTHERS.values()) + " | our steps, millions | on |"]
-    rows.append("|---|---|---|" + "---|" * (len(OTHERS) + 2))
-    for result in results:
-        them = result["contenders"]
-        cells = [cell(them.get(name)) for name in ("es", *OTHERS)]
-        medians = [np.median(them[name]["returns"]) if name in them else -np.inf for name in ("es", "ppo")]
-        if "ppo" in them and len(them["es"]["returns"]) == len(them["ppo"]["returns"]):
-            better = int(medians[1] > medians[0])
-            cells[better] = f"**{cells[better]}**"
-        steps = them["es"]["env_steps"] / 1e6
-        cells += [f"{steps:.1f}", processors(result["machine"])]
-        rows.append(f"| {result['env']} | {result['minutes']:g} | {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
-def processors(machine):
-    """How many of what, as in `2 AMD EPYC`."""
-    name = re.sub(r"\(R\)| Processor$", "", machine["processor"])
-    return f"{machine['processors']} {name}"
-
-
 def identity(result):
-    """What a comparison replaces another one of."""
+    """Return what a comparison replaces another one of."""
     return result["env"], result["minutes"], processors(result["machine"])
 
 
-def longest(results, result):
-    """Whether no other comparison of its task took more minutes."""
-    return result["minutes"] == max(other["minutes"] for other in results if other["env"] == result["env"])
+def replaced(result, found):
+    """Return whether a newer comparison takes the place of a kept one: the same, or one without its opponent."""
+    outdated = OPPONENT in found["contenders"] and OPPONENT not in result["contenders"]
+    old = outdated and result["env"] == found["env"] and result["minutes"] < LONG_MINUTES
+    return old or identity(result) == identity(found)
 
 
-def clips(results):
-    """videos/README.md."""
-    lines = [
-        "# Trained policies",
-        "",
-        "Each clip is of the policy that its command trained, of the median seed.",
-    ]
-    lines += [
-        "`es_rl.load('videos/policies/NAME')` is the policy itself. Made by `python scripts/results.py show`.",
-        "",
-    ]
-    for result in filter(partial(longest, results), results):
-        task, ours = result["env"], result["contenders"]["es"]
-        name = task.partition("-")[0].lower()
-        lines += [f"## {task}: [{name}.mp4]({name}.mp4)", "", f"`{result['train']}`", ""]
-        lines += [f"Mean return of {result['episodes']} episodes, each seed's: "
-                  f"{', '.join(f'{value:,.0f}' for value in ours['returns'])}. "
-                  f"mujoco {result['versions']['mujoco']}, {processors(result['machine'])}, "
-                  f"{result['date']}.", ""]  # fmt: skip
-        lines += [f"![Return against minutes of training]({name}.png)", ""]
-    return "\n".join(lines)
-
-
-def short(command):
-    """A training's command without the places of its files."""
-    return " ".join(word for word in command.split() if not word.startswith(("run=", "video.every=")))
-
-
-def main(argv):
-    if argv[:1] not in (["run"], ["show"]):
-        raise ConfigError("run or show is missing: the first word says what is to be done.")
-    action, keys = argv[0], pairs(argv[1:])
-    out = Path(keys.pop("out", ROOT / "runs" / "results"))
-    tasks = keys.pop("tasks", ",".join(MINUTES)).split(",")
-    if action == "run":
-        for task in tasks:
-            compare(task, out, keys)
-        return 0
-    path = ROOT / "videos" / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else []
+def gather(results, tasks, out):
+    """Return the kept results with those of the tasks that are finished, and show these."""
     for task in tasks:
         found, trained = collect(task, out) if (out / task / "results.json").exists() else (None, None)
         if found:
-            results = [*(r for r in results if identity(r) != identity(found)), found]
+            results = [*(r for r in results if not replaced(r, found)), found]
             if longest(results, found):
                 show(trained, task)
     order = [*MINUTES, *tasks]
-    results.sort(key=lambda result: (order.index(result["env"]), result["minutes"]))
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    return sorted(results, key=lambda result: (order.index(result["env"]), result["minutes"]))
+
+
+def write_pages(results):
+    """Write the README's block and videos/README.md."""
     (ROOT / "videos" / "README.md").write_text(clips(results))
     readme = (ROOT / "README.md").read_text()
     before, after = readme.split(BEGIN)[0], readme.split(END)[1]
     (ROOT / "README.md").write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
+
+
+def main(argv):
+    if argv[:1] not in (["run"], ["show"], ["table"]):
+        raise ConfigError("run, show or table is missing: the first word says what is to be done.")
+    action, keys = argv[0], pairs(argv[1:])
+    out = Path(keys.pop("out", ROOT / "runs" / "results"))
+    tasks = keys.pop("tasks", ",".join(MINUTES)).split(",")
+    if action == "run":
+        parallel = keys.pop("parallel", "1")
+        if not parallel.isdecimal():
+            raise ConfigError(f"parallel={parallel}: a number of cores, such as parallel=2.")
+        compare_all(tasks, out, keys, int(parallel))
+        return 0
+    path = ROOT / "videos" / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else []
+    if action == "show":
+        results = gather(results, tasks, out)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+    write_pages(results)
     return 0
 
 

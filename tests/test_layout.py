@@ -13,7 +13,7 @@ PACKAGE = ROOT / "es_rl"
 ORDER = [
     ["errors"],
     ["signals"],
-    ["rng", "presets", "keys", "processes", "modules", "gpt", "shared", "countdown", "zoo", "directory", "rows"],
+    ["rng", "presets", "keys", "processes", "modules", "gpt", "shared", "countdown", "directory", "rows"],
     ["machine"],
     ["config"],
     ["corpus", "dataset", "rewards", "language"],
@@ -39,13 +39,12 @@ ORDER = [
     ["callbacks"],
     ["compat"],
     ["evaluate", "record"],
-    ["loop", "baselines", "statistics"],
+    ["loop"],
     ["speaker", "critic"],
     ["finetune", "text_task"],
     ["train", "text", "llm"],
-    ["report"],
-    ["contender"],
     ["compare"],
+    ["sweep"],
 ]
 SKIP = {"__init__"}
 

@@ -1,12 +1,16 @@
 """The scripts run, and print what they promise."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from es_rl.errors import ConfigError, Stopped, TrainingError
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -52,39 +56,131 @@ def test_kinds_of_noise_are_compared_and_the_comparison_goes_on_where_it_stopped
     assert [line.split("|")[2].strip() for line in tables[0].splitlines()[2:]] == ["dense", "lowrank"]
 
 
-def test_a_search_tries_every_combination_once_and_ranks_them(tmp_path):
-    keys = [
-        "env=es_rl/PointMass-v0",
-        "env_steps=2000",
-        "es.population=8",
-        "policy=linear",
-        "es.sigma=0.1,0.3",
-        "seeds=7",
-    ]
-    argv = [sys.executable, SCRIPTS / "search.py", "out=search", *keys]
-    logs = [subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    assert logs[0] == logs[1]  # seconds too: nothing was trained again
-    rows = (tmp_path / "search/es_rl/PointMass-v0.md").read_text().splitlines()[4:]
-    means = [float(row.split("|")[2]) for row in rows]
-    assert means == sorted(means, reverse=True) and {row.split("|")[1].strip() for row in rows} == {
-        "es.sigma=0.1",
-        "es.sigma=0.3",
-    }
-
-
-def test_the_results_shown_are_made_of_what_the_runs_say(monkeypatch):
+@pytest.fixture
+def results(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import results
 
-    row = {"returns": [3.0, 1.0, 2.0], "env_steps": 2e6, "failed": []}
-    them = {"es": row, "ppo": {**row, "returns": [9.0]}, "ars": {**row, "returns": [], "failed": ["no"]}}
-    machine = {"processor": "Intel(R) Xeon(R) Processor", "processors": 2}
-    result = {"env": "Hopper-v4", "minutes": 5.0, "contenders": them, "machine": machine}
-    table = results.table([result]).splitlines()[-1]
-    assert table == "| Hopper-v4 | 5 | 2.000 (3.000, 1.000, 2.000) | 9.000 | 1 failed | not run | 2.0 | 2 Intel Xeon |"
-    kept = json.loads((ROOT / "videos/results.json").read_text())
-    assert results.table(kept) in (ROOT / "README.md").read_text()
-    assert results.clips(kept) == (ROOT / "videos/README.md").read_text()
+    return results
+
+
+def row(*returns, steps=2e6, **more):
+    return {"returns": list(returns), "env_steps": steps, "failed": [], **more}
+
+
+def kept(env="Hopper-v4", minutes=5.0, processors=1, **contenders):
+    machine = {"processor": "Intel(R) Xeon(R) Processor", "processors": processors}
+    command = (
+        f"python -m es_rl.compare env={env} minutes={minutes} seeds=3 first_seed=7 episodes=20 film=8.0 'against=[x]'"
+    )
+    about = {"train": "train", "date": "2026-01-01", "versions": {"mujoco": "3"}, "episodes": 20}
+    return {"env": env, "minutes": minutes, "contenders": contenders, "machine": machine, "command": command} | about
+
+
+def test_the_results_shown_are_made_of_what_the_runs_say(results):
+    shown = json.loads((ROOT / "videos/results.json").read_text())
+    assert results.table(shown) in (ROOT / "README.md").read_text()
+    assert results.clips(shown) == (ROOT / "videos/README.md").read_text()
+
+
+def test_a_row_tells_every_seed_its_command_and_its_time_and_bold_is_the_best_whoever_it_is(results):
+    lost = row(3.0, 1.0, 2.0, others=0.25)
+    result = kept(es=lost, ppo_fast=row(9.0, 8.0, 7.0), ars={**row(), "failed": ["no"]}, random=row(0.0))
+    told = results.table([result]).splitlines()[-3]
+    command = "taskset -c 0 python -m es_rl.compare env=Hopper-v4 minutes=5 seeds=3 first_seed=7 'against=[x]'"
+    assert told == (
+        "| Hopper-v4 | 5 | 2.000 (3.000, 1.000, 2.000) †25% | **8.000 (9.000, 8.000, 7.000)** | 1 failed | 0.000 | 2.0 "
+        f"| 1 Intel Xeon | `{command}` | over 35 min |"
+    )
+    won = {**kept(processors=2, es=row(10.0), ppo_fast=row(9.0)), "took": 7200.0}
+    told = results.table([won]).splitlines()[-1]
+    assert "| **10.0** | 9.000 |" in told and told.endswith("'against=[x]'` | 2.0 h |") and "taskset" not in told
+
+
+def test_wins_and_losses_are_counted_from_the_rows(results):
+    ours = row(1.0, 2.0, 3.0)
+    found = results.table([
+        kept("A-v0", es=ours, ppo_fast=row(7.0, 8.0, 9.0), random=row(0.0)),
+        kept("B-v0", es=ours, ppo_fast=row(0.1, 0.2, 0.3), ars=row(1.0, 2.0, 3.5)),
+        kept("C-v0", es=ours, ppo_fast=row(0.1, 0.2, 9.0)),
+    ])  # fmt: skip
+    assert "- Against PPO, fast envs, es_rl wins 2 of 3: B-v0, C-v0 (not clearly); loses 1: A-v0.\n" in found
+    assert "- Against ARS, es_rl wins 0 of 1; loses 0; is level on 1: B-v0." in found
+    assert "Against random" not in found
+
+
+def test_rows_against_an_older_opponent_are_no_claims(results):
+    old = kept("Hopper-v4", es=row(9.0), ppo=row(1.0))
+    long = kept("Humanoid-v4", 60.0, es=row(9.0), ppo=row(1.0))
+    alone = kept("Humanoid-v4", 150.0, es=row(9.0), random=row(0.0))
+    found = results.table([old, long, alone])
+    assert "Hopper" not in found and "**" not in found and "wins" not in found
+    assert "| against RL-Zoo's PPO in one process | 9.000 | 1.000 |" in found and "| no opponent | 9.000 | – |" in found
+    new = kept("Hopper-v4", 20.0, es=row(9.0), ppo_fast=row(1.0))
+    assert results.replaced(old, new) and results.replaced(new, new)
+    assert not results.replaced(long, kept("Humanoid-v4", 20.0, es=row(9.0), ppo_fast=row(1.0)))
+    assert not results.replaced(new, old) and not results.replaced(old, {**new, "env": "Ant-v4"})
+
+
+def stand_in(tmp_path, monkeypatch, results, body):
+    """A program in the place of Python, which writes down its core and its arguments."""
+    program = tmp_path / "program"
+    head = f"#!{sys.executable}\nimport os, signal, sys, time\nkeys = dict(a.split('=', 1) for a in sys.argv[3:])\n"
+    note = f"open('{tmp_path}/' + keys['env'], 'a').write(f'{{os.sched_getaffinity(0)}} {{sys.argv[1:]}}\\n')\n"
+    program.write_text(head + note + body)
+    program.chmod(0o755)
+    monkeypatch.setattr(results.sys, "executable", str(program))
+
+
+def test_comparisons_run_side_by_side_each_on_its_own_core(tmp_path, monkeypatch, results):
+    both = f"others = '{tmp_path}/' + {{'A': 'B', 'B': 'A'}}[keys['env']]\nend = time.time() + 20\n"
+    both += "while not os.path.exists(others):\n    assert time.time() < end, 'alone'\n    time.sleep(0.02)\n"
+    stand_in(tmp_path, monkeypatch, results, both)
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("there is one core only")
+    assert results.main(["run", "parallel=2", "tasks=A,B", f"out={tmp_path / 'out'}", "first_seed=100"]) == 0
+    said = [(tmp_path / task).read_text() for task in "AB"]
+    assert [text.partition(" [")[0] for text in said] == [str({core}) for core in cores[:2]]
+    assert "'-m', 'es_rl.compare', 'env=A', 'minutes=5', 'seeds=3', 'against=[ppo_fast,ars,random]'" in said[0]
+    assert "'first_seed=100'" in said[0] and f"'out={tmp_path / 'out' / 'A'}'" in said[0]
+    took = json.loads((tmp_path / "out/A.took.json").read_text())
+    assert results.main(["run", "tasks=A", f"out={tmp_path / 'out'}"]) == 0  # B is there already
+    assert json.loads((tmp_path / "out/A.took.json").read_text()) > took
+
+
+def test_a_comparison_that_failed_is_named_and_the_others_are_run(tmp_path, monkeypatch, results):
+    stand_in(tmp_path, monkeypatch, results, "sys.exit(6 if keys['env'] == 'A' else 0)")
+    with pytest.raises(TrainingError, match=r"not finished: A \(exit code 6\)"):
+        results.main(["run", "tasks=A,B", f"out={tmp_path / 'out'}"])
+    assert (tmp_path / "B").exists()
+
+
+def test_a_stopped_run_ends_its_comparisons(tmp_path, monkeypatch, results):
+    # It takes a while to end, and meanwhile its parent is told again to stop.
+    body = "signal.signal(signal.SIGTERM, lambda *_: (os.kill(os.getppid(), 15), time.sleep(0.3), sys.exit(75)))\n"
+    body += (
+        f"open('{tmp_path}/pid', 'w').write(str(os.getpid()))\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
+    )
+    stand_in(tmp_path, monkeypatch, results, body)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="the same command goes on"):
+        results.main(["run", "tasks=A,B", f"out={tmp_path / 'out'}"])
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists() and not (tmp_path / "B").exists()
+    assert signal.getsignal(signal.SIGTERM) is before and (tmp_path / "out/A.took.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "run, show or table"),
+        (["run", "parallel=two"], "a number of cores"),
+        (["run", "parallel=999"], "from 1 to"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(argv, message, results):
+    with pytest.raises(ConfigError, match=message):
+        results.main(argv)
 
 
 def test_the_policies_shown_are_loaded_and_their_clips_are_small():

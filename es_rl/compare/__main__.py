@@ -1,10 +1,11 @@
-"""Compare evolution strategies with PPO, ARS and the random policy: the same cores, the same minutes, one report.
+"""Compare evolution strategies with PPO and others: the same cores, the same minutes, one report.
 
-    python -m es_rl.compare env=Hopper-v4 minutes=5 seeds=3 against=[ppo,ars,random]
+    python -m es_rl.compare env=Hopper-v4 minutes=5 seeds=3 against=[ppo_fast,ppo,ars,random]
 
-The trainings run one after another, each with all processors, in turn: seed 0 of each, then seed 1 of each, … All are
-judged alike: the deterministic, unperturbed policy with frozen normalisation, on Gymnasium's own environment with its
-true rewards, on the same fresh episodes. What is finished is kept: the same command goes on where it was stopped.
+The trainings run one after another, each with all processors, in turn: seed 0 of each, then seed 1 of each, … Before
+the first one of each opponent, short trials find the threads and processes that make it fastest. All are judged alike:
+the deterministic, unperturbed policy with frozen normalisation, on Gymnasium's own environment with its true rewards,
+on the same fresh episodes. What is finished is kept: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from es_rl import cli, contender, envs, machine, report
-from es_rl.baselines import BASELINES, label, write_json
-from es_rl.config import Config, parse_train
-from es_rl.contender import CompareConfig
-from es_rl.errors import ConfigError, Stopped, lookup
+from es_rl import cli, envs, machine
+from es_rl.compare import contender, report
+from es_rl.compare.baselines import BASELINES, check_libraries, check_spaces, label, write_json
+from es_rl.compare.config import CompareConfig
+from es_rl.compare.summary import OURS
+from es_rl.config import Config
+from es_rl.errors import ConfigError, Stopped, TrainingError, lookup
+from es_rl.evaluator import probe
 from es_rl.keys import flatten, help_text, leaves, pairs, parse
-from es_rl.report import OURS
 from es_rl.rundir import locked, reporting
+from es_rl.workers import Workers
 
 USAGE = """python -m es_rl.compare env=ID [key=value …]   train by evolution strategies and by others, and report
 
@@ -47,23 +51,48 @@ def main(argv: Sequence[str]) -> int:
     plan = [(name, config.first_seed + i) for i in range(config.seeds) for name in (OURS, *config.against)]
     with locked(out), _stoppable():
         _keep_settings(out, config, resolved)
+        if any("return_mean" not in contender.outcome(_folder(out, *training)) for training in plan):
+            _check_env(out, config, resolved)
         for number, (name, seed) in enumerate(plan, 1):
-            folder = out / f"{name}-{seed}"
-            if "return_mean" not in contender.outcome(folder):
-                sys.stdout.write(f"{number} of {len(plan)}: {label(name, config.env)}, seed {seed}\n")
-                sys.stdout.flush()
-                folder.mkdir(exist_ok=True)
-                contender.run(name, seed, folder, config, ours)
-            outcome = contender.outcome(folder)
-            if (name, seed) == (OURS, config.first_seed) and config.film and "return_mean" in outcome:
-                contender.film(folder, config)
+            _train(f"{number} of {len(plan)}", name, seed, out, config, ours)
             results = _results(out, config, ours, plan)
             write_json(out / "results.json", results)
             report.write(out, results)
-            said = f"{outcome['return_mean']:.1f}" if "return_mean" in outcome else outcome.get("failed", "not run")
-            sys.stdout.write(f"   {label(name, config.env)}, seed {seed}: {said}\n")
     sys.stdout.write(f"The report is {out / 'report.html'}\n")
+    lost = [f"{name}-{seed}" for name, seed in plan if "return_mean" not in contender.outcome(_folder(out, name, seed))]
+    if lost:
+        raise TrainingError(f"{', '.join(lost)}: failed; the report says why. The same command tries again.")
     return 0
+
+
+def _folder(out: Path, name: str, seed: int) -> Path:
+    return out / f"{name}-{seed}"
+
+
+def _train(place: str, name: str, seed: int, out: Path, config: CompareConfig, ours: list[str]) -> None:
+    """One training, unless it is done already."""
+    folder, title = _folder(out, name, seed), f"{label(name, config.env)}, seed {seed}"
+    if "return_mean" not in contender.outcome(folder):
+        sys.stdout.write(f"{place}: {title}\n")
+        sys.stdout.flush()
+        folder.mkdir(exist_ok=True)
+        contender.run(name, seed, folder, config, ours)
+    outcome = contender.outcome(folder)
+    if (name, seed) == (OURS, config.first_seed) and config.film and "return_mean" in outcome:
+        contender.film(folder, config)
+    said = f"{outcome['return_mean']:.1f}" if "return_mean" in outcome else outcome.get("failed", "not run")
+    sys.stdout.write(f"   {title}: {said}\n")
+
+
+def _check_env(out: Path, config: CompareConfig, resolved: Config) -> None:
+    """Make the environment once, in a process of its own, before anything is trained. Raises `EnvError`."""
+    with Workers(
+        1, log=out / "workers.log", hang_after=resolved.hang_after, check=lambda: None,
+        on_event=lambda text: None, on_steps=lambda steps: None,
+    ) as workers:  # fmt: skip
+        spec = probe(workers, resolved)
+    for name in config.against:
+        check_spaces(name, config.env, spec.action_space)
 
 
 def _parse(argv: Sequence[str]) -> tuple[CompareConfig, list[str], Config]:
@@ -76,10 +105,11 @@ def _parse(argv: Sequence[str]) -> tuple[CompareConfig, list[str], Config]:
         lookup(BASELINES, name, "against")
     if len(set(config.against)) < len(config.against):
         raise ConfigError(f"against={','.join(config.against)}: each only once.")
+    check_libraries(config.against)
     for taken in TAKEN:
         if any(k.startswith(f"{taken}=") for k in ours):
             raise ConfigError(f"{taken}: is the comparison's to set; it compares at equal minutes.")
-    resolved = parse_train([f"env={config.env}", *ours] if config.env else ours)
+    resolved = contender.resolved(config, ours)
     envs.check_id(config.env)
     return config, ours, resolved
 
@@ -89,6 +119,7 @@ def _keep_settings(out: Path, config: CompareConfig, resolved: Config) -> None:
     path = out / "comparison.json"
     # More seeds and other baselines may be added later.
     fixed = {k: v for k, v in asdict(config).items() if k in ("env", "minutes", "episodes")}
+    fixed |= {k: v for k in ("threads", "environments", "processes") if (v := getattr(config, k)) is not None}
     fixed |= flatten(asdict(replace(resolved, minutes=config.minutes)))
     if path.exists() and (before := json.loads(path.read_text())) != fixed:
         changed = ", ".join(f"{k} was {before.get(k)}" for k in {**fixed, **before} if before.get(k) != fixed.get(k))
@@ -103,11 +134,11 @@ def _results(out: Path, config: CompareConfig, ours: list[str], plan: list[tuple
     earlier = [(match[1], int(match[2])) for match in found if match and match[1] in names]
     runs, contenders = [], list(dict.fromkeys([OURS, *config.against, *(name for name, _ in earlier)]))
     for name, seed in sorted({*plan, *earlier}, key=lambda item: (item[1], contenders.index(item[0]))):
-        folder = out / f"{name}-{seed}"
+        folder = _folder(out, name, seed)
         keys = (
             ["es_rl.train", *contender.train_keys(seed, folder / "run", config, ours)]
             if name == OURS
-            else ["es_rl.baselines", *contender.baseline_keys(name, seed, folder, config, ours)]
+            else ["es_rl.compare.baselines", *contender.baseline_keys(name, seed, folder, config, ours)]
         )
         run = {"name": name, "seed": seed, "command": shlex.join(["python", "-m", *keys]), **contender.outcome(folder)}
         with contextlib.suppress(OSError, ValueError):  # that of a training that was killed may be cut off
@@ -130,7 +161,8 @@ def _given(config: CompareConfig, ours: list[str], runs: list[dict[str, Any]]) -
     seeds = {run["seed"] for run in runs}
     against = f"against=[{','.join(name for name in BASELINES if any(run['name'] == name for run in runs))}]"
     known = asdict(config) | {"first_seed": min(seeds), "seeds": max(seeds) - min(seeds) + 1}
-    return [*(f"{k}={v}" for k, v in known.items() if k not in ("against", "out")), against, *ours]
+    given = {k: v for k, v in known.items() if k not in ("against", "out") and v is not None}
+    return [*(f"{k}={v}" for k, v in given.items()), against, *ours]
 
 
 @contextlib.contextmanager

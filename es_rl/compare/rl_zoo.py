@@ -87,3 +87,14 @@ ARS: dict[str, dict[str, Any]] = {
     "MountainCar": {**SMALL, "n_delta": 8},
     "MountainCarContinuous": {**SMALL, "delta_std": 0.2},
 }
+# hyperparams/sac.yml.
+SAC: dict[str, dict[str, Any]] = {
+    **{name: {"learning_starts": 10_000} for name in ("HalfCheetah", "Ant", "Hopper", "Walker2d", "Humanoid")},
+    "Swimmer": {"learning_starts": 10_000, "gamma": 0.9999},
+    "Pendulum": {"learning_rate": 1e-3},
+    "MountainCarContinuous": {
+        "learning_rate": 3e-4, "buffer_size": 50_000, "batch_size": 512, "ent_coef": 0.1, "train_freq": 32,
+        "gradient_steps": 32, "gamma": 0.9999, "tau": 0.01, "learning_starts": 0, "use_sde": True,
+        "policy_kwargs": {"log_std_init": -3.67, "net_arch": [64, 64]},
+    },
+}  # fmt: skip

@@ -6,12 +6,9 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,32 +16,48 @@ from typing import Any
 import numpy as np
 
 from es_rl import machine
-from es_rl.baselines import write_json
-from es_rl.keys import key
-from es_rl.processes import available_processors, die_with_parent
-from es_rl.report import OURS
-from es_rl.rng import MAX_SEED
+from es_rl.central import PROCESSES
+from es_rl.compare import calibration, child
+from es_rl.compare.baselines import MANY, write_json
+from es_rl.compare.config import CompareConfig
+from es_rl.compare.summary import OURS, RANDOM
+from es_rl.config import Config, parse_train
+from es_rl.presets import family
+from es_rl.processes import available_processors
+from es_rl.rollout import together
 from es_rl.rundir import versions
 
 RETURN = "eval/return_mean"
-STOP_SECONDS = 60.0  # that a stopped training has to save
 PATIENCE = 3600.0  # seconds, beside twice its minutes, after which a training counts as hung
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    env: str = key("", "Gymnasium id, such as Hopper-v4, or module:Id")
-    minutes: float = key(5.0, "of each training", above=0)
-    seeds: int = key(3, "trainings of each", low=1)
-    first_seed: int = key(0, "seeds are first_seed, first_seed+1, …", low=0, high=MAX_SEED - 10_000)
-    against: list[str] = key(["ppo", "ars", "random"], "ppo, ars, random")
-    episodes: int = key(20, "of each evaluation at the end", low=1)
-    film: float = key(8.0, "seconds of the video of each, of the first seed; 0: none", low=0, high=600)
-    out: str = key("", "the report's directory; default: runs/compare/ENV")
+LIBRARIES = ("stable-baselines3", "sb3-contrib", "evotorch", "ray")
 
 
 def run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> None:
-    """One training and its evaluation, or why it failed, where its result would be."""
+    """One training and its evaluation, or why it failed, where its result would be.
+
+    One that others disturbed is run again, once; the less disturbed of the two is kept.
+    """
+    first = folder.with_name(f"{folder.name}.disturbed")
+    if not first.exists():
+        _run(name, seed, folder, config, ours)
+        if not outcome(folder).get("disturbed") or "return_mean" not in outcome(folder):
+            return
+        folder.rename(first)
+        folder.mkdir()
+    _run(name, seed, folder, config, ours)
+    before, after = outcome(first), outcome(folder)
+    if "return_mean" not in after or after.get("others", 0.0) > before.get("others", 0.0):
+        shutil.rmtree(folder)
+        first.rename(folder)
+    else:
+        shutil.rmtree(first)
+    write_json(folder / "result.json", outcome(folder) | {"repeated": True})
+
+
+def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> None:
+    """One training, once, after the trials that find what it runs on."""
+    if name != OURS and not _given(name, config):
+        calibration.choose(name, config.env, folder.parent, opponent_keys(name, seed, config, ours))
     path = folder / "result.json"
     path.unlink(missing_ok=True)
     meter = folder / "processors.json"  # over all sittings of a training that goes on
@@ -60,7 +73,10 @@ def run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[st
     about: dict[str, Any] = {"date": time.strftime("%Y-%m-%d")}
     about |= {"machine": machine.description(), "versions": library_versions()}
     if available_processors() == len(os.sched_getaffinity(0)):  # with a quota on more of them, others may use the rest
-        about["others"] = max(0.0, busy - own) / passed
+        others = max(0.0, busy - own) / passed
+        about |= {"others": others, "disturbed": others > config.tolerate and name != RANDOM}
+    if tried := calibration.tried(name, folder.parent):
+        about["calibration"] = tried
     write_json(path, (found or {"failed": failed}) | about)
 
 
@@ -96,8 +112,23 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> st
     (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
     result = {name: found[name] for name in ("return_mean", "return_std", "length_mean", "generation")}
     result |= {name: lines[-1][name] for name in ("env_steps", "seconds")}
-    write_json(folder / "result.json", result | {"cpu_seconds": json.loads(spent.read_text())})
+    result |= {"cpu_seconds": json.loads(spent.read_text())}
+    speed = {"steps_per_second": result["env_steps"] / result["seconds"]}
+    write_json(folder / "result.json", result | {"resources": resources(resolved(config, ours)) | speed})
     return None
+
+
+def resolved(config: CompareConfig, ours: list[str]) -> Config:
+    """The configuration of our trainings. Raises `ConfigError`."""
+    return parse_train([f"env={config.env}", *ours] if config.env else ours)
+
+
+def resources(config: Config) -> dict[str, Any]:
+    """What our training runs on; so many environments at most, side by side."""
+    workers = available_processors() if config.workers is None else config.workers
+    processes = max(1, workers * (PROCESSES if config.inference == "central" else 1))
+    environments = min(config.es.population * config.es.episodes, processes * sum(together(config)))
+    return {"environments": environments, "processes": processes, "threads": 1}
 
 
 def film(folder: Path, config: CompareConfig) -> None:
@@ -111,7 +142,7 @@ def film(folder: Path, config: CompareConfig) -> None:
 def _theirs(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> str | None:
     seconds = config.film if seed == config.first_seed else 0.0
     keys = [*baseline_keys(name, seed, folder, config, ours), f"film={seconds:g}"]
-    return _call(folder, config, "es_rl.baselines", keys)
+    return _call(folder, config, "es_rl.compare.baselines", keys)
 
 
 def train_keys(seed: int, run: Path, config: CompareConfig, ours: list[str]) -> list[str]:
@@ -120,41 +151,36 @@ def train_keys(seed: int, run: Path, config: CompareConfig, ours: list[str]) -> 
 
 
 def baseline_keys(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> list[str]:
-    """Of `python -m es_rl.baselines`, for one of theirs; of our keys they get those of the environment."""
+    """Of `python -m es_rl.compare.baselines`, for one of theirs, with what it runs on."""
+    keys = [*opponent_keys(name, seed, config, ours), f"out={folder}", f"episodes={config.episodes}"]
+    return [*keys, *(_given(name, config) or calibration.chosen(name, folder.parent))]
+
+
+def opponent_keys(name: str, seed: int, config: CompareConfig, ours: list[str]) -> list[str]:
+    """What an opponent is trained on; of our keys it gets those of the environment, and what is seen of it."""
     environment = [argument for argument in ours if argument.startswith(("env_kwargs.", "env_kwargs="))]
-    keys = [f"name={name}", f"env={config.env}", f"minutes={config.minutes:g}", f"seed={seed}", f"out={folder}"]
-    return [*keys, f"episodes={config.episodes}", *environment]
+    keys = [f"name={name}", f"env={config.env}", f"minutes={config.minutes:g}", f"seed={seed}", *environment]
+    first = resolved(config, ours).obs_first if name == "ppo_fast" and not _chooses_obs_first(config.env) else None
+    return keys if first is None else [*keys, f"obs_first={first}"]
+
+
+def _chooses_obs_first(env: str) -> bool:
+    """Whether the settings of ppo_fast say for themselves what it sees."""
+    settings: dict[str, dict[str, Any]] = import_module("es_rl.compare.ppo_fast").SETTINGS
+    return "obs_first" in settings.get(family(env), {})
+
+
+def _given(name: str, config: CompareConfig) -> list[str]:
+    """What the command line says that an opponent runs on, as far as it can use it."""
+    given = {"threads": config.threads, "processes": config.processes}
+    given |= {"environments": config.environments} if name in MANY else {}
+    return [f"{key}={value}" for key, value in given.items() if value is not None and name != RANDOM]
 
 
 def _call(
     folder: Path, config: CompareConfig, module: str, keys: list[str], *, stdout: Path | None = None
 ) -> str | None:
-    """Run a module with all that it says in the folder's log; its last line if it failed, or that it hung.
-
-    Raises `Stopped` or KeyboardInterrupt after the child has ended: a training saves first.
-    """
-    log, seconds = folder / "log.txt", 120 * config.minutes + PATIENCE
-    with log.open("ab") as errors, (stdout or log).open("wb" if stdout else "ab") as output:
-        dies = partial(die_with_parent, os.getpid(), signal.SIGTERM)
-        command = [sys.executable, "-m", module, *keys]
-        process = subprocess.Popen(
-            command, stdout=output, stderr=errors, stdin=subprocess.DEVNULL, preexec_fn=dies, start_new_session=True
-        )  # a session of its own: Ctrl-C comes to it as SIGTERM from here
-        try:
-            code = process.wait(seconds)
-        except BaseException as error:
-            process.terminate()
-            try:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(STOP_SECONDS)
-            finally:  # also when another signal comes
-                process.kill()
-                process.wait()
-            if isinstance(error, subprocess.TimeoutExpired):
-                return f"{module} had not ended after {seconds / 60:.0f} minutes"
-            raise
-    said = log.read_text(errors="replace").strip().splitlines() or ["nothing was said"]
-    return f"{module} ended with exit code {code}: {said[-1]}" if code else None
+    return child.call(folder, module, keys, seconds=120 * config.minutes + PATIENCE, stdout=stdout)
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -169,7 +195,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 def library_versions() -> dict[str, str]:
     """Versions of what results may depend on, the baselines' libraries among them."""
     found = versions()
-    for package in ("stable-baselines3", "sb3-contrib"):
+    for package in LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found

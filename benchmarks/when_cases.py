@@ -1,0 +1,83 @@
+"""The cases of `benchmarks/when.py`: what is varied, what both are trained on, and what both are judged by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from when_tasks import BACKEND, FINER, PLAIN
+
+from es_rl.envs import recall
+from es_rl.presets import preset
+
+OURS, PPO, RECURRENT = "es_rl", "ppo_fast", "recurrent_ppo"
+ROUNDED = ("int8", "ternary")  # cases in which PPO is not trained: its plain network is rounded
+GAPS = (8, 32, 128)
+NO_EVALUATION = "eval.every=0"  # while it trains: PPO's processor time has none either
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the page."""
+
+    name: str
+    what: str  # as in: … with WHAT
+    env: str = PLAIN  # trained on
+    backend: str = "auto"
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()  # of es_rl.train
+    against: str = PPO
+    judged: tuple[str, str] = (PLAIN, "auto")  # environment and backend
+    episodes: int = 20  # of the final judgement
+    solved: float | None = None  # mean return at which a training ends early
+
+    @property
+    def contenders(self) -> tuple[str, ...]:
+        """Those that are trained."""
+        return (OURS,) if self.name in ROUNDED else (OURS, self.against)
+
+
+def _preset_keys() -> tuple[str, ...]:
+    """The preset of the plain task, which the variants of another name would not get."""
+    return tuple(f"{name}={'null' if value is None else value}" for name, value in preset(PLAIN).items())
+
+
+def _variant(name: str, what: str, env: str, **more: Any) -> Case:
+    return Case(name, what, env, BACKEND, keys=(*_preset_keys(), NO_EVALUATION), **more)
+
+
+def _memory(gap: int) -> Case:
+    network = ("policy=transformer", "transformer.layers=1", "transformer.width=16", f"transformer.context={gap + 1}")
+    strategy = ("es.noise=lowrank", "es.population=128", "es.episodes=4", "es.sigma=0.1", "optim.lr=0.03")
+    looks = ("eval.every=5", "eval.episodes=100", f"target_return={recall.SOLVED}")
+    return Case(
+        f"memory{gap}",
+        f"memory over {gap} steps",
+        recall.ID,
+        "auto",
+        {"gap": gap},
+        (*network, *strategy, *looks),
+        against=RECURRENT,
+        judged=(recall.ID, "auto"),
+        episodes=100,
+        solved=recall.SOLVED,
+    )
+
+
+ALL = (
+    Case("plain", "nothing changed", keys=(NO_EVALUATION,)),
+    _variant("late", "the reward paid only at the end of an episode", "es_rl/LateReward-v0"),
+    _variant(
+        "short",
+        f"{FINER} times as many, {FINER} times shorter steps",
+        "es_rl/ShortSteps-v0",
+        judged=("es_rl/ShortSteps-v0", BACKEND),
+    ),
+    _variant("noise", "noise on the reward as large as the reward", "es_rl/NoisyReward-v0"),
+    *(
+        Case(kind, f"{kind} weights", keys=(f"linear.weights={kind}", f"mlp.weights={kind}", NO_EVALUATION))
+        for kind in ROUNDED
+    ),
+    *(_memory(gap) for gap in GAPS),
+)
+CASES = {case.name: case for case in ALL}

@@ -1,0 +1,211 @@
+"""What es_rl is compared with, one training at a time.
+
+    python -m es_rl.compare.baselines name=ppo env=Hopper-v4 minutes=5 seed=0 out=DIRECTORY
+
+Writes `DIRECTORY/curve.jsonl` while it trains and `DIRECTORY/result.json` at the end, and a video if asked. An opponent
+is one function in `BASELINES`: it trains by the clock and returns its policy, one observation → one action.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from es_rl import cli, envs
+from es_rl.compare import sb3
+from es_rl.compare.clock import Clock, Meter
+from es_rl.compare.config import BaselineConfig
+from es_rl.compare.judge import Act, acting, episodes, make_env
+from es_rl.compare.rl_zoo import ARS, PPO, SAC
+from es_rl.errors import ConfigError, EnvError, ResourceError, Stopped, TrainingError, lookup
+from es_rl.keys import help_text, parse
+from es_rl.presets import family
+from es_rl.record import film, write_mp4
+from es_rl.rng import integer_seed
+from es_rl.rundir import reporting
+
+USAGE = (
+    "python -m es_rl.compare.baselines name=NAME env=ID out=DIRECTORY [key=value …]   train and evaluate one baseline"
+)
+
+
+def random(config: BaselineConfig, clock: Clock) -> Act:
+    """Uniformly random actions; nothing is trained."""
+    env = make_env(config)
+    env.close()
+    space = env.action_space
+    space.seed(integer_seed(config.seed, "policy"))
+    return lambda obs: space.sample()
+
+
+def _ppo_fast(config: BaselineConfig, clock: Clock) -> Act:
+    from es_rl.compare.ppo_fast import ppo_fast
+
+    return ppo_fast(config, clock)
+
+
+def _evotorch(config: BaselineConfig, clock: Clock) -> Act:
+    from es_rl.compare.evotorch import evotorch
+
+    return evotorch(config, clock)
+
+
+BASELINES: dict[str, Callable[[BaselineConfig, Clock], Act]] = {
+    "ppo_fast": _ppo_fast,
+    "ppo": sb3.ppo,
+    "sac": sb3.sac,
+    "ars": sb3.ars,
+    "evotorch": _evotorch,
+    "random": random,
+}
+MANY = ("ppo_fast", "ppo", "sac")  # who can have several environments in a process
+# The libraries that each needs, and the extra that brings them.
+LIBRARIES = {
+    "ppo_fast": ("baselines", ("stable_baselines3",)),
+    "ppo": ("baselines", ("stable_baselines3",)),
+    "sac": ("baselines", ("stable_baselines3",)),
+    "ars": ("baselines", ("stable_baselines3", "sb3_contrib")),
+    "evotorch": ("peers", ("evotorch", "ray")),
+}
+ZOO = {
+    "ppo": ("PPO (Stable-Baselines3", PPO, ", normalised"),
+    "sac": ("SAC (Stable-Baselines3", SAC, ""),
+    "ars": ("ARS (sb3-contrib", ARS, ", normalised"),
+}
+NAMED = {
+    "es": "es_rl",
+    "ppo_fast": "PPO (Stable-Baselines3, es_rl's environments)",
+    "evotorch": "PGPE with ClipUp (EvoTorch)",
+    "random": "random actions",
+}
+
+
+def label(name: str, env: str) -> str:
+    """What a contender is called in a report, and whose settings it has."""
+    if name in NAMED:
+        return NAMED[name]
+    text, table, normalised = ZOO[name]
+    return f"{text}, {'RL-Zoo settings' if family(env) in table else f'default settings{normalised}'})"
+
+
+def check_libraries(names: Sequence[str]) -> None:
+    """Refuse contenders whose libraries are missing, before anything is trained. Raises `ResourceError`."""
+    missing, extras = [], []
+    for name in names:
+        extra, libraries = LIBRARIES.get(name, ("", ()))
+        if lost := [library for library in libraries if importlib.util.find_spec(library) is None]:
+            missing.append(f"{name} needs {' and '.join(lost)}")
+            extras.append(extra)
+    if missing:
+        wanted = ",".join(dict.fromkeys(extras))
+        raise ResourceError(f"{'; '.join(missing)}: not installed. Install it: pip install 'es-rl[{wanted}]'.")
+
+
+def check_spaces(name: str, env: str, action: spaces.Space[Any]) -> None:
+    """Refuse an environment in which a contender cannot act. Raises `EnvError`."""
+    if name == "sac" and not isinstance(action, spaces.Box):
+        raise EnvError(f"env={env}: SAC acts in continuous spaces only, and this is {action}. Leave sac out.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code."""
+    if cli.asks_for_help(argv):
+        return cli.show(help_text(BaselineConfig, USAGE))
+    config = parse(BaselineConfig, argv)
+    if not config.env or not config.out:
+        raise ConfigError("env and out are needed: give both, such as env=Hopper-v4 out=runs/ppo.")
+    baseline = lookup(BASELINES, config.name, "name")
+    _check(config)
+    out = Path(config.out)
+    with reporting(out):
+        out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, _stop)
+    use_threads(config.threads or 1)
+    if config.measure:
+        meter = Meter(config)
+        baseline(config, meter)
+        write_json(out / "speed.json", meter.resources | {"steps_per_second": meter.speed})
+        return 0
+    clock = Clock(config, out / "curve.jsonl")
+    act = baseline(config, clock)
+    write_json(out / "result.json", _judge(config, clock, act))
+    if config.film:
+        _film(config, act, out / "video.mp4")
+    return 0
+
+
+def _check(config: BaselineConfig) -> None:
+    """Refuse what cannot be trained before anything is. Raises `ConfigError`, `EnvError`, `ResourceError`."""
+    check_libraries([config.name])
+    envs.check_id(config.env)
+    if config.obs_first is not None and config.name != "ppo_fast":
+        raise ConfigError(f"obs_first={config.obs_first}: {config.name} sees whole observations; ppo_fast can use it.")
+    if config.environments is not None and config.name not in MANY:
+        raise ConfigError(f"environments={config.environments}: {config.name} has one in each process. Give processes.")
+    if config.settings and config.name == "random":
+        raise ConfigError("settings: random has none.")
+    spec = envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"), "gymnasium")
+    check_spaces(config.name, config.env, spec.action_space)
+
+
+def use_threads(count: int) -> None:
+    """Let arithmetic of torch and NumPy in this process run on exactly so many threads."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(count)
+    threadpool_limits(count)
+
+
+def _judge(config: BaselineConfig, clock: Clock, act: Act) -> dict[str, Any]:
+    """What came of a training. Raises `TrainingError` if nothing did."""
+    seconds, cpu = clock.seconds, clock.cpu_seconds
+    clock.check_updates()
+    returns, lengths = episodes(act, config, config.episodes)
+    if not np.isfinite(returns).all():
+        raise TrainingError(f"name={config.name}: {(~np.isfinite(returns)).sum()} of {len(returns)} episodes failed.")
+    speed = clock.env_steps / seconds if seconds else 0.0
+    return {
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "length_mean": float(lengths.mean()),
+        "env_steps": clock.env_steps,
+        "seconds": seconds if clock.env_steps else 0.0,
+        "cpu_seconds": cpu if clock.env_steps else 0.0,
+        "resources": clock.resources | {"steps_per_second": speed},
+    }
+
+
+def _stop(number: int, frame: Any) -> None:
+    """SIGTERM is an exception: processes are ended on the way out."""
+    raise Stopped("stopped by SIGTERM", 75)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A file that is there complete or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def _film(config: BaselineConfig, act: Act, path: Path) -> None:
+    """The video, or why there is none, beside where it would be."""
+    try:
+        frames, fps = film(
+            acting(config, act), lambda: None, config.env, config.env_kwargs, seconds=config.film, seed=0
+        )
+    except EnvError as error:
+        path.with_suffix(".txt").write_text(str(error))
+        return
+    write_mp4(path, frames, fps)
+
+
+if __name__ == "__main__":
+    cli.run(main)

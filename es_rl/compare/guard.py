@@ -1,0 +1,61 @@
+"""End what a process has started and left: `python -m es_rl.compare.guard NAME=VALUE FOLDER`.
+
+Its stdin is a pipe from that process. As soon as the other end is gone, however that came about, whoever has NAME=VALUE
+in its environment is killed, and FOLDER removed. Libraries that start servers of their own, as Ray does, need it: these
+outlive a killed parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+NAME = "ES_RL_GUARDED"
+ROUNDS = 50  # of looking for what was started meanwhile
+PAUSE = 0.1  # seconds between two
+
+
+@contextlib.contextmanager
+def guarded(folder: str) -> Iterator[None]:
+    """Let nothing that is started inside outlive this block, or this process; `folder` is removed at the end."""
+    command = [sys.executable, "-m", "es_rl.compare.guard", f"{NAME}={folder}", folder]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    os.environ[NAME] = folder
+    try:
+        yield
+    finally:
+        del os.environ[NAME]
+        guard.communicate()
+
+
+def main(mark: str, folder: str) -> None:
+    """Wait for the end of the pipe, then end all that bears the mark."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdin.read()
+    for _ in range(ROUNDS):
+        if not _kill(mark.encode()):
+            break
+        time.sleep(PAUSE)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kill(mark: bytes) -> int:
+    """Kill every process with the mark in its environment; how many there were."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if mark in path.read_bytes().split(b"\0"):
+                os.kill(int(path.parent.name), signal.SIGKILL)
+                found += 1
+    return found
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

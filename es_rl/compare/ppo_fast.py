@@ -1,0 +1,68 @@
+"""PPO on the fast environments: Stable-Baselines3's, unchanged, with as many simulations side by side as pay.
+
+The settings below are all that it is given. Where an environment has no fast backend, each simulation is a process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from es_rl import envs
+from es_rl.compare.clock import Act, BaselineConfig, Clock, Policy, looks, predict
+from es_rl.compare.sb3 import arguments, vector
+from es_rl.presets import family
+from es_rl.processes import available_processors
+
+# Of every environment: a rollout of 64 steps in each of 64 simulations, in 16 minibatches.
+DEFAULTS: dict[str, Any] = {
+    "n_envs": 64, "n_steps": 64, "batch_size": 256, "n_epochs": 5, "gamma": 0.99, "gae_lambda": 0.95,
+    "learning_rate": 3e-4, "policy_kwargs": {"net_arch": [64, 64], "log_std_init": -1.0},
+}  # fmt: skip
+# What differs from these, by environment. `obs_first`: the policy sees the first so many numbers of an observation.
+SETTINGS: dict[str, dict[str, Any]] = {}
+
+
+def settings(env: str) -> dict[str, Any]:
+    """The settings of an environment, whatever its version."""
+    return {**DEFAULTS, **SETTINGS.get(family(env), {})}
+
+
+def ppo_fast(config: BaselineConfig, clock: Clock) -> Act:
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
+    import stable_baselines3
+
+    chosen = settings(config.env)
+    first = chosen.pop("obs_first", None) if config.obs_first is None else config.obs_first
+    chosen.pop("obs_first", None)
+    given = arguments({family(config.env): chosen}, config, clock, stable_baselines3.PPO)
+    normalize, n = given.pop("normalize", True), config.environments or given["n_envs"]
+    if envs.choose_backend(config.env) == "batch":
+        env = _fast(config, clock, n, first, normalize=normalize, gamma=given["gamma"])
+    else:
+        n, steps = min(n, config.processes or available_processors()), given["n_steps"] * given["n_envs"]
+        env = vector(replace(config, processes=n), n, normalize=normalize, gamma=given["gamma"])
+        given["n_steps"] = max(2, steps // n)
+        clock.uses(environments=n, processes=n, note="no fast environment: each simulation is a process")
+    del given["n_envs"]
+    try:
+        policy = given.pop("policy", "MlpPolicy")
+        model = stable_baselines3.PPO(policy, env, device="cpu", seed=config.seed, **given)
+        act = Policy(partial(predict, model, env if normalize else None), first)
+        model.learn(10**12, callback=looks(clock, act))
+    finally:
+        env.close()
+    return act
+
+
+def _fast(config: BaselineConfig, clock: Clock, n: int, first: int | None, *, normalize: bool, gamma: float) -> Any:
+    """The fast environments, normalised if asked."""
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    kwargs: Mapping[str, Any] = config.env_kwargs
+    env = envs.sb3(config.env, n, threads=config.threads or 1, obs_first=first, **kwargs)
+    env.seed(config.seed)
+    clock.uses(environments=n, processes=1)
+    return VecNormalize(env, gamma=gamma) if normalize else env

@@ -1,0 +1,169 @@
+"""Search for the settings of a training: Optuna's TPE, hopeless trials stopped at equal environment steps.
+
+    python -m es_rl.sweep env=Hopper-v4 es.sigma=0.01..0.5:log optim.lr=0.005..0.2:log env_steps=500000 trials=40
+
+The first trial has the default settings, so what is found is at least as good as they are on the sweep's seeds. What is
+finished is kept: the same command goes on where it was stopped, and may run on several machines at a time if `out` is
+a directory that they share. `out/best.yaml` is for `config=` of training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from es_rl import cli, envs
+from es_rl.errors import ConfigError, ResourceError, Stopped, TrainingError
+from es_rl.keys import help_text, key, leaves, pairs, parse
+from es_rl.processes import available_processors
+from es_rl.rng import MAX_SEED
+from es_rl.rundir import reporting
+from es_rl.signals import heard
+from es_rl.sweep import contenders, space
+from es_rl.sweep.trial import Outcome, Plan, Running
+
+if TYPE_CHECKING:
+    import optuna
+
+    from es_rl.sweep.study import Sweep
+
+USAGE = """python -m es_rl.sweep env=ID env_steps=N KEY=RANGE … [key=value …]   search for settings
+
+Any key of training, or setting of another contender, may be given: as a range, KEY=0.01..0.5 or KEY=0.01..0.5:log, as
+a choice, KEY=[32,64,128], or as one value for all trials. The same command goes on where it was stopped."""
+POLL = 0.5  # seconds between looks at the trainings
+FAILURES = 3  # in a row, after which the sweep gives up
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    env: str = key("", "Gymnasium id, such as Hopper-v4, or module:Id")
+    contender: str = key("es", "whose settings: es, or a contender of es_rl.compare, such as ppo_fast")
+    env_steps: int | None = key(None, "environment steps of each training; must be given", low=1)
+    trials: int = key(40, "settings that are tried", low=1)
+    parallel: int | None = key(None, "trainings at a time, one processor each; default: the processors at hand", low=1)
+    seeds: list[int] = key([1000, 1001], "of the trainings of each trial, whose median counts", low=0, high=MAX_SEED)
+    seed: int = key(0, "random seed of the search itself", low=0, high=MAX_SEED)
+    out: str = key("", "a directory; default: runs/sweep/ENV")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb and return the exit code."""
+    if cli.asks_for_help(argv):
+        return cli.show(help_text(SweepConfig, USAGE))
+    config, keys = _parse(argv)
+    contender = contenders.make(config.contender, config.env, config.env_steps or 0)
+    searched, fixed = space.parse(keys, contender)
+    if not searched:
+        raise ConfigError("nothing to search: give a range or a choice, such as es.sigma=0.01..0.5:log.")
+    defaults = contender.defaults(fixed)
+    if importlib.util.find_spec("optuna") is None:
+        raise ResourceError("sweeps need Optuna. Install it: pip install 'es-rl[sweep]'.")
+    from es_rl.sweep import report
+    from es_rl.sweep.study import Sweep
+
+    out = Path(config.out or f"runs/sweep/{config.env.replace(':', '-')}")
+    with reporting(out, "Choose another place with out=DIRECTORY"):
+        out.mkdir(parents=True, exist_ok=True)
+    same = {k: v for k, v in asdict(config).items() if k in ("env", "contender", "env_steps", "seeds", "seed")}
+    settings = {"": same, "range": space.describe(searched), "fixed": fixed}
+    sweep = Sweep(out, searched, settings=settings, defaults=defaults, seed=config.seed)
+    plan = Plan(contender, config.env_steps or 0, config.seeds, fixed)
+    write = partial(report.write, out, sweep, plan, shlex.join(["python", "-m", "es_rl.sweep", *argv]))
+    try:
+        _search(sweep, plan, config, out, write)
+    finally:
+        report.figures(out, sweep)
+        write()
+    return cli.show(f"The report is {out / 'report.md'}, the best settings are {out / 'best.yaml'}")
+
+
+def _parse(argv: Sequence[str]) -> tuple[SweepConfig, dict[str, str]]:
+    """Part the sweep's own keys from those of what is trained. Raises `ConfigError`, `EnvError`."""
+    own = dict(leaves(SweepConfig))
+    given = pairs(argv)
+    if "seeds" in given and not given["seeds"].startswith("["):
+        given["seeds"] = f"[{given['seeds']}]"
+    config = parse(SweepConfig, [f"{k}={v}" for k, v in given.items() if k in own])
+    if not config.env or config.env_steps is None:
+        raise ConfigError("env and env_steps are needed: give both, such as env=Hopper-v4 env_steps=500000.")
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise ConfigError(f"seeds={given.get('seeds')}: give at least one seed, and each once.")
+    envs.check_id(config.env)
+    return config, {k: v for k, v in given.items() if k not in own}
+
+
+def _search(sweep: Sweep, plan: Plan, config: SweepConfig, out: Path, write: Callable[[], None]) -> None:
+    """Keep `parallel` trials under way until there are enough. Raises `Stopped`, `TrainingError`."""
+    running: dict[optuna.Trial, Running] = {}
+    failures = 0
+    with heard() as check, _ending(sweep, running):
+        while True:
+            check()
+            _fill(running, sweep, plan, config, out)
+            if not running:
+                return
+            time.sleep(POLL)
+            for trial, current in list(running.items()):
+                outcome = current.poll()
+                if outcome is None:
+                    continue
+                del running[trial]
+                _tell(sweep, trial, current, outcome)
+                write()
+                _say(sweep, trial, current, outcome, config.trials - sweep.counted() + len(running))
+                failures = failures + 1 if outcome.state == "failed" else 0
+                if failures == FAILURES:
+                    raise TrainingError(f"{failures} trials in a row failed, the last one: {outcome.reason}")
+
+
+def _fill(running: dict[optuna.Trial, Running], sweep: Sweep, plan: Plan, config: SweepConfig, out: Path) -> None:
+    """Begin trials until `parallel` of them run."""
+    while len(running) < (config.parallel or available_processors()) and sweep.counted() < config.trials:
+        trial, keys, number = sweep.ask()
+        running[trial] = Running(plan, keys, out / "trials" / f"{number:03}", partial(sweep.hopeless, trial))
+
+
+@contextlib.contextmanager
+def _ending(sweep: Sweep, running: dict[optuna.Trial, Running]) -> Iterator[None]:
+    """Stop what is under way, however the search ends, and queue it to be tried again."""
+    try:
+        yield
+    except Stopped as stop:
+        raise Stopped(f"{stop}: the same command goes on", stop.exit_code) from None
+    finally:
+        for current in running.values():
+            current.stop()
+        while any(not current.over and not current.late for current in running.values()):
+            time.sleep(POLL / 5)
+        for trial, current in running.items():
+            current.kill()
+            sweep.again(trial)
+
+
+def _tell(sweep: Sweep, trial: optuna.Trial, current: Running, outcome: Outcome) -> None:
+    value = current.value if outcome.state == "complete" else None
+    about = {"values": current.values, "seconds": round(current.seconds, 1), "reason": outcome.reason}
+    sweep.tell(trial, outcome.state, value, **about)
+
+
+def _say(sweep: Sweep, trial: optuna.Trial, current: Running, outcome: Outcome, left: int) -> None:
+    """Write one line about a trial that has ended."""
+    keys = " ".join(f"{k}={v}" for k, v in trial.user_attrs["keys"].items()) or "the default settings"
+    best = sweep.best()
+    said = f"{current.value:.4g}" if outcome.state == "complete" else f"{outcome.state}, {outcome.reason}"
+    found = f"best {best.value:.4g}" if best is not None else "none complete yet"
+    sys.stdout.write(f"trial {trial.number}: {said} ({found}, {left} to go) {keys}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    cli.run(main)

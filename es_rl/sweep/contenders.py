@@ -1,0 +1,256 @@
+"""Whose settings are searched: how keys become a training, and where its learning curve is."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+import math
+import shutil
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium
+from omegaconf import OmegaConf
+
+from es_rl.compare import evotorch, ppo_fast
+from es_rl.compare.baselines import BASELINES
+from es_rl.compare.rl_zoo import ARS, PPO, SAC
+from es_rl.compare.sb3 import OURS
+from es_rl.config import Config, parse_train
+from es_rl.envs import BACKENDS
+from es_rl.errors import ConfigError, ResourceError, lookup, nearest
+from es_rl.keys import build, flatten, leaves, read_file
+from es_rl.noise import KINDS
+from es_rl.optim import OPTIMIZERS
+from es_rl.policies import POLICIES
+from es_rl.presets import family, preset
+from es_rl.shaping import SHAPINGS
+
+RETURN = "eval/return_mean"
+EVALUATIONS = 20  # of a training, at least about so many
+SHARE = 0.3  # of a training's steps that its evaluations may take besides
+TAKEN = (
+    "resume", "run", "generations", "minutes", "target_return", "workers", "inference", "device", "eval.every",
+    "video.every", "checkpoint.every", "checkpoint.keep",
+)  # fmt: skip
+REGISTRIES: dict[str, Mapping[str, Any]] = {
+    "policy": POLICIES,
+    "backend": BACKENDS | {"auto": None},
+    "es.noise": KINDS,
+    "es.shaping": SHAPINGS,
+    "optim.name": OPTIMIZERS,
+}
+LIBRARIES = {
+    "ppo": ("stable_baselines3", "PPO"),
+    "ppo_fast": ("stable_baselines3", "PPO"),
+    "sac": ("stable_baselines3", "SAC"),
+    "ars": ("sb3_contrib", "ARS"),
+}
+OF_THE_VERB = ("obs_first", "environments", "processes", "threads")  # keys of es_rl.compare.baselines
+EPISODES = 10  # of the evaluation at the end of a contender's training, as of every other point of its curve
+Curve = list[tuple[int, float]]  # environment steps and return of each evaluation
+
+
+class Contender(Protocol):
+    """Who is trained."""
+
+    def kind(self, name: str) -> str:
+        """Return what a key holds: int, float, list, any or other. Raises `ConfigError` for an unknown key."""
+
+    def value(self, name: str, text: str) -> Any:
+        """Return a key's value as a training reads it. Raises `ConfigError`."""
+
+    def defaults(self, fixed: Mapping[str, str]) -> dict[str, Any]:
+        """Return the values of all keys where only these are given. Raises `ConfigError`."""
+
+    def check(self, keys: Mapping[str, str]) -> None:
+        """Refuse keys that do not go together. Raises `ConfigError`."""
+
+    def command(self, keys: Mapping[str, str], seed: int, folder: Path) -> list[str]:
+        """Return the arguments after `python -m` of one training; it goes on where it was stopped, if it can."""
+
+    def curve(self, folder: Path) -> Curve:
+        """Return the learning curve of a training so far."""
+
+    def best(self, keys: Mapping[str, str]) -> dict[str, Any]:
+        """Return what to write down so that these settings can be used again."""
+
+
+class Ours:
+    """Evolution strategies: `es_rl.train`."""
+
+    def __init__(self, env: str, env_steps: int) -> None:
+        self._env, self._env_steps = env, env_steps
+        self._fields = dict(leaves(Config))
+        spec = gymnasium.spec(env.rpartition(":")[2])
+        self._longest = spec.max_episode_steps or 1000
+
+    def kind(self, name: str) -> str:
+        if name in TAKEN:
+            raise ConfigError(f"{name}: is the sweep's to set. Leave it out.")
+        if name.startswith("env_kwargs."):
+            return "any"
+        if name not in (*self._fields, "config"):
+            parse_train([f"env={self._env}", f"{name}=0"])  # says what is near
+        return "other" if name == "config" else _kind(str(self._fields[name].type))
+
+    def value(self, name: str, text: str) -> Any:
+        if name == "config":
+            return read_file(Path(text))
+        config = build(Config, [(preset(self._env), ""), ({name: text}, "")])
+        if name in REGISTRIES:
+            lookup(REGISTRIES[name], text, name)
+        return flatten(dataclasses.asdict(config)).get(name)
+
+    def defaults(self, fixed: Mapping[str, str]) -> dict[str, Any]:
+        config = parse_train([f"env={self._env}", *(f"{k}={v}" for k, v in fixed.items())])
+        return flatten(dataclasses.asdict(config))
+
+    def check(self, keys: Mapping[str, str]) -> None:
+        self.defaults(keys)
+
+    def command(self, keys: Mapping[str, str], seed: int, folder: Path) -> list[str]:
+        run = folder / "run"
+        if (run / "config.yaml").exists():
+            return ["es_rl.train", f"resume={run}", f"env={self._env}"]
+        shutil.rmtree(run, ignore_errors=True)  # something was killed before it was a run
+        own = [f"env={self._env}", f"env_steps={self._env_steps}", f"seed={seed}", f"run={run}", "workers=0"]
+        own += ["video.every=-1", f"eval.every={self.every(self.defaults(keys))}", "checkpoint.keep=1"]
+        return ["es_rl.train", *own, *(f"{k}={v}" for k, v in keys.items())]
+
+    def every(self, keys: Mapping[str, Any]) -> int:
+        """Return the generations between evaluations: enough points of the curve for little time."""
+        members: int = keys["es.population"] * keys["es.episodes"]
+        longest = min(self._longest, keys["es.limit"] or self._longest)
+        points: int = self._env_steps // (EVALUATIONS * members * longest)
+        cheap: int = math.ceil(keys["eval.episodes"] / (SHARE * members))
+        return max(points, cheap)
+
+    def curve(self, folder: Path) -> Curve:
+        rows = [row for row in _lines(folder / "run" / "metrics.jsonl") if RETURN in row]
+        return [(row["env_steps"], math.nan if row[RETURN] is None else row[RETURN]) for row in rows]
+
+    def best(self, keys: Mapping[str, str]) -> dict[str, Any]:
+        file = read_file(Path(keys["config"])) if "config" in keys else {}
+        return {"env": self._env, **file, **{k: _plain(v) for k, v in keys.items() if k != "config"}}
+
+
+class Theirs:
+    """A contender of `es_rl.compare`, by its name there; its keys are its settings, and some of its verb."""
+
+    def __init__(self, name: str, env: str, env_steps: int) -> None:
+        self._name, self._env, self._env_steps = name, env, env_steps
+        self._table, examples = _settings(name, env)
+        self._defaults: dict[str, Any] = {**dict.fromkeys(OF_THE_VERB), **_arguments(name), **self._table}
+        self._examples: dict[str, list[Any]] = {}  # values of each setting
+        for settings in (self._defaults, *examples):
+            for key, value in settings.items():
+                self._examples.setdefault(key, []).append(value)
+
+    def kind(self, name: str) -> str:
+        if name in OF_THE_VERB:
+            return "int"
+        if name.startswith("env_kwargs."):
+            return "any"
+        if name not in self._examples:
+            known = ", ".join(sorted(self._examples))
+            raise ConfigError(f"{name}: no setting of {self._name}.{nearest(name, self._examples)} Known: {known}.")
+        kinds = {_kind(type(value).__name__) for value in self._examples[name] if value is not None}
+        return "float" if kinds == {"int", "float"} else kinds.pop() if len(kinds) == 1 else "any"
+
+    def value(self, name: str, text: str) -> Any:
+        value, kind = _plain(text), self.kind(name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if kind in ("int", "float") and value is not None and not (number and (kind == "float" or value == int(value))):
+            raise ConfigError(f"{name}={text}: must be {'a whole number' if kind == 'int' else 'a number'}.")
+        return value
+
+    def defaults(self, fixed: Mapping[str, str]) -> dict[str, Any]:
+        return self._defaults | {k: _plain(v) for k, v in fixed.items()}
+
+    def check(self, keys: Mapping[str, str]) -> None:
+        """Refuse nothing: the training itself knows what goes together."""
+
+    def command(self, keys: Mapping[str, str], seed: int, folder: Path) -> list[str]:
+        for name in ("curve.jsonl", "result.json"):
+            (folder / name).unlink(missing_ok=True)
+        own = [f"name={self._name}", f"env={self._env}", f"env_steps={self._env_steps}", f"seed={seed}"]
+        of_verb = (*OF_THE_VERB, "env_kwargs")
+        given = [
+            f"{k}={v}" if k.partition(".")[0] in of_verb else f"settings.{k}={v}" for k, v in self._whole(keys).items()
+        ]
+        return ["es_rl.compare.baselines", *own, f"out={folder}", f"episodes={EPISODES}", *given]
+
+    def _whole(self, keys: Mapping[str, str]) -> dict[str, str]:
+        """Add what the table has in the groups of these keys, since a group is replaced as a whole."""
+        groups = {k.partition(".")[0] for k in keys if "." in k}
+        beside = {k: json.dumps(v) for k, v in self._table.items() if "." in k and k.partition(".")[0] in groups}
+        return {**beside, **keys}
+
+    def curve(self, folder: Path) -> Curve:
+        curve = [(row["env_steps"], row["return"]) for row in _lines(folder / "curve.jsonl")]
+        if (folder / "result.json").exists():
+            last = json.loads((folder / "result.json").read_text())
+            curve.append((last["env_steps"], last["return_mean"]))
+        return curve
+
+    def best(self, keys: Mapping[str, str]) -> dict[str, Any]:
+        return self._table | {k: _plain(v) for k, v in keys.items()}
+
+
+def make(name: str, env: str, env_steps: int) -> Contender:
+    """Return the contender of that name. Raises `ConfigError`."""
+    if name != "es":
+        lookup({"es": None, **BASELINES}, name, "contender")
+    return Ours(env, env_steps) if name == "es" else Theirs(name, env, env_steps)
+
+
+def _settings(name: str, env: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return a contender's settings for an environment, and all those of its table, with dotted names."""
+    tables: dict[str, Mapping[str, Any]] = {"ppo": PPO, "sac": SAC, "ars": ARS, "ppo_fast": ppo_fast.SETTINGS}
+    tables["evotorch"] = evotorch.SETTINGS
+    table = tables.get(name, {})
+    everywhere = {"ppo_fast": ppo_fast.DEFAULTS, "evotorch": evotorch.DEFAULTS}.get(name, {})
+    own = {**everywhere, **table.get(family(env), {})}
+    return flatten(own), [flatten(settings) for settings in table.values()]
+
+
+def _arguments(name: str) -> dict[str, Any]:
+    """Return the settings that an algorithm of a library takes, with their defaults. Raises `ResourceError`."""
+    if name not in LIBRARIES:
+        return {}
+    module, algorithm = LIBRARIES[name]
+    try:
+        made = getattr(importlib.import_module(module), algorithm)
+    except ImportError as error:
+        raise ResourceError(f"contender={name}: {error}. Install it: pip install 'es-rl[baselines]'.") from error
+    taken = inspect.signature(made).parameters.values()
+    return {p.name: p.default for p in taken if p.name not in OURS and p.default is not p.empty}
+
+
+def _kind(annotation: str) -> str:
+    """Return what a key holds, by the name of its type."""
+    plain = annotation.removesuffix(" | None")
+    if plain in ("int", "float"):
+        return plain
+    return "list" if plain.startswith("list") else "other"
+
+
+def _plain(text: str) -> Any:
+    """Read a value as YAML, as the command line does."""
+    return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
+
+
+def _lines(path: Path) -> typing.Iterator[dict[str, Any]]:
+    """Yield the complete lines of a file of JSON objects, if there is one."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return
+    for line in text.splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield json.loads(line)

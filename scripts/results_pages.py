@@ -1,0 +1,160 @@
+"""The pages that show the results: the README's block and videos/README.md, from what `videos/results.json` keeps."""
+
+import re
+import shlex
+from functools import partial
+
+import numpy as np
+
+from es_rl.compare.config import CompareConfig
+from es_rl.compare.statistics import interval
+from es_rl.compare.summary import LABELS, OURS, RANDOM, beats
+from es_rl.screen import number
+
+OPPONENT = "ppo_fast"  # a comparison without it is no claim
+LONG_MINUTES = 60  # older comparisons of so long trainings stay, marked
+SAID = ("env", "minutes", "seeds", "against")  # keys that a command has in any case
+UNSAID = ("film", "out")  # keys on which no number depends
+
+
+def table(results):
+    """Return the README's block: who wins how often, a row for each comparison, and older ones, marked."""
+    claims = [result for result in results if OPPONENT in result["contenders"]]
+    older = [r for r in results if r not in claims and r["minutes"] >= LONG_MINUTES]
+    parts = [wins(claims), rows(claims)] if claims else []
+    if older:
+        text = f"Older and longer trainings, none of them against {LABELS[OPPONENT]}:"
+        parts += [text, rows(older, opponent=True)]
+    if any("others" in row for result in (*claims, *older) for row in result["contenders"].values()):
+        parts.append("† Other programs took more than a tenth of the processors during a training, at most so much.")
+    return "\n\n".join(parts)
+
+
+def wins(results):
+    """Return a line for each opponent: the tasks that es_rl wins and loses by medians."""
+    lines = []
+    for name in (name for name in LABELS if name not in (OURS, RANDOM)):
+        groups = {1: [], -1: [], 0: []}
+        for result in results:
+            ours, theirs = (measured(result["contenders"].get(who)) for who in (OURS, name))
+            if ours and theirs:
+                sign, clear = beats(ours, theirs)
+                groups[sign].append(result["env"] + ("" if clear or not sign else " (not clearly)"))
+        tasks = sum(map(len, groups.values()))
+        if tasks:
+            said = [_verdict(f"wins {len(groups[1])} of {tasks}", groups[1])]
+            said.append(_verdict(f"loses {len(groups[-1])}", groups[-1]))
+            said += [_verdict(f"is level on {len(groups[0])}", groups[0])] if groups[0] else []
+            lines.append(f"- Against {LABELS[name]}, es_rl {'; '.join(said)}.")
+    head = "By the median of the seeds (not clearly: the 95 % intervals overlap, or there are fewer than three seeds):"
+    return "\n".join([head, "", *lines])
+
+
+def _verdict(verb, tasks):
+    return f"{verb}: {', '.join(tasks)}" if tasks else verb
+
+
+def measured(contender):
+    """Return what one contender's returns say, as `beats` needs it; nothing if there are none."""
+    if not contender or not contender["returns"]:
+        return None
+    returns = np.array(contender["returns"], np.float64)
+    return {"returns": returns, "median": np.median(returns), "interval": interval(returns)}
+
+
+def rows(results, *, opponent=False):
+    """Return a Markdown table: the highest median of a row in bold, whoever's it is; none against an older opponent."""
+    names = [name for name in LABELS if any(name in result["contenders"] for result in results)]
+    heads = ["task", "minutes each", *(["opponent"] if opponent else []), *(LABELS[name] for name in names)]
+    heads += ["es_rl's steps, millions", "on", "repeat the row", "which takes"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for result in results:
+        them = result["contenders"]
+        medians = {name: np.median(row["returns"]) for name, row in them.items() if row["returns"]}
+        cells = [
+            cell(them.get(name), best=not opponent and medians.get(name) == max(medians.values())) for name in names
+        ]
+        marks = ["against RL-Zoo's PPO in one process" if "ppo" in them else "no opponent"] if opponent else []
+        about = [f"{them[OURS]['env_steps'] / 1e6:.1f}", processors(result["machine"])]
+        about += [f"`{repeat(result['command'], result['machine'])}`", duration(result)]
+        lines.append("| " + " | ".join([result["env"], f"{result['minutes']:g}", *marks, *cells, *about]) + " |")
+    return "\n".join(lines)
+
+
+def cell(contender, *, best=False):
+    """Return the median and each seed's return, in bold if it is the best of its row."""
+    if not contender:
+        return "–"
+    lost = f"{len(contender['failed'])} failed" if contender["failed"] else ""
+    if not contender["returns"]:
+        return lost
+    each = ", ".join([*(number(value) for value in contender["returns"]), *([lost] if lost else [])])
+    text = f"{number(np.median(contender['returns']))} ({each})" if ", " in each else each
+    beside = f" †{contender['others']:.0%}" if "others" in contender else ""
+    return (f"**{text}**" if best else text) + beside
+
+
+def duration(result):
+    """Return how long a comparison took; of one that was not measured, its minutes of training."""
+    trained = sum(
+        len(row["returns"]) + len(row["failed"]) for name, row in result["contenders"].items() if name != RANDOM
+    )
+    took, least = result.get("took"), "" if result.get("took") else "over "
+    minutes = took / 60 if took else trained * result["minutes"]
+    return f"{least}{minutes:.0f} min" if minutes < 100 else f"{least}{minutes / 60:.1f} h"
+
+
+def processors(machine):
+    """Return how many of what, as in `2 AMD EPYC`."""
+    name = re.sub(r"\(R\)| Processor$", "", machine["processor"])
+    return f"{machine['processors']} {name}"
+
+
+def repeat(command, machine):
+    """Return the command that makes a comparison again, without what is so anyhow."""
+    words = (word.partition("=") for word in shlex.split(re.sub(r"^taskset -c 0 ", "", command)))
+    needed = [(name, equals, value) for name, equals, value in words if not _unsaid(name, value)]
+    return on_core(shlex.join(name + equals + value.removesuffix(".0") for name, equals, value in needed), machine)
+
+
+def _unsaid(name, value):
+    """Return whether a key has its default, or is one on which no number depends."""
+    default = getattr(CompareConfig(), name, value + "?")
+    return name in UNSAID or (name not in SAID and str(default) == value)
+
+
+def short(command, machine):
+    """Return a training's command without the places of its files."""
+    words = (word for word in command.split() if not word.startswith(("run=", "video.every=")))
+    return on_core(" ".join(words), machine)
+
+
+def on_core(command, machine):
+    """Return a command as it is run on one core, if that is what its machine had."""
+    return f"taskset -c 0 {command}" if machine["processors"] == 1 else command
+
+
+def longest(results, result):
+    """Return whether no other comparison of its task took more minutes."""
+    return result["minutes"] == max(other["minutes"] for other in results if other["env"] == result["env"])
+
+
+def clips(results):
+    """Return videos/README.md."""
+    lines = [
+        "# Trained policies",
+        "",
+        "Each clip is of the policy that its command trained, of the median seed.",
+        "`es_rl.load('videos/policies/NAME')` is the policy itself. Made by `python scripts/results.py show`.",
+        "",
+    ]
+    for result in filter(partial(longest, results), results):
+        task, ours = result["env"], result["contenders"][OURS]
+        name = task.partition("-")[0].lower()
+        lines += [f"## {task}: [{name}.mp4]({name}.mp4)", "", f"`{result['train']}`", ""]
+        lines += [f"Mean return of {result['episodes']} episodes, each seed's: "
+                  f"{', '.join(f'{value:,.0f}' for value in ours['returns'])}. "
+                  f"mujoco {result['versions']['mujoco']}, {processors(result['machine'])}, "
+                  f"{result['date']}.", ""]  # fmt: skip
+        lines += [f"![Return against minutes of training]({name}.png)", ""]
+    return "\n".join(lines)

@@ -1,0 +1,268 @@
+"""Search the settings of es_rl and of its opponent alike: the same trials, steps, seeds and rule for stopping.
+
+    python scripts/search_presets.py plan                                   # what is searched, and what it costs
+    python scripts/search_presets.py run out=runs/presets [tasks=[Hopper-v4]] [contenders=[es]] [parallel=2]
+    python scripts/search_presets.py show out=runs/presets to=benchmarks/search_results.md
+
+Each sweep is one call of `es_rl.sweep`, one training at a time; `parallel` sweeps run side by side. What is finished is
+kept: the same command goes on where it was stopped.
+"""
+
+import csv
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from es_rl.cli import run
+from es_rl.errors import ConfigError, Stopped, TrainingError, lookup
+from es_rl.keys import flatten, key, parse
+from es_rl.presets import family, preset
+from es_rl.processes import die_with_parent
+from es_rl.signals import heard
+
+TRIALS = 24
+SEEDS = (1000, 1001)  # which no reported result uses
+# Environment steps of each training, the same for both.
+STEPS = {
+    "InvertedDoublePendulum-v4": 200_000,
+    "Swimmer-v4": 400_000,
+    "HalfCheetah-v4": 800_000,
+    "Hopper-v4": 500_000,
+    "Walker2d-v4": 500_000,
+    "Ant-v4": 300_000,
+    "Humanoid-v4": 300_000,
+}
+# What is searched for evolution strategies, around es_rl/presets.py, whose other keys stay.
+NETWORK = {"policy": "[linear,mlp]", "mlp.hidden": "[32,32]"}
+BEST_PAIRS = {"es.top": "[4,8,null]"}
+ES = {
+    "InvertedDoublePendulum-v4": {
+        "es.sigma": "0.01..0.3:log", "optim.lr": "0.002..0.1:log", "es.population": "[32,64,128,256]",
+        "es.shaping": "[zscore,centered_ranks]", **NETWORK,
+    },
+    "Swimmer-v4": {
+        "es.sigma": "0.1..2:log", "optim.lr": "0.05..1:log", "es.population": "[8,16,32,64]",
+        "es.shaping": "[zscore,centered_ranks]", "obs_norm": "[true,false]", **NETWORK,
+    },
+    "HalfCheetah-v4": {
+        "es.sigma": "0.01..0.2:log", "optim.lr": "0.0003..0.02:log", "es.population": "[16,32,64]",
+        "es.limit": "[200,500,null]", **BEST_PAIRS, **NETWORK,
+    },
+    "Hopper-v4": {
+        "es.sigma": "0.005..0.2:log", "optim.lr": "0.0001..0.01:log", "es.population": "[16,32,64]",
+        "es.reward_shift": "[0,1]", **BEST_PAIRS, **NETWORK,
+    },
+    "Walker2d-v4": {
+        "es.sigma": "0.005..0.2:log", "optim.lr": "0.0003..0.02:log", "es.population": "[16,32,64,80]",
+        "es.reward_shift": "[0,1]", **BEST_PAIRS, **NETWORK,
+    },
+    "Ant-v4": {
+        "es.sigma": "0.005..0.2:log", "optim.lr": "0.0002..0.01:log", "es.population": "[32,64,120]",
+        "es.limit": "[100,200,500]", "es.top": "[8,16,null]", **NETWORK,
+    },
+    "Humanoid-v4": {
+        "es.sigma": "0.01..0.3:log", "optim.lr": "0.001..0.1:log", "es.population": "[64,128,256]",
+        "es.reward_shift": "[0,5]", "obs_first": "[45,null]", **NETWORK,
+    },
+}  # fmt: skip
+# What is searched for PPO, around es_rl/compare/ppo_fast.py.
+EVERYWHERE = {
+    "learning_rate": "1e-4..2e-3:log", "n_steps": "[32,64,128]", "batch_size": "[256,512,1024]", "n_epochs": "[3,5,8]",
+    "gamma": "[0.98,0.99,0.995]", "gae_lambda": "[0.9,0.95,0.98]", "clip_range": "[0.1,0.2,0.3]",
+    "ent_coef": "[0.0,0.001,0.005]", "policy_kwargs.log_std_init": "[-2.0,-1.0,0.0]",
+    "policy_kwargs.net_arch": "[[64,64],[128,128]]",
+}  # fmt: skip
+PPO_FAST = dict.fromkeys(STEPS, EVERYWHERE) | {
+    "Swimmer-v4": EVERYWHERE | {"gamma": "[0.99,0.995,0.999,0.9999]"},
+    "Humanoid-v4": EVERYWHERE | {"obs_first": "[45,null]"},
+}
+CONTENDERS = {"es": ES, "ppo_fast": PPO_FAST}
+# Environment steps a second on one core, for the estimate only, in the order of STEPS.
+SPEEDS = {
+    "es": (15_000, 14_000, 13_000, 4_000, 4_000, 2_500, 1_200),
+    "ppo_fast": (6_000, 5_500, 5_000, 3_300, 3_300, 2_100, 1_400),
+}
+START = 6  # seconds of processor time before a training begins
+STOPPED = 0.6  # of all that would be played without stopping hopeless trials
+POLL = 1.0
+
+
+@dataclass(frozen=True)
+class Keys:
+    out: str = key("runs/presets", "directory of the sweeps")
+    tasks: list[str] = key(list(STEPS), "ids")
+    contenders: list[str] = key(list(CONTENDERS), "es, ppo_fast")
+    parallel: int = key(2, "sweeps at a time, one processor each", low=1)
+    to: str = key("", "file that show writes; default: stdout")
+
+
+def command(contender, task, out):
+    """The sweep of a task for a contender."""
+    keys = [f"env={task}", f"contender={contender}", f"env_steps={STEPS[task]}", f"trials={TRIALS}", "parallel=1"]
+    keys += [f"seeds={','.join(map(str, SEEDS))}", f"out={out}/{contender}-{task}"]
+    return ["es_rl.sweep", *keys, *(f"{k}={v}" for k, v in CONTENDERS[contender][task].items())]
+
+
+def cost(contender, task):
+    """About so many processor seconds."""
+    speed = dict(zip(STEPS, SPEEDS[contender], strict=True))[task]
+    return TRIALS * len(SEEDS) * STOPPED * (STEPS[task] / speed + START)
+
+
+def plan(keys):
+    """What would be run, and what it costs."""
+    sweeps = [(contender, task) for contender in keys.contenders for task in keys.tasks]
+    for sweep in sweeps:
+        hours = cost(*sweep) / 3600
+        print(f"{hours:5.2f} processor hours: {shlex.join(['python', '-m', *command(*sweep, keys.out)])}")
+    print(f"{sum(cost(*sweep) for sweep in sweeps) / 3600:5.2f} in all")
+
+
+def search(keys):
+    """Run the sweeps, those that take longest first."""
+    waiting = sorted([(c, t) for c in keys.contenders for t in keys.tasks], key=lambda sweep: -cost(*sweep))
+    running, failed = {}, []
+    with heard() as check:
+        try:
+            while waiting or running:
+                check()
+                while waiting and len(running) < keys.parallel:
+                    sweep = waiting.pop(0)
+                    running[sweep] = start(*sweep, keys.out)
+                time.sleep(POLL)
+                for sweep, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[sweep]
+                        failed += [" on ".join(sweep)] if process.returncode else []
+        except Stopped as stop:
+            raise Stopped(f"{stop}: the same command goes on", stop.exit_code) from None
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
+    if failed:
+        raise TrainingError(f"failed: {', '.join(failed)}. Their logs say why; the same command tries again.")
+
+
+def start(contender, task, out):
+    """One sweep, which is stopped when this process ends; what it says is in its log and on the screen."""
+    folder = Path(out) / f"{contender}-{task}"
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{time.strftime('%H:%M')} {contender} on {task}: {folder / 'log.txt'}", flush=True)
+    dies = partial(die_with_parent, os.getpid(), signal.SIGTERM)
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command(contender, task, out)],
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=dies, start_new_session=True,
+        )  # fmt: skip
+
+
+def found(contender, task, out):
+    """The trials of a sweep, the best first, or nothing."""
+    path = Path(out) / f"{contender}-{task}" / "trials.csv"
+    return list(csv.DictReader(path.open())) if path.exists() else []
+
+
+def table(keys):
+    """Markdown: of each sweep what the defaults and what the best settings returned."""
+    lines = ["| task | contender | default settings | best | trial | its settings | complete, stopped | hours |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for task in keys.tasks:
+        for contender in keys.contenders:
+            trials = found(contender, task, keys.out)
+            complete = [trial for trial in trials if trial["state"] == "complete"]
+            if not complete:
+                continue
+            best = complete[0]
+            defaults = next((trial for trial in complete if not settings(trial, contender, task)), None)
+            chosen = " ".join(f"{k}={v}" for k, v in settings(best, contender, task).items())
+            stopped = sum(trial["state"] == "stopped" for trial in trials)
+            hours = sum(float(trial["seconds"] or 0) for trial in trials) / 3600
+            cells = [task, contender, score(defaults), score(best), best["trial"], f"`{chosen}`" if chosen else "–"]
+            lines.append(f"| {' | '.join(cells)} | {len(complete)}, {stopped} | {hours:.2f} |")
+    return "\n".join(lines)
+
+
+def settings(trial, contender, task):
+    """The keys that a trial was given; none: the default settings."""
+    return {k: trial[k] for k in CONTENDERS[contender][task] if trial.get(k)}
+
+
+def score(trial):
+    """The median of a trial and its seeds."""
+    if trial is None:
+        return "–"
+    return f"{float(trial['score']):.4g} ({', '.join(trial[f'seed {seed}'] for seed in SEEDS)})"
+
+
+def paste(contender, keys):
+    """The best settings as Python, to be pasted into the table of a contender."""
+    lines = [f"{'PRESETS' if contender == 'es' else 'SETTINGS'} = {{"]
+    for task in keys.tasks:
+        path = Path(keys.out) / f"{contender}-{task}" / "best.yaml"
+        if path.exists():
+            best = OmegaConf.to_container(OmegaConf.load(path))
+            if contender == "es":
+                best = {**preset(task), **flatten(best)}
+                best.pop("env")
+                if best.get("policy") == "linear":
+                    best.pop("mlp.hidden", None)
+            lines.append(f'    "{family(task)}": {best!r},'.replace("'", '"'))
+    return "\n".join([*lines, "}"])
+
+
+def show(keys):
+    """What was found, in markdown and as Python."""
+    steps = ", ".join(f"{task} {STEPS[task]:,}" for task in keys.tasks)
+    said = " ".join(f"{k}={v}" for k, v in (("out", keys.out),))
+    text = f"""# What the search for settings found
+
+`python scripts/search_presets.py run {said}`
+
+{TRIALS} trials for each contender and task with equal environment steps ({steps}), on the seeds
+{" and ".join(map(str, SEEDS))}, on which no reported result is made. The score is the median over the seeds, in
+brackets, of the mean return in the last fifth of the steps: good enough to choose by, too good to report. Trial 0 has
+the settings that were the default before.
+
+{table(keys)}
+"""
+    for contender in keys.contenders:
+        text += f"\n## Best settings of {contender}\n\n```python\n{paste(contender, keys)}\n```\n"
+    if keys.to:
+        Path(keys.to).parent.mkdir(parents=True, exist_ok=True)
+        Path(keys.to).write_text(text)
+    else:
+        print(text)
+
+
+def main(argv):
+    verbs = {"plan": plan, "run": search, "show": show}
+    if not argv:
+        raise ConfigError(f"a verb is missing: one of {', '.join(verbs)}.")
+    verb = lookup(verbs, argv[0], "verb")
+    keys = parse(Keys, [_listed(argument) for argument in argv[1:]])
+    for task in keys.tasks:
+        lookup(STEPS, task, "tasks")
+    for contender in keys.contenders:
+        lookup(CONTENDERS, contender, "contenders")
+    verb(keys)
+    return 0
+
+
+def _listed(argument):
+    """`tasks=a,b` as `tasks=[a,b]`."""
+    name, _, text = argument.partition("=")
+    return f"{name}=[{text}]" if name in ("tasks", "contenders") and not text.startswith("[") else argument
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])

@@ -6,8 +6,7 @@
 
 Everyone steps with the same random actions. The rows of a size take turns, round by round, so that a machine whose
 speed wavers slows all alike; what is printed is each row's median, and the median of its ratios to `Batch.step` alone
-in the same round. Needs the extras `baselines` and `peers`; EnvPool, which is not among them, is measured where it is
-installed: `pip install envpool`.
+in the same round. Needs the extra `baselines`; EnvPool is measured where it is installed: `pip install envpool`.
 """
 
 import importlib.util
@@ -30,6 +29,7 @@ from es_rl.keys import key, parse
 from es_rl.processes import use_one_thread
 
 ACTIONS = 100  # drawn beforehand, used over and over
+MOST_PROCESSES = 64
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def rows(keys: Keys, n: int, stack: ExitStack) -> Iterator[tuple[str, Callable[[
         pool.reset()
         yield "EnvPool", pool.step
     yield "SyncVectorEnv", stepping(closing(gymnasium.vector.SyncVectorEnv(each)))
-    if n <= 64:  # it starts a process for each environment
+    if n <= MOST_PROCESSES:  # it starts a process for each environment
         yield "AsyncVectorEnv", stepping(closing(gymnasium.vector.AsyncVectorEnv(each)))
 
 
@@ -116,6 +116,8 @@ def trainings(keys: Keys, n: int, stack: ExitStack) -> Iterator[tuple[str, Calla
         ),
     }
     for name, make in kinds.items():
+        if name == "SubprocVecEnv" and n > MOST_PROCESSES:
+            continue
         env = make()
         stack.callback(env.close)
         model = PPO("MlpPolicy", env, n_steps=4096 // n, batch_size=256, n_epochs=5, device="cpu", seed=0)

@@ -134,7 +134,7 @@ def test_a_training_that_hangs_has_failed(tmp_path, monkeypatch):
 def test_a_missing_library_is_named_with_its_remedy_before_anything_is_trained(tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "evotorch" else found(name))
-    remedy = r"evotorch needs evotorch: not installed\. Install it: pip install 'es-rl\[peers\]'"
+    remedy = r"evotorch needs evotorch( and ray)?: not installed\. Install it: pip install 'es-rl\[peers\]'"
     with pytest.raises(ResourceError, match=remedy):
         comparison.main([*TOY, "against=[ppo,evotorch]", "out=out"])
     with pytest.raises(ResourceError, match=remedy):

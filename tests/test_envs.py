@@ -41,6 +41,9 @@ def test_a_vector_of_simulations_equals_gymnasium_to_the_bit(id, backend):
             if e_terminated or e_truncated:
                 again = vector.reset([i], seeds=[step])
                 assert np.array_equal(again[0], singles[i].reset(seed=step)[0])
+    again = vector.reset([2, 0, 1], seeds=[70, 71, 72])  # several at once, wherever they stand by now
+    for row, i in enumerate([2, 0, 1]):
+        assert np.array_equal(again[row], singles[i].reset(seed=70 + row)[0])
     assert vector.errors == {}
     vector.close()
 

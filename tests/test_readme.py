@@ -29,6 +29,7 @@ def test_the_commands_run_in_their_order(command, tiny, renderer):
     added["compare"] = f"film=0 minutes=0.02 seeds=1 against=[random] episodes=2 {SHORT}".replace(
         "video.seconds=1 ", ""
     )
+    added["sweep"] = "env_steps=2000 trials=1 seeds=7"
     added["text"] = "minutes=0.01 es.population=8 ctx=16 gpt.width=8 eval.sample=5 eval.bytes=64"
     added["llm"] = f"model={tiny} data=my.jsonl reward=my_rewards:politeness generations=1 es.population=2 minutes=1"
     added["llm"] += " max_new_tokens=4 workers=0"
@@ -42,7 +43,7 @@ def test_the_commands_run_in_their_order(command, tiny, renderer):
         verb, keys = words[2].removeprefix("es_rl."), words[3:]
         kind = "resume" if keys[0].startswith("resume=") else verb
         short = added[kind].split()
-        replaced = {word.partition("=")[0] for word in short} if kind in ("compare", "text", "llm") else set()
+        replaced = {word.partition("=")[0] for word in short} if kind in ("compare", "sweep", "text", "llm") else set()
         kept = [key for key in keys if key.partition("=")[0] not in replaced]
         result = command(verb, *kept, *short)
         if kind == "record" and result.returncode == 3 and "MuJoCo needs EGL or OSMesa" in result.stderr:
@@ -50,7 +51,7 @@ def test_the_commands_run_in_their_order(command, tiny, renderer):
             pytest.skip("no off-screen renderer here")
         assert result.returncode == 0, result.stderr
         done.append(kind)
-    assert done == ["train", "resume", "evaluate", "record", "compare", "text", "text", "text", "llm", "llm"]
+    assert done == ["train", "resume", "evaluate", "record", "compare", "sweep", "text", "text", "text", "llm", "llm"]
     assert Path("videos/cheetah.mp4").exists() and Path("videos/cheetah.gif").exists()
 
     code = "\n".join(re.findall(r"```python\n(import es_rl.*?)```", README, re.DOTALL))

@@ -22,7 +22,8 @@ if __name__ == "envs":
     raise ImportError("the package is es_rl.envs; the top-level folder envs is only a link for readers")
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -37,7 +38,7 @@ from es_rl import modules
 from es_rl.envs import gymnasium_backend, point_mass, recall
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
 from es_rl.envs.spaces import Bools, Floats, Ids, Seeds
-from es_rl.errors import EnvError, lookup, nearest
+from es_rl.errors import ConfigError, EnvError, lookup, nearest
 
 
 class VectorEnv(Protocol):
@@ -113,19 +114,26 @@ def make_vec(
 ) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
     """A `gymnasium.vector.VectorEnv` on the fast backend, equal to Gymnasium's `SyncVectorEnv` to the last bit.
 
-    Observations, rewards, ends, restarts and final observations are equal for the same seeds; the numbers that
-    Gymnasium's tasks put into `info` are left out. `threads` processors step the physics. A simulation that MuJoCo
-    cannot go on with terminates with the reward 0 and `info["diverged"]`, where Gymnasium's would be reset in mid-air.
-    An id without a fast environment gets Gymnasium's `SyncVectorEnv`. Raises `EnvError`, `ConfigError`.
+    Observations, rewards, ends, restarts and final observations are equal for the same seeds and actions, which are
+    taken as the action space has them, float32; the numbers that Gymnasium's tasks put into `info` are left out.
+    `threads` processors step the physics. `autoreset_mode` is `NextStep`, `SameStep` or `Disabled`. A simulation that
+    MuJoCo cannot go on with terminates with the reward 0 and `info["diverged"]`; MuJoCo would reset it in the middle of
+    the episode. An id without a fast environment gets Gymnasium's `SyncVectorEnv`. Raises `EnvError`, `ConfigError`.
     """
-    from es_rl.envs.gymnasium_vector import FastVectorEnv
-
+    modes = {mode.value: mode for mode in gymnasium.vector.AutoresetMode}
+    mode = lookup(modes, str(getattr(autoreset_mode, "value", autoreset_mode)), "autoreset_mode")
     check_id(id)
-    mode = gymnasium.vector.AutoresetMode(autoreset_mode)
-    if choose_backend(id) == "batch":
-        return FastVectorEnv(id, num_envs, env_kwargs, threads=threads, autoreset_mode=mode, render_mode=render_mode)
-    make_each = partial(gymnasium_backend.make_one, id, env_kwargs, render_mode=render_mode)
-    return gymnasium.vector.SyncVectorEnv([make_each] * num_envs, autoreset_mode=mode)
+    backend = choose_backend(id)
+    _check_counts(id, num_envs, threads, backend)
+    with _making(id):
+        if backend == "batch":
+            from es_rl.envs.gymnasium_vector import FastVectorEnv
+
+            return FastVectorEnv(
+                id, num_envs, env_kwargs, threads=threads, autoreset_mode=mode, render_mode=render_mode
+            )
+        make_each = partial(gymnasium_backend.make_one, id, env_kwargs, render_mode=render_mode)
+        return gymnasium.vector.SyncVectorEnv([make_each] * num_envs, autoreset_mode=mode)
 
 
 def sb3(
@@ -140,18 +148,40 @@ def sb3(
 ) -> Any:
     """A `VecEnv` of Stable-Baselines3 on the fast backend, equal to its `DummyVecEnv` to the last bit.
 
-    Episode statistics are in `info["episode"]`, as its `Monitor` has them. With `obs_first` an observation is its
+    Actions are taken as the action space has them, float32. Episode statistics are in `info["episode"]`, as its
+    `Monitor` has them. With `obs_first` an observation is its
     first so many numbers. An id without a fast environment gets a `DummyVecEnv` of monitored environments. Needs the
     extra `baselines`. Raises `EnvError`, `ConfigError`, ImportError.
     """
     from es_rl.envs.sb3_vector import FastVecEnv, dummy
 
     check_id(id)
-    if (name := choose_backend(id, backend)) == "gymnasium" and obs_first is None:
-        return dummy(id, num_envs, env_kwargs, render_mode)
-    return FastVecEnv(
-        id, num_envs, env_kwargs, backend=name, threads=threads, obs_first=obs_first, render_mode=render_mode
-    )
+    name = choose_backend(id, backend)
+    _check_counts(id, num_envs, threads, name)
+    with _making(id):
+        if name == "gymnasium" and obs_first is None:
+            return dummy(id, num_envs, env_kwargs, render_mode)
+        return FastVecEnv(
+            id, num_envs, env_kwargs, backend=name, threads=threads, obs_first=obs_first, render_mode=render_mode
+        )
+
+
+def _check_counts(id: str, num_envs: int, threads: int, backend: str) -> None:
+    if num_envs < 1 or threads < 1:
+        raise ConfigError(f"num_envs={num_envs}, threads={threads}: both must be at least 1.")
+    if threads > 1 and backend != "batch":
+        raise ConfigError(f"threads={threads}: {id} has no fast environment, which they would step. Leave it out.")
+
+
+@contextmanager
+def _making(id: str) -> Iterator[None]:
+    """Turn what the constructor of an environment raises into one line."""
+    try:
+        yield
+    except (ConfigError, EnvError):
+        raise
+    except Exception as error:  # foreign code, any error
+        raise EnvError(f"env={id}: cannot be made: {gymnasium_backend.describe(error)}") from error
 
 
 def choose_backend(id: str, backend: str = "auto") -> str:
@@ -252,7 +282,7 @@ def _register_fast() -> None:
         gymnasium.register(
             PREFIX + name,
             entry_point=spec.entry_point,
-            vector_entry_point=partial(make_vec, name),
+            vector_entry_point=f"{__name__}.gymnasium_vector:{name.replace('-', '_')}",
             max_episode_steps=spec.max_episode_steps,
             reward_threshold=spec.reward_threshold,
             kwargs=spec.kwargs,

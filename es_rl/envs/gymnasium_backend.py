@@ -32,6 +32,8 @@ def make_one(id: str, env_kwargs: Mapping[str, Any], **more: Any) -> gymnasium.E
     if "mujoco" in str(spec.entry_point):
         _take_mujoco_warnings()
     limit = {} if spec.max_episode_steps else {"max_episode_steps": DEFAULT_TIME_LIMIT}
+    if more.get("render_mode", "") is None:  # some classes do not take it
+        del more["render_mode"]
     return gymnasium.make(name, disable_env_checker=True, **(limit | dict(env_kwargs) | more))
 
 

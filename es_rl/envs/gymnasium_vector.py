@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -12,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from es_rl import envs
+from es_rl.envs.mujoco_tasks import TASKS
 from es_rl.envs.restarting import Restarting
 from es_rl.envs.spaces import Bools, Floats
 from es_rl.errors import ConfigError
@@ -20,7 +22,7 @@ Step = tuple[Floats, Floats, Bools, Bools, dict[str, Any]]
 
 
 class FastVectorEnv(gymnasium.vector.VectorEnv[Floats, NDArray[Any], NDArray[Any]]):
-    """See `es_rl.envs.make_vec`. Arrays are the caller's to keep."""
+    """See `es_rl.envs.make_vec`. Returned arrays are copies and never change later."""
 
     def __init__(
         self,
@@ -32,8 +34,6 @@ class FastVectorEnv(gymnasium.vector.VectorEnv[Floats, NDArray[Any], NDArray[Any
         autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
-        if num_envs < 1 or threads < 1:
-            raise ConfigError(f"num_envs={num_envs}, threads={threads}: both must be at least 1.")
         vector = envs.make_vector(id, num_envs, "batch", env_kwargs, threads=threads)
         self._simulations = Restarting(vector, id, num_envs, env_kwargs, render_mode=render_mode)
         self.num_envs, self.render_mode, self._mode = num_envs, render_mode, autoreset_mode
@@ -106,6 +106,14 @@ class FastVectorEnv(gymnasium.vector.VectorEnv[Floats, NDArray[Any], NDArray[Any
     @staticmethod
     def _told(infos: dict[str, Any], name: str, which: Bools) -> dict[str, Any]:
         return infos | {name: which, f"_{name}": which.copy()}
+
+
+def __getattr__(name: str) -> Any:
+    """Return what `gymnasium.make_vec("es_rl/HalfCheetah-v4")` calls, by the name `HalfCheetah_v4`."""
+    task = name.replace("_", "-")
+    if task in TASKS:
+        return partial(envs.make_vec, task)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _mask(options: Mapping[str, Any] | None, n: int) -> Bools:

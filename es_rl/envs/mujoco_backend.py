@@ -8,12 +8,13 @@ not call, and take turns in an MjData. Derived fields lag the state by one subst
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import mujoco
 import numpy as np
@@ -61,7 +62,7 @@ class _OnBatch:
     def begin(self, places: Ints, motion: Floats) -> None:
         self.states[places] = self._anew  # cheaper than the reset of a Batch
         self.fields["motion"][places] = motion
-        self._batch.forward(places)
+        self._batch.forward(np.sort(places))  # a Batch wants them in order
         self._known[places] = self._bad[places]
 
     def rearrange(self, places: Ints) -> None:
@@ -197,12 +198,9 @@ class MujocoVector:
         self.errors: dict[int, str] = {}
         template = make_one(id, env_kwargs)
         space = template.observation_space
-        assert template.spec is not None and template.spec.max_episode_steps is not None
-        self._template, self._task, self._limit = (
-            template,
-            TASKS[id.removeprefix(PREFIX)],
-            template.spec.max_episode_steps,
-        )
+        assert template.spec is not None
+        self._template, self._limit = template, template.spec.max_episode_steps or sys.maxsize
+        self._task = TASKS[id.removeprefix(PREFIX)]
         seen = template.reset(seed=0)[0]
         if seen.shape != space.shape:
             raise EnvError(f"env={id}: observations have the shape {seen.shape}, but its space {space.shape}.")
@@ -253,6 +251,11 @@ class MujocoVector:
 
     def close(self) -> None:
         self._template.close()
+        self._rows = SimpleNamespace()
+        vars(self).pop("_physics", None)  # its threads end with it
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("simulations can be neither copied nor pickled: make new ones with the same arguments")
 
     def _rows_at(self, places: Ints) -> SimpleNamespace:
         """Copies of the fields of the simulations at some places."""

@@ -1,8 +1,7 @@
 """n simulations of which each starts its next episode by itself, as vector environments of other libraries do.
 
-Each simulation has a generator of its own, made from its seed as Gymnasium makes it. Every episode after the first one
-draws its initial state from where the generator stands, so that a whole training equals one on Gymnasium's own
-environments, restarts included.
+Each simulation has a generator of its own, made from its seed as Gymnasium makes it. Every later episode continues the
+generator of its simulation, so that a whole training equals one on Gymnasium's own environments, restarts included.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from es_rl.envs.gymnasium_backend import make_one
 from es_rl.envs.spaces import Bools, Floats, Ids, Ints
-from es_rl.errors import ConfigError
+from es_rl.errors import ConfigError, EnvError
 
 if TYPE_CHECKING:
     from es_rl.envs import VectorEnv
@@ -34,26 +33,39 @@ class Restarting:
         self, vector: VectorEnv, id: str, n: int, env_kwargs: Mapping[str, Any], *, obs_first: int | None = None,
         render_mode: str | None = None,
     ) -> None:  # fmt: skip
-        self.vector, self.n, self.ids = vector, n, np.arange(n)
+        self.vector, self.ids, self._begun = vector, np.arange(n), False
         self.env: gymnasium.Env[Any, Any] = make_one(id, env_kwargs, render_mode=render_mode)
         self.observation_space = _first(self.env.observation_space, obs_first)
         self.action_space = self.env.action_space
         self.generators = [seeding.np_random()[0] for _ in range(n)]
 
     def reset(self, ids: Ids, seeds: Sequence[int | None]) -> Floats:
-        """Start episodes: of a seed, or, where it is None, of the simulation's generator as it stands."""
+        """Start episodes: of a seed, or, where it is None, from the simulation's generator as it stands.
+
+        Raises `EnvError` if an environment broke.
+        """
         for i, seed in zip(ids, seeds, strict=True):
             if seed is not None:
                 self.generators[i] = seeding.np_random(int(seed))[0]
-        return self.vector.reset(ids, [self.generators[i] for i in ids])
+        obs = self.vector.reset(ids, [self.generators[i] for i in ids])
+        self._check_errors()
+        self._begun = True
+        return obs
 
     def step(self, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools, Ints]:
         """Step all simulations: observations, rewards, terminated, truncated, and the ids of the diverged.
 
         A simulation that MuJoCo could not go on with terminates with the reward 0, and its observation is finite.
+        Raises `ConfigError` for actions of the wrong shape or before a reset, `EnvError` if an environment broke.
         """
         chosen = np.asarray(actions, self.action_space.dtype)
+        wanted = (len(self.ids), *(self.action_space.shape or ()))
+        if chosen.shape != wanted:
+            raise ConfigError(f"actions of shape {chosen.shape}: must be {wanted}, one row for each simulation.")
+        if not self._begun:
+            raise ConfigError("step: no episode has begun. Call reset first.")
         obs, reward, terminated, truncated = self.vector.step(self.ids, chosen)
+        self._check_errors()
         diverged = np.flatnonzero(~np.isfinite(reward))
         if len(diverged):
             reward[diverged], obs[diverged] = 0.0, np.nan_to_num(obs[diverged], posinf=0.0, neginf=0.0)
@@ -69,15 +81,22 @@ class Restarting:
         return env.render()
 
     def close(self) -> None:
-        """Release what the simulations hold."""
+        """Release what the simulations hold. Closing again does nothing."""
+        self._begun = False
         self.vector.close()
         self.env.close()
+
+    def _check_errors(self) -> None:
+        for i, text in self.vector.errors.items():
+            raise EnvError(f"simulation {i}: {text}")
 
 
 def _first(space: spaces.Space[Any], first: int | None) -> spaces.Space[Any]:
     """The space of an observation's first numbers."""
     if first is None:
         return space
+    if first < 1:
+        raise ConfigError(f"obs_first={first}: must be at least 1.")
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
         raise ConfigError(f"obs_first={first}: needs observations that are one row of numbers, not {space}.")
     return spaces.Box(space.low[:first], space.high[:first], dtype=space.dtype.type)

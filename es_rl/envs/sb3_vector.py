@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
@@ -23,7 +24,7 @@ Indices = None | int | Sequence[int]
 
 
 class FastVecEnv(VecEnv):  # type: ignore[misc]
-    """See `es_rl.envs.sb3`. Arrays are the caller's to keep."""
+    """See `es_rl.envs.sb3`. Returned arrays are copies and never change later."""
 
     def __init__(
         self,
@@ -36,15 +37,15 @@ class FastVecEnv(VecEnv):  # type: ignore[misc]
         obs_first: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if num_envs < 1 or threads < 1:
-            raise ConfigError(f"num_envs={num_envs}, threads={threads}: both must be at least 1.")
+        if render_mode is not None and backend != "batch":
+            raise ConfigError(f"render_mode={render_mode}: only the fast backend draws. Leave obs_first out.")
         vector = envs.make_vector(id, num_envs, backend, env_kwargs, obs_first, threads=threads)
         self._simulations = Restarting(vector, id, num_envs, env_kwargs, obs_first=obs_first, render_mode=render_mode)
         self._begun = time.time()
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
         self._actions: NDArray[Any] = np.empty(0)
-        self.metadata = self._simulations.env.metadata
         super().__init__(num_envs, self._simulations.observation_space, self._simulations.action_space)
+        self.metadata = self._simulations.env.metadata
 
     def reset(self) -> NDArray[Any]:
         """Start all episodes, of the seeds given to `seed` since the last reset; observations (num_envs, O)."""
@@ -77,7 +78,9 @@ class FastVecEnv(VecEnv):  # type: ignore[misc]
         return seen, reward.astype(np.float32), over, infos
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """A picture of each simulation."""
+        """A picture of each simulation; None without a render mode."""
+        if self.render_mode is None:
+            return [None] * self.num_envs
         return [self._simulations.picture(i) for i in range(self.num_envs)]
 
     def close(self) -> None:
@@ -99,7 +102,8 @@ class FastVecEnv(VecEnv):  # type: ignore[misc]
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Indices = None) -> list[bool]:
         """Whether simulations do what a wrapper does: the `Monitor`'s statistics are built in."""
-        return [wrapper_class is Monitor for _ in self._get_indices(indices)]
+        wrapped = wrapper_class is Monitor or is_wrapped(self._simulations.env, wrapper_class)
+        return [wrapped for _ in self._get_indices(indices)]
 
     def _typed(self, obs: NDArray[Any]) -> NDArray[Any]:
         return obs.astype(self.observation_space.dtype).reshape(len(obs), *self.observation_space.shape)

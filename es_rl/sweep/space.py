@@ -111,6 +111,8 @@ def _choice(name: str, text: str, texts: list[str], contender: Contender) -> Cho
     values = [contender.value(name, item) for item in texts]
     if not values:
         raise ConfigError(f"{name}={text}: nothing to choose from. Give values: {name}=[…,…].")
+    if name in EVEN and any(isinstance(value, int) and value % 2 for value in values):
+        raise ConfigError(f"{name}={text}: {name} is even, and so must each value be.")
     if any(value in values[:i] for i, value in enumerate(values)):
         raise ConfigError(f"{name}={text}: give each value once.")
     return Choice(tuple(texts), tuple(values))

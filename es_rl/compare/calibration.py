@@ -89,8 +89,8 @@ def choose(name: str, env: str, out: Path, keys: Sequence[str]) -> None:
 
 def chosen(name: str, out: Path) -> list[str]:
     """Keys of what was chosen, or nothing."""
-    known = _read(out).get(name)
-    return Candidate(**known["chosen"]).keys() if known else []
+    known = _read(out).get(name, {})
+    return Candidate(**known["chosen"]).keys() if known.get("processors") == available_processors() else []
 
 
 def tried(name: str, out: Path) -> list[dict[str, Any]]:

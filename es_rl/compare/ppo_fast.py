@@ -13,6 +13,7 @@ from typing import Any
 from es_rl import envs
 from es_rl.compare.clock import Act, BaselineConfig, Clock, Policy, looks, predict
 from es_rl.compare.sb3 import arguments, vector
+from es_rl.errors import ConfigError
 from es_rl.presets import family
 from es_rl.processes import available_processors
 
@@ -42,6 +43,8 @@ def ppo_fast(config: BaselineConfig, clock: Clock) -> Act:
     if envs.choose_backend(config.env) == "batch":
         env = _fast(config, clock, n, first, normalize=normalize, gamma=given["gamma"])
     else:
+        if first is not None:
+            raise ConfigError(f"obs_first={first}: {config.env} has no fast environment, which it needs. Leave it out.")
         n, steps = min(n, config.processes or available_processors()), given["n_steps"] * given["n_envs"]
         env = vector(replace(config, processes=n), n, normalize=normalize, gamma=given["gamma"])
         given["n_steps"] = max(2, steps // n)

@@ -170,11 +170,10 @@ def _fast(case: Case, seed: int, clock: ProcessorClock) -> tuple[Any, Any, int |
     from es_rl.compare.clock import BaselineConfig
     from es_rl.compare.sb3 import arguments
 
-    chosen = ppo_fast.settings(PLAIN)
-    first = chosen.pop("obs_first", None)
     config = BaselineConfig(name=case.against, env=PLAIN, seed=seed)
-    given = arguments({family(PLAIN): chosen}, config, cast(Any, clock), stable_baselines3.PPO)
-    n, normalize = given.pop("n_envs"), given.pop("normalize", True)
+    table = {family(PLAIN): ppo_fast.settings(PLAIN)}
+    given = arguments(table, config, cast(Any, clock), stable_baselines3.PPO, "obs_first")
+    n, normalize, first = given.pop("n_envs"), given.pop("normalize"), given.pop("obs_first")
     env = envs.sb3(case.env, n, backend=case.backend, obs_first=first, **case.env_kwargs)
     if normalize:
         env = VecNormalize(env, gamma=given["gamma"])

@@ -127,8 +127,8 @@ def plan(keys):
 
 
 def search(keys):
-    """Run the sweeps, those that take longest first."""
-    waiting = sorted([(c, t) for c in keys.contenders for t in keys.tasks], key=lambda sweep: -cost(*sweep))
+    """Run the sweeps, task by task."""
+    waiting = [(contender, task) for task in keys.tasks for contender in keys.contenders]
     running, failed = {}, []
     with heard() as check:
         try:

@@ -95,8 +95,8 @@ def test_the_settings_of_the_tables_are_arguments_that_the_algorithms_have(table
 
 
 def test_what_only_some_can_use_is_refused():
-    with pytest.raises(ConfigError, match="obs_first=3: ppo sees whole observations; ppo_fast can use it"):
-        baselines.main(["name=ppo", "env=Hopper-v4", "obs_first=3", "out=out"])
+    with pytest.raises(ConfigError, match="settings.obs_first: unknown to ppo"):
+        baselines.main(["name=ppo", "env=Hopper-v4", "settings.obs_first=3", "out=out"])
     with pytest.raises(ConfigError, match="settings: random has none"):
         baselines.main(["name=random", "env=Hopper-v4", "settings.a=3", "out=out"])
     with pytest.raises(ConfigError, match="environments=3: ars has one in each process"):
@@ -267,7 +267,7 @@ def test_the_speed_of_each_can_be_measured(name, tmp_path):
         ("sac", ["settings.learning_starts=50", "settings.train_freq=16"]),
         ("ars", ["settings.n_delta=2", "settings.n_top=1", "processes=2"]),
         opponent("evotorch", ["settings.popsize=4", "settings.num_interactions=null", "settings.popsize_max=null"]),
-        ("ppo_fast", ["settings.n_steps=16", "environments=4", "obs_first=2"]),
+        ("ppo_fast", ["settings.n_steps=16", "environments=4", "settings.obs_first=2"]),
     ],
 )
 def test_each_trains_by_environment_steps(name, more, tmp_path):

@@ -145,8 +145,6 @@ def _check(config: BaselineConfig) -> None:
     """Refuse what cannot be trained before anything is. Raises `ConfigError`, `EnvError`, `ResourceError`."""
     check_libraries([config.name])
     envs.check_id(config.env)
-    if config.obs_first is not None and config.name != "ppo_fast":
-        raise ConfigError(f"obs_first={config.obs_first}: {config.name} sees whole observations; ppo_fast can use it.")
     if config.environments is not None and config.name not in MANY:
         raise ConfigError(f"environments={config.environments}: {config.name} has one in each process. Give processes.")
     if config.settings and config.name == "random":

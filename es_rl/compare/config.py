@@ -43,7 +43,6 @@ class BaselineConfig:
     episodes: int = key(20, "episodes of the evaluation at the end", low=1)
     out: str = key("", "a directory")
     film: float = key(0.0, "seconds of video; 0: none", low=0, high=600)
-    obs_first: int | None = key(None, "let the policy see only so many numbers of an observation (ppo_fast)", low=1)
     threads: int | None = key(None, "threads of torch, and of the physics of ppo_fast; default 1", low=1)
     environments: int | None = key(None, "environments side by side; default: those of the settings", low=1)
     processes: int | None = key(None, "processes that simulate; default 1", low=1)

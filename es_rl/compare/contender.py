@@ -161,7 +161,7 @@ def opponent_keys(name: str, seed: int, config: CompareConfig, ours: list[str]) 
     environment = [argument for argument in ours if argument.startswith(("env_kwargs.", "env_kwargs="))]
     keys = [f"name={name}", f"env={config.env}", f"minutes={config.minutes:g}", f"seed={seed}", *environment]
     first = resolved(config, ours).obs_first if name == "ppo_fast" and not _chooses_obs_first(config.env) else None
-    return keys if first is None else [*keys, f"obs_first={first}"]
+    return keys if first is None else [*keys, f"settings.obs_first={first}"]
 
 
 def _chooses_obs_first(env: str) -> bool:

@@ -17,12 +17,14 @@ from es_rl.errors import ConfigError
 from es_rl.presets import family
 from es_rl.processes import available_processors
 
-# Of every environment: a rollout of 64 steps in each of 64 simulations, in 16 minibatches.
+# Of every environment: a rollout of 64 steps in each of 64 simulations, in 16 minibatches. `normalize`: observations and
+# rewards. `obs_first`: the policy sees the first so many numbers of an observation; null: all of them.
 DEFAULTS: dict[str, Any] = {
     "n_envs": 64, "n_steps": 64, "batch_size": 256, "n_epochs": 5, "gamma": 0.99, "gae_lambda": 0.95,
-    "learning_rate": 3e-4, "policy_kwargs": {"net_arch": [64, 64], "log_std_init": -1.0},
+    "learning_rate": 3e-4, "normalize": True, "obs_first": None,
+    "policy_kwargs": {"net_arch": [64, 64], "log_std_init": -1.0, "activation_fn": "Tanh"},
 }  # fmt: skip
-# What differs from these, by environment. `obs_first`: the policy sees the first so many numbers of an observation.
+# What differs from these, by environment.
 SETTINGS: dict[str, dict[str, Any]] = {}
 
 
@@ -35,16 +37,14 @@ def ppo_fast(config: BaselineConfig, clock: Clock) -> Act:
     """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
     import stable_baselines3
 
-    chosen = settings(config.env)
-    first = chosen.pop("obs_first", None) if config.obs_first is None else config.obs_first
-    chosen.pop("obs_first", None)
-    given = arguments({family(config.env): chosen}, config, clock, stable_baselines3.PPO)
-    normalize, n = given.pop("normalize", True), config.environments or given["n_envs"]
+    given = arguments({family(config.env): settings(config.env)}, config, clock, stable_baselines3.PPO, "obs_first")
+    first, normalize, n = given.pop("obs_first"), given.pop("normalize"), config.environments or given["n_envs"]
     if envs.choose_backend(config.env) == "batch":
         env = _fast(config, clock, n, first, normalize=normalize, gamma=given["gamma"])
     else:
         if first is not None:
-            raise ConfigError(f"obs_first={first}: {config.env} has no fast environment, which it needs. Leave it out.")
+            text = f"settings.obs_first={first}: {config.env} has no fast environment, which it needs. Leave it out."
+            raise ConfigError(text)
         n, steps = min(n, config.processes or available_processors()), given["n_steps"] * given["n_envs"]
         env = vector(replace(config, processes=n), n, normalize=normalize, gamma=given["gamma"])
         given["n_steps"] = max(2, steps // n)

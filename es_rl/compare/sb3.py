@@ -106,13 +106,13 @@ def _alone(make: Callable[[], Any], parent: int) -> Any:
 
 
 def arguments(
-    table: Mapping[str, Mapping[str, Any]], config: BaselineConfig, clock: Clock, algorithm: type[Any]
+    table: Mapping[str, Mapping[str, Any]], config: BaselineConfig, clock: Clock, algorithm: type[Any], *also: str
 ) -> dict[str, Any]:
-    """The settings of a table as the constructor of an algorithm takes them, with `n_envs` and `normalize` if given.
+    """The settings of a table as the constructor of an algorithm takes them, with `n_envs`, `normalize` and `also`.
 
     `lin X` falls from X to zero while the clock runs out. Raises `ConfigError` for a setting that there is not.
     """
-    known = {*inspect.signature(algorithm).parameters, "n_envs", "normalize"} - OURS
+    known = {*inspect.signature(algorithm).parameters, "n_envs", "normalize", *also} - OURS
     given = settings_of(table, config, known)
     settings = {name: schedule(value, clock) for name, value in given.items()}
     network = dict(settings.pop("policy_kwargs", None) or {})

@@ -50,7 +50,7 @@ LIBRARIES = {
     "sac": ("stable_baselines3", "SAC"),
     "ars": ("sb3_contrib", "ARS"),
 }
-OF_THE_VERB = ("obs_first", "environments", "processes", "threads")  # keys of es_rl.compare.baselines
+OF_THE_VERB = ("environments", "processes", "threads")  # keys of es_rl.compare.baselines
 EPISODES = 10  # of the evaluation at the end of a contender's training, as of every other point of its curve
 Curve = list[tuple[int, float]]  # environment steps and return of each evaluation
 
@@ -152,7 +152,7 @@ class Theirs:
                 self._examples.setdefault(key, []).append(value)
 
     def kind(self, name: str) -> str:
-        if name in OF_THE_VERB:
+        if name in OF_THE_VERB or name == "obs_first":  # whose default, null, does not tell its type
             return "int"
         if name.startswith("env_kwargs."):
             return "any"

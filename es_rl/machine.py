@@ -36,17 +36,20 @@ def children_seconds() -> float:
 
 
 def family_seconds() -> float:
-    """Processor time of this process and of its children, those that have ended and those that run."""
-    children: list[str] = []
-    for listed in Path("/proc/self/task").glob("*/children"):  # of each thread
-        with contextlib.suppress(OSError):  # the thread has just ended
-            children += listed.read_text().split()
+    """Return the processor time of this process and of all that descend from it and run, or were waited for."""
+    return time.process_time() + children_seconds() + _descendants_ticks("self") / os.sysconf("SC_CLK_TCK")
+
+
+def _descendants_ticks(process: str) -> int:
+    """Return the clock ticks that the running descendants of a process have worked, with those they waited for."""
     ticks = 0
-    for child in children:
-        with contextlib.suppress(OSError):  # it has just ended, and counts among those
-            words = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(words[11]) + int(words[12])  # utime and stime
-    return time.process_time() + children_seconds() + ticks / os.sysconf("SC_CLK_TCK")
+    for listed in Path(f"/proc/{process}/task").glob("*/children"):  # of each thread
+        with contextlib.suppress(OSError):  # the thread has just ended
+            for child in listed.read_text().split():
+                with contextlib.suppress(OSError):  # it has just ended, and its parent counts it
+                    words = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+                    ticks += sum(map(int, words[11:15])) + _descendants_ticks(child)  # utime, stime, cutime, cstime
+    return ticks
 
 
 def processor_seconds() -> tuple[float, float, float]:

@@ -53,6 +53,17 @@ def test_processor_time_is_that_of_the_family_alive_and_dead():
     assert 0.98 <= alive <= dead + 0.02 < 1.5  # it is told in hundredths of a second
 
 
+def test_processor_time_of_grandchildren_counts():
+    work = "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass\nprint(flush=True)\ninput()"
+    code = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {work!r}])"
+    before = machine.family_seconds()
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        alive = machine.family_seconds() - before
+        child.communicate(b"\n")
+    assert 0.48 <= alive < 1.5
+
+
 def test_the_share_of_others_is_what_was_not_ours_over_all_sittings(tmp_path, monkeypatch):
     seen = iter([(10.0, 100.0, 5.0), (40.0, 150.0, 15.0), (50.0, 200.0, 20.0), (60.0, 250.0, 30.0)])
     monkeypatch.setattr(machine, "processor_seconds", lambda: next(seen))
@@ -102,6 +113,30 @@ def test_a_comparison_is_run_kept_and_gone_on_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"other settings \(minutes was 0.03\)"):
         comparison.main(["env=es_rl/PointMass-v0", "minutes=0.05", *SMALL, "out=out"])
+
+
+def test_settings_that_have_changed_are_not_mixed_with_those_of_before(tmp_path, monkeypatch):
+    def keep(*against, env="Hopper-v4", processors=2):
+        monkeypatch.setattr(comparison, "available_processors", lambda: processors)
+        config = contender.CompareConfig(env=env, against=list(against))
+        comparison._keep_settings(tmp_path, config, contender.resolved(config, []))
+
+    keep("ppo_fast")
+    keep("ars", "random")  # others may be added
+    keep("ppo_fast")
+    with pytest.raises(ConfigError, match=r"other settings \(processors was 2\)"):
+        keep("ppo_fast", processors=1)
+    monkeypatch.setitem(ppo_fast.SETTINGS, "Hopper", {"gamma": 0.5, "policy_kwargs": {"net_arch": [8]}})
+    keep("ars")  # whom it does not concern
+    with pytest.raises(ConfigError, match=r"opponents\.ppo_fast\.gamma was 0.99"):
+        keep("ppo_fast")
+
+
+def test_the_command_covers_all_runs_where_their_seeds_have_no_gap():
+    config = contender.CompareConfig(env="Hopper-v4", seeds=1, first_seed=7)
+    runs = [{"name": "es", "seed": seed} for seed in (5, 6, 7)]
+    assert {"first_seed=5", "seeds=3"} <= set(comparison._given(config, [], runs))
+    assert {"first_seed=7", "seeds=1"} <= set(comparison._given(config, [], [*runs, {"name": "es", "seed": 100}]))
 
 
 def test_a_stopped_comparison_goes_on_with_the_training_that_it_stopped(tmp_path):

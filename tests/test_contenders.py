@@ -59,7 +59,7 @@ def test_the_command_line_wins_over_the_table():
     config = BaselineConfig(
         name="ppo", env="Hopper-v4", settings={"n_epochs": 3, "policy_kwargs": {"ortho_init": True}}
     )
-    found = clock.settings_of(PPO, config)
+    found = clock.settings_of(PPO, config, {"n_epochs": 10, "policy_kwargs": None})
     table = PPO["Hopper"]
     assert found["n_epochs"] == 3 and found["gamma"] == table["gamma"]
     assert found["policy_kwargs"] == table["policy_kwargs"] | {"ortho_init": True}
@@ -105,6 +105,23 @@ def test_what_only_some_can_use_is_refused():
         baselines.main(["name=sac", "env=CartPole-v1", "out=out"])
     with pytest.raises(EnvError, match="observation space Text"):
         baselines.main(["name=ppo", "env=hostile:TextObservation-v0", "out=out"])
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "rule"),
+    [
+        ("ppo_fast", "settings.n_steps=abc", r"settings\.n_steps=abc: must be a number"),
+        ("ppo_fast", "settings.n_steps=1.5", r"settings\.n_steps=1\.5: must be a whole number"),
+        ("ppo_fast", "settings.normalize=1", r"settings\.normalize=1: must be true or false"),
+        ("ppo", "settings.learning_rate='lin fast'", r"learning_rate=lin fast: must be a number"),
+        ("ppo", "settings.n_steps=0", "name=ppo: its library refuses these settings: "),
+        ("evotorch", "settings.popsize=[1]", r"settings\.popsize=\[1\]: must be a number"),
+    ],
+)
+def test_a_value_that_a_setting_cannot_have_is_refused(name, setting, rule):
+    with pytest.raises(ConfigError, match=rule):
+        config = parse(BaselineConfig, [f"name={name}", "env=InvertedPendulum-v4", setting])
+        baselines.BASELINES[name](config, Clock(config, None))
 
 
 def test_points_are_at_equal_distances_in_environment_steps(tmp_path, unjudged):
@@ -158,6 +175,23 @@ def test_evaluations_cost_no_training_time(tmp_path, monkeypatch):
     now[0] += 30.0
     assert told.goes_on(10, None) and told.seconds == 30
     assert [point["seconds"] for point in lines(tmp_path / "curve.jsonl")] == [0, 30]
+
+
+def test_closing_what_was_used_is_no_training_and_a_failed_evaluation_is_null(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(clock, "episodes", lambda *_: (np.array([np.nan]), np.zeros(1)))
+    told = Clock(BaselineConfig(minutes=1.0), tmp_path / "curve.jsonl")
+    assert told.goes_on(0, None)
+    now[0] = 70.0
+    assert not told.goes_on(10, None)
+    spent = told.cpu_seconds
+    end = time.process_time() + 0.05
+    while time.process_time() < end:
+        pass
+    now[0] = 200.0
+    assert told.seconds == 70.0 and told.cpu_seconds == spent and told.family_seconds > 0
+    assert [point["return"] for point in lines(tmp_path / "curve.jsonl")] == [None, None]
 
 
 @pytest.mark.parametrize("env", ["Hopper-v4", "Humanoid-v4", "Pendulum-v1"])
@@ -222,11 +256,18 @@ def test_a_meter_measures_from_update_to_update(monkeypatch):
 def test_candidates_are_what_each_can_use(monkeypatch):
     found = {name: calibration.candidates(name, "Hopper-v4", 6) for name in baselines.BASELINES}
     threads, processes = [Candidate(), Candidate(threads=6)], [Candidate(processes=p) for p in (1, 2, 4, 6)]
-    assert found["ppo"] == found["ppo_fast"] == found["sac"] == threads
+    assert found["ppo"] == found["sac"] == threads
+    assert found["ppo_fast"] == [Candidate(1, 1, 1), Candidate(1, 1, 6), Candidate(6, 1, 1), Candidate(6, 1, 6)]
     assert found["ars"] == found["evotorch"] == processes and found["random"] == [Candidate()]
     assert calibration.candidates("ppo", "Swimmer-v4", 6) == [*threads, Candidate(1, 4), Candidate(6, 4)]
     assert len(calibration.candidates("ppo_fast", "CartPole-v1", 6)) == 1  # it takes all processors as processes
     assert all(calibration.candidates(name, "Swimmer-v4", 1) == [Candidate()] for name in baselines.BASELINES)
+    assert calibration.candidates("ppo_fast", "Hopper-v4", 6, {"threads": 2}) == [
+        Candidate(2, 1, 1),
+        Candidate(2, 1, 6),
+    ]
+    assert calibration.candidates("ars", "Hopper-v4", 6, {"threads": 2, "processes": 3}) == [Candidate(2, 3)]
+    assert calibration.candidates("ppo", "Hopper-v4", 6, {"environments": 8}) == threads
 
 
 def test_the_fastest_is_found_in_turn_and_kept(tmp_path, monkeypatch, capsys):
@@ -240,15 +281,19 @@ def test_the_fastest_is_found_in_turn_and_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(calibration, "available_processors", lambda: 4)
     monkeypatch.setattr(calibration, "_speed", speed)
     for _ in range(2):  # the second time it is known
-        calibration.choose("ars", "Hopper-v4", tmp_path, ["name=ars", "env=Hopper-v4"])
+        calibration.choose("ars", "Hopper-v4", tmp_path, ["name=ars", "env=Hopper-v4"], {})
     assert tried == ["processes=1", "processes=2", "processes=4"] * 2
-    assert calibration.chosen("ars", tmp_path) == ["threads=1", "processes=2"]
-    assert calibration.tried("ars", tmp_path)[1] == {"threads": 1, "processes": 2, "steps_per_second": [200.0, 350.0]}
-    assert "Taken: 1 threads, 2 processes" in capsys.readouterr().out
-    assert calibration.chosen("ppo", tmp_path) == [] and calibration.tried("ppo", tmp_path) == []
+    assert calibration.chosen("ars", tmp_path, {}) == ["threads=1", "processes=2"]
+    row = {"threads": 1, "processes": 2, "steps_per_second": [200.0, 350.0]}
+    assert calibration.tried("ars", tmp_path, {})[1] == row
+    assert "Taken: 1 thread, 2 processes" in capsys.readouterr().out
+    # Found with other counts given, or on other processors, it does not hold.
+    assert calibration.chosen("ars", tmp_path, {"threads": 3}) == ["threads=3"]
+    assert calibration.chosen("ppo", tmp_path, {}) == [] and calibration.tried("ppo", tmp_path, {}) == []
     monkeypatch.setattr(calibration, "available_processors", lambda: 1)
-    calibration.choose("sac", "Hopper-v4", tmp_path, [])
-    assert calibration.chosen("sac", tmp_path) == []
+    calibration.choose("sac", "Hopper-v4", tmp_path, [], {})
+    assert calibration.chosen("sac", tmp_path, {}) == []
+    assert calibration.chosen("ars", tmp_path, {}) == [] and calibration.tried("ars", tmp_path, {}) == []
 
 
 @pytest.mark.parametrize("name", [opponent(name) for name in ("ppo", "ppo_fast", "sac", "ars", "evotorch")])
@@ -275,12 +320,11 @@ def test_each_trains_by_environment_steps(name, more, tmp_path):
     result, curve = json.loads((tmp_path / "out/result.json").read_text()), lines(tmp_path / "out/curve.jsonl")
     assert 400 <= result["env_steps"] == curve[-1]["env_steps"] and curve[0]["env_steps"] == 0
     assert set(curve[0]) == {"seconds", "cpu_seconds", "env_steps", "return"} and len(curve) > 2
-    assert result["return_mean"] > 0 and set(result["resources"]) == {
-        "environments",
-        "processes",
-        "threads",
-        "steps_per_second",
-    }
+    resources = {"environments", "processes", "threads", "steps_per_second"}
+    assert result["return_mean"] > 0 and set(result["resources"]) - {"note"} == resources
+    assert result["resources"].get("note") == (
+        "sees the first 2 numbers of an observation" if name == "ppo_fast" else None
+    )
     two = "processes=2" in more
     assert result["resources"]["processes"] == (2 if two else 1)
     assert result["resources"]["environments"] == (4 if name == "ppo_fast" else 2 if two else 1)

@@ -206,15 +206,54 @@ def test_the_numbers_are_tables_too(tmp_path):
 def test_the_headline_tells_wins_and_losses_alike():
     results = made_up(against=("ppo_fast", "ars", "random"))
     won = "es_rl (median 401.0) wins, ahead of PPO, fast envs (median 301.0)."
-    assert summary.headline(results) == f"{won} es_rl beats PPO, fast envs; ARS and random."
+    assert summary.headline(results) == f"{won} es_rl beats PPO, fast envs; ARS, sb3-contrib and random."
     for run in of(results, "ppo_fast"):
         run["return_mean"] += 200
     lost = "PPO, fast envs (median 501.0) wins, ahead of es_rl (median 401.0)."
-    assert summary.headline(results) == f"{lost} es_rl loses to PPO, fast envs. es_rl beats ARS and random."
+    assert (
+        summary.headline(results) == f"{lost} es_rl loses to PPO, fast envs. es_rl beats ARS, sb3-contrib and random."
+    )
     of(results, "ppo_fast")[0]["return_mean"] = 399.0
     unclear = "PPO, fast envs (median 501.0) wins, not clearly, ahead of es_rl (median 401.0)."
-    text = f"{unclear} es_rl loses to PPO, fast envs (not clearly). es_rl beats ARS and random."
+    text = f"{unclear} es_rl loses to PPO, fast envs (not clearly). es_rl beats ARS, sb3-contrib and random."
     assert summary.headline(results) == text
+
+
+def test_who_lost_trainings_is_said_to_be_judged_by_the_others():
+    results = made_up(seeds=4)
+    run = of(results, "ppo_fast")[0]
+    run["failed"] = run.pop("return_mean") and "it broke"
+    text = "PPO, fast envs is judged by the 3 trainings that did not fail, of 4."
+    assert text in summary.headline(results)
+
+
+def test_a_difference_is_clear_only_in_the_direction_of_the_medians():
+    """The medians of six say one thing, their interquartile means another: nothing is clear."""
+    low, high = {"median": 5.0, "interval": (8.0, 9.0)}, {"median": 6.0, "interval": (1.0, 2.0)}
+    low["returns"], high["returns"] = np.array([7.0, 8, 9]), np.array([1.0, 2, 3])
+    assert summary.beats(low, high) == (-1, False) and summary.beats(high, low) == (1, False)
+    assert summary.beats(low | {"median": 7.0}, high) == (1, True)
+
+
+def test_who_is_evaluated_more_often_does_not_reach_a_return_earlier():
+    """A curve of 600 points that once jumps up in the middle of a span, and one of the 20 ends of the spans."""
+    points = [{"seconds": t, "return": float(t)} for t in range(601)]
+    points[31]["return"] = 1000.0
+    run = {"seconds": 600.0, "curve": points}
+    kept = summary.thinned(run)["curve"]
+    assert [point["seconds"] for point in kept] == [*range(0, 601, 30)]
+    assert summary.thinned({"curve": points}) == {"curve": points}  # of an older file, which lacks the seconds
+    failed = {"seconds": 2.0, "curve": [{"seconds": 1.0, "return": None}, {"seconds": 2.0, "return": 5.0}]}
+    assert summary.curve(failed, summary.COSTS["wall-clock"][1])[1].tolist() == [5.0]
+
+
+def test_it_is_said_whose_environments_each_trains_on_and_why_a_video_is_missing():
+    results = made_up(against=("ppo_fast", "ars", "random"))
+    of(results, "ars")[0]["no_video"] = "no renderer <here>"
+    text = Page(report.page(results, figures.draw(results), {})).text
+    assert "es_rl and PPO, fast envs train on es_rl's own environments where it has a fast one; ARS," in text
+    assert "ARS, sb3-contrib on Gymnasium's, as their libraries do." in text
+    assert "No video of ARS, sb3-contrib: no renderer <here>" in text
 
 
 def test_equal_medians_are_level():

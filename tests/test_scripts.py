@@ -105,7 +105,7 @@ def test_wins_and_losses_are_counted_from_the_rows(results):
         kept("C-v0", es=ours, ppo_fast=row(0.1, 0.2, 9.0)),
     ])  # fmt: skip
     assert "- Against PPO, fast envs, es_rl wins 2 of 3: B-v0, C-v0 (not clearly); loses 1: A-v0.\n" in found
-    assert "- Against ARS, es_rl wins 0 of 1; loses 0; is level on 1: B-v0." in found
+    assert "- Against ARS, sb3-contrib, es_rl wins 0 of 1; loses 0; is level on 1: B-v0." in found
     assert "Against random" not in found
 
 

@@ -52,7 +52,7 @@ def test_only_tasks_that_all_compared_contenders_ran_enter_and_the_rest_is_named
     assert found.left_out == {"C-v0": "no return of PPO, fast envs", "D-v0": "no return of random"}
     text = Page(suite_page.page(found, {})).text
     assert "Left out: C-v0 (no return of PPO, fast envs); D-v0 (no return of random)." in text
-    assert "Not compared here: ARS." in text
+    assert "Not compared here: ARS, sb3-contrib." in text
     assert [t.env for t in suite.gather(every, ["es", "ars"]).entered] == ["B-v0"]
 
 

@@ -401,7 +401,10 @@ def test_settings_of_ppo_fast_are_those_of_its_library_and_groups_stay_whole():
     searched, fixed = space.parse({"clip_range": "0.1..0.3", "policy_kwargs.net_arch": "[[32],[64,64]]"}, theirs)
     assert set(searched) == {"clip_range", "policy_kwargs.net_arch"} and not fixed
     module, *argv = theirs.command({"policy_kwargs.net_arch": "[32]", "obs_first": "5"}, 7, Path("place"))
-    assert module == "es_rl.compare.baselines" and {"settings.policy_kwargs.net_arch=[32]", "settings.obs_first=5"} <= set(argv)
+    assert module == "es_rl.compare.baselines" and {
+        "settings.policy_kwargs.net_arch=[32]",
+        "settings.obs_first=5",
+    } <= set(argv)
     assert any(argument.startswith("settings.policy_kwargs.log_std_init=") for argument in argv)
     assert theirs.best({"policy_kwargs.net_arch": "[32]"})["policy_kwargs.net_arch"] == [32]
 

@@ -24,13 +24,14 @@ from typing import Any
 
 from es_rl import cli, envs, machine
 from es_rl.compare import contender, report
-from es_rl.compare.baselines import BASELINES, check_libraries, check_spaces, label, write_json
+from es_rl.compare.baselines import BASELINES, check_libraries, check_spaces, label, settings, write_json
 from es_rl.compare.config import CompareConfig
 from es_rl.compare.summary import OURS
 from es_rl.config import Config
 from es_rl.errors import ConfigError, Stopped, TrainingError, lookup
 from es_rl.evaluator import probe
 from es_rl.keys import flatten, help_text, leaves, pairs, parse
+from es_rl.processes import available_processors
 from es_rl.rundir import locked, reporting
 from es_rl.workers import Workers
 
@@ -54,10 +55,11 @@ def main(argv: Sequence[str]) -> int:
         if any("return_mean" not in contender.outcome(_folder(out, *training)) for training in plan):
             _check_env(out, config, resolved)
         for number, (name, seed) in enumerate(plan, 1):
-            _train(f"{number} of {len(plan)}", name, seed, out, config, ours)
-            results = _results(out, config, ours, plan)
-            write_json(out / "results.json", results)
-            report.write(out, results)
+            trained = _train(f"{number} of {len(plan)}", name, seed, out, config, ours)
+            if trained or number == len(plan):
+                results = _results(out, config, ours, plan)
+                write_json(out / "results.json", results)
+                report.write(out, results)
     sys.stdout.write(f"The report is {out / 'report.html'}\n")
     lost = [f"{name}-{seed}" for name, seed in plan if "return_mean" not in contender.outcome(_folder(out, name, seed))]
     if lost:
@@ -69,10 +71,11 @@ def _folder(out: Path, name: str, seed: int) -> Path:
     return out / f"{name}-{seed}"
 
 
-def _train(place: str, name: str, seed: int, out: Path, config: CompareConfig, ours: list[str]) -> None:
-    """One training, unless it is done already."""
+def _train(place: str, name: str, seed: int, out: Path, config: CompareConfig, ours: list[str]) -> bool:
+    """One training, unless it is done already; whether it was not."""
     folder, title = _folder(out, name, seed), f"{label(name, config.env)}, seed {seed}"
-    if "return_mean" not in contender.outcome(folder):
+    new = "return_mean" not in contender.outcome(folder)
+    if new:
         sys.stdout.write(f"{place}: {title}\n")
         sys.stdout.flush()
         folder.mkdir(exist_ok=True)
@@ -82,6 +85,7 @@ def _train(place: str, name: str, seed: int, out: Path, config: CompareConfig, o
         contender.film(folder, config)
     said = f"{outcome['return_mean']:.1f}" if "return_mean" in outcome else outcome.get("failed", "not run")
     sys.stdout.write(f"   {title}: {said}\n")
+    return new
 
 
 def _check_env(out: Path, config: CompareConfig, resolved: Config) -> None:
@@ -120,11 +124,17 @@ def _keep_settings(out: Path, config: CompareConfig, resolved: Config) -> None:
     # More seeds and other baselines may be added later.
     fixed = {k: v for k, v in asdict(config).items() if k in ("env", "minutes", "episodes")}
     fixed |= {k: v for k in ("threads", "environments", "processes") if (v := getattr(config, k)) is not None}
-    fixed |= flatten(asdict(replace(resolved, minutes=config.minutes)))
-    if path.exists() and (before := json.loads(path.read_text())) != fixed:
-        changed = ", ".join(f"{k} was {before.get(k)}" for k in {**fixed, **before} if before.get(k) != fixed.get(k))
+    fixed |= flatten(asdict(replace(resolved, minutes=config.minutes))) | {"processors": available_processors()}
+    before = json.loads(path.read_text()) if path.exists() else {}
+    known = before.get("opponents", {})
+    opponents = {name: settings(name, config.env) for name in config.against}
+    kept: dict[str, Any] = json.loads(json.dumps({**fixed, "opponents": {**known, **opponents}}))
+    added = {name: kept["opponents"][name] for name in opponents if name not in known}
+    if before and before | {"opponents": known | added} != kept:
+        old, new = flatten(before), flatten(kept)
+        changed = ", ".join(f"{k} was {old.get(k)}" for k in {**new, **old} if old.get(k) != new.get(k))
         raise ConfigError(f"{out}: holds a comparison with other settings ({changed}). Give another out=DIRECTORY.")
-    write_json(path, fixed)
+    write_json(path, kept)
 
 
 def _results(out: Path, config: CompareConfig, ours: list[str], plan: list[tuple[str, int]]) -> dict[str, Any]:
@@ -143,8 +153,9 @@ def _results(out: Path, config: CompareConfig, ours: list[str], plan: list[tuple
         run = {"name": name, "seed": seed, "command": shlex.join(["python", "-m", *keys]), **contender.outcome(folder)}
         with contextlib.suppress(OSError, ValueError):  # that of a training that was killed may be cut off
             run["curve"] = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
-        video = folder / "video.mp4"
-        runs.append(run | ({"video": str(video.relative_to(out))} if video.exists() else {}))
+        video, reason = folder / "video.mp4", folder / contender.NO_VIDEO
+        run |= {"video": str(video.relative_to(out))} if video.exists() else {}
+        runs.append(run | ({"no_video": reason.read_text()} if reason.exists() and not video.exists() else {}))
     return {
         **asdict(config),
         "labels": {name: label(name, config.env) for name in contenders},
@@ -157,10 +168,11 @@ def _results(out: Path, config: CompareConfig, ours: list[str], plan: list[tuple
 
 
 def _given(config: CompareConfig, ours: list[str], runs: list[dict[str, Any]]) -> list[str]:
-    """A command that makes all of these runs, with every default spelt out."""
+    """A command that makes all of these runs, or at least those of this call, with every default spelt out."""
     seeds = {run["seed"] for run in runs}
     against = f"against=[{','.join(name for name in BASELINES if any(run['name'] == name for run in runs))}]"
-    known = asdict(config) | {"first_seed": min(seeds), "seeds": max(seeds) - min(seeds) + 1}
+    known, count = asdict(config), max(seeds) - min(seeds) + 1
+    known |= {"first_seed": min(seeds), "seeds": count} if count == len(seeds) else {}
     given = {k: v for k, v in known.items() if k not in ("against", "out") and v is not None}
     return [*(f"{k}={v}" for k, v in given.items()), against, *ours]
 

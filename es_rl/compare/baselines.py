@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ import numpy as np
 from gymnasium import spaces
 
 from es_rl import cli, envs
-from es_rl.compare import sb3
+from es_rl.compare import evotorch, ppo_fast, sb3
 from es_rl.compare.clock import Clock, Meter
 from es_rl.compare.config import BaselineConfig
 from es_rl.compare.judge import Act, acting, episodes, make_env
 from es_rl.compare.rl_zoo import ARS, PPO, SAC
 from es_rl.errors import ConfigError, EnvError, ResourceError, Stopped, TrainingError, lookup
-from es_rl.keys import help_text, parse
+from es_rl.keys import flatten, help_text, parse
 from es_rl.presets import family
 from es_rl.record import film, write_mp4
 from es_rl.rng import integer_seed
@@ -45,24 +45,12 @@ def random(config: BaselineConfig, clock: Clock) -> Act:
     return lambda obs: space.sample()
 
 
-def _ppo_fast(config: BaselineConfig, clock: Clock) -> Act:
-    from es_rl.compare.ppo_fast import ppo_fast
-
-    return ppo_fast(config, clock)
-
-
-def _evotorch(config: BaselineConfig, clock: Clock) -> Act:
-    from es_rl.compare.evotorch import evotorch
-
-    return evotorch(config, clock)
-
-
 BASELINES: dict[str, Callable[[BaselineConfig, Clock], Act]] = {
-    "ppo_fast": _ppo_fast,
+    "ppo_fast": ppo_fast.ppo_fast,
     "ppo": sb3.ppo,
     "sac": sb3.sac,
     "ars": sb3.ars,
-    "evotorch": _evotorch,
+    "evotorch": evotorch.evotorch,
     "random": random,
 }
 MANY = ("ppo_fast", "ppo", "sac")  # who can have several environments in a process
@@ -79,6 +67,11 @@ ZOO = {
     "sac": ("SAC (Stable-Baselines3", SAC, ""),
     "ars": ("ARS (sb3-contrib", ARS, ", normalised"),
 }
+# The settings of each by environment, and those that it has everywhere.
+TABLES: dict[str, Mapping[str, dict[str, Any]]] = {
+    "ppo_fast": ppo_fast.SETTINGS, "ppo": PPO, "sac": SAC, "ars": ARS, "evotorch": evotorch.SETTINGS,
+}  # fmt: skip
+EVERYWHERE = {"ppo_fast": ppo_fast.DEFAULTS, "evotorch": evotorch.DEFAULTS}
 NAMED = {
     "es": "es_rl",
     "ppo_fast": "PPO (Stable-Baselines3, es_rl's environments)",
@@ -93,6 +86,11 @@ def label(name: str, env: str) -> str:
         return NAMED[name]
     text, table, normalised = ZOO[name]
     return f"{text}, {'RL-Zoo settings' if family(env) in table else f'default settings{normalised}'})"
+
+
+def settings(name: str, env: str) -> dict[str, Any]:
+    """Return the settings of a contender for an environment, with dotted names; none where its library's hold."""
+    return flatten({**EVERYWHERE.get(name, {}), **TABLES.get(name, {}).get(family(env), {})})
 
 
 def check_libraries(names: Sequence[str]) -> None:
@@ -177,6 +175,7 @@ def _judge(config: BaselineConfig, clock: Clock, act: Act) -> dict[str, Any]:
         "env_steps": clock.env_steps,
         "seconds": seconds if clock.env_steps else 0.0,
         "cpu_seconds": cpu if clock.env_steps else 0.0,
+        "family_seconds": clock.family_seconds,
         "resources": clock.resources | {"steps_per_second": speed},
     }
 

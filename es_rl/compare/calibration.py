@@ -1,7 +1,8 @@
 """What an opponent runs on: the threads and processes that make it fastest here, found by short trials.
 
 All candidates are tried in turn, each `ROUNDS` times, so that what else the machine does hits all alike. What is
-chosen is kept in the comparison's directory and holds for all seeds.
+chosen is kept in the comparison's directory and holds for all seeds. The number of environments is not tried: it is a
+setting of the algorithm, since a rollout is as many steps of each.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,32 +32,52 @@ PATIENCE = 300.0  # seconds after which a trial counts as hung
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to run an opponent."""
+    """One way to run an opponent; `physics_threads` of one that steps many simulations in one process."""
 
     threads: int = 1
     processes: int = 1
+    physics_threads: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.threads} threads, {self.processes} processes"
+        return ", ".join(counted(count, name) for name, count in self.parts().items())
+
+    def parts(self) -> dict[str, int]:
+        """Return the counts that it sets, by key."""
+        return {name: count for name, count in asdict(self).items() if count is not None}
 
     def keys(self) -> list[str]:
-        """As the command line has it."""
-        return [f"threads={self.threads}", f"processes={self.processes}"]
+        """Return them as the command line has them."""
+        return [f"{name}={count}" for name, count in self.parts().items()]
 
 
-def candidates(name: str, env: str, processors: int) -> list[Candidate]:
-    """What to try on so many processors; a single candidate is not tried but taken."""
-    threads = [Candidate(), Candidate(threads=processors)]
-    if processors == 1:
-        return threads[:1]
-    if name == "sac" or (name == "ppo_fast" and envs.choose_backend(env) == "batch"):
+def counted(count: int, name: str) -> str:
+    """Return a count with the name of what is counted: 1 thread, 2 physics threads."""
+    plural = name.replace("_", " ")
+    singular = plural.removesuffix("es" if plural.endswith("sses") else "s")
+    return f"{count} {singular if count == 1 else plural}"
+
+
+def candidates(name: str, env: str, processors: int, given: Mapping[str, int] | None = None) -> list[Candidate]:
+    """Return what to try on so many processors, with the counts that are `given`; a single one is not tried."""
+    fixed = {key: count for key, count in (given or {}).items() if key in ("threads", "processes")}
+    return list(dict.fromkeys(replace(way, **fixed) for way in _ways(name, env, processors)))
+
+
+def _ways(name: str, env: str, n: int) -> list[Candidate]:
+    """Return all ways to run an opponent on n processors."""
+    if n == 1:
+        return [Candidate()]
+    threads = [Candidate(), Candidate(threads=n)]
+    if name == "ppo_fast" and envs.choose_backend(env) == "batch":
+        return [replace(way, physics_threads=count) for way in threads for count in (1, n)]
+    if name == "sac":
         return threads
     if name == "ppo":
-        n = PPO.get(family(env), {}).get("n_envs", 1)
-        return [*threads, *([Candidate(c.threads, n) for c in threads] if n > 1 else [])]
+        simulations = PPO.get(family(env), {}).get("n_envs", 1)
+        return [*threads, *([replace(way, processes=simulations) for way in threads] if simulations > 1 else [])]
     if name in ("ars", "evotorch"):
-        doubled = [1 << i for i in range(processors.bit_length()) if 1 << i < processors]
-        return [Candidate(processes=p) for p in (*doubled, processors)]
+        doubled = [1 << i for i in range(n.bit_length()) if 1 << i < n]
+        return [Candidate(processes=count) for count in (*doubled, n)]
     return threads[:1]
 
 
@@ -69,34 +90,47 @@ def shorter(name: str, processors: int) -> list[str]:
     }.get(name, [])
 
 
-def choose(name: str, env: str, out: Path, keys: Sequence[str]) -> None:
-    """Find and note what is fastest, unless it is known already; `keys` are those of the opponent's training."""
-    processors, known = available_processors(), _read(out)
-    ways = candidates(name, env, processors)
-    if len(ways) == 1 or known.get(name, {}).get("processors") == processors:
+def choose(name: str, env: str, out: Path, keys: Sequence[str], given: Mapping[str, int]) -> None:
+    """Find and note what is fastest, unless it is known already.
+
+    `keys` are those of the opponent's training, `given` what the command line says that it runs on.
+    """
+    ways = candidates(name, env, available_processors(), given)
+    if len(ways) == 1 or _known(name, out, given):
         return
     speeds: list[list[float]] = [[] for _ in ways]
+    more = [f"environments={given['environments']}"] if "environments" in given else []
     for _ in range(ROUNDS):
         for way, found in zip(ways, speeds, strict=True):
-            found.append(_speed([*keys, *shorter(name, processors), *way.keys()], out))
+            found.append(_speed([*keys, *more, *shorter(name, available_processors()), *way.keys()], out))
     best = int(np.argmax(np.median(speeds, axis=1)))
-    tried = [asdict(way) | {"steps_per_second": found} for way, found in zip(ways, speeds, strict=True)]
-    noted = {"processors": processors, "chosen": asdict(ways[best]), "tried": tried}
-    (out / FILE).write_text(json.dumps(known | {name: noted}, indent=1) + "\n")
+    tried = [way.parts() | {"steps_per_second": found} for way, found in zip(ways, speeds, strict=True)]
+    noted = _conditions(given) | {"chosen": ways[best].parts(), "tried": tried}
+    (out / FILE).write_text(json.dumps(_read(out) | {name: noted}, indent=1) + "\n")
     sys.stdout.write(f"   {_sentence(ways, speeds, best)}\n")
     sys.stdout.flush()
 
 
-def chosen(name: str, out: Path) -> list[str]:
-    """Keys of what was chosen, or nothing."""
-    known = _read(out).get(name, {})
-    return Candidate(**known["chosen"]).keys() if known.get("processors") == available_processors() else []
+def chosen(name: str, out: Path, given: Mapping[str, int]) -> list[str]:
+    """Return the keys of what was chosen, with those that are given."""
+    counts = {**given, **_known(name, out, given).get("chosen", {})}
+    return [f"{key}={count}" for key, count in counts.items()]
 
 
-def tried(name: str, out: Path) -> list[dict[str, Any]]:
-    """Every candidate with its steps per second, or nothing."""
-    known = _read(out).get(name)
-    return known["tried"] if known else []
+def tried(name: str, out: Path, given: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return every candidate with its steps per second, or nothing."""
+    found: list[dict[str, Any]] = _known(name, out, given).get("tried", [])
+    return found
+
+
+def _known(name: str, out: Path, given: Mapping[str, int]) -> dict[str, Any]:
+    """Return what was found under the same conditions, or nothing."""
+    known: dict[str, Any] = _read(out).get(name, {})
+    return known if {**known, **_conditions(given)} == known else {}
+
+
+def _conditions(given: Mapping[str, int]) -> dict[str, Any]:
+    return {"processors": available_processors(), "given": dict(given)}
 
 
 def _speed(keys: list[str], out: Path) -> float:

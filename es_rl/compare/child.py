@@ -34,6 +34,7 @@ def call(folder: Path, module: str, keys: list[str], *, seconds: float, stdout: 
             if isinstance(error, subprocess.TimeoutExpired):
                 return f"{module} had not ended after {seconds / 60:.0f} minutes"
             raise
+        _end_group(process.pid)
     said = log.read_text(errors="replace").strip().splitlines() or ["nothing was said"]
     return f"{module} ended with exit code {code}: {said[-1]}" if code else None
 
@@ -45,7 +46,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # with whatever it had started and left
+        _end_group(process.pid)
         process.kill()
         process.wait()
+
+
+def _end_group(leader: int) -> None:
+    """Kill what a process has started and left."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Clock:
         self._config, self._path = config, path
         self._start, self._paused, self._points = float("nan"), 0.0, 0
         self._idle_cpu = 0.0
+        self._ended: tuple[float, float] | None = None  # seconds and processor seconds of the whole training
+        self.family_seconds = 0.0  # processor time of all processes up to the end of the training, evaluations too
         self.env_steps = 0
         self.updates: int | None = None  # of the policy; None: the opponent does not count them
         self.steps_of_an_update: int | None = None
@@ -53,7 +55,9 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training so far."""
+        """Seconds of training so far; they end with the training."""
+        if self._ended is not None:
+            return self._ended[0]
         return 0.0 if math.isnan(self._start) else time.monotonic() - self._start - self._paused
 
     @property
@@ -69,7 +73,9 @@ class Clock:
 
     @property
     def cpu_seconds(self) -> float:
-        """Processor time of training, in this process and its children."""
+        """Processor time of training, in this process and its descendants; it ends with the training."""
+        if self._ended is not None:
+            return self._ended[1]
         return machine.family_seconds() - self._idle_cpu
 
     def uses(self, **resources: Any) -> None:
@@ -89,6 +95,9 @@ class Clock:
         if done * POINTS >= self._points:
             self._evaluate(act)
             self._points = int(done * POINTS) + 1
+        if done >= 1 and self._ended is None:  # closing what was used is no training
+            self.family_seconds = machine.family_seconds()
+            self._ended = self.seconds, self.cpu_seconds
         return done < 1
 
     def check_updates(self) -> None:
@@ -103,7 +112,8 @@ class Clock:
         seconds, cpu = self.seconds, self.cpu_seconds
         returns, _ = episodes(act, self._config, CURVE_EPISODES, self._points + 1)
         self._idle_cpu += self.cpu_seconds - cpu
-        value = float(returns.mean())
+        mean = float(returns.mean())
+        value = mean if math.isfinite(mean) else None  # of a failed episode; JSON has no NaN
         point = {"seconds": seconds, "cpu_seconds": cpu, "env_steps": self.env_steps, "return": value}
         if self._path is not None:
             with self._path.open("a") as file:
@@ -137,22 +147,43 @@ class Meter(Clock):
 
 
 def settings_of(
-    table: Mapping[str, Mapping[str, Any]], config: BaselineConfig, known: Iterable[str] | None = None
+    table: Mapping[str, Mapping[str, Any]], config: BaselineConfig, known: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The settings of a table for an environment, whatever its version, with those of the command line over them.
+    """Return the settings of a table for an environment, whatever its version, with those of the command line over it.
 
-    Raises `ConfigError` for a setting that is not `known`, where that is given.
+    `known` has an example of each setting's value. Raises `ConfigError` for a setting or a value that is none.
     """
-    names = None if known is None else sorted(known)
-    for name in config.settings if names is not None else ():
-        if name not in (names or ()):
-            hint = nearest(name, names or ())
-            raise ConfigError(f"settings.{name}: unknown to {config.name}.{hint} Known: {', '.join(names or ())}.")
+    for name, value in config.settings.items():
+        if name not in known:
+            hint, names = nearest(name, known), ", ".join(sorted(known))
+            raise ConfigError(f"settings.{name}: unknown to {config.name}.{hint} Known: {names}.")
+        if wanted := _refusal(value, known[name]):
+            raise ConfigError(f"settings.{name}={value}: must be {wanted}.")
     chosen = dict(table.get(family(config.env), {}))
     for name, value in config.settings.items():
         within = isinstance(value, dict) and isinstance(chosen.get(name), dict)
         chosen[name] = {**chosen[name], **value} if within else value
     return chosen
+
+
+def _refusal(value: Any, example: Any) -> str:
+    """Return what a value must be instead, by an example; nothing if it will do. Null always does."""
+    words = value.split() if isinstance(value, str) else []
+    if isinstance(example, bool):
+        return "" if value is None or isinstance(value, bool) else "true or false"
+    if not isinstance(example, (int, float)) or (len(words) == 2 and words[0] == "lin" and _is_number(words[1])):
+        return ""
+    if isinstance(value, (bool, str, dict, list)):
+        return "a number"
+    return "a whole number" if isinstance(example, int) and isinstance(value, float) and value % 1 else ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def predict(model: Any, normalize_env: Any, obs: Any) -> Any:

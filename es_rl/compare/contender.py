@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 from functools import partial
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ import numpy as np
 
 from es_rl import machine
 from es_rl.central import PROCESSES
-from es_rl.compare import calibration, child
+from es_rl.compare import calibration, child, ppo_fast
 from es_rl.compare.baselines import MANY, write_json
 from es_rl.compare.config import CompareConfig
+from es_rl.compare.ppo_fast import sees
 from es_rl.compare.summary import OURS, RANDOM
 from es_rl.config import Config, parse_train
 from es_rl.presets import family
@@ -28,6 +28,7 @@ from es_rl.rollout import together
 from es_rl.rundir import versions
 
 RETURN = "eval/return_mean"
+NO_VIDEO = "video.txt"  # says why there is none
 PATIENCE = 3600.0  # seconds, beside twice its minutes, after which a training counts as hung
 LIBRARIES = ("stable-baselines3", "sb3-contrib", "evotorch", "ray")
 
@@ -56,8 +57,9 @@ def run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[st
 
 def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> None:
     """One training, once, after the trials that find what it runs on."""
-    if name != OURS and not _given(name, config):
-        calibration.choose(name, config.env, folder.parent, opponent_keys(name, seed, config, ours))
+    if name != OURS:
+        keys = opponent_keys(name, seed, config, ours)
+        calibration.choose(name, config.env, folder.parent, keys, _given(name, config))
     path = folder / "result.json"
     path.unlink(missing_ok=True)
     meter = folder / "processors.json"  # over all sittings of a training that goes on
@@ -68,14 +70,15 @@ def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[s
     finally:
         sums = [done + now - then for done, now, then in zip(sums, machine.processor_seconds(), start, strict=True)]
         write_json(meter, sums)
-    busy, passed, own = sums
     found = outcome(folder)  # which is there if only the film has failed
+    busy, passed, own = sums
+    own = max(own, found.get("family_seconds", 0.0))  # servers such as Ray's do not end as our children
     about: dict[str, Any] = {"date": time.strftime("%Y-%m-%d")}
     about |= {"machine": machine.description(), "versions": library_versions()}
     if available_processors() == len(os.sched_getaffinity(0)):  # with a quota on more of them, others may use the rest
         others = max(0.0, busy - own) / passed
         about |= {"others": others, "disturbed": others > config.tolerate and name != RANDOM}
-    if tried := calibration.tried(name, folder.parent):
+    if tried := calibration.tried(name, folder.parent, _given(name, config)):
         about["calibration"] = tried
     write_json(path, (found or {"failed": failed}) | about)
 
@@ -86,14 +89,7 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> st
     if not begun:  # something was killed before it was a run
         shutil.rmtree(path, ignore_errors=True)
     keys = [f"resume={path}", f"minutes={config.minutes:g}", f"env={config.env}"]
-    spent = folder / "cpu_seconds.json"  # over all sittings
-    before = json.loads(spent.read_text()) if spent.exists() else 0.0
-    start = machine.children_seconds()
-    try:
-        failed = _call(folder, config, "es_rl.train", keys if begun else train_keys(seed, path, config, ours))
-    finally:
-        write_json(spent, before + machine.children_seconds() - start)
-    if failed:
+    if failed := _call(folder, config, "es_rl.train", keys if begun else train_keys(seed, path, config, ours)):
         return failed
     keys = [f"run={path}", f"env={config.env}", f"episodes={config.episodes}", "seed=0"]
     answer = folder / "evaluation.json"
@@ -103,16 +99,15 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> st
     if found["failed"]:
         return f"{found['failed']} of {config.episodes} episodes failed"
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    used = np.cumsum([line["time/processor_seconds"] for line in lines])
+    used = np.cumsum([line["time/processor_seconds"] for line in lines]).tolist()
     points = [
         {"seconds": line["seconds"], "cpu_seconds": cpu, "env_steps": line["env_steps"], "return": line[RETURN]}
-        for line, cpu in zip(lines, used.tolist(), strict=True)
+        for line, cpu in zip(lines, used, strict=True)
         if line.get(RETURN) is not None
     ]
     (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
     result = {name: found[name] for name in ("return_mean", "return_std", "length_mean", "generation")}
-    result |= {name: lines[-1][name] for name in ("env_steps", "seconds")}
-    result |= {"cpu_seconds": json.loads(spent.read_text())}
+    result |= {name: lines[-1][name] for name in ("env_steps", "seconds")} | {"cpu_seconds": used[-1]}
     speed = {"steps_per_second": result["env_steps"] / result["seconds"]}
     write_json(folder / "result.json", result | {"resources": resources(resolved(config, ours)) | speed})
     return None
@@ -128,15 +123,17 @@ def resources(config: Config) -> dict[str, Any]:
     workers = available_processors() if config.workers is None else config.workers
     processes = max(1, workers * (PROCESSES if config.inference == "central" else 1))
     environments = min(config.es.population * config.es.episodes, processes * sum(together(config)))
-    return {"environments": environments, "processes": processes, "threads": 1}
+    noted = {} if config.obs_first is None else {"note": sees(config.obs_first)}
+    return {"environments": environments, "processes": processes, "threads": 1, **noted}
 
 
 def film(folder: Path, config: CompareConfig) -> None:
-    """The video of es_rl's policy, if there is none yet."""
+    """The video of es_rl's policy, if there is none yet, or why there is none."""
     video = folder / "video.mp4"
     if not video.exists():
         keys = [f"run={folder / 'run'}", f"env={config.env}", f"out={video}", f"seconds={config.film:g}"]
-        _call(folder, config, "es_rl.record", keys)
+        if failed := _call(folder, config, "es_rl.record", keys):
+            (folder / NO_VIDEO).write_text(failed)
 
 
 def _theirs(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> str | None:
@@ -153,7 +150,7 @@ def train_keys(seed: int, run: Path, config: CompareConfig, ours: list[str]) -> 
 def baseline_keys(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> list[str]:
     """Of `python -m es_rl.compare.baselines`, for one of theirs, with what it runs on."""
     keys = [*opponent_keys(name, seed, config, ours), f"out={folder}", f"episodes={config.episodes}"]
-    return [*keys, *(_given(name, config) or calibration.chosen(name, folder.parent))]
+    return [*keys, *calibration.chosen(name, folder.parent, _given(name, config))]
 
 
 def opponent_keys(name: str, seed: int, config: CompareConfig, ours: list[str]) -> list[str]:
@@ -166,15 +163,14 @@ def opponent_keys(name: str, seed: int, config: CompareConfig, ours: list[str]) 
 
 def _chooses_obs_first(env: str) -> bool:
     """Whether the settings of ppo_fast say for themselves what it sees."""
-    settings: dict[str, dict[str, Any]] = import_module("es_rl.compare.ppo_fast").SETTINGS
-    return "obs_first" in settings.get(family(env), {})
+    return "obs_first" in ppo_fast.SETTINGS.get(family(env), {})
 
 
-def _given(name: str, config: CompareConfig) -> list[str]:
+def _given(name: str, config: CompareConfig) -> dict[str, int]:
     """What the command line says that an opponent runs on, as far as it can use it."""
     given = {"threads": config.threads, "processes": config.processes}
     given |= {"environments": config.environments} if name in MANY else {}
-    return [f"{key}={value}" for key, value in given.items() if value is not None and name != RANDOM]
+    return {key: value for key, value in given.items() if value is not None and name not in (OURS, RANDOM)}
 
 
 def _call(

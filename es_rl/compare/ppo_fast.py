@@ -12,13 +12,13 @@ from typing import Any
 
 from es_rl import envs
 from es_rl.compare.clock import Act, BaselineConfig, Clock, Policy, looks, predict
-from es_rl.compare.sb3 import arguments, vector
+from es_rl.compare.sb3 import arguments, construct, vector
 from es_rl.errors import ConfigError
 from es_rl.presets import family
 from es_rl.processes import available_processors
 
-# Of every environment: a rollout of 64 steps in each of 64 simulations, in 16 minibatches. `normalize`: observations and
-# rewards. `obs_first`: the policy sees the first so many numbers of an observation; null: all of them.
+# Of every environment: a rollout of 64 steps in each of 64 simulations, in 16 minibatches. `normalize`: observations
+# and rewards. `obs_first`: the policy sees the first so many numbers of an observation; null: all of them.
 DEFAULTS: dict[str, Any] = {
     "n_envs": 64, "n_steps": 64, "batch_size": 256, "n_epochs": 5, "gamma": 0.99, "gae_lambda": 0.95,
     "learning_rate": 3e-4, "normalize": True, "obs_first": None,
@@ -26,6 +26,11 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 # What differs from these, by environment.
 SETTINGS: dict[str, dict[str, Any]] = {}
+
+
+def sees(first: int) -> str:
+    """Say that a policy sees a part of an observation only."""
+    return f"sees the first {first} numbers of an observation"
 
 
 def settings(env: str) -> dict[str, Any]:
@@ -51,8 +56,7 @@ def ppo_fast(config: BaselineConfig, clock: Clock) -> Act:
         clock.uses(environments=n, processes=n, note="no fast environment: each simulation is a process")
     del given["n_envs"]
     try:
-        policy = given.pop("policy", "MlpPolicy")
-        model = stable_baselines3.PPO(policy, env, device="cpu", seed=config.seed, **given)
+        model = construct(stable_baselines3.PPO, given.pop("policy", "MlpPolicy"), env, config, given)
         act = Policy(partial(predict, model, env if normalize else None), first)
         model.learn(10**12, callback=looks(clock, act))
     finally:
@@ -65,7 +69,12 @@ def _fast(config: BaselineConfig, clock: Clock, n: int, first: int | None, *, no
     from stable_baselines3.common.vec_env import VecNormalize
 
     kwargs: Mapping[str, Any] = config.env_kwargs
-    env = envs.sb3(config.env, n, threads=config.threads or 1, obs_first=first, **kwargs)
+    threads = config.physics_threads or config.threads or 1
+    env = envs.sb3(config.env, n, threads=threads, obs_first=first, **kwargs)
     env.seed(config.seed)
     clock.uses(environments=n, processes=1)
+    notes = [sees(first)] if first is not None else []
+    notes += [f"{threads} threads of physics"] if threads != (config.threads or 1) else []
+    if notes:
+        clock.uses(note="; ".join(notes))
     return VecNormalize(env, gamma=gamma) if normalize else env

@@ -17,12 +17,14 @@ from es_rl.compare.statistics import MIN_SEEDS
 from es_rl.compare.summary import (
     COSTS,
     DISTURBED,
+    FAST,
     OURS,
     RANDOM,
     RESOURCES,
     Results,
     better,
     headline,
+    joined,
     label,
     levels,
     runs,
@@ -37,7 +39,9 @@ from es_rl.screen import number
 EXPLAINED = f"""The deterministic, unperturbed policy with frozen normalisation on Gymnasium's own environment, mean of
 {{episodes}} episodes that no training has seen. IQM: interquartile mean over seeds, with its 95 % bootstrap interval.
 P(es_rl better): how probable it is that a training of es_rl returns more than one of theirs. Neither is told of fewer
-than {MIN_SEEDS} seeds. A result is clear if the intervals lie apart and that of the probability excludes one half."""
+than {MIN_SEEDS} seeds. A result is clear if the intervals lie apart and that of the probability excludes one half. With
+three seeds an interval is the range of the three, and of two equal contenders one comes out clearly ahead once in ten
+times: it is a hint, and more seeds are a proof. {{environments}}"""
 SPENT = f"""Steps/s: environment steps by the seconds of the training. The minutes of es_rl include the evaluations of
 its curve; those of the others do not. Trainings of this comparison ran one at a time, each with all processors that it
 could use. Others: the largest share of these processors that other programs took during one of the trainings; above
@@ -70,7 +74,7 @@ def page(results: Results, drawings: Mapping[str, figures.Drawing], videos: Mapp
 <p class="headline">{escape(headline(results))}</p>
 <h2>Returns after training</h2>
 {_returns(results)}
-<p class="quiet">{escape(EXPLAINED.format(episodes=results["episodes"]))}</p>
+<p class="quiet">{escape(EXPLAINED.format(episodes=results["episodes"], environments=_environments(results)))}</p>
 <h2>What each had and used</h2>
 {_resources(results)}
 <p class="quiet">{escape(SPENT)}</p>
@@ -84,6 +88,7 @@ interval; of fewer than {MIN_SEEDS} seeds each has its own line. The same figure
 page, and their numbers are in curves.csv, returns.csv and summary.csv.</p>
 <h2>Videos</h2>
 <div class="videos">{players or "<p>There are none.</p>"}</div>
+{_no_videos(results)}
 {_repeat(results)}"""
     return web.page(f"{results['env']}: es_rl and others", body)
 
@@ -132,6 +137,15 @@ def _name(results: Results, name: str, row: Mapping[str, Any]) -> str:
         seeds = f"seed{'s' if len(row['disturbed']) > 1 else ''} {', '.join(map(str, row['disturbed']))}"
         text += f'<br><span class="bad">{seeds}: other programs took up to {row["others"]:.0%} of the processors</span>'
     return text + (f'<br><span class="quiet">{row["missing"]} not run yet</span>' if row["missing"] else "")
+
+
+def _environments(results: Results) -> str:
+    """Say whose environments the contenders step."""
+    fast = [label(results, name) for name in results["labels"] if name in FAST]
+    others = [label(results, name) for name in results["labels"] if name not in (*FAST, RANDOM)]
+    parts = [f"{joined(fast)} train{'s' * (len(fast) == 1)} on es_rl's own environments where it has a fast one"]
+    parts += [f"{joined(others)} on Gymnasium's, as their libraries do"] if others else []
+    return f"{'; '.join(parts)}."
 
 
 def _resources(results: Results) -> str:
@@ -194,6 +208,12 @@ def _times(results: Results) -> str:
         "are the round numbers nearest to a quarter, a half and three quarters of the way from the random policy's "
         "median to the best median of all contenders.</p>"
     )
+
+
+def _no_videos(results: Results) -> str:
+    """Return why a video is missing, for each that is."""
+    lines = [f"{label(results, run['name'])}: {run['no_video']}" for run in runs(results) if run.get("no_video")]
+    return "".join(f'<p class="bad">No video of {escape(line)}</p>' for line in lines)
 
 
 def _repeat(results: Results) -> str:

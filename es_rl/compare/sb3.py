@@ -23,6 +23,7 @@ from es_rl.compare.clock import (
     settings_of,
 )
 from es_rl.compare.rl_zoo import ARS, PPO, SAC
+from es_rl.errors import ConfigError
 from es_rl.processes import die_with_parent, use_one_thread
 
 # Arguments of the algorithms that are not settings.
@@ -39,9 +40,7 @@ def ppo(config: BaselineConfig, clock: Clock) -> Act:
     env = vector(config, n, normalize=normalize, gamma=settings.get("gamma", 0.99))
     clock.uses(environments=n, processes=n if (config.processes or 1) > 1 else 1)
     try:
-        model = stable_baselines3.PPO(
-            settings.pop("policy", "MlpPolicy"), env, device="cpu", seed=config.seed, **settings
-        )
+        model = construct(stable_baselines3.PPO, settings.pop("policy", "MlpPolicy"), env, config, settings)
         act = Policy(partial(predict, model, env if normalize else None))
         model.learn(10**12, callback=looks(clock, act))
     finally:
@@ -59,9 +58,7 @@ def sac(config: BaselineConfig, clock: Clock) -> Act:
     env = vector(config, n, normalize=normalize, norm_reward=False)
     clock.uses(environments=n, processes=n if (config.processes or 1) > 1 else 1)
     try:
-        model = stable_baselines3.SAC(
-            settings.pop("policy", "MlpPolicy"), env, device="cpu", seed=config.seed, **settings
-        )
+        model = construct(stable_baselines3.SAC, settings.pop("policy", "MlpPolicy"), env, config, settings)
         act = Policy(partial(predict, model, env if normalize else None))
         model.learn(10**12, callback=looks(clock, act), log_interval=10**9)
     finally:
@@ -80,7 +77,7 @@ def ars(config: BaselineConfig, clock: Clock) -> Act:
     n = config.processes or 1
     make = partial(vector, replace(config, processes=1), 1, normalize=normalize, norm_reward=False)
     env = make()
-    model = sb3_contrib.ARS(policy, env, device="cpu", seed=config.seed, **settings)
+    model = construct(sb3_contrib.ARS, policy, env, config, settings)
     evaluators = AsyncEval([partial(_alone, make, os.getpid())] * n, model.policy, start_method="spawn")
     clock.uses(environments=n, processes=n)
     act = Policy(partial(predict, model, env if normalize else None))
@@ -112,7 +109,8 @@ def arguments(
 
     `lin X` falls from X to zero while the clock runs out. Raises `ConfigError` for a setting that there is not.
     """
-    known = {*inspect.signature(algorithm).parameters, "n_envs", "normalize", *also} - OURS
+    taken = {name: parameter.default for name, parameter in inspect.signature(algorithm).parameters.items()}
+    known = {k: v for k, v in taken.items() if k not in OURS} | {"n_envs": 1, "normalize": True, **dict.fromkeys(also)}
     given = settings_of(table, config, known)
     settings = {name: schedule(value, clock) for name, value in given.items()}
     network = dict(settings.pop("policy_kwargs", None) or {})
@@ -121,6 +119,14 @@ def arguments(
 
         network["activation_fn"] = getattr(nn, network["activation_fn"])
     return settings | {"policy_kwargs": network}
+
+
+def construct(algorithm: Any, policy: Any, env: Any, config: BaselineConfig, settings: Mapping[str, Any]) -> Any:
+    """Return the model of an algorithm. Raises `ConfigError` for settings that it refuses."""
+    try:
+        return algorithm(policy, env, device="cpu", seed=config.seed, **settings)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ConfigError(f"name={config.name}: its library refuses these settings: {error}") from error
 
 
 def schedule(value: Any, clock: Clock) -> Any:

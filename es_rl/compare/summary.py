@@ -31,17 +31,19 @@ LABELS = {
     OURS: "es_rl",
     "ppo_fast": "PPO, fast envs",
     "ppo": "PPO, RL-Zoo",
-    "sac": "SAC",
-    "ars": "ARS",
-    "evotorch": "PGPE (EvoTorch)",
+    "sac": "SAC, SB3",
+    "ars": "ARS, sb3-contrib",
+    "evotorch": "PGPE, EvoTorch",
     RANDOM: "random",
 }
+FAST = (OURS, "ppo_fast")  # who trains on es_rl's own environments
 # What a training costs: name, unit and the cost at a point of its curve.
 COSTS: dict[str, tuple[str, Callable[[Results], float]]] = {
     "wall-clock": ("minutes of training", lambda point: point.get("seconds", np.nan) / 60),
     "cpu-hours": ("processor hours of training", lambda point: point.get("cpu_seconds", np.nan) / 3600),
     "env-steps": ("environment steps, millions", lambda point: point.get("env_steps", np.nan) / 1e6),
 }
+SPANS = 20  # of a training; of each, only the last evaluation counts for the time to a return
 RESOURCES = ("environments", "processes", "threads")
 
 
@@ -105,9 +107,18 @@ def _distinct(every: Sequence[Any], name: str) -> list[Any]:
 
 def curve(run: Results, cost: Callable[[Results], float]) -> tuple[Array, Array]:
     """Return cost (T,) and return (T,) of the evaluations during a training that have both."""
-    points = [(cost(point), point["return"]) for point in run.get("curve") or ()]
+    points = [(cost(point), point["return"]) for point in run.get("curve") or () if point["return"] is not None]
     x, y = np.array([point for point in points if np.isfinite(point).all()], np.float64).reshape(-1, 2).T
     return x, y
+
+
+def thinned(run: Results) -> Results:
+    """Return a training with the last point of each of the equal spans of its curve, the first one besides."""
+    points, total = run.get("curve") or (), run.get("seconds")
+    if not total:
+        return run
+    last = {int(np.ceil(SPANS * point["seconds"] / total)): point for point in points}
+    return {**run, "curve": list(last.values())}
 
 
 def levels(results: Results) -> list[float]:
@@ -126,8 +137,11 @@ def levels(results: Results) -> list[float]:
 
 
 def times(results: Results, name: str, level: float, cost: Callable[[Results], float]) -> Array:
-    """Return what each finished training of a contender (K,) had cost when its curve first reached a level."""
-    curves = [curve(run, cost) for run in finished(results, name)]
+    """Return what each finished training of a contender (K,) had cost when its curve first reached a level.
+
+    Who is evaluated more often does not reach it earlier: curves are thinned to the same number of points.
+    """
+    curves = [curve(thinned(run), cost) for run in finished(results, name)]
     return np.array([first_reached(level, x, y) for x, y in curves if len(x)], np.float64)
 
 
@@ -158,7 +172,7 @@ def beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[int, bool]:
     sign = int(np.sign(one["median"] - other["median"]))
     _, low, high = probability_of_improvement(one["returns"], other["returns"])
     (a, b), (c, d) = one["interval"], other["interval"]
-    return sign, bool(sign and (b < c or d < a) and (low > 0.5 or high < 0.5))  # never true of NaN
+    return sign, bool((sign > 0 and d < a and low > 0.5) or (sign < 0 and b < c and high < 0.5))  # never of NaN
 
 
 def better(results: Results, name: str) -> tuple[float, float, float]:
@@ -176,6 +190,12 @@ def headline(results: Results) -> str:
     said = [_winner(results, found)] if len(found) > 1 else []
     if OURS in found:
         said += _verdicts(results, found)
+    said += [
+        f"{label(results, name)} is judged by the {len(row['returns'])} trainings that did not fail, of "
+        f"{len(row['returns']) + len(row['failed'])}."
+        for name, row in found.items()
+        if row["failed"]
+    ]
     counts = [len(row["returns"]) for row in found.values()]
     if counts and min(counts) < MIN_SEEDS:
         said.append(f"Fewer than {MIN_SEEDS} seeds (n = {min(counts)}) make nothing clear.")

@@ -16,9 +16,7 @@ from typing import Any, Protocol
 import gymnasium
 from omegaconf import OmegaConf
 
-from es_rl.compare import evotorch, ppo_fast
-from es_rl.compare.baselines import BASELINES
-from es_rl.compare.rl_zoo import ARS, PPO, SAC
+from es_rl.compare.baselines import BASELINES, TABLES, settings
 from es_rl.compare.sb3 import OURS
 from es_rl.config import Config, parse_train
 from es_rl.envs import BACKENDS
@@ -27,7 +25,7 @@ from es_rl.keys import build, flatten, leaves, read_file
 from es_rl.noise import KINDS
 from es_rl.optim import OPTIMIZERS
 from es_rl.policies import POLICIES
-from es_rl.presets import family, preset
+from es_rl.presets import preset
 from es_rl.shaping import SHAPINGS
 
 RETURN = "eval/return_mean"
@@ -132,7 +130,7 @@ class Ours:
 
     def curve(self, folder: Path) -> Curve:
         rows = [row for row in _lines(folder / "run" / "metrics.jsonl") if RETURN in row]
-        return [(row["env_steps"], math.nan if row[RETURN] is None else row[RETURN]) for row in rows]
+        return [(row["env_steps"], _finite(row[RETURN])) for row in rows]
 
     def best(self, keys: Mapping[str, str]) -> dict[str, Any]:
         file = read_file(Path(keys["config"])) if "config" in keys else {}
@@ -144,11 +142,11 @@ class Theirs:
 
     def __init__(self, name: str, env: str, env_steps: int) -> None:
         self._name, self._env, self._env_steps = name, env, env_steps
-        self._table, examples = _settings(name, env)
+        self._table = settings(name, env)
         self._defaults: dict[str, Any] = {**dict.fromkeys(OF_THE_VERB), **_arguments(name), **self._table}
         self._examples: dict[str, list[Any]] = {}  # values of each setting
-        for settings in (self._defaults, *examples):
-            for key, value in settings.items():
+        for example in (self._defaults, *map(flatten, TABLES.get(name, {}).values())):
+            for key, value in example.items():
                 self._examples.setdefault(key, []).append(value)
 
     def kind(self, name: str) -> str:
@@ -192,7 +190,7 @@ class Theirs:
         return {**beside, **keys}
 
     def curve(self, folder: Path) -> Curve:
-        curve = [(row["env_steps"], row["return"]) for row in _lines(folder / "curve.jsonl")]
+        curve = [(row["env_steps"], _finite(row["return"])) for row in _lines(folder / "curve.jsonl")]
         if (folder / "result.json").exists():
             last = json.loads((folder / "result.json").read_text())
             curve.append((last["env_steps"], last["return_mean"]))
@@ -209,16 +207,6 @@ def make(name: str, env: str, env_steps: int) -> Contender:
     return Ours(env, env_steps) if name == "es" else Theirs(name, env, env_steps)
 
 
-def _settings(name: str, env: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return a contender's settings for an environment, and all those of its table, with dotted names."""
-    tables: dict[str, Mapping[str, Any]] = {"ppo": PPO, "sac": SAC, "ars": ARS, "ppo_fast": ppo_fast.SETTINGS}
-    tables["evotorch"] = evotorch.SETTINGS
-    table = tables.get(name, {})
-    everywhere = {"ppo_fast": ppo_fast.DEFAULTS, "evotorch": evotorch.DEFAULTS}.get(name, {})
-    own = {**everywhere, **table.get(family(env), {})}
-    return flatten(own), [flatten(settings) for settings in table.values()]
-
-
 def _arguments(name: str) -> dict[str, Any]:
     """Return the settings that an algorithm of a library takes, with their defaults. Raises `ResourceError`."""
     if name not in LIBRARIES:
@@ -230,6 +218,11 @@ def _arguments(name: str) -> dict[str, Any]:
         raise ResourceError(f"contender={name}: {error}. Install it: pip install 'es-rl[baselines]'.") from error
     taken = inspect.signature(made).parameters.values()
     return {p.name: p.default for p in taken if p.name not in OURS and p.default is not p.empty}
+
+
+def _finite(value: float | None) -> float:
+    """Return a return as it is written: null where it was not finite."""
+    return math.nan if value is None else value
 
 
 def _kind(annotation: str) -> str:

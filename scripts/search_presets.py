@@ -2,15 +2,17 @@
 
     python scripts/search_presets.py plan                                   # what is searched, and what it costs
     python scripts/search_presets.py run out=runs/presets [tasks=[Hopper-v4]] [contenders=[es]] [parallel=2]
-    python scripts/search_presets.py show out=runs/presets to=benchmarks/search_results.md
+    python scripts/search_presets.py keep out=runs/presets                  # finished sweeps → benchmarks/search/
+    python scripts/search_presets.py show [to=benchmarks/search_results.md] # what was kept, and how to paste it
 
 Each sweep is one call of `es_rl.sweep`, one training at a time; `parallel` sweeps run side by side. What is finished is
-kept: the same command goes on where it was stopped.
+not done again: the same command goes on where it was stopped, and leaves out the sweeps that were kept.
 """
 
 import csv
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,14 +21,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from es_rl.cli import run
+from es_rl.compare import ppo_fast
 from es_rl.errors import ConfigError, Stopped, TrainingError, lookup
 from es_rl.keys import flatten, key, parse
 from es_rl.presets import family, preset
 from es_rl.processes import die_with_parent
 from es_rl.signals import heard
+from es_rl.sweep import contenders, space
 
 TRIALS = 24
 SEEDS = (1000, 1001)  # which no reported result uses
@@ -90,6 +92,7 @@ SPEEDS = {
     "es": (15_000, 14_000, 13_000, 4_000, 4_000, 2_500, 1_200),
     "ppo_fast": (6_000, 5_500, 5_000, 3_300, 3_300, 2_100, 1_400),
 }
+KEPT = Path(__file__).parent.parent / "benchmarks" / "search"  # the trials of finished sweeps
 START = 6  # seconds of processor time before a training begins
 STOPPED = 0.6  # of all that would be played without stopping hopeless trials
 POLL = 1.0
@@ -101,7 +104,7 @@ class Keys:
     tasks: list[str] = key(list(STEPS), "ids")
     contenders: list[str] = key(list(CONTENDERS), "es, ppo_fast")
     parallel: int = key(2, "sweeps at a time, one processor each", low=1)
-    to: str = key("", "file that show writes; default: stdout")
+    to: str = key("", "file that show writes; default: the screen")
 
 
 def command(contender, task, out):
@@ -128,7 +131,7 @@ def plan(keys):
 
 def search(keys):
     """Run the sweeps, task by task."""
-    waiting = [(contender, task) for task in keys.tasks for contender in keys.contenders]
+    waiting = [(c, task) for task in keys.tasks for c in keys.contenders if not record(c, task).exists()]
     running, failed = {}, []
     with heard() as check:
         try:
@@ -166,9 +169,25 @@ def start(contender, task, out):
         )  # fmt: skip
 
 
-def found(contender, task, out):
+def record(contender, task):
+    """Where the trials of a finished sweep are kept."""
+    return KEPT / f"{contender}-{task}.csv"
+
+
+def keep(keys):
+    """Keep the trials of the sweeps that are finished."""
+    KEPT.mkdir(exist_ok=True)
+    for task in keys.tasks:
+        for contender in keys.contenders:
+            path = Path(keys.out) / f"{contender}-{task}" / "trials.csv"
+            trials = found(path)
+            if sum(trial["state"] != "failed" for trial in trials) == TRIALS:
+                shutil.copy(path, record(contender, task))
+                print(record(contender, task))
+
+
+def found(path):
     """The trials of a sweep, the best first, or nothing."""
-    path = Path(out) / f"{contender}-{task}" / "trials.csv"
     return list(csv.DictReader(path.open())) if path.exists() else []
 
 
@@ -178,7 +197,7 @@ def table(keys):
     lines.append("|---|---|---|---|---|---|---|---|")
     for task in keys.tasks:
         for contender in keys.contenders:
-            trials = found(contender, task, keys.out)
+            trials = found(record(contender, task))
             complete = [trial for trial in trials if trial["state"] == "complete"]
             if not complete:
                 continue
@@ -208,16 +227,24 @@ def paste(contender, keys):
     """The best settings as Python, to be pasted into the table of a contender."""
     lines = [f"{'PRESETS' if contender == 'es' else 'SETTINGS'} = {{"]
     for task in keys.tasks:
-        path = Path(keys.out) / f"{contender}-{task}" / "best.yaml"
-        if path.exists():
-            best = OmegaConf.to_container(OmegaConf.load(path))
-            if contender == "es":
-                best = {**preset(task), **flatten(best)}
-                best.pop("env")
-                if best.get("policy") == "linear":
-                    best.pop("mlp.hidden", None)
+        trials = found(record(contender, task))
+        if trials:
+            best = best_settings(contender, task, trials[0])
             lines.append(f'    "{family(task)}": {best!r},'.replace("'", '"'))
     return "\n".join([*lines, "}"])
+
+
+def best_settings(contender, task, trial):
+    """The settings of a trial as the table of a contender has them."""
+    reader = contenders.make(contender, task, STEPS[task])
+    fixed = space.parse(CONTENDERS[contender][task], reader)[1]
+    chosen = {k: reader.value(k, text) for k, text in {**fixed, **settings(trial, contender, task)}.items()}
+    if contender == "es":
+        linear = chosen.get("policy", preset(task).get("policy")) == "linear"
+        return {k: v for k, v in {**preset(task), **chosen}.items() if not (linear and k == "mlp.hidden")}
+    whole = flatten(ppo_fast.settings(task)) | chosen
+    network = {k.partition(".")[2]: v for k, v in whole.items() if k.startswith("policy_kwargs.")}
+    return {k: v for k, v in whole.items() if not k.startswith("policy_kwargs.")} | {"policy_kwargs": network}
 
 
 def show(keys):
@@ -225,7 +252,7 @@ def show(keys):
     steps = ", ".join(f"{task} {STEPS[task]:,}" for task in keys.tasks)
     text = f"""# What the search for settings found
 
-`python scripts/search_presets.py run out={keys.out} tasks=[{",".join(keys.tasks)}]`
+`python scripts/search_presets.py run tasks=[{",".join(keys.tasks)}]`
 
 {TRIALS} trials for each contender and task with equal environment steps ({steps}), on the seeds
 {" and ".join(map(str, SEEDS))}, on which no reported result is made. The score is the median over the seeds, in
@@ -246,7 +273,7 @@ its presets: as many trials for both do not make the searches equal in everythin
 
 
 def main(argv):
-    verbs = {"plan": plan, "run": search, "show": show}
+    verbs = {"plan": plan, "run": search, "keep": keep, "show": show}
     if not argv:
         raise ConfigError(f"a verb is missing: one of {', '.join(verbs)}.")
     verb = lookup(verbs, argv[0], "verb")

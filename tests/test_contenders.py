@@ -389,6 +389,7 @@ def test_no_process_outlives_an_opponent(keys, number, tmp_path):
         "es_rl.compare.baselines",
         "env=InvertedPendulum-v4",
         "out=out",
+        "minutes=1",
         "processes=2",
         *keys,
     ]

@@ -50,7 +50,7 @@ def test_the_forward_pass_is_compared_with_plain_inference(tmp_path):
 
 
 def test_kinds_of_noise_are_compared_and_the_comparison_goes_on_where_it_stopped(tmp_path):
-    argv = [sys.executable, SCRIPTS / "noise.py", "out=runs", "envs=InvertedDoublePendulum-v4", "seeds=1", "scale=0.05"]
+    argv = [sys.executable, SCRIPTS / "noise.py", "out=runs", "envs=InvertedDoublePendulum-v4", "seeds=1", "scale=0.01"]
     tables = [subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert tables[0] == tables[1]
     assert [line.split("|")[2].strip() for line in tables[0].splitlines()[2:]] == ["dense", "lowrank"]

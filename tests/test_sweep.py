@@ -451,26 +451,38 @@ def test_the_search_for_presets_asks_for_what_trainings_take_and_is_alike_for_bo
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
-def test_what_the_search_for_presets_found_is_a_table_and_can_be_pasted(presets, capsys):
-    folder = Path("found/es-Humanoid-v4")
-    folder.mkdir(parents=True)
-    rows = [
-        "trial,state,score,seed 1000,seed 1001,seconds,reason,es.sigma,optim.lr,policy",
-        "7,complete,500.5,500,501,720,,0.02,0.03,linear",
-        "0,complete,400,300,500,720,,,,",
-        "9,stopped,,410,,2160,below,0.3,0.1,mlp",
-    ]
-    (folder / "trials.csv").write_text("\n".join(rows) + "\n")
-    (folder / "best.yaml").write_text(
-        "env: Humanoid-v4\nes:\n  sigma: 0.02\npolicy: linear\nmlp:\n  hidden: [32, 32]\n"
-    )
-    assert presets.main(["show", "out=found", "to=there/found.md"]) == 0
+def test_what_the_search_for_presets_found_is_kept_a_table_and_can_be_pasted(presets, monkeypatch, capsys):
+    monkeypatch.setattr(presets, "KEPT", Path("kept"))
+    heads = ["trial,state,score,seed 1000,seed 1001,seconds,reason,es.sigma,optim.lr,policy"]
+    best, defaults = "7,complete,500.5,500,501,720,,0.02,0.03,linear", "0,complete,400,300,500,720,,,,"
+    rows = [best, defaults, *(f"{i},stopped,,410,,100,below,0.3,0.1,mlp" for i in range(8, 30))]
+    for task, count in (("Humanoid-v4", 24), ("Ant-v4", 23)):
+        folder = Path(f"found/es-{task}")
+        folder.mkdir(parents=True)
+        (folder / "trials.csv").write_text("\n".join(heads + rows[:count]) + "\n")
+    folder = Path("found/ppo_fast-Humanoid-v4")
+    folder.mkdir()
+    cells = [f"{i},complete,{i},1,2,36,,0.001,45,\"[128,128]\"" for i in range(23, -1, -1)]
+    names = "learning_rate,obs_first,policy_kwargs.net_arch"
+    text = "\n".join([heads[0].replace("es.sigma,optim.lr,policy", names), *cells])
+    (folder / "trials.csv").write_text(text + "\n")
+    assert presets.main(["keep", "out=found"]) == 0
+    assert {path.name for path in Path("kept").iterdir()} == {"es-Humanoid-v4.csv", "ppo_fast-Humanoid-v4.csv"}
+    assert presets.main(["show", "to=there/found.md"]) == 0
     text = Path("there/found.md").read_text()
     row = "| Humanoid-v4 | es | 400 (300, 500) | 500.5 (500, 501) | 7 | `es.sigma=0.02 optim.lr=0.03 policy=linear` |"
-    assert f"{row} 2, 1 | 1.00 |" in text
+    assert f"{row} 2, 22 | 1.01 |" in text and "Ant-v4 | es" not in text
     pasted = {}
-    exec(text.partition("```python\n")[2].partition("```")[0], pasted)
-    assert pasted["PRESETS"]["Humanoid"]["es.sigma"] == 0.02 and pasted["PRESETS"]["Humanoid"]["obs_first"] == 45
-    assert "mlp.hidden" not in pasted["PRESETS"]["Humanoid"]  # of a linear policy
+    for part in text.split("```python\n")[1:]:
+        exec(part.partition("```")[0], pasted)
+    ours, theirs = pasted["PRESETS"]["Humanoid"], pasted["SETTINGS"]["Humanoid"]
+    assert ours["es.sigma"] == 0.02 and ours["obs_first"] == 45
+    assert "mlp.hidden" not in ours  # of a linear policy
+    assert theirs["learning_rate"] == 0.001 and theirs["obs_first"] == 45 and theirs["n_envs"] == 64
+    assert theirs["policy_kwargs"] == {"net_arch": [128, 128], "log_std_init": -1.0, "activation_fn": "Tanh"}
+    begun = []
+    monkeypatch.setattr(presets, "start", lambda *sweep: begun.append(sweep[:2]) or subprocess.Popen(["true"]))
+    assert presets.main(["run", "tasks=Humanoid-v4,Ant-v4", "contenders=[es]", "out=found"]) == 0
+    assert begun == [("es", "Ant-v4")]  # what was kept is not searched again
     with pytest.raises(ConfigError, match="Did you mean show"):
         presets.main(["shwo"])

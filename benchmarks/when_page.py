@@ -13,7 +13,7 @@ Row = tuple[str, list[float], list[float], str]  # what, our returns, PPO's retu
 BEGIN, END = "<!-- {}: made by benchmarks/when.py -->", "<!-- /{} -->"  # of a part of the page
 NOTHING = "Not measured yet."
 ENOUGH = 3  # seeds of each, below which nobody is said to be ahead
-LABELS = {PPO: "PPO", RECURRENT: "recurrent PPO"}
+LABELS = {PPO: "PPO", RECURRENT: "RecurrentPPO"}
 
 
 def between(page: str, part: str, text: str) -> str:

@@ -56,7 +56,7 @@ def compare_all(tasks, out, keys, parallel):
         while waiting or running:
             for core in cores[:parallel]:
                 if core not in running and waiting:
-                    running[core] = Comparison(waiting.pop(0), out, keys, core)
+                    running[core] = Comparison(waiting.pop(0), out, keys, core, parallel)
                 if core in running and running[core].ended():
                     failed += running.pop(core).failed()
             time.sleep(0.2)
@@ -81,8 +81,9 @@ def _stop(number, frame):
 class Comparison:
     """One `python -m es_rl.compare` on a core of its own, and the seconds it has taken over all sittings."""
 
-    def __init__(self, task, out, keys, core):
+    def __init__(self, task, out, keys, core, parallel):
         self.task, self.start, self.took = task, time.monotonic(), out / f"{task}.took.json"
+        self.parallel = parallel
         given = {
             "env": task,
             "minutes": MINUTES.get(task, 5),
@@ -102,8 +103,9 @@ class Comparison:
         """Return whether it has ended; if it just has, keep the time that it took."""
         if self.process.poll() is None:
             return False
-        before = json.loads(self.took.read_text()) if self.took.exists() else 0.0
-        self.took.write_text(json.dumps(before + time.monotonic() - self.start))
+        before = json.loads(self.took.read_text()) if self.took.exists() else {"took": 0.0, "side_by_side": 1}
+        took = before["took"] + time.monotonic() - self.start
+        self.took.write_text(json.dumps({"took": took, "side_by_side": max(before["side_by_side"], self.parallel)}))
         return True
 
     def failed(self):
@@ -141,7 +143,7 @@ def collect(task, out):
     took = out / f"{task}.took.json"
     about |= {
         "command": repeat(results["command"], about["machine"]),
-        "took": json.loads(took.read_text()) if took.exists() else None,
+        **(json.loads(took.read_text()) if took.exists() else {"took": None}),
         "shown_seed": middle["seed"],
         "train": short(middle["command"], about["machine"]),
         "contenders": {name: kept(row) for name, row in found.items() if len(row["returns"]) or row["failed"]},

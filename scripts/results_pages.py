@@ -25,6 +25,8 @@ def table(results):
     if older:
         text = f"Older and longer trainings, none of them against {LABELS[OPPONENT]}:"
         parts += [text, rows(older, opponent=True)]
+    if (beside := max((result.get("side_by_side", 1) for result in claims), default=1)) > 1:
+        parts.append(f"Up to {beside} comparisons ran side by side, each on a processor of its own.")
     if any("others" in row for result in (*claims, *older) for row in result["contenders"].values()):
         parts.append("† Other programs took more than a tenth of the processors during a training, at most so much.")
     return "\n\n".join(parts)

@@ -93,6 +93,8 @@ def test_a_row_tells_every_seed_its_command_and_its_time_and_bold_is_the_best_wh
         f"| 1 Intel Xeon | `{command}` | over 35 min |"
     )
     won = {**kept(processors=2, es=row(10.0), ppo_fast=row(9.0)), "took": 7200.0}
+    assert "side by side" not in results.table([won])
+    assert "Up to 2 comparisons ran side by side" in results.table([won | {"side_by_side": 2}])
     told = results.table([won]).splitlines()[-1]
     assert "| **10.0** | 9.000 |" in told and told.endswith("'against=[x]'` | 2.0 h |") and "taskset" not in told
 
@@ -146,7 +148,8 @@ def test_comparisons_run_side_by_side_each_on_its_own_core(tmp_path, monkeypatch
     assert "'first_seed=100'" in said[0] and f"'out={tmp_path / 'out' / 'A'}'" in said[0]
     took = json.loads((tmp_path / "out/A.took.json").read_text())
     assert results.main(["run", "tasks=A", f"out={tmp_path / 'out'}"]) == 0  # B is there already
-    assert json.loads((tmp_path / "out/A.took.json").read_text()) > took
+    more = json.loads((tmp_path / "out/A.took.json").read_text())
+    assert more["took"] > took["took"] and more["side_by_side"] == took["side_by_side"] == 2
 
 
 def test_a_comparison_that_failed_is_named_and_the_others_are_run(tmp_path, monkeypatch, results):

@@ -49,24 +49,12 @@ def train(tmp_path):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A directory with a random Llama and a tokenizer of bytes."""
-    import torch
-
-    transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    pytest.importorskip("transformers")
+    sys.path.insert(0, str(HERE.parent / "benchmarks"))
+    import tiny_llama
 
     path = tmp_path_factory.mktemp("tiny")
-    vocabulary = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))} | {"<end>": 256}
-    tokens = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokens.pre_tokenizer, tokens.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    ends = {"eos_token": "<end>", "pad_token": "<end>"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokens, **ends).save_pretrained(path)
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, eos_token_id=256, bos_token_id=256, pad_token_id=256,
-        tie_word_embeddings=True,
-    )  # fmt: skip
-    transformers.LlamaForCausalLM(config).save_pretrained(path)
+    tiny_llama.write(path)
     return path
 
 

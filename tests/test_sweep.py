@@ -462,7 +462,7 @@ def test_what_the_search_for_presets_found_is_kept_a_table_and_can_be_pasted(pre
         (folder / "trials.csv").write_text("\n".join(heads + rows[:count]) + "\n")
     folder = Path("found/ppo_fast-Humanoid-v4")
     folder.mkdir()
-    cells = [f"{i},complete,{i},1,2,36,,0.001,45,\"[128,128]\"" for i in range(23, -1, -1)]
+    cells = [f'{i},complete,{i},1,2,36,,0.001,45,"[128,128]"' for i in range(23, -1, -1)]
     names = "learning_rate,obs_first,policy_kwargs.net_arch"
     text = "\n".join([heads[0].replace("es.sigma,optim.lr,policy", names), *cells])
     (folder / "trials.csv").write_text(text + "\n")

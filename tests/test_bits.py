@@ -31,7 +31,7 @@ def test_what_is_written_down_is_compared_and_a_difference_is_told(bits, monkeyp
     assert bits.main(["write=true", "cases=mlp;text"]) == 0 and bits.main(["write=true", "cases=linear"]) == 0
     assert set(json.loads(bits.FILE.read_text())["here"]) == {"mlp", "text", "linear"}
     assert bits.main(["cases=mlp; text"]) == 0
-    monkeypatch.setattr(bits, "found", lambda names: {name: "another" for name in names})
+    monkeypatch.setattr(bits, "found", lambda names: dict.fromkeys(names, "another"))
     assert bits.main(["cases=mlp"]) == 1
     assert "0 of 1 as before; not: mlp" in capsys.readouterr().out
     with pytest.raises(bits.ConfigError, match="Did you mean linear"):

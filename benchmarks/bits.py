@@ -24,8 +24,9 @@ import tiny_llama
 from bits_cases import CASES, FILES, Case
 
 from es_rl.cli import run
+from es_rl.config import parse
 from es_rl.errors import ConfigError, TrainingError, lookup
-from es_rl.keys import key, parse
+from es_rl.keys import key
 
 FILE = Path(__file__).with_suffix(".json")
 # Of NumPy, OpenBLAS, torch, MKL and oneDNN: what every x86-64 processor since 2013 computes alike.

@@ -25,8 +25,9 @@ from mujoco.batch import Batch
 
 from es_rl import envs
 from es_rl.cli import run
-from es_rl.keys import key, parse
-from es_rl.processes import use_one_thread
+from es_rl.config import parse
+from es_rl.keys import key
+from es_rl.workers.machine import use_one_thread
 
 ACTIONS = 100  # drawn beforehand, used over and over
 MOST_PROCESSES = 64

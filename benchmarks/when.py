@@ -29,12 +29,14 @@ from typing import Any
 from when_cases import CASES, OURS
 from when_page import advice, between, measured, table
 
-from es_rl import cli, machine
+from es_rl import cli
+from es_rl.config import help_text, parse
 from es_rl.errors import ConfigError, Stopped, TrainingError, lookup
-from es_rl.keys import help_text, key, parse
-from es_rl.processes import die_with_parent
+from es_rl.keys import key
 from es_rl.rng import MAX_SEED
-from es_rl.rundir import versions
+from es_rl.run.directory import versions
+from es_rl.workers import machine
+from es_rl.workers.processes import die_with_parent
 
 ROOT = Path(__file__).parent.parent
 USAGE = "python benchmarks/when.py run|show|one [key=value …]"

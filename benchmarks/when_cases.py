@@ -8,7 +8,7 @@ from typing import Any
 from when_tasks import BACKEND, FINER, PLAIN
 
 from es_rl.envs import recall
-from es_rl.presets import preset
+from es_rl.rl.presets import preset
 
 OURS, PPO, RECURRENT = "es_rl", "ppo_fast", "recurrent_ppo"
 ROUNDED = ("int8", "ternary")  # cases in which PPO is not trained: its plain network is rounded

@@ -24,17 +24,18 @@ from numpy.typing import NDArray
 from when_cases import OURS, RECURRENT, ROUNDED, Case
 from when_tasks import PLAIN
 
-from es_rl import agent as agents
 from es_rl import envs
-from es_rl.actors import Actor, policy_actor
 from es_rl.envs.spaces import Floats, Ints
-from es_rl.episodes import rollout
 from es_rl.errors import TrainingError
 from es_rl.policies.rounding import rounded
-from es_rl.presets import family
-from es_rl.processes import die_with_parent, use_one_thread
+from es_rl.rl import agent as agents
+from es_rl.rl.actors import Actor, policy_actor
+from es_rl.rl.compaction import Gaps
+from es_rl.rl.episodes import rollout
+from es_rl.rl.presets import family
 from es_rl.rng import integer_seed
-from es_rl.rows import Gaps
+from es_rl.workers.machine import use_one_thread
+from es_rl.workers.processes import die_with_parent
 
 TASKS = Path(__file__).with_name("when_tasks.py")
 # RecurrentPPO's own settings but for these, which make it many times faster on one core: a small LSTM, and few large
@@ -166,9 +167,9 @@ def _fast(case: Case, seed: int, clock: ProcessorClock) -> tuple[Any, Any, int |
     import stable_baselines3
     from stable_baselines3.common.vec_env import VecNormalize
 
-    from es_rl.compare import ppo_fast
-    from es_rl.compare.clock import BaselineConfig
-    from es_rl.compare.sb3 import arguments
+    from es_rl.compare.opponents import ppo_fast
+    from es_rl.compare.opponents.clock import BaselineConfig
+    from es_rl.compare.opponents.sb3 import arguments
 
     config = BaselineConfig(name=case.against, env=PLAIN, seed=seed)
     table = {family(PLAIN): ppo_fast.settings(PLAIN)}

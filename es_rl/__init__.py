@@ -18,11 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from es_rl.agent import Agent
+    from es_rl.rl.agent import Agent
 
 __version__ = "0.1.0"
-ROOMS = ("callbacks", "envs", "es", "noise", "optim", "policies", "population", "rng", "shaping")
-NAMES = {"Trainer": "trainer", "batched": "member_fitness", "VanillaESTrainer": "compat", "EGGROLLTrainer": "compat"}
+ROOMS = {
+    **{name: name for name in ("envs", "es", "noise", "policies", "population", "rng")},
+    "callbacks": "trainer.callbacks",
+    "optim": "es.optim",
+    "shaping": "es.shaping",
+}
+NAMES = {
+    "Trainer": "trainer.trainer",
+    "batched": "trainer.fitness",
+    "VanillaESTrainer": "trainer.eggroll_trainer",
+    "EGGROLLTrainer": "trainer.eggroll_trainer",
+}
 __all__ = ["load", *ROOMS, *NAMES]
 
 
@@ -32,14 +42,14 @@ def load(run: str | Path, checkpoint: str = "last") -> Agent:
     `checkpoint` is `last`, `best` or a generation number. Raises `es_rl.errors.CheckpointError` if it is missing or
     damaged. Nothing in the run is executed: weights come from safetensors, names from the package's registries.
     """
-    from es_rl.agent import load as load_agent
+    from es_rl.rl.agent import load as load_agent
 
     return load_agent(run, checkpoint)
 
 
 def __getattr__(name: str) -> Any:
     if name in ROOMS:
-        return importlib.import_module(f"es_rl.{name}")
+        return importlib.import_module(f"es_rl.{ROOMS[name]}")
     if name in NAMES:
         return getattr(importlib.import_module(f"es_rl.{NAMES[name]}"), name)
     raise AttributeError(f"module 'es_rl' has no attribute {name!r}")

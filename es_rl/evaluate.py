@@ -12,15 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from es_rl import agent as agents
 from es_rl import cli, envs
-from es_rl.actors import policy_actor
-from es_rl.episodes import rollout
+from es_rl.config import help_text, parse
 from es_rl.errors import ConfigError, EnvError, lookup
-from es_rl.keys import help_text, key, parse
-from es_rl.processes import use_one_thread
+from es_rl.keys import key
+from es_rl.rl import agent as agents
+from es_rl.rl.actors import policy_actor
+from es_rl.rl.episodes import rollout
 from es_rl.rng import MAX_SEED, integer_seed
-from es_rl.rundir import versions
+from es_rl.run.directory import versions
+from es_rl.workers.machine import use_one_thread
 
 USAGE = "python -m es_rl.evaluate run=RUN [key=value …]   returns of a trained policy, as JSON"
 BATCH = 16  # episodes simulated side by side

@@ -3,7 +3,7 @@
     python -m es_rl.train env=HalfCheetah-v4 minutes=4
     python -m es_rl.train resume=runs/HalfCheetah-v4/… minutes=8
 
-The composition root: it wires environments, policy and workers together; `es_rl.loop` does the rest.
+The composition root: it wires environments, policy and workers together; `es_rl.run.loop` does the rest.
 """
 
 from __future__ import annotations
@@ -12,25 +12,29 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from es_rl import agent, cli, envs, es, loop, rundir
-from es_rl.central import PROCESSES
-from es_rl.config import Config, idle_workers, parse_resume, parse_train
+from es_rl import cli, envs, es
+from es_rl.config import help_text
 from es_rl.envs import BACKENDS
 from es_rl.errors import lookup
-from es_rl.es import ESParams
-from es_rl.evaluator import Evaluator, probe
-from es_rl.keys import help_text
-from es_rl.loop import Prepared, Run
+from es_rl.es.chunks import idle_workers
+from es_rl.es.optim import OPTIMIZERS
+from es_rl.es.shaping import SHAPINGS
+from es_rl.es.strategy import ESParams
 from es_rl.noise import KINDS
-from es_rl.optim import OPTIMIZERS
 from es_rl.policies import POLICIES
-from es_rl.processes import available_processors, choose_device, use_one_thread
 from es_rl.record import Films
-from es_rl.rollout import make_policy
-from es_rl.runlog import RunLog
-from es_rl.screen import Terms
-from es_rl.shaping import SHAPINGS
-from es_rl.workers import Workers
+from es_rl.rl import agent
+from es_rl.rl.central import PROCESSES
+from es_rl.rl.chunks import make_policy
+from es_rl.rl.config import Config, parse_resume, parse_train
+from es_rl.rl.task import Evaluator, probe
+from es_rl.run import directory as rundir
+from es_rl.run import loop
+from es_rl.run.log import RunLog
+from es_rl.run.task import Prepared, Run
+from es_rl.run.terms import Terms
+from es_rl.workers.machine import available_processors, choose_device, use_one_thread
+from es_rl.workers.pool import Workers
 
 USAGE = """python -m es_rl.train env=ID [key=value …]           train a policy
 python -m es_rl.train config=FILE [key=value …]      the same, starting from a YAML file of keys

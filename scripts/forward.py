@@ -20,8 +20,8 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 from es_rl.noise import Perturbation, member_weights
-from es_rl.population import perturb
-from es_rl.processes import choose_device, use_one_thread
+from es_rl.population.forward import perturb
+from es_rl.workers.machine import choose_device, use_one_thread
 
 CASES = ["64x64", "256x256", "1024x1024", "256x1024", "256x256x4", "768x64x1x16"]  # the last: 16 tokens a member
 SECONDS = 4.0

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import torch
 
-from es_rl import dataset
 from es_rl.cli import run
-from es_rl.in_place import Direction, ascend, write
-from es_rl.keys import pairs
-from es_rl.language import Language, open_model
+from es_rl.config import pairs
+from es_rl.llm import prompts as dataset
+from es_rl.llm.in_place import Direction, ascend, write
+from es_rl.llm.model import Language, open_model
 from es_rl.noise import Perturbation
-from es_rl.population import perturb
-from es_rl.processes import choose_device, use_one_thread
+from es_rl.population.forward import perturb
+from es_rl.workers.machine import choose_device, use_one_thread
 
 ROUNDS = 3
 CYCLES = 20

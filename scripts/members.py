@@ -15,17 +15,18 @@ import time
 import numpy as np
 import torch
 
-from es_rl import es, text
+from es_rl import es
 from es_rl.cli import run
-from es_rl.corpus import read, sequences
-from es_rl.es import ESParams
-from es_rl.gpt import bits
-from es_rl.keys import pairs
+from es_rl.config import pairs
+from es_rl.es.strategy import ESParams
 from es_rl.noise import member_weights
-from es_rl.processes import available_processors, use_one_thread
-from es_rl.text_config import parse_text
-from es_rl.text_task import TextTask, training_starts
-from es_rl.workers import Workers
+from es_rl.text import __main__ as text
+from es_rl.text.config import parse_text
+from es_rl.text.corpus import read, sequences
+from es_rl.text.gpt import bits
+from es_rl.text.task import TextTask, training_starts
+from es_rl.workers.machine import available_processors, use_one_thread
+from es_rl.workers.pool import Workers
 
 ROUNDS = 3
 SERIAL = 32  # members of the loop in a round

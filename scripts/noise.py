@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from es_rl.cli import run
-from es_rl.keys import pairs
+from es_rl.config import pairs
 
 GENERATIONS = {"HalfCheetah-v4": 40, "Swimmer-v4": 24, "InvertedDoublePendulum-v4": 80}
 KINDS = ("dense", "lowrank")

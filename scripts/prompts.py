@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from es_rl.cli import run
-from es_rl.countdown import evaluate
-from es_rl.keys import pairs
+from es_rl.config import pairs
+from es_rl.rewards.countdown import evaluate
 from es_rl.rng import stream
 
 DATA = Path(__file__).parent.parent / "examples" / "data"

@@ -26,10 +26,10 @@ from pathlib import Path
 from results_pages import LONG_MINUTES, OPPONENT, clips, longest, processors, repeat, short, table
 
 from es_rl.cli import run
-from es_rl.compare.summary import OURS, RANDOM, summary
+from es_rl.compare.report.summary import OURS, RANDOM, summary
+from es_rl.config import pairs
 from es_rl.errors import ConfigError, Stopped, TrainingError
-from es_rl.keys import pairs
-from es_rl.processes import die_with_parent
+from es_rl.workers.processes import die_with_parent
 
 ROOT = Path(__file__).parent.parent
 MINUTES = {

@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 
 from es_rl.compare.config import CompareConfig
-from es_rl.compare.statistics import interval
-from es_rl.compare.summary import LABELS, OURS, RANDOM, beats
-from es_rl.screen import number
+from es_rl.compare.report.statistics import interval
+from es_rl.compare.report.summary import LABELS, OURS, RANDOM, beats
+from es_rl.run.screen import number
 
 OPPONENT = "ppo_fast"  # a comparison without it is no claim
 LONG_MINUTES = 60  # older comparisons of so long trainings stay, marked

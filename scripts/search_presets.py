@@ -22,13 +22,14 @@ from functools import partial
 from pathlib import Path
 
 from es_rl.cli import run
-from es_rl.compare import ppo_fast
+from es_rl.compare.opponents import ppo_fast
+from es_rl.config import flatten, parse
 from es_rl.errors import ConfigError, Stopped, TrainingError, lookup
-from es_rl.keys import flatten, key, parse
-from es_rl.presets import family, preset
-from es_rl.processes import die_with_parent
-from es_rl.signals import heard
+from es_rl.keys import key
+from es_rl.rl.presets import family, preset
+from es_rl.run.signals import heard
 from es_rl.sweep import contenders, space
+from es_rl.workers.processes import die_with_parent
 
 TRIALS = 24
 SEEDS = (1000, 1001)  # which no reported result uses
@@ -42,7 +43,7 @@ STEPS = {
     "Ant-v4": 300_000,
     "Humanoid-v4": 300_000,
 }
-# What is searched for evolution strategies, around es_rl/presets.py, whose other keys stay.
+# What is searched for evolution strategies, around es_rl/rl/presets.py, whose other keys stay.
 NETWORK = {"policy": "[linear,mlp]", "mlp.hidden": "[32,32]"}
 BEST_PAIRS = {"es.top": "[4,8,null]"}
 ES = {
@@ -75,7 +76,7 @@ ES = {
         "es.reward_shift": "[0,5]", "obs_first": "[45,null]", **NETWORK,
     },
 }  # fmt: skip
-# What is searched for PPO, around es_rl/compare/ppo_fast.py.
+# What is searched for PPO, around es_rl/compare/opponents/ppo_fast.py.
 EVERYWHERE = {
     "learning_rate": "1e-4..2e-3:log", "n_steps": "[32,64,128]", "batch_size": "[256,512,1024]", "n_epochs": "[3,5,8]",
     "gamma": "[0.98,0.99,0.995]", "gae_lambda": "[0.9,0.95,0.98]", "clip_range": "[0.1,0.2,0.3]",

@@ -23,20 +23,22 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
-from es_rl import es, evaluator
-from es_rl.actors import member_actors
+from es_rl import es
 from es_rl.cli import run
-from es_rl.config import TOGETHER, parse_train
+from es_rl.config import pairs
 from es_rl.envs.mujoco_backend import MujocoVector
-from es_rl.episodes import rollout
 from es_rl.errors import ConfigError
-from es_rl.evaluator import Evaluator
-from es_rl.keys import pairs
-from es_rl.population import Generation
-from es_rl.processes import available_processors, use_one_thread
-from es_rl.rollout import Chunk, Rollout, episode_seeds, make_policy
-from es_rl.rundir import versions
-from es_rl.workers import Workers
+from es_rl.es.chunks import TOGETHER
+from es_rl.es.strategy import Generation
+from es_rl.rl import task as evaluator
+from es_rl.rl.actors import member_actors
+from es_rl.rl.chunks import Chunk, Rollout, episode_seeds, make_policy
+from es_rl.rl.config import parse_train
+from es_rl.rl.episodes import rollout
+from es_rl.rl.task import Evaluator
+from es_rl.run.directory import versions
+from es_rl.workers.machine import available_processors, use_one_thread
+from es_rl.workers.pool import Workers
 
 ROUNDS = 5
 PEERS = ("sb3_ppo", "sb3_ars", "evotorch")

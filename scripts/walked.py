@@ -9,10 +9,10 @@ import sys
 
 import numpy as np
 
-from es_rl import agent
 from es_rl.cli import run
+from es_rl.config import pairs
 from es_rl.envs.gymnasium_backend import make_one
-from es_rl.keys import pairs
+from es_rl.rl import agent
 from es_rl.rng import integer_seed
 
 EPISODES = 20

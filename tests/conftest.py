@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from es_rl.rows import Gaps
+from es_rl.rl.compaction import Gaps
 
 HERE = Path(__file__).parent
 TINY = ["video.every=-1", "eval.episodes=2"]

@@ -12,16 +12,16 @@ from torch import nn
 from torch.func import functional_call
 
 from es_rl import policies
-from es_rl.actors import TorchForward, member_actors, policy_actor
-from es_rl.config import parse_train
 from es_rl.noise import KINDS, Perturbation, member_weights
-from es_rl.numpy_forward import NumpyForward
 from es_rl.policies.action import ActionHead
 from es_rl.policies.feedforward import Feedforward
 from es_rl.policies.mlp import ACTIVATIONS
 from es_rl.policies.normalizer import Unnormalized
-from es_rl.population import perturb
-from es_rl.rows import Gaps
+from es_rl.population.forward import perturb
+from es_rl.rl.actors import TorchForward, member_actors, policy_actor
+from es_rl.rl.compaction import Gaps
+from es_rl.rl.config import parse_train
+from es_rl.rl.numpy_policy import NumpyForward
 
 SPACES = {
     "unit": spaces.Box(-1, 1, (3,)),

@@ -8,12 +8,15 @@ import pytest
 import torch
 from conftest import comparable, is_worker, kill_workers, metrics, model_hash, wait_for
 
-from es_rl import central, es, evaluator, processes
-from es_rl.config import parse_train
+from es_rl import es
 from es_rl.errors import ConfigError
-from es_rl.evaluator import Evaluator
-from es_rl.rollout import make_policy
-from es_rl.workers import Workers
+from es_rl.rl import central
+from es_rl.rl import task as evaluator
+from es_rl.rl.chunks import make_policy
+from es_rl.rl.config import parse_train
+from es_rl.rl.task import Evaluator
+from es_rl.workers import machine
+from es_rl.workers.pool import Workers
 
 HOPPER = [
     "env=Hopper-v4",
@@ -146,7 +149,7 @@ def test_a_gpu_that_is_not_there_is_one_line(command, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     done = command("train", "env=es_rl/PointMass-v0", "inference=central", "device=cuda", "run=run")
     assert done.returncode == 6 and "device=cuda: this machine, or this build of torch, has no CUDA" in done.stderr
-    assert processes.choose_device("cpu") == torch.device("cpu")
+    assert machine.choose_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import torch
 from conftest import model_hash
 from gymnasium import spaces
 
-from es_rl import checkpoint as cp
-from es_rl import directory
-from es_rl.agent import about, saved_spaces
-from es_rl.config import CheckpointConfig
 from es_rl.errors import CheckpointError, ResourceError
-from es_rl.es import ESState
+from es_rl.es.strategy import ESState
+from es_rl.rl.agent import about, saved_spaces
+from es_rl.run import atomic as directory
+from es_rl.run import checkpoint as cp
+from es_rl.run.checkpoint import CheckpointConfig
 
 BOX = spaces.Box(-1, 1, (2,))
 ABOUT = about(BOX, spaces.Discrete(3))

@@ -13,11 +13,12 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from es_rl import machine
 from es_rl.compare import __main__ as comparison
-from es_rl.compare import baselines, contender, ppo_fast
+from es_rl.compare import baselines, contender
 from es_rl.compare.baselines import BASELINES, label
+from es_rl.compare.opponents import ppo_fast
 from es_rl.errors import ConfigError, ResourceError, Stopped
+from es_rl.workers import machine
 
 SMALL = ["es.population=8", "eval.every=2", "eval.episodes=2", "workers=1", "episodes=2", "tolerate=1"]
 TOY = ["env=es_rl/PointMass-v0", "minutes=0.03", "film=0", *SMALL]

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from es_rl.config import Config, idle_workers, parse_resume, parse_train
+from es_rl.config import build, flatten, help_text, leaves, read_file, to_yaml
 from es_rl.errors import ConfigError
-from es_rl.keys import build, flatten, help_text, leaves, read_file, to_yaml
-from es_rl.presets import PRESETS
+from es_rl.es.chunks import idle_workers
+from es_rl.rl.config import Config, parse_resume, parse_train
+from es_rl.rl.presets import PRESETS
 
 BAD = {
     "": "env is missing: give a Gymnasium id",

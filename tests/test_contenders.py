@@ -15,12 +15,13 @@ import torch
 from gymnasium import spaces
 
 from es_rl import envs
-from es_rl.compare import baselines, calibration, clock, evotorch, judge, sb3
+from es_rl.compare import baselines, calibration, judge
 from es_rl.compare.calibration import Candidate
-from es_rl.compare.clock import BaselineConfig, Clock, Meter, Policy
-from es_rl.compare.rl_zoo import ARS, PPO, SAC
+from es_rl.compare.opponents import clock, evotorch, sb3
+from es_rl.compare.opponents.clock import BaselineConfig, Clock, Meter, Policy
+from es_rl.compare.opponents.rl_zoo import ARS, PPO, SAC
+from es_rl.config import parse
 from es_rl.errors import ConfigError, EnvError, TrainingError
-from es_rl.keys import parse
 
 
 def baseline(*keys):

@@ -7,10 +7,10 @@ from conftest import comparable, metrics, model_hash
 from safetensors.torch import load_file
 from test_population import MEMBERS, NETWORKS, assert_close, build, explicit, tensor
 
-from es_rl.in_place import Direction, write
-from es_rl.language import Language, open_model
+from es_rl.llm.in_place import Direction, write
+from es_rl.llm.model import Language, open_model
 from es_rl.noise import Perturbation
-from es_rl.population import perturb
+from es_rl.population.forward import perturb
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 GPU = "cuda"

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from es_rl import es
-from es_rl.config import EsConfig, OptimConfig
 from es_rl.errors import TrainingError
+from es_rl.es.config import EsConfig, OptimConfig
+from es_rl.es.optim import OPTIMIZERS
+from es_rl.es.shaping import SHAPINGS
 from es_rl.noise import KINDS, directions, explicit
-from es_rl.optim import OPTIMIZERS
-from es_rl.shaping import SHAPINGS
 
 THETA = {"w": torch.zeros(3, 2), "b": torch.ones(3)}
 SGD = OptimConfig("sgd", 1.0, momentum=0.0)  # Adam's first step knows signs only

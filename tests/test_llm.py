@@ -12,17 +12,22 @@ from conftest import comparable, metrics, model_hash, wait_for
 from safetensors.torch import load_file
 from torch.func import functional_call
 
-from es_rl import dataset, es, finetune, in_place, language, llm, noise
-from es_rl.countdown import evaluate, solves
-from es_rl.critic import Critic
+from es_rl import es, noise
 from es_rl.errors import CheckpointError, ConfigError, EnvError, Stopped, TrainingError
-from es_rl.es import Evaluation
-from es_rl.in_place import Direction, ascend, write
-from es_rl.language import Completion, Language, kl
-from es_rl.members import members_of
+from es_rl.es.strategy import Evaluation
+from es_rl.llm import __main__ as llm
+from es_rl.llm import in_place
+from es_rl.llm import model as language
+from es_rl.llm import prompts as dataset
+from es_rl.llm import task as finetune
+from es_rl.llm.in_place import Direction, ascend, write
+from es_rl.llm.model import Completion, Language, kl
+from es_rl.llm.reward_worker import Critic
 from es_rl.noise import Perturbation, member_weights
-from es_rl.population import perturb
+from es_rl.population.forward import perturb
+from es_rl.population.members import members_of
 from es_rl.rewards import conciseness, countdown, exact_match, parse, total
+from es_rl.rewards.countdown import evaluate, solves
 
 transformers = pytest.importorskip("transformers")
 SMALL = [

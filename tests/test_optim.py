@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from es_rl import optim
-from es_rl.config import OptimConfig
 from es_rl.errors import ConfigError
+from es_rl.es import optim
+from es_rl.es.config import OptimConfig
 
 THETA = {"w": torch.tensor([[1.0, -2.0], [0.5, 3.0]]), "b": torch.tensor([0.1, 0.2])}
 

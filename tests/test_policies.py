@@ -6,13 +6,13 @@ import torch
 from gymnasium import spaces
 
 from es_rl import policies
-from es_rl.config import parse_train
 from es_rl.envs.spaces import to_action
 from es_rl.errors import ConfigError
 from es_rl.noise import Perturbation
 from es_rl.policies.action import ActionHead
 from es_rl.policies.normalizer import STD_FLOOR, Moments, Normalizer, merge
-from es_rl.population import perturb
+from es_rl.population.forward import perturb
+from es_rl.rl.config import parse_train
 
 BOX = spaces.Box(np.float32([-1, 0, -0.4]), np.float32([1, 5, 0.4]))
 

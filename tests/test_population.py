@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from es_rl import fused, population
+from es_rl import population
 from es_rl.errors import ConfigError, EnvError
 from es_rl.noise import KINDS, Perturbation, member_weights
-from es_rl.population import perturb
+from es_rl.population import forward
+from es_rl.population import rules as fused
+from es_rl.population.forward import perturb
 
 MEMBERS = [0, 1, 2, 3, 7, 12]
 
@@ -273,7 +275,7 @@ def test_a_module_that_mixes_rows_or_moves_them_is_computed_member_by_member(mak
         torch.randn(4, 4, 3),
         Perturbation(kind="lowrank", sigma=sigma * (1000 if make is Chooses else 1)),
     )
-    population._WARNED.clear()
+    forward._WARNED.clear()
     expected = "does not keep its rows.* apart: its members are computed one"
     with pytest.warns(UserWarning, match=expected), perturb(module, range(4), p):
         assert_close(module(x), explicit(module, range(4), x, 1, p))
@@ -312,7 +314,7 @@ def test_hooks_of_the_module_are_called_once():
 
 
 def test_what_has_no_rule_is_named_once():
-    population._WARNED.clear()
+    forward._WARNED.clear()
     module, inputs, _ = build("gru")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

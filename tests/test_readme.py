@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from es_rl.config import Config
-from es_rl.keys import leaves
+from es_rl.config import leaves
+from es_rl.rl.config import Config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from es_rl.compare import figures, report, summary, tables
+from es_rl.compare.report import figures, summary, tables
+from es_rl.compare.report import page as report
 
 LONG = {"es": "es_rl", "ppo_fast": "PPO (long)", "ars": "ARS (long)", "random": "random actions"}
 

@@ -7,13 +7,13 @@ import torch
 from torch.func import functional_call
 
 from es_rl import envs, es
-from es_rl.config import parse_train
 from es_rl.envs.spaces import flatten
-from es_rl.es import ESParams, perturbation
-from es_rl.evaluator import divide
+from es_rl.es.chunks import divide
+from es_rl.es.strategy import ESParams, perturbation
 from es_rl.noise import member_weights
+from es_rl.rl.chunks import Chunk, Generation, Rollout, make_policy
+from es_rl.rl.config import parse_train
 from es_rl.rng import integer_seed
-from es_rl.rollout import Chunk, Generation, Rollout, make_policy
 
 
 def prepare(line):

@@ -8,13 +8,13 @@ from gymnasium import spaces
 from torch.func import functional_call
 
 from es_rl import policies
-from es_rl.actors import TorchForward, member_actors, policy_actor
-from es_rl.config import WEIGHTS, parse_train
 from es_rl.errors import ConfigError
 from es_rl.noise import KINDS, Perturbation, member_weights
-from es_rl.numpy_forward import NumpyForward
-from es_rl.policies.rounding import ROUNDINGS, RoundedLinear, rounded
-from es_rl.population import perturb
+from es_rl.policies.rounding import ROUNDINGS, WEIGHTS, RoundedLinear, rounded
+from es_rl.population.forward import perturb
+from es_rl.rl.actors import TorchForward, member_actors, policy_actor
+from es_rl.rl.config import parse_train
+from es_rl.rl.numpy_policy import NumpyForward
 
 NETWORKS = {
     "linear": "policy=linear linear.weights={}",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from es_rl.errors import ConfigError
-from es_rl.shaping import SHAPINGS, utilities
+from es_rl.es.shaping import SHAPINGS, utilities
 
 FITNESS = np.array([3.0, -1.0, 10.0, 2.0, 0.5, 7.0])
 

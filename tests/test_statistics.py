@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from es_rl.compare import statistics
+from es_rl.compare.report import statistics
 
 
 def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end():

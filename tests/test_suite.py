@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from test_report import Page, made_up, of
 
-from es_rl.compare import suite, suite_page
+from es_rl.compare import suite
+from es_rl.compare.report import suite_page
 from es_rl.errors import ConfigError
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from es_rl.config import parse_train
 from es_rl.errors import ConfigError, ResourceError, TrainingError
+from es_rl.rl.config import parse_train
 from es_rl.sweep import __main__ as verb
 from es_rl.sweep import contenders, space
 from es_rl.sweep.trial import rungs, score

@@ -10,13 +10,14 @@ import torch
 from conftest import comparable, metrics, model_hash, wait_for
 from torch.func import functional_call
 
-from es_rl import corpus, text
 from es_rl.errors import ConfigError
-from es_rl.gpt import Gpt, bits, generate
+from es_rl.es.strategy import Generation
 from es_rl.noise import Perturbation, member_weights
-from es_rl.population import Generation
-from es_rl.text_config import TextConfig, parse_text
-from es_rl.text_task import Job, Judge, evaluation_starts, training_starts
+from es_rl.text import __main__ as text
+from es_rl.text import corpus
+from es_rl.text.config import TextConfig, parse_text
+from es_rl.text.gpt import Gpt, bits, generate
+from es_rl.text.task import Job, Judge, evaluation_starts, training_starts
 
 SMALL = [
     "ctx=16", "batch=4", "gpt.layers=1", "gpt.heads=2", "gpt.width=16", "es.population=16", "workers=0",

@@ -14,14 +14,14 @@ from conftest import comparable, kill_workers, metrics, model_hash, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import es_rl
-from es_rl import checkpoint as cp
-from es_rl import workers
-from es_rl.config import parse_train
 from es_rl.errors import ConfigError, Stopped
-from es_rl.loop import Run
+from es_rl.rl.config import parse_train
 from es_rl.rng import integer_seed
-from es_rl.screen import Terms
-from es_rl.signals import heard
+from es_rl.run import checkpoint as cp
+from es_rl.run.signals import heard
+from es_rl.run.task import Run
+from es_rl.run.terms import Terms
+from es_rl.workers import pool as workers
 
 TOY = ["env=es_rl/PointMass-v0", "mlp.hidden=[8]", "eval.every=2"]
 KINDS = [
@@ -335,7 +335,7 @@ def test_memory_and_files_stay_as_they_are_over_many_generations(train):
         if line["generation"] in (500, 2500):
             seen[line["generation"]] = (me.memory_info().rss, me.num_fds())
 
-    from es_rl import runlog
+    from es_rl.run import log as runlog
 
     original = runlog.Metrics.write
 

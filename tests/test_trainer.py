@@ -13,11 +13,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import es_rl
-from es_rl import callbacks
-from es_rl.compat import EGGROLLTrainer, VanillaESTrainer
 from es_rl.errors import CheckpointError, ConfigError, TrainingError
-from es_rl.member_fitness import undone
 from es_rl.noise import member_weights
+from es_rl.trainer import callbacks
+from es_rl.trainer.eggroll_trainer import EGGROLLTrainer, VanillaESTrainer
+from es_rl.trainer.fitness import undone
 
 X = torch.randn(32, 5, generator=torch.Generator().manual_seed(0))
 Y = X[:, :1] * X[:, 1:2]

@@ -14,9 +14,10 @@ from conftest import metrics
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from es_rl import record
-from es_rl.config import parse_train
-from es_rl.screen import Terms, goal
+from es_rl.rl import film
+from es_rl.rl.config import parse_train
+from es_rl.run.screen import goal
+from es_rl.run.terms import Terms
 
 TINY = ["generations=2", "es.population=4", "eval.episodes=2"]
 
@@ -156,7 +157,7 @@ def test_the_camera_goes_along_with_the_robot(name):
     import mujoco
 
     env = gymnasium.make(f"{name}-v4", render_mode="rgb_array")
-    record._follow(env)
+    film._follow(env)
     model, chosen = env.unwrapped.model, env.unwrapped.mujoco_renderer.camera_id
     assert chosen >= 0 and model.cam_mode[chosen] == mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM
     env.close()

@@ -206,8 +206,8 @@ def test_rounded_rows_take_the_plain_networks():
 
 
 def test_every_case_trains_what_it_names_and_keeps_the_preset():
-    from es_rl.config import parse_train
-    from es_rl.presets import preset
+    from es_rl.rl.config import parse_train
+    from es_rl.rl.presets import preset
 
     for case in when_cases.ALL:
         config = parse_train([f"env={case.env}", f"backend={case.backend}", "workers=0", *case.keys])

@@ -10,9 +10,9 @@ import pytest
 from jobs import NeverBegins, Together, double, large, misbehave, print_and_report_signals, slow
 
 from es_rl.errors import EnvError, ResourceError, Stopped
-from es_rl.processes import available_processors
-from es_rl.worker import Failed
-from es_rl.workers import DEATHS, HANGS, Workers
+from es_rl.workers.machine import available_processors
+from es_rl.workers.pool import DEATHS, HANGS, Workers
+from es_rl.workers.worker import Failed
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_a_replacement_that_cannot_be_started_is_one_error_and_leaves_nothing(mo
         def refuse(*args, **kwargs):
             raise ResourceError("no more processes")
 
-        monkeypatch.setattr("es_rl.workers.start_process", refuse)
+        monkeypatch.setattr("es_rl.workers.pool.start_process", refuse)
         os.kill(pids[0], signal.SIGKILL)
         pool.map(slow, 0, [20] * 4)
     assert not any(psutil.pid_exists(pid) for pid in pids)

@@ -22,18 +22,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from es_rl import cli, envs, machine
-from es_rl.compare import contender, report
-from es_rl.compare.baselines import BASELINES, check_libraries, check_spaces, label, settings, write_json
+from es_rl import cli, envs
+from es_rl.compare import contender
+from es_rl.compare.baselines import BASELINES, check_libraries, check_spaces, label, settings
 from es_rl.compare.config import CompareConfig
-from es_rl.compare.summary import OURS
-from es_rl.config import Config
+from es_rl.compare.report import page as report
+from es_rl.compare.report.summary import OURS
+from es_rl.config import flatten, help_text, leaves, pairs, parse
 from es_rl.errors import ConfigError, Stopped, TrainingError, lookup
-from es_rl.evaluator import probe
-from es_rl.keys import flatten, help_text, leaves, pairs, parse
-from es_rl.processes import available_processors
-from es_rl.rundir import locked, reporting
-from es_rl.workers import Workers
+from es_rl.rl.config import Config
+from es_rl.rl.task import probe
+from es_rl.run.atomic import write_json
+from es_rl.run.directory import locked, reporting
+from es_rl.workers import machine
+from es_rl.workers.machine import available_processors
+from es_rl.workers.pool import Workers
 
 USAGE = """python -m es_rl.compare env=ID [key=value …]   train by evolution strategies and by others, and report
 

@@ -9,7 +9,6 @@ is one function in `BASELINES`: it trains by the clock and returns its policy, o
 from __future__ import annotations
 
 import importlib.util
-import json
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,17 +18,18 @@ import numpy as np
 from gymnasium import spaces
 
 from es_rl import cli, envs
-from es_rl.compare import evotorch, ppo_fast, sb3
-from es_rl.compare.clock import Clock, Meter
 from es_rl.compare.config import BaselineConfig
 from es_rl.compare.judge import Act, acting, episodes, make_env
-from es_rl.compare.rl_zoo import ARS, PPO, SAC
+from es_rl.compare.opponents import evotorch, ppo_fast, sb3
+from es_rl.compare.opponents.clock import Clock, Meter
+from es_rl.compare.opponents.rl_zoo import ARS, PPO, SAC
+from es_rl.config import flatten, help_text, parse
 from es_rl.errors import ConfigError, EnvError, ResourceError, Stopped, TrainingError, lookup
-from es_rl.keys import flatten, help_text, parse
-from es_rl.presets import family
-from es_rl.record import film, write_mp4
+from es_rl.rl.film import film, write_mp4
+from es_rl.rl.presets import family
 from es_rl.rng import integer_seed
-from es_rl.rundir import reporting
+from es_rl.run.atomic import write_json
+from es_rl.run.directory import reporting
 
 USAGE = (
     "python -m es_rl.compare.baselines name=NAME env=ID out=DIRECTORY [key=value …]   train and evaluate one baseline"
@@ -183,13 +183,6 @@ def _judge(config: BaselineConfig, clock: Clock, act: Act) -> dict[str, Any]:
 def _stop(number: int, frame: Any) -> None:
     """SIGTERM is an exception: processes are ended on the way out."""
     raise Stopped("stopped by SIGTERM", 75)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """A file that is there complete or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)
 
 
 def _film(config: BaselineConfig, act: Act, path: Path) -> None:

@@ -19,9 +19,9 @@ import numpy as np
 
 from es_rl import envs
 from es_rl.compare.child import call
-from es_rl.compare.rl_zoo import PPO
-from es_rl.presets import family
-from es_rl.processes import available_processors
+from es_rl.compare.opponents.rl_zoo import PPO
+from es_rl.rl.presets import family
+from es_rl.workers.machine import available_processors
 
 FILE = "calibration.json"
 ROUNDS = 2

@@ -10,7 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from es_rl.processes import die_with_parent
+from es_rl.workers.processes import die_with_parent
 
 STOP_SECONDS = 60.0  # that a stopped process has to save
 

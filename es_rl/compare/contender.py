@@ -14,18 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from es_rl import machine
-from es_rl.central import PROCESSES
-from es_rl.compare import calibration, child, ppo_fast
-from es_rl.compare.baselines import MANY, write_json
+from es_rl.compare import calibration, child
+from es_rl.compare.baselines import MANY
 from es_rl.compare.config import CompareConfig
-from es_rl.compare.ppo_fast import sees
-from es_rl.compare.summary import OURS, RANDOM
-from es_rl.config import Config, parse_train
-from es_rl.presets import family
-from es_rl.processes import available_processors
-from es_rl.rollout import together
-from es_rl.rundir import versions
+from es_rl.compare.opponents import ppo_fast
+from es_rl.compare.opponents.ppo_fast import sees
+from es_rl.compare.report.summary import OURS, RANDOM
+from es_rl.rl.central import PROCESSES
+from es_rl.rl.chunks import together
+from es_rl.rl.config import Config, parse_train
+from es_rl.rl.presets import family
+from es_rl.run.atomic import write_json
+from es_rl.run.directory import versions
+from es_rl.workers import machine
+from es_rl.workers.machine import available_processors
 
 RETURN = "eval/return_mean"
 NO_VIDEO = "video.txt"  # says why there is none

@@ -15,9 +15,9 @@ from es_rl import envs
 from es_rl.compare.config import BaselineConfig
 from es_rl.envs.gymnasium_backend import diverged, make_one
 from es_rl.envs.spaces import Floats, Ints, flatten
-from es_rl.episodes import rollout
+from es_rl.rl.compaction import Gaps
+from es_rl.rl.episodes import rollout
 from es_rl.rng import integer_seed
-from es_rl.rows import Gaps
 
 Act = Callable[[Any], Any]  # one observation → one action, deterministic
 

@@ -34,7 +34,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from es_rl import modules
+from es_rl import plugins as modules
 from es_rl.envs import gymnasium_backend, point_mass, recall
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
 from es_rl.envs.spaces import Bools, Floats, Ids, Seeds

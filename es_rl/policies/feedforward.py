@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Feedforward(nn.Sequential):
-    """normalizer → network → head. In rollouts its layers may be computed outside torch: see `es_rl.actors`."""
+    """normalizer → network → head. In rollouts its layers may be computed outside torch: see `es_rl.rl.actors`."""
 
     def __init__(self, normalizer: nn.Module, head: nn.Module, **network: nn.Module) -> None:
         """The parts of the `network` are run in the order, and known by the names, in which they are given."""

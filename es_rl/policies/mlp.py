@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import nn
 
-from es_rl.config import Config
+from es_rl.keys import key
 from es_rl.policies.action import ActionHead
 from es_rl.policies.feedforward import Feedforward
-from es_rl.policies.rounding import linear
+from es_rl.policies.rounding import WEIGHTS, linear
+
+
+@dataclass(frozen=True)
+class MlpConfig:
+    hidden: list[int] = key([64, 64], "widths of the hidden layers", low=1)
+    activation: str = key("tanh", "between the layers", choices=("tanh", "relu", "elu", "gelu", "silu", "leaky_relu"))
+    layer_norm: bool = key(False, "layer norm before each activation")
+    squash: str = key("tanh", "how outputs are brought to the action space", choices=("clip", "tanh"))
+    weights: str = key("float", "matrices as they are, or rounded in every pass forward", choices=WEIGHTS)
+
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -23,15 +34,15 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 OUTPUT_GAIN = 0.01
 
 
-def build(config: Config, inputs: int, normalizer: nn.Module, head: ActionHead) -> nn.Module:
-    """The perceptron of `config.mlp`."""
+def build(config: MlpConfig, inputs: int, normalizer: nn.Module, head: ActionHead) -> nn.Module:
+    """Return the perceptron."""
     layers: list[nn.Module] = []
-    for width_in, width_out in pairwise([inputs, *config.mlp.hidden]):
-        layers.append(_linear(width_in, width_out, 1.0, config.mlp.weights))
-        if config.mlp.layer_norm:
+    for width_in, width_out in pairwise([inputs, *config.hidden]):
+        layers.append(_linear(width_in, width_out, 1.0, config.weights))
+        if config.layer_norm:
             layers.append(nn.LayerNorm(width_out))
-        layers.append(ACTIVATIONS[config.mlp.activation]())
-    layers.append(_linear([inputs, *config.mlp.hidden][-1], head.outputs, OUTPUT_GAIN, config.mlp.weights))
+        layers.append(ACTIVATIONS[config.activation]())
+    layers.append(_linear([inputs, *config.hidden][-1], head.outputs, OUTPUT_GAIN, config.weights))
     return Feedforward(normalizer, head, network=nn.Sequential(*layers))
 
 

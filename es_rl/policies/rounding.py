@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+WEIGHTS = ("float", "int8", "ternary")  # what a policy's matrices are rounded to
+
 INT8 = 127  # the largest integer of a symmetric int8 scale
 TERNARY_THRESHOLD = 0.7  # of a row's mean magnitude, below which a weight is zero (Li & Liu 2016, equation 6)
 

@@ -10,12 +10,24 @@ values of the last C steps stay in `state`, a ring that is written in place, so 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from es_rl.config import Config
+from es_rl.keys import key
 from es_rl.policies.action import ActionHead
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    width: int = key(64, "numbers of a token; a multiple of heads", low=1)
+    layers: int = key(2, "blocks of attention and perceptron", low=1)
+    heads: int = key(4, "of each attention", low=1)
+    context: int = key(16, "newest steps that each layer attends to", low=1)
+    squash: str = key("tanh", "how outputs are brought to the action space", choices=("clip", "tanh"))
+
 
 # Steps so far; each layer's keys and values (n, H, C, d); what was said last (n, outputs).
 State = tuple[int, tuple[Tensor, ...], Tensor]
@@ -88,14 +100,13 @@ def _penalties(heads: int, context: int) -> Tensor:
     return (slopes[:, None] * written[:, None])[:, None, :, None]
 
 
-def build(config: Config, inputs: int, normalizer: nn.Module, head: ActionHead) -> nn.Module:
-    """The transformer of `config.transformer`; the first actions are near the middle of the action space."""
-    c = config.transformer
+def build(config: TransformerConfig, inputs: int, normalizer: nn.Module, head: ActionHead) -> nn.Module:
+    """Return the transformer; its first actions are near the middle of the action space."""
     policy = TransformerPolicy(
-        inputs, normalizer, head, width=c.width, layers=c.layers, heads=c.heads, context=c.context
+        inputs, normalizer, head, width=config.width, layers=config.layers, heads=config.heads, context=config.context
     )
     for name, value in policy.named_parameters():
         residual = name.endswith(("mix.weight", "narrow.weight"))
-        nn.init.normal_(value, std=value.shape[1] ** -0.5 / ((2 * c.layers) ** 0.5 if residual else 1.0))
+        nn.init.normal_(value, std=value.shape[1] ** -0.5 / ((2 * config.layers) ** 0.5 if residual else 1.0))
     nn.init.orthogonal_(policy.out.weight, OUTPUT_GAIN)
     return policy

@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from es_rl import cli, envs
+from es_rl.config import help_text, leaves, pairs, parse
 from es_rl.errors import ConfigError, ResourceError, Stopped, TrainingError
-from es_rl.keys import help_text, key, leaves, pairs, parse
-from es_rl.processes import available_processors
+from es_rl.keys import key
 from es_rl.rng import MAX_SEED
-from es_rl.rundir import reporting
-from es_rl.signals import heard
+from es_rl.run.directory import reporting
+from es_rl.run.signals import heard
 from es_rl.sweep import contenders, space
 from es_rl.sweep.trial import Outcome, Plan, Running
+from es_rl.workers.machine import available_processors
 
 if TYPE_CHECKING:
     import optuna

@@ -17,16 +17,16 @@ import gymnasium
 from omegaconf import OmegaConf
 
 from es_rl.compare.baselines import BASELINES, TABLES, settings
-from es_rl.compare.sb3 import OURS
-from es_rl.config import Config, parse_train
+from es_rl.compare.opponents.sb3 import OURS
+from es_rl.config import build, flatten, leaves, read_file
 from es_rl.envs import BACKENDS
 from es_rl.errors import ConfigError, ResourceError, lookup, nearest
-from es_rl.keys import build, flatten, leaves, read_file
+from es_rl.es.optim import OPTIMIZERS
+from es_rl.es.shaping import SHAPINGS
 from es_rl.noise import KINDS
-from es_rl.optim import OPTIMIZERS
 from es_rl.policies import POLICIES
-from es_rl.presets import preset
-from es_rl.shaping import SHAPINGS
+from es_rl.rl.config import Config, parse_train
+from es_rl.rl.presets import preset
 
 RETURN = "eval/return_mean"
 EVALUATIONS = 20  # of a training, at least about so many

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from es_rl.compare.baselines import write_json
 from es_rl.errors import ConfigError
-from es_rl.processes import THREAD_VARIABLES, die_with_parent
+from es_rl.run.atomic import write_json
 from es_rl.sweep.contenders import Contender, Curve
+from es_rl.workers.processes import THREAD_VARIABLES, die_with_parent
 
 RUNGS = (0.25, 0.5, 0.75)  # shares of a training's steps at which it may be stopped
 LAST = 0.2  # share of a training's steps, at its end, whose evaluations are its score

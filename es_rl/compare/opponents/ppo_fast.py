@@ -1,0 +1,80 @@
+"""PPO on the fast environments: Stable-Baselines3's, unchanged, with as many simulations side by side as pay.
+
+The settings below are all that it is given. Where an environment has no fast backend, each simulation is a process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from es_rl import envs
+from es_rl.compare.opponents.clock import Act, BaselineConfig, Clock, Policy, looks, predict
+from es_rl.compare.opponents.sb3 import arguments, construct, vector
+from es_rl.errors import ConfigError
+from es_rl.rl.presets import family
+from es_rl.workers.machine import available_processors
+
+# Of every environment: a rollout of 64 steps in each of 64 simulations, in 16 minibatches. `normalize`: observations
+# and rewards. `obs_first`: the policy sees the first so many numbers of an observation; null: all of them.
+DEFAULTS: dict[str, Any] = {
+    "n_envs": 64, "n_steps": 64, "batch_size": 256, "n_epochs": 5, "gamma": 0.99, "gae_lambda": 0.95,
+    "learning_rate": 3e-4, "normalize": True, "obs_first": None,
+    "policy_kwargs": {"net_arch": [64, 64], "log_std_init": -1.0, "activation_fn": "Tanh"},
+}  # fmt: skip
+# What differs from these, by environment.
+SETTINGS: dict[str, dict[str, Any]] = {}
+
+
+def sees(first: int) -> str:
+    """Say that a policy sees a part of an observation only."""
+    return f"sees the first {first} numbers of an observation"
+
+
+def settings(env: str) -> dict[str, Any]:
+    """The settings of an environment, whatever its version."""
+    return {**DEFAULTS, **SETTINGS.get(family(env), {})}
+
+
+def ppo_fast(config: BaselineConfig, clock: Clock) -> Act:
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
+    import stable_baselines3
+
+    given = arguments({family(config.env): settings(config.env)}, config, clock, stable_baselines3.PPO, "obs_first")
+    first, normalize, n = given.pop("obs_first"), given.pop("normalize"), config.environments or given["n_envs"]
+    if envs.choose_backend(config.env) == "batch":
+        env = _fast(config, clock, n, first, normalize=normalize, gamma=given["gamma"])
+    else:
+        if first is not None:
+            text = f"settings.obs_first={first}: {config.env} has no fast environment, which it needs. Leave it out."
+            raise ConfigError(text)
+        n, steps = min(n, config.processes or available_processors()), given["n_steps"] * given["n_envs"]
+        env = vector(replace(config, processes=n), n, normalize=normalize, gamma=given["gamma"])
+        given["n_steps"] = max(2, steps // n)
+        clock.uses(environments=n, processes=n, note="no fast environment: each simulation is a process")
+    del given["n_envs"]
+    try:
+        model = construct(stable_baselines3.PPO, given.pop("policy", "MlpPolicy"), env, config, given)
+        act = Policy(partial(predict, model, env if normalize else None), first)
+        model.learn(10**12, callback=looks(clock, act))
+    finally:
+        env.close()
+    return act
+
+
+def _fast(config: BaselineConfig, clock: Clock, n: int, first: int | None, *, normalize: bool, gamma: float) -> Any:
+    """The fast environments, normalised if asked."""
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    kwargs: Mapping[str, Any] = config.env_kwargs
+    threads = config.physics_threads or config.threads or 1
+    env = envs.sb3(config.env, n, threads=threads, obs_first=first, **kwargs)
+    env.seed(config.seed)
+    clock.uses(environments=n, processes=1)
+    notes = [sees(first)] if first is not None else []
+    notes += [f"{threads} threads of physics"] if threads != (config.threads or 1) else []
+    if notes:
+        clock.uses(note="; ".join(notes))
+    return VecNormalize(env, gamma=gamma) if normalize else env

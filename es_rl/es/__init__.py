@@ -1,0 +1,35 @@
+"""Evolution strategies: ask for the members of a generation, tell their fitness, get the next state."""
+
+from es_rl.es.diagnostics import Told, effective_rank, fitness_metrics
+from es_rl.es.strategy import (
+    ESParams,
+    ESState,
+    Evaluation,
+    Generation,
+    arrays,
+    ask,
+    check,
+    grow,
+    init,
+    limit,
+    perturbation,
+    tell,
+)
+
+__all__ = [
+    "ESParams",
+    "ESState",
+    "Evaluation",
+    "Generation",
+    "Told",
+    "arrays",
+    "ask",
+    "check",
+    "effective_rank",
+    "fitness_metrics",
+    "grow",
+    "init",
+    "limit",
+    "perturbation",
+    "tell",
+]

@@ -1,0 +1,100 @@
+"""Ascent on theta by an optimiser of torch.optim, or by ClipUp, as one pure function `step`.
+
+An optimiser = one line in `OPTIMIZERS`: a function of (parameters, settings) that builds a torch optimiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from es_rl.errors import lookup
+from es_rl.es.config import OptimConfig
+
+Named = Mapping[str, Tensor]
+
+
+class ClipUp(torch.optim.Optimizer):
+    """Normalised gradient with momentum and a speed limit (Toklu et al. 2020, arXiv 2008.02387, algorithm 1).
+
+    v ← momentum·v + lr·g/‖g‖, then ‖v‖ is clipped to `max_speed`, theta ← theta + v; norms over all parameters.
+    With weight decay, g is first g − weight_decay·theta. A zero g leaves only the momentum.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        max_speed: float,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "max_speed": max_speed, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        (group,) = self.param_groups
+        params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+        grads = [p.grad + group["weight_decay"] * p for p in params]
+        norm = _norm(grads)
+        for p, grad in zip(params, grads, strict=True):
+            velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
+            velocity.mul_(group["momentum"])
+            if norm > 0:
+                velocity.sub_(grad * (group["lr"] / norm))
+        velocities = [self.state[p]["velocity"] for p in params]
+        speed = _norm(velocities)
+        for p, velocity in zip(params, velocities, strict=True):
+            if speed > group["max_speed"]:
+                velocity.mul_(group["max_speed"] / speed)
+            p.add_(velocity)
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return float(torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt())
+
+
+def _clipup(params: list[Tensor], c: OptimConfig, lr: float) -> torch.optim.Optimizer:
+    max_speed = 2 * lr if c.max_speed is None else c.max_speed
+    return ClipUp(params, lr=lr, momentum=c.momentum, max_speed=max_speed, weight_decay=c.weight_decay)
+
+
+OPTIMIZERS: dict[str, Callable[[list[Tensor], OptimConfig, float], torch.optim.Optimizer]] = {
+    "sgd": lambda params, c, lr: torch.optim.SGD(params, lr=lr, momentum=c.momentum, weight_decay=c.weight_decay),
+    "adam": lambda params, c, lr: torch.optim.Adam(
+        params, lr=lr, betas=(c.beta1, c.beta2), eps=c.eps, weight_decay=c.weight_decay
+    ),
+    "adamw": lambda params, c, lr: torch.optim.AdamW(
+        params, lr=lr, betas=(c.beta1, c.beta2), eps=c.eps, weight_decay=c.weight_decay
+    ),
+    "clipup": _clipup,
+}
+
+
+def step(
+    theta: Named, update: Named, state: Named, *, config: OptimConfig, lr: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """theta and the optimiser's state after one ascent step along `update`; the arguments are left as they were.
+
+    `state` maps `parameter/entry` (such as `0.weight/exp_avg`) to a tensor and is empty before the first step.
+    """
+    params = {name: value.clone() for name, value in theta.items()}
+    optimizer = lookup(OPTIMIZERS, config.name, "optim.name")(list(params.values()), config, lr)
+    for key, value in state.items():
+        name, entry = key.rsplit("/", 1)
+        optimizer.state[params[name]][entry] = value.clone()
+    for name, param in params.items():
+        param.grad = -update[name]  # torch.optim descends
+    optimizer.step()
+    entries = {
+        f"{name}/{entry}": value
+        for name, param in params.items()
+        for entry, value in optimizer.state[param].items()
+        if isinstance(value, Tensor)
+    }
+    return {name: param.detach() for name, param in params.items()}, entries

@@ -1,0 +1,184 @@
+"""Fine-tune a language model on any reward by evolution strategies: no gradient, and no activations kept.
+
+    python -m es_rl.llm model=DIR_OR_ID data=FILE.jsonl reward=conciseness minutes=30
+    python -m es_rl.llm model=DIR_OR_ID data=FILE.jsonl reward=countdown+0.1*my_rewards:politeness
+    python -m es_rl.llm model=DIR_OR_ID data=FILE.jsonl reward=countdown preset=es-at-scale
+    python -m es_rl.llm export=RUN out=DIRECTORY
+
+With low-rank noise many members complete the prompts in one batch (EGGROLL: Sarkar et al. 2025, arXiv 2511.16652); with
+dense noise each in turn is written over the model (Qiu et al. 2025, arXiv 2509.24372). The composition root of this
+kind of training; `es_rl.run.loop` does the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from es_rl import cli, rewards
+from es_rl.config import build, help_text, pairs, parse
+from es_rl.errors import CheckpointError, ConfigError, lookup
+from es_rl.es.chunks import idle_workers
+from es_rl.es.config import EPISODIC, refuse_episodic
+from es_rl.es.strategy import ESState
+from es_rl.llm import model as language
+from es_rl.llm import prompts as dataset
+from es_rl.llm.config import DEFAULTS, PRESETS, ExportConfig, LlmConfig, resolve
+from es_rl.llm.export import export
+from es_rl.llm.in_place import unchanged
+from es_rl.llm.prompts import Dataset
+from es_rl.llm.task import FineTune
+from es_rl.run import directory as rundir
+from es_rl.run import loop
+from es_rl.run.checkpoint import Saver
+from es_rl.run.log import RunLog
+from es_rl.run.resume import going_on
+from es_rl.run.task import Prepared, Run
+from es_rl.run.terms import REWARD
+from es_rl.workers.machine import available_memory, available_processors, use_one_thread
+from es_rl.workers.pool import Workers
+from es_rl.workers.shared_memory import allocate
+
+USAGE = """python -m es_rl.llm model=DIR_OR_ID data=FILE.jsonl reward=NAME [key=value …]   fine-tune a language model
+python -m es_rl.llm resume=RUN [key=value …]          go on with a run; stop rules may change
+python -m es_rl.llm export=RUN out=DIRECTORY          a run's newest theta, for from_pretrained; or checkpoint=best
+
+data: one JSON object a line, with a prompt (a string, or chat messages) and columns that the reward is given.
+reward: countdown, conciseness, exact_match, or module:function with TRL's signature; several as a+0.1*b.
+Other defaults than those below: es.noise=lowrank es.population=32 es.sigma=0.005 es.shaping=zscore;
+preset=es-at-scale (as published): es.noise=dense mirrored=false es.population=30 es.sigma=0.001."""
+CACHE_BYTES = 1 << 31  # keys and values that one batch may hold
+UNCHANGED = 0.1  # share of weights that noise does not move, above which there is a warning
+MODELS = 1.5  # worth of memory that a worker may need
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb; returns the exit code."""
+    if cli.asks_for_help(argv):
+        return cli.show(help_text(LlmConfig, USAGE, without=[f"es.{name}" for name in EPISODIC]))
+    given = pairs(argv)
+    if "export" in given:
+        asked = parse(ExportConfig, argv)
+        if not asked.out:
+            raise ConfigError("out is missing: give a directory that is to be made.")
+        if Path(asked.out).exists():
+            raise ConfigError(f"out={asked.out}: is there already. Give a directory that is to be made.")
+        export(Path(asked.export), Path(asked.out), asked.checkpoint)
+        return cli.show(asked.out)
+    resumed, keys = rundir.resumed(argv)
+    if resumed:
+        config = going_on(LlmConfig, rundir.saved_config(resumed), keys, str(resumed / "config.yaml"), "reward")
+    else:
+        refuse_episodic(given, "es.")
+        preset = lookup(PRESETS, given.get("preset", ""), "preset")
+        config = build(LlmConfig, [(DEFAULTS | preset, ""), (given, "")])
+    config = resolve(config)
+    data = dataset.read(config.data, config.eval.data)
+    rewards.weights(config.reward)
+    source = resumed / "start" if resumed else language.fetch(config.model)
+    if resumed and not (source / "config.json").exists():
+        raise CheckpointError(f"{source}: has no config.json, so the starting model is lost. Start a new run.")
+    language.check(source)
+    use_one_thread()
+    run = resumed or rundir.create(config.run, "llm", re.sub(r"\W.*", "", config.reward) or "reward")
+    prepare = partial(_prepare, config, run, data, source)
+    title = f"es_rl: {config.model}, {config.reward} → {run}"
+    count = _workers(config, source)
+    return loop.run(Run(config, run, prepare, "llm", argv, title, workers=count, resumed=bool(resumed), terms=REWARD))
+
+
+def _workers(config: LlmConfig, model: Path) -> int:
+    """One for each GPU; or as many as there are processors, and memory for their models."""
+    if config.workers is not None:
+        return config.workers
+    if config.device == "cuda":
+        return torch.cuda.device_count()
+    size = sum(file.stat().st_size for file in model.glob("*") if file.suffix in (".safetensors", ".gguf"))
+    size *= 6 if any(model.glob("*.gguf")) else 2  # four bits, or sixteen, that become thirty-two
+    return max(1, min(available_processors(), int(available_memory() / max(1.0, MODELS * size))))
+
+
+def _prepare(
+    config: LlmConfig, run: Path, data: Dataset, source: Path, workers: Workers, say: Callable[[str], None]
+) -> Prepared:
+    """The model's files of the run, theta in shared memory, who speaks and who judges."""
+    start = run / "start"
+    say(f"opening {source}")
+    model, tokenizer = language.open_model(source, "float32")
+    speaker = language.Language(model, tokenizer, torch.device("cpu"))
+    longest = max(
+        language.check_lengths(speaker, rows, config.max_new_tokens, name)
+        for rows, name in ((data.train, f"data={config.data}"), (data.held_out, "held-out data"))
+    )
+    if source != start:
+        with rundir.reporting(run):
+            model.save_pretrained(start)  # type: ignore[operator]
+            tokenizer.save_pretrained(start)
+    rows = _rows(config, model.config, longest) if config.rows is None else config.rows
+    fields = {name: (tuple(value.shape), "f4") for name, value in model.named_parameters()}
+    descriptor, memory = allocate(fields)
+    theta = {name: torch.from_numpy(array) for name, array in memory.arrays().items()}
+    for name, value in model.named_parameters():
+        theta[name].copy_(value)
+    del model, speaker
+    task = FineTune(config, run, data, theta, memory, rows, workers)
+    state = ESState(0, dict(theta), {}, {})
+    _warn(config, task, state, say)
+    about = {"data": dataset.digest(data.train), "reward": config.reward, "modules": list(config.modules)}
+    heading = (
+        f"{sum(value.numel() for value in theta.values()):,} parameters in {config.dtype} on {config.device}, "
+        f"{config.es.population} members in chunks of {config.chunk}, {config.batch} of {len(data.train):,} prompts a "
+        f"generation, {len(data.held_out):,} held out, {workers.count or 'no'} workers"
+    )
+    follow = partial(_Follower, run, descriptor)
+    if idle := idle_workers(config.es.population, config.chunk or 2, workers.count):
+        say(idle)
+    return Prepared(task, state, about, heading, follow=follow, step=task.step, in_place=True)
+
+
+def _rows(config: LlmConfig, model: Any, longest: int) -> int:
+    """Of a batch, by the memory of their keys and values; one prompt of each member at least."""
+    assert config.chunk is not None
+    text = model.get_text_config()
+    heads = getattr(text, "num_attention_heads", None) or 1
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    heads = getattr(text, "num_key_value_heads", None) or heads
+    item = language.DTYPES[config.dtype].itemsize
+    row: int = 2 * text.num_hidden_layers * heads * width * (longest + config.max_new_tokens) * item  # bytes
+    return max(1 if config.es.noise == "dense" else config.chunk, CACHE_BYTES // row)
+
+
+def _warn(config: LlmConfig, task: FineTune, state: ESState, say: Callable[[str], None]) -> None:
+    """Noise that the type cannot hold teaches nothing."""
+    still = unchanged(state.theta, task.perturbation(0), language.DTYPES[config.dtype])
+    if still > UNCHANGED:
+        say(
+            f"warning: es.sigma={config.es.sigma:g} leaves {still:.0%} of the weights in {config.dtype} as they are. "
+            f"Raise it, or give dtype=float32."
+        )
+
+
+class _Follower:
+    """What is left of a run: its model as a directory, and no memory."""
+
+    def __init__(self, run: Path, descriptor: int, log: RunLog) -> None:
+        self._run, self._descriptor = run, descriptor
+
+    def poll(self, saver: Saver) -> None:
+        pass
+
+    def finish(self, saver: Saver, check: Callable[[], None]) -> None:
+        export(self._run, self._run / "pretrained")
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,158 @@
+"""A language model's members and theta complete prompts, in a worker.
+
+Two ways to be a member: with low-rank noise many are computed in one batch of the population context, with dense noise
+each in turn is written over the model's weights (`es_rl.llm.in_place`). theta lies once in memory that all processes
+share, so nothing but (generation, member) goes to a worker, and nothing but what was said comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from es_rl.llm.in_place import Direction, Theta, write
+from es_rl.llm.model import WEIGHTS, Completion, Language, kl, open_model
+from es_rl.noise import Perturbation
+from es_rl.population.forward import perturb
+from es_rl.workers.processes import worker_slot
+from es_rl.workers.shared_memory import Memory
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the jobs of a generation, or of an evaluation, share."""
+
+    number: int  # of the generation
+    memory: Memory  # where theta lies
+    perturbation: Perturbation
+    prompts: list[Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    kind: str  # "members", "evaluation" of theta, or "start": of the starting model
+    items: range  # members, or places among the prompts
+
+
+class Speaker:
+    """Completes prompts in one process, as members or as theta."""
+
+    def __init__(self, start: Path, *, dtype: str, device: str, most: int, rows: int, mirrored: bool, kl: bool) -> None:
+        self._start, self._dtype, self._device, self._most, self._rows = start, dtype, device, most, rows
+        self._mirrored, self._kl = mirrored, kl
+        self._language: Language | None = None
+        self._theta: Theta = {}
+        self._holds: int | None = None  # the generation whose theta is in the model
+
+    def __call__(self, shared: Round, job: Job, beat: Callable[[int], None]) -> Any:
+        if self._language is None:
+            self._language = Language(*open_model(self._start, self._dtype), self._choose())
+            self._theta = {name: torch.from_numpy(array) for name, array in shared.memory.arrays().items()}
+        if job.kind == "start":
+            self._hold_start(shared)
+            return self._complete(shared.prompts[job.items.start : job.items.stop], 1, beat)[0], None
+        if job.kind == "evaluation":
+            return self._evaluate(shared, job.items, beat)
+        if shared.perturbation.kind == "dense":
+            return [self._in_place(shared, member, beat) for member in job.items]
+        self._hold(shared)
+        with perturb(self._language.model, job.items, shared.perturbation):
+            return self._complete(shared.prompts, len(job.items), beat)
+
+    def _choose(self) -> torch.device:
+        """Workers share out the GPUs."""
+        if self._device == "cpu":
+            return torch.device("cpu")
+        return torch.device("cuda", worker_slot() % torch.cuda.device_count())
+
+    def _hold(self, shared: Round) -> None:
+        """Let the model be theta."""
+        assert self._language is not None
+        if self._holds != shared.number:
+            write(self._language.model, self._theta, shared.perturbation)
+            self._holds = shared.number
+
+    def _hold_start(self, shared: Round) -> None:
+        """Let the model be the starting one."""
+        assert self._language is not None
+        self._holds = None
+        read = start_weights(self._start, self._theta)
+        write(self._language.model, _Reading(read, self._theta), shared.perturbation)
+
+    def _in_place(self, shared: Round, member: int, beat: Callable[[int], None]) -> list[Completion]:
+        assert self._language is not None
+        self._holds = None
+        write(self._language.model, self._theta, shared.perturbation, direction(member, shared, self._mirrored))
+        (said,) = self._complete(shared.prompts, 1, beat)
+        return said
+
+    def _complete(self, prompts: list[Any], copies: int, beat: Callable[[int], None]) -> list[list[Completion]]:
+        """As many prompts at a time as there is room for, (members, prompts)."""
+        assert self._language is not None
+        at_once = max(1, self._rows // copies)
+        said: list[list[Completion]] = [[] for _ in range(copies)]
+        for first in range(0, len(prompts), at_once):
+            part = prompts[first : first + at_once]
+            for own, more in zip(
+                said, self._language.complete(part, copies=copies, most=self._most, beat=beat), strict=True
+            ):
+                own.extend(more)
+        return said
+
+    def _evaluate(self, shared: Round, places: range, beat: Callable[[int], None]) -> Any:
+        """What theta says, and how far each completion is from the starting model."""
+        assert self._language is not None
+        self._hold(shared)
+        prompts = shared.prompts[places.start : places.stop]
+        (said,) = self._complete(prompts, 1, beat)
+        if not self._kl:
+            return said, None
+        now = self._language.log_probabilities(prompts, said, beat)
+        self._hold_start(shared)
+        then = self._language.log_probabilities(prompts, said, beat)
+        return said, [kl([a], [b]) for a, b in zip(now, then, strict=True)]
+
+
+def direction(member: int, shared: Round, mirrored: bool) -> Direction:
+    """Of the pair, with the member's sign; without pairs, of the member itself."""
+    sigma = shared.perturbation.sigma
+    if mirrored:
+        return Direction(member // 2, sigma if member % 2 == 0 else -sigma)
+    return Direction(member, sigma)
+
+
+class _Reading(dict[str, Tensor]):
+    """Weights by name that are read one at a time."""
+
+    def __init__(self, read: Callable[[str], Tensor], names: Iterable[str]) -> None:
+        super().__init__(dict.fromkeys(names, torch.empty(0)))
+        self._read = read
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._read(name)
+
+
+def start_weights(path: Path, names: Iterable[str]) -> Callable[[str], Tensor]:
+    """The parameters of a saved model by name, read when they are asked for."""
+    files = {name: file for file in sorted(path.glob(WEIGHTS)) for name in _names(file)}
+    if all(name in files for name in names):
+        return lambda name: _tensor(files[name], name)
+    # Some architectures are saved under other names than those of the module.
+    return dict(open_model(path, "float32")[0].named_parameters()).__getitem__
+
+
+def _names(file: Path) -> list[str]:
+    with safe_open(file, "pt") as opened:
+        return list(opened.keys())
+
+
+def _tensor(file: Path, name: str) -> Tensor:
+    with safe_open(file, "pt") as opened:
+        found: Tensor = opened.get_tensor(name)
+        return found

@@ -1,0 +1,79 @@
+"""The reward, in a process of its own: it may hang, crash, or be wrong in any way."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_rl import rewards
+from es_rl.errors import EsRlError
+from es_rl.llm import prompts as dataset
+from es_rl.llm.prompts import Row
+from es_rl.workers.pool import STARTUP_SECONDS
+
+
+class Critic:
+    """Judges what was said to each prompt."""
+
+    def __init__(self, expression: str) -> None:
+        self._expression = expression
+        self._terms: rewards.Terms | None = None
+
+    def __call__(self, rows: list[Row], said: list[str], beat: Callable[[int], None]) -> NDArray[np.float64]:
+        if self._terms is None:  # here and not in the process that trains: what is imported may do anything
+            with _beating(beat):
+                self._terms = rewards.parse(self._expression)
+        if not said:
+            return np.zeros(0)
+        prompts = [row["prompt"] for row in rows]
+        answers = [
+            s if isinstance(p, str) else [{"role": "assistant", "content": s}]
+            for p, s in zip(prompts, said, strict=True)
+        ]
+        try:
+            return rewards.total(self._terms, prompts, answers, dataset.columns(rows))
+        except EsRlError:
+            raise
+        except Exception:
+            if len(rows) == 1:
+                raise
+            scores, errors = self._one_by_one(rows, said, beat)
+            if len(errors) == len(rows):
+                raise
+            return scores
+
+    def _one_by_one(
+        self, rows: list[Row], said: list[str], beat: Callable[[int], None]
+    ) -> tuple[NDArray[np.float64], list[Exception]]:
+        """What each completion is worth; NaN where the reward raises, and its errors."""
+        scores, errors = np.full(len(rows), np.nan), []
+        for i, (row, text) in enumerate(zip(rows, said, strict=True)):
+            try:
+                scores[i] = self([row], [text], beat)[0]
+            except Exception as error:  # noqa: BLE001 - foreign code, any error: this one could not be judged
+                errors.append(error)
+        return scores, errors
+
+
+@contextlib.contextmanager
+def _beating(beat: Callable[[int], None]) -> Iterator[None]:
+    """To import a reward may take longer than to judge: so long it is no hang."""
+    done = threading.Event()
+
+    def beats() -> None:
+        for _ in range(int(STARTUP_SECONDS)):
+            if done.wait(1.0):
+                return
+            beat(0)
+
+    thread = threading.Thread(target=beats, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,147 @@
+"""Interception of torch's functions where a parameter of many members is used.
+
+Shapes: N members. A batch has rows of each member, those of one member together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.overrides import TorchFunctionMode
+
+from es_rl.population.members import LowRank, Members
+
+# How a function computes for all members: its own arguments, after the interception.
+Rule = Callable[..., Any]
+TRANSPOSES = {Tensor.t, torch.t, Tensor.transpose, torch.transpose, Tensor.T.__get__, Tensor.mT.__get__}  # type: ignore[attr-defined]
+
+
+class NoRuleError(Exception):
+    """A parameter is used in a way that cannot be computed for all members at once."""
+
+
+_WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
+# Functions that read a tensor's values into Python.
+_READS = {"item", "tolist", "__bool__", "__float__", "__int__", "__index__", "numpy", "__array__", "equal", "allclose"}
+
+
+class Interception(TorchFunctionMode):
+    """Calls of torch that use a perturbed parameter, or what was made of one, go to their rule.
+
+    Three kinds of tensors meet there: those that stand for members; batches, which go into the module or are computed
+    from what does; and constants, the same for all members.
+    """
+
+    def __init__(self, members: dict[int, Members], n: int, rows: int, rules: Mapping[Any, Rule]) -> None:
+        super().__init__()
+        self.n, self._rows, self._rules = n, rows, rules
+        self._members = members
+        self._made: list[Tensor] = []  # kept, so that no id is used again
+        self._mark = object()  # on every batch
+
+    def mark(self, x: Any) -> Any:
+        """Let tensors be batches, which `x` is or holds."""
+        if isinstance(x, Tensor):
+            x._es_rl_batch = self._mark  # type: ignore[attr-defined]
+        elif isinstance(x, (tuple, list)):
+            for part in x:
+                self.mark(part)
+        return x
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        perturbed = batch = False
+        for x in (*args, *kwargs.values()):  # a plain loop: this stands before every call of torch
+            if id(x) in self._members or (type(x) in (tuple, list) and self._is_perturbed(x)):
+                perturbed = True
+            elif not batch:
+                batch = self._is_marked(x)
+        if not perturbed:
+            result = func(*args, **kwargs)
+            return self.mark(result) if batch else result
+        rule = self._rules.get(func)
+        result = self.alone(func, args, kwargs) if rule is None else rule(self, *args, **kwargs)
+        return self.mark(result) if batch and id(result) not in self._members else result
+
+    def is_batch(self, x: Tensor) -> bool:
+        """Whether the first dimension are rows: as many as went into the module, or a multiple of that."""
+        return self._is_marked(x) and x.ndim > 0 and len(x) % self._rows == 0 and len(x) > 0
+
+    def follow(self, x: Tensor, y: Tensor) -> Tensor:
+        """y, computed within a rule, is a batch if x is one."""
+        return self.mark(y) if self._is_marked(x) else y
+
+    def refuse(self, x: Any) -> None:
+        """An argument that a rule does not know as a parameter."""
+        if self.members(x) is not None:
+            raise NoRuleError("computes with parameters alone")
+
+    def members(self, x: Any) -> Members | None:
+        """Those of a parameter, None of anything else."""
+        return self._members.get(id(x))
+
+    def make(self, like: Tensor, members: Members) -> Tensor:
+        """`like` stands for these members from now on."""
+        self._members[id(like)] = members
+        self._made.append(like)
+        return like
+
+    def _is_marked(self, x: Any) -> bool:
+        if type(x) in (tuple, list):
+            return any(self._is_marked(part) for part in x)
+        return getattr(x, "_es_rl_batch", None) is self._mark
+
+    def _is_perturbed(self, x: Any) -> bool:
+        if isinstance(x, (tuple, list)):
+            return any(self._is_perturbed(part) for part in x)
+        return id(x) in self._members
+
+    def alone(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What asks for a shape or a type; what computes an array of one parameter alone."""
+        name = getattr(func, "__name__", str(func))
+        lists = [x for x in args if isinstance(x, (tuple, list))]
+        tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        if name in _READS or len(tensors) > 1 or any(self._is_perturbed(x) for x in lists):
+            raise NoRuleError(f"gives parameters to {name}")
+        result = func(*args, **kwargs)
+        if not isinstance(result, Tensor):
+            if isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result):
+                raise NoRuleError(f"gives parameters to {name}")
+            return result  # a shape, a type, a device
+        return self._array(func, name, args, kwargs, result)
+
+    def _array(self, func: Any, name: str, args: Any, kwargs: Any, result: Tensor) -> Tensor:
+        """A function of one parameter alone; a matrix that is no factor of a product is formed."""
+        at = next(i for i, x in enumerate(args) if isinstance(x, Tensor)) if args else -1
+        members = self.members(args[at]) if at >= 0 else None
+        if members is None or name in _WRITES or (name.endswith("_") and not name.endswith("__")):
+            raise NoRuleError(f"gives parameters to {name}")
+        theta = args[at]
+        if func == Tensor.data.__get__ or name in ("to", "float", "detach", "contiguous", "type_as"):  # type: ignore[attr-defined]
+            cast = [
+                func(*args[:at], part, *args[at + 1 :], **kwargs)
+                for part in (members if isinstance(members, LowRank) else [members])
+            ]
+            return self.make(result.view_as(result), LowRank(*cast) if isinstance(members, LowRank) else cast[0])
+        if isinstance(members, LowRank):
+            if func in TRANSPOSES and result.ndim == 2 and theta.ndim == 2:
+                return self.make(result, members.transpose() if result.shape == theta.T.shape else members)
+            if name == "__getitem__" and theta.ndim == 2 and isinstance(args[1], slice):  # some rows
+                return self.make(result, LowRank(members.theta[args[1]], members.a[:, args[1]], members.b))
+            members = members.explicit().reshape(-1, *theta.shape)
+        return self.make(
+            result.view_as(result), of_each(lambda one: func(*args[:at], one, *args[at + 1 :], **kwargs), members)
+        )
+
+
+def of_each(func: Callable[..., Tensor], *own: Tensor) -> Tensor:
+    """func of each member's arrays, (N, …) → (N, …)."""
+    try:
+        stack: Tensor = vmap(func)(*own)
+    except RuntimeError as error:  # what cannot be done to all at once, such as what draws numbers
+        raise NoRuleError(f"uses a parameter in a way that vmap refuses ({str(error).splitlines()[0]})") from error
+    return stack

@@ -1,0 +1,278 @@
+"""Functions of torch computed for many members at once: a rule for each function that `interception` hands over.
+
+Shapes: N members, k rows a member, R rank; a matrix is (m, n). A batch has N·k rows, those of one member together.
+
+With low-rank noise the members share the product with theta, and a bᵀ is never formed: x Wᵀ + (x b) aᵀ (EGGROLL:
+Sarkar et al. 2025, arXiv 2511.16652). Only a matrix that is no factor of a product, such as one that is added, is
+formed for each member.
+
+A use of parameters = one function, which takes the interception and then the arguments of torch's function, and one
+line in `RULES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from es_rl.population.interception import Interception, NoRuleError, Rule, of_each
+from es_rl.population.members import LowRank, Members
+
+
+def _product(m: Interception, x: Tensor, w: Members, bias: Tensor | None = None) -> Tensor:
+    """x (N·k, …, n) times each member's own w (m, n), transposed, + its bias (N, m): (N·k, …, m)."""
+    if not m.is_batch(x) or x.ndim < 2:
+        raise NoRuleError("multiplies rows that are not a number for each member")
+    if isinstance(w, LowRank):
+        return _low_rank_product(m.n, x, w, bias)
+    rows, own = x.reshape(m.n, -1, x.shape[-1]), w.transpose(1, 2)  # (N, K, n), (N, n, m)
+    y = torch.bmm(rows, own) if bias is None else torch.baddbmm(bias[:, None], rows, own)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _low_rank_product(members: int, x: Tensor, w: LowRank, bias: Tensor | None) -> Tensor:
+    """What is each member's own comes first, then the product that all share is added in place: no copy of either."""
+    n = w.b.shape[1]
+    t, a = _inner(x.reshape(members, -1, n), w.b), w.a.transpose(1, 2)  # (N, K, R), (N, R, m)
+    y = _outer(t, a) if bias is None else _outer(t, a, bias[:, None])
+    y = y.reshape(-1, y.shape[-1]).addmm_(x.reshape(-1, n), w.theta.T)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _inner(rows: Tensor, b: Tensor) -> Tensor:
+    """rows (N, K, n) times b (N, n, R): (N, K, R).
+
+    Where b is one column, torch's product takes several times as long on a CPU as multiplying and adding up. On a GPU
+    that would be one more array as large as the rows, so only single rows are multiplied so.
+    """
+    if b.shape[2] == 1 and (rows.shape[1] == 1 or rows.is_cpu):
+        column: Tensor = torch.linalg.vecdot(rows, b.transpose(1, 2))
+        return column.unsqueeze(2)
+    return torch.bmm(rows, b)
+
+
+def _outer(t: Tensor, a: Tensor, start: Tensor | None = None) -> Tensor:
+    """start + t (N, K, R) times a (N, R, m): (N, K, m). At rank one these are multiples of a."""
+    if t.shape[2] == 1:
+        return t * a if start is None else torch.addcmul(start, t, a)
+    return torch.bmm(t, a) if start is None else torch.baddbmm(start, t, a)
+
+
+def _linear(m: Interception, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    m.refuse(input)
+    w, b = m.members(weight), m.members(bias)
+    if w is None:
+        return _shifted(m, m.follow(input, F.linear(input, weight)), bias)
+    if isinstance(b, Tensor):
+        return _product(m, input, w, b)
+    return _shifted(m, m.mark(_product(m, input, w)), bias)
+
+
+def _shifted(m: Interception, y: Tensor, bias: Tensor | None) -> Tensor:
+    return y if bias is None else _elementwise(m, torch.add, y, bias)
+
+
+def _matmul(m: Interception, input: Tensor, other: Tensor) -> Tensor:
+    m.refuse(input)
+    w = m.members(other)
+    if w is None or other.ndim != 2:
+        raise NoRuleError("multiplies a parameter from the left")
+    return _product(m, input, w.transpose() if isinstance(w, LowRank) else w.transpose(1, 2))
+
+
+def _addmm(m: Interception, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    m.refuse(mat1)
+    if beta != 1 or alpha != 1:
+        raise NoRuleError("scales a product within addmm")
+    y = _matmul(m, mat1, mat2) if m.members(mat2) is not None else mat1 @ mat2
+    return _shifted(m, m.follow(mat1, y), input)
+
+
+def _embedding(
+    m: Interception,
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    w = m.members(weight)
+    if w is None or max_norm is not None:
+        raise NoRuleError("looks up an embedding with max_norm")
+    if not m.is_batch(input):  # places, for instance, which are the same for all rows
+        index = input.flatten()
+        own = w.rows(index) if isinstance(w, LowRank) else w.index_select(1, index)  # faster than w[:, input]
+        return m.make(F.embedding(input, weight), own.reshape(m.n, *input.shape, own.shape[2]))
+    member = torch.arange(m.n, device=input.device).repeat_interleave(len(input) // m.n)
+    own = input + (member * len(weight)).reshape(-1, *([1] * (input.ndim - 1)))  # into the members' tables on end
+    if not isinstance(w, LowRank):
+        return F.embedding(own, w.reshape(-1, w.shape[-1]))
+    y = F.embedding(input, w.theta).reshape(m.n, -1, w.theta.shape[1])  # (N, K, d)
+    a = F.embedding(own, w.a.reshape(-1, w.a.shape[2])).reshape(m.n, -1, w.a.shape[2])  # (N, K, R)
+    return _outer(a, w.b.transpose(1, 2), y).reshape(*input.shape, -1)
+
+
+def _convolution(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def rule(
+        m: Interception,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        m.refuse(input)
+        w = m.members(weight)
+        if isinstance(w, LowRank) and len(w.theta) != len(weight):  # a single filter, whose matrix is another one
+            w = w.explicit().reshape(-1, *weight.shape)
+        if input.ndim != weight.ndim or not m.is_batch(input) or (groups != 1 and w is not None):
+            raise NoRuleError("convolves in groups, or rows that are not a number for each member")
+        how = {"stride": stride, "padding": padding, "dilation": dilation}
+        if w is None:
+            y = conv(input, weight, None, groups=groups, **how)
+        else:
+            # One convolution whose groups are the members: their rows side by side as channels.
+            k, filters = len(input) // m.n, weight.shape[1:]
+            wide = input.reshape(m.n, k, *input.shape[1:]).transpose(0, 1).flatten(1, 2)  # (k, N·C, …)
+            if isinstance(w, LowRank):
+                own = w.b.transpose(1, 2).reshape(-1, *filters)  # (N·R, C, …)
+                t = conv(wide, own, None, groups=m.n, **how)
+                t = t.reshape(k, m.n, -1, *t.shape[2:])  # (k, N, R, …)
+                delta = torch.einsum("knr...,nmr->nkm...", t, w.a).flatten(0, 1)
+                y = conv(input, w.theta.reshape(weight.shape), None, **how) + delta
+            else:
+                y = conv(wide, w.flatten(0, 1), None, groups=m.n, **how)  # (k, N·m, …)
+                y = y.reshape(k, m.n, -1, *y.shape[2:]).transpose(0, 1).flatten(0, 1)
+        return y if bias is None else _on_channels(m, torch.add, m.follow(input, y), bias)
+
+    return rule
+
+
+def _on_channels(m: Interception, func: Any, y: Tensor, p: Tensor) -> Tensor:
+    """A parameter (C,) with y (N·k, C, …)."""
+    rest = [1] * (y.ndim - 2)
+    own = m.members(p)
+    if own is None:
+        plain: Tensor = func(y, p.reshape(-1, *rest))
+        return plain
+    assert isinstance(own, Tensor)
+    return _pointwise(m, func, y, own.reshape(m.n, -1, *rest))
+
+
+def _layer_norm(
+    m: Interception, input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Tensor:
+    return _affine(m, _elementwise, input, F.layer_norm(input, normalized_shape, eps=eps), weight, bias)
+
+
+def _rms_norm(
+    m: Interception, input: Tensor, normalized_shape: Any, weight: Any = None, eps: float | None = None
+) -> Tensor:
+    return _affine(m, _elementwise, input, F.rms_norm(input, normalized_shape, eps=eps), weight, None)
+
+
+def _group_norm(
+    m: Interception, input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Tensor:
+    return _affine(m, _on_channels, input, F.group_norm(input, num_groups, eps=eps), weight, bias)
+
+
+def _batch_norm(
+    m: Interception, input: Tensor, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    if training:
+        raise NoRuleError("normalises over the rows of its members together")
+    return _affine(m, _on_channels, input, F.batch_norm(input, running_mean, running_var, eps=eps), weight, bias)
+
+
+def _affine(m: Interception, apply: Callable[..., Tensor], input: Tensor, y: Tensor, gain: Any, bias: Any) -> Tensor:
+    """y, which is `input` normalised, scaled and shifted."""
+    m.refuse(input)
+    y = m.follow(input, y)
+    for func, p in ((torch.mul, gain), (torch.add, bias)):
+        if p is not None:
+            y = m.follow(y, apply(m, func, y, p))
+    return y
+
+
+def _of_two(func: Any) -> Rule:
+    """The rule of a function that computes element by element."""
+
+    def rule(m: Interception, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 2 and not kwargs and all(isinstance(x, Tensor) for x in args):
+            return _elementwise(m, func, *args)
+        return m.alone(func, args, kwargs)
+
+    return rule
+
+
+def _elementwise(m: Interception, func: Any, x: Any, y: Any) -> Tensor:
+    """Of two arrays, of which one or both are parameters, or made of them."""
+    one, other = _stack(m, x), _stack(m, y)
+    if one is not None and other is not None:
+        return m.make(func(x, y), of_each(func, one, other))
+    if other is None:
+        x, y, other, func = y, x, one, _swapped(func)
+    if other is None:
+        plain: Tensor = func(x, y)  # neither
+        return plain
+    if m.is_batch(x):
+        return _pointwise(m, func, x, other)
+    return m.make(func(x, y), of_each(lambda own: func(x, own), other))  # x is a constant
+
+
+def _stack(m: Interception, x: Any) -> Tensor | None:
+    """The arrays of its members, (N, *shape)."""
+    own = m.members(x)
+    return own.explicit().reshape(m.n, *x.shape) if isinstance(own, LowRank) else own
+
+
+def _swapped(func: Any) -> Any:
+    return lambda one, other: func(other, one)
+
+
+def _pointwise(m: Interception, func: Any, batch: Tensor, own: Tensor) -> Tensor:
+    """func(batch (N·k, …), own (N, *shape)), each member's rows with its own."""
+    if own.ndim - 1 == batch.ndim and own.shape[1] == 1:
+        own = own[:, 0]
+    if own.ndim > batch.ndim or not m.is_batch(batch):
+        raise NoRuleError("stretches a parameter over rows of different members")
+    rows = batch.reshape(m.n, -1, *batch.shape[1:])
+    own = own.reshape(m.n, *([1] * (rows.ndim - own.ndim)), *own.shape[1:])
+    y: Tensor = func(rows, own)
+    return y.reshape(-1, *y.shape[2:])
+
+
+ELEMENTWISE = {
+    torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.maximum, torch.minimum,
+    Tensor.add, Tensor.sub, Tensor.mul, Tensor.div, Tensor.pow,
+    Tensor.__add__, Tensor.__radd__, Tensor.__sub__, Tensor.__rsub__, Tensor.__mul__, Tensor.__rmul__,
+    Tensor.__truediv__, Tensor.__rtruediv__, Tensor.__pow__,
+}  # fmt: skip
+RULES: dict[Any, Rule] = {
+    **{func: _of_two(func) for func in ELEMENTWISE},
+    F.linear: _linear,
+    torch.matmul: _matmul,
+    Tensor.matmul: _matmul,
+    Tensor.__matmul__: _matmul,
+    torch.mm: _matmul,
+    Tensor.mm: _matmul,
+    torch.addmm: _addmm,
+    Tensor.addmm: _addmm,
+    F.embedding: _embedding,
+    torch.conv1d: _convolution(torch.conv1d),
+    torch.conv2d: _convolution(torch.conv2d),
+    F.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+    F.group_norm: _group_norm,
+    F.batch_norm: _batch_norm,
+}

@@ -1,0 +1,127 @@
+"""Rewards of generated text: `reward(prompts, completions, **columns) → a number, or None, for each completion`.
+
+The signature is that of TRL: a completion is a string, or for a prompt of chat messages a list of one message. The
+columns of the data set reach the reward by name. None and NaN mean that a completion could not be judged.
+
+A reward = one function and one line in `REWARDS`; any other is named as module:function.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_rl import plugins as modules
+from es_rl.errors import EnvError, nearest
+from es_rl.rewards import countdown as game
+
+Reward = Callable[..., Sequence[float | None]]
+Terms = list[tuple[float, Reward]]  # weight and reward
+FORMAT = re.compile(r"\s*<think>.*?</think>\s*<answer>([^<]*)</answer>\s*", re.DOTALL)
+ANSWER = re.compile(r"<answer>([^<]*)</answer>")
+
+
+def text(completion: Any) -> str:
+    """What was said, of a string or of chat messages."""
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
+
+
+def countdown(completions: Sequence[Any], numbers: Sequence[Any], target: Sequence[Any], **_: Any) -> list[float]:
+    """1 for an expression in <answer>…</answer> that has exactly the numbers and the value of the target, and 0.1 for
+    the form <think>…</think><answer>…</answer> (Qiu et al. 2025, arXiv 2509.24372, section 4)."""
+    result = []
+    for said, given, wanted in zip(map(text, completions), numbers, target, strict=True):
+        answers = ANSWER.findall(said)
+        right = bool(answers) and game.solves(answers[-1], [int(n) for n in given], int(wanted))
+        result.append(float(right) + 0.1 * bool(FORMAT.fullmatch(said)))
+    return result
+
+
+def conciseness(completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float]:
+    """−|length − length of the reference `answer`|, in characters (Qiu et al. 2025, section 5)."""
+    return [-float(abs(len(text(said)) - len(str(short)))) for said, short in zip(completions, answer, strict=True)]
+
+
+def exact_match(completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float]:
+    """1 for what is the `answer`, but for capitals, white space and a full stop at the end."""
+    return [float(_plain(text(said)) == _plain(str(wanted))) for said, wanted in zip(completions, answer, strict=True)]
+
+
+def _plain(said: str) -> str:
+    return " ".join(said.lower().split()).rstrip(".")
+
+
+REWARDS: dict[str, Reward] = {"countdown": countdown, "conciseness": conciseness, "exact_match": exact_match}
+
+
+def load(name: str) -> Reward:
+    """The reward of this name, or the function of `module:function`, whose module is imported. Raises `EnvError`."""
+    if name in REWARDS:
+        return REWARDS[name]
+    module, function = _split(name)
+    try:
+        found: Any = modules.load(module)
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise EnvError(f"reward={name}: {module} cannot be imported: {type(error).__name__}: {said}.") from error
+    if not callable(getattr(found, function, None)):
+        raise EnvError(f"reward={name}: {module} has no function {function}.")
+    reward: Reward = getattr(found, function)
+    return reward
+
+
+def _split(name: str) -> tuple[str, str]:
+    module, colon, function = name.partition(":")
+    if not colon or not module or not function:
+        raise EnvError(
+            f"reward={name}: must be one of {', '.join(REWARDS)}, or module:function, such as my_rewards:politeness."
+            + nearest(name, REWARDS)
+        )
+    return module, function
+
+
+def parse(expression: str) -> Terms:
+    """Several rewards with weights, such as `exact_match+0.01*conciseness`. Raises `EnvError`."""
+    return [(weight, load(name)) for weight, name in weights(expression)]
+
+
+def weights(expression: str) -> list[tuple[float, str]]:
+    """The weights and names of several rewards; no module is imported. Raises `EnvError`."""
+    terms = []
+    for term in expression.split("+"):
+        weight, star, name = term.rpartition("*")
+        try:
+            number = float(weight) if star else 1.0
+        except ValueError:
+            number = float("nan")
+        if not np.isfinite(number):
+            raise EnvError(f"reward={expression}: {weight} is not a number. Write weight*name, joined by +.")
+        if name.strip() not in REWARDS:
+            _split(name.strip())
+        terms.append((number, name.strip()))
+    return terms
+
+
+def total(
+    terms: Terms, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
+) -> NDArray[np.float64]:
+    """The weighted sum of the rewards that judge a completion, (n,); NaN if none does. Raises what a reward raises."""
+    each = np.stack([weight * score(reward, prompts, completions, columns) for weight, reward in terms])  # (k, n)
+    return np.where(np.isnan(each).all(axis=0), np.nan, np.nansum(each, axis=0))
+
+
+def score(
+    reward: Reward, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
+) -> NDArray[np.float64]:
+    """The rewards as numbers, (n,), NaN for None. Raises EnvError if there is not one for each completion."""
+    given = reward(prompts=list(prompts), completions=list(completions), **columns)
+    if given is None:
+        raise EnvError("the reward returned nothing: it must return a number for each completion")
+    values = np.array([np.nan if value is None else float(value) for value in given])
+    if len(values) != len(completions):
+        raise EnvError(f"the reward returned {len(values)} numbers for {len(completions)} completions")
+    return values

@@ -1,0 +1,1 @@
+"""Training of agents: members play episodes in environments."""

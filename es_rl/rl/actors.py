@@ -1,0 +1,127 @@
+"""Who acts in a rollout: observations of the simulations that run → their actions, each simulation by its own member.
+
+Shapes: N members, k simulations a member (adjacent ones), n simulations that run, O observation, A action.
+
+There are two ways to compute a policy, which do the same: `NumpyForward` for a `Feedforward` policy, whose actions do
+not depend on who else is in the batch, and `TorchForward` for any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from es_rl.envs.spaces import Floats, Ints
+from es_rl.noise import Perturbation
+from es_rl.population.forward import Population, perturb
+from es_rl.population.members import members_of
+from es_rl.rl.compaction import Gaps
+from es_rl.rl.numpy_policy import NumpyForward, chain
+
+# Finished simulations stay in torch's batch until this share of it runs: making it anew costs a copy of the weights.
+SHRINK_BELOW = 0.75
+
+
+class Actor(Protocol):
+    """Acts in simulations as long as they run, a row for each."""
+
+    def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
+        """The places of the simulations that run, and their observations (n, O) → actions (n, A), or (n,) integers."""
+
+    def close(self, gaps: Gaps) -> None:
+        """Some have finished."""
+
+
+@contextmanager
+def member_actors(
+    policy: nn.Module, members: Sequence[int], p: Perturbation, k: int = 1
+) -> Iterator[Callable[[], Actor]]:
+    """Makes actors for the perturbed `members`, each in `k` adjacent simulations; every actor begins anew."""
+    n = len(members)
+    if (layers := numpy_layers(policy)) is not None:
+        weights = members_of(policy, members, p)
+
+        def begin() -> Actor:
+            forward = NumpyForward(layers, n * k)
+            forward.join(weights, k)
+            return forward
+
+        yield begin
+        return
+    with perturb(policy, members, p) as population:
+        yield lambda: TorchForward(policy, n * k, population, k)
+
+
+def policy_actor(policy: nn.Module, n: int) -> Actor:
+    """The actor of the unperturbed policy in n simulations."""
+    if (layers := numpy_layers(policy)) is not None:
+        return NumpyForward(layers)
+    return TorchForward(policy, n)
+
+
+def numpy_layers(policy: nn.Module) -> dict[str, nn.Module] | None:
+    """The layers of a policy that NumPy computes, or None if it is for torch to compute."""
+    return chain(policy) if _device(policy).type == "cpu" else None
+
+
+def _device(policy: nn.Module) -> torch.device:
+    return next(policy.parameters()).device
+
+
+class TorchForward:
+    """The policy itself, with its memory, a row for each of n simulations, k of each member of a population."""
+
+    def __init__(self, policy: nn.Module, n: int, population: Population | None = None, k: int = 1) -> None:
+        self._policy, self._population, self._k = policy, population, k
+        self._members = np.arange(n // k)
+        self._at: Ints = np.arange(n)  # where in the batch those stand that run
+        self._inputs: Floats | None = None  # the newest observations of the batch; finished ones keep their last
+        self._size = n  # of the batch
+        self._state: Any = None
+        self._device = _device(policy)
+        self._pinned: torch.Tensor | None = None  # on the way to a GPU
+        if population is not None:
+            population.select(self._members)
+
+    def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
+        if self._inputs is None:
+            self._inputs = np.zeros((self._size, obs.shape[1]))
+        self._inputs[self._at] = obs
+        with torch.inference_mode():
+            actions, self._state = self._policy(self._upload(torch.from_numpy(self._inputs)), self._state)
+            result: NDArray[Any] = actions.cpu().numpy()  # on a GPU the only wait of a step
+        return result[self._at]
+
+    def close(self, gaps: Gaps) -> None:
+        self._at = gaps.close(self._at)
+        if self._at.size and len(self._at) < SHRINK_BELOW * self._size:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Keep the members of which a simulation runs."""
+        members = np.unique(self._at // self._k)
+        kept = (members[:, None] * self._k + np.arange(self._k)).reshape(-1)
+        self._at, self._size = np.searchsorted(kept, self._at), len(kept)
+        if self._inputs is not None:
+            self._inputs = self._inputs[kept]
+        self._state = tree_map(
+            lambda part: part[kept] if isinstance(part, torch.Tensor) and part.ndim else part, self._state
+        )
+        if self._population is not None:
+            self._members = self._members[members]
+            self._population.select(self._members)
+
+    def _upload(self, obs: torch.Tensor) -> torch.Tensor:
+        if self._device.type == "cpu":
+            return obs
+        if self._pinned is None or len(self._pinned) < len(obs):
+            self._pinned = torch.empty_like(obs, pin_memory=True)
+        staged = self._pinned[: len(obs)]
+        return staged.copy_(obs).to(self._device, non_blocking=True)

@@ -1,0 +1,80 @@
+"""A trained policy of a run directory: to act with, to evaluate, to film."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from es_rl import es, policies
+from es_rl.config import build
+from es_rl.envs.spaces import flatten, from_json, size, to_action, to_json
+from es_rl.errors import CheckpointError, ConfigError
+from es_rl.plugins import module_rule
+from es_rl.rl.config import Config, resolve
+from es_rl.run import atomic as directory
+from es_rl.run import checkpoint as checkpoints
+from es_rl.run import directory as rundir
+
+
+class Agent:
+    """`agent(obs)` is the action for one observation; call `reset()` when an episode begins."""
+
+    def __init__(self, policy: nn.Module, config: Config, checkpoint: checkpoints.Checkpoint) -> None:
+        self.policy = policy
+        self.config = config
+        self.generation = checkpoint.generation
+        self.observation_space, self.action_space = saved_spaces(checkpoint)
+        self._state: Any = None
+
+    def __call__(self, obs: Any) -> Any:
+        """One observation of the environment's space → one action of its action space."""
+        row = torch.from_numpy(flatten(self.observation_space, obs))[None]  # (1, O)
+        with torch.inference_mode():
+            action, self._state = self.policy(row, self._state)
+        return to_action(self.action_space, action[0].numpy())
+
+    def reset(self) -> None:
+        """Forget the episode that was."""
+        self._state = None
+
+
+def load(run: str | Path, checkpoint: str = "last") -> Agent:
+    """The policy of a run at the checkpoint `last`, `best` or of a generation. Raises `CheckpointError`."""
+    path = Path(run)
+    try:
+        config = resolve(build(Config, [(rundir.saved_config(path), f"{path / 'config.yaml'}: ")]))
+        loaded = checkpoints.load(path, checkpoint)
+        observation_space, action_space = saved_spaces(loaded)
+        policy = policies.make(config, size(observation_space), action_space)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    state = loaded.state(es.init(policy))
+    policy.load_state_dict({**state.theta, **state.buffers})
+    return Agent(policy, config, loaded)
+
+
+def about(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> dict[str, Any]:
+    """What a policy is made for, as checkpoints keep it."""
+    return {"observation_space": to_json(observation_space), "action_space": to_json(action_space)}
+
+
+def saved_spaces(checkpoint: checkpoints.Checkpoint) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    """The spaces that a policy was trained for: observations, actions. Raises `CheckpointError`."""
+    with directory.reading(checkpoint.path):
+        return from_json(checkpoint.about["observation_space"]), from_json(checkpoint.about["action_space"])
+
+
+def trusted_env(agent: Agent, given: str, run: str) -> str:
+    """The environment to make: the run's, but `module:Id` only if it was `given` on the command line.
+
+    Raises `ConfigError`.
+    """
+    if given:
+        return given
+    if ":" in agent.config.env:
+        raise ConfigError(module_rule("env", agent.config.env, run))
+    return agent.config.env

@@ -1,0 +1,271 @@
+"""Inference in one place: workers only simulate, and this process acts for all of them, on a GPU if there is one.
+
+Shapes: S simulations of a generation, J jobs, O observation, A action.
+
+A chunk is cut into one shard for each of n workers, which step in time with one another, and there are two processes
+for each of the n: while one chunk's shards wait for their actions, another's simulate. Observations and actions pass
+through a board (`es_rl.rl.central_worker`).
+
+The actor is that of local inference, for the whole chunk, so its bits are the same for any number of workers. The
+actions of a chunk are remembered until it is done: a shard that is run again after its worker's death is given them
+again, and catches up. If its environments go another way this time, the shard is lost, and its chunk is rolled out
+again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import nn
+
+from es_rl.envs import EnvSpec
+from es_rl.envs.spaces import Ints, size
+from es_rl.es.strategy import Generation
+from es_rl.policies.normalizer import Moments
+from es_rl.rl.actors import Actor, member_actors, policy_actor
+from es_rl.rl.central_worker import DONE, LOST, Board, Round, Shard, Simulation, fence, fields
+from es_rl.rl.chunks import ATTEMPTS, Chunk, ChunkResult, make_policy, observed_mean, result_of
+from es_rl.rl.compaction import Gaps
+from es_rl.rl.config import Config
+from es_rl.rl.episodes import Tally
+from es_rl.workers.machine import choose_device
+from es_rl.workers.pool import Workers
+from es_rl.workers.shared_memory import Memory, allocate
+from es_rl.workers.worker import Failed
+
+PROCESSES = 2  # for each worker
+
+
+class _Group:
+    """A chunk in progress: its shards, its actor, and what was done so far."""
+
+    def __init__(
+        self,
+        board: dict[str, NDArray[Any]],
+        shards: list[Shard],
+        size: int,
+        begin: Callable[[], Actor],
+        tally: Tally | None,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self._board, self._shards, self._begin, self._tally, self._stack = board, shards, begin, tally, stack
+        self._actor: Actor | None = None
+        self._first = shards[0].first
+        self._size, self._rows = size, np.arange(size)  # the simulations that run, in the order of the actor's rows
+        self._history: list[tuple[Ints, NDArray[Any]]] = []  # the simulations that ran at each step, and their actions
+
+    def close(self) -> Moments | None:
+        """Give the policy back; moments of what each simulation has seen."""
+        self._stack.close()
+        if self._tally is None:
+            return None
+        sums = self._tally.take(np.arange(self._size))
+        return Moments(sum(len(running) for running, _ in self._history), sums[:, 0], sums[:, 1])
+
+    def advance(self) -> bool:
+        """Answer whatever can be answered; whether there was something."""
+        asking, moved, late = [], False, False
+        for shard in self._shards:
+            request, answered = int(self._board["request"][shard.job]), int(self._board["answer"][shard.job])
+            if request == DONE or answered == LOST:
+                continue
+            if request == len(self._history) + 1:
+                asking.append(shard)
+                continue
+            late = True  # not there yet: it begins, it simulates, or it catches up
+            if 0 < request != answered:
+                with fence:
+                    self._again(shard, request)
+                moved = True
+        if asking and not late:
+            with fence:
+                self._act(asking)
+            moved = True
+        return moved
+
+    def _running(self, shard: Shard) -> Ints:
+        """Its running simulations by their places in the chunk."""
+        count, first = int(self._board["count"][shard.job]), shard.first
+        return self._board["running"][first : first + count] + (first - self._first)
+
+    def _act(self, asking: list[Shard]) -> None:
+        """The actions of the next step, for all shards that still run."""
+        if self._actor is None:
+            self._actor = self._begin()
+        asking = [
+            shard for shard in asking if not self._history or self._places(shard, self._history[-1][0]) is not None
+        ]
+        if not asking:
+            return
+        running = np.concatenate([self._running(shard) for shard in asking])
+        if len(running) < len(self._rows):
+            gaps = Gaps.of(~np.isin(self._rows, running))
+            self._actor.close(gaps)
+            self._rows = gaps.close(self._rows.copy())
+        running = self._rows
+        obs = self._board["obs"][self._first + running]
+        if self._tally is not None:
+            self._tally.add(running, obs)
+        actions = self._actor(running, obs)
+        self._board["actions"][self._first + running] = actions
+        self._history.append((running, actions))
+        for shard in asking:
+            self._board["answer"][shard.job] = len(self._history)
+
+    def _again(self, shard: Shard, step: int) -> None:
+        """The actions of a past step."""
+        then, actions = self._history[step - 1]
+        places = self._places(shard, then)
+        if places is not None:
+            self._board["actions"][self._first + self._running(shard)] = actions[places]
+            self._board["answer"][shard.job] = step
+
+    def _places(self, shard: Shard, then: Ints) -> Ints | None:
+        """Where a shard's running simulations stand among those that ran then; it is lost if one does not."""
+        running, order = self._running(shard), np.argsort(then)
+        at: Ints = order[np.searchsorted(then, running, sorter=order).clip(max=len(then) - 1)]
+        if np.array_equal(then[at], running):
+            return at
+        self._board["answer"][shard.job] = LOST
+        return None
+
+
+class Central:
+    """Rolls out chunks with inference in this process and simulation in workers, two for each shard of a chunk."""
+
+    def __init__(self, config: Config, spec: EnvSpec, workers: Workers) -> None:
+        self._config, self._spec, self._workers, self._width = config, spec, workers, workers.count // PROCESSES
+        self._simulation = Simulation(config, spec)
+        self._device = choose_device(config.device)
+        self._idle: list[nn.Module] = []  # policies that no group is using: each needs one of its own
+        self._descriptor, self._board = -1, Board(0, Memory("", {}))
+
+    def roll(
+        self, generation: Generation, chunks: Sequence[Chunk], on_result: Callable[[int, Any], None], attempt: int = 1
+    ) -> list[ChunkResult]:
+        """The results of the chunks, in order; `on_result(index, result)` as each is done.
+
+        Those in which an environment broke, or went another way, are rolled out again when all others are done.
+        """
+        broken: list[int] = []
+
+        def settled(index: int, result: ChunkResult, again: bool) -> None:
+            if again and attempt < ATTEMPTS:
+                broken.append(index)
+            else:
+                on_result(index, result)
+
+        results = self._once(generation, chunks, settled)
+        if broken:
+            left = [chunks[i] for i in broken]
+            whole = self.roll(generation, left, lambda place, result: on_result(broken[place], result), attempt + 1)
+            for i, result in zip(broken, whole, strict=True):
+                results[i] = result
+        return results
+
+    def _once(
+        self, generation: Generation, chunks: Sequence[Chunk], on_result: Callable[[int, ChunkResult, bool], None]
+    ) -> list[ChunkResult]:
+        """The results of the chunks, in order; `on_result(index, result, whether another attempt may mend it)`."""
+        shards = self._cut(chunks)
+        board = self._open(shards)
+        chunk_of = {shard.job: i for i, own in enumerate(shards) for shard in own}
+        outcomes: list[dict[int, Any]] = [{} for _ in chunks]
+        groups: dict[int, _Group] = {}
+        results: dict[int, ChunkResult] = {}
+
+        def pump() -> bool:
+            for i, own in enumerate(shards):
+                if i not in results and i not in groups and any(board["request"][shard.job] for shard in own):
+                    groups[i] = self._group(board, own, chunks[i], generation)
+            return sum(group.advance() for group in groups.values()) > 0
+
+        def settle(job: int, outcome: Any) -> None:
+            board["request"][job] = DONE  # whatever became of it
+            i = chunk_of[job]
+            outcomes[i][job] = outcome
+            if len(outcomes[i]) == len(shards[i]):
+                group = groups.pop(i, None)
+                moments = None if group is None else group.close()
+                parts = [outcomes[i][shard.job] for shard in shards[i]]
+                results[i] = _join(parts, shards[i], moments)
+                # Those that died or hung had their own attempts.
+                gone = any(isinstance(part, Failed) and part.reason != "raised" for part in parts)
+                on_result(i, results[i], bool(results[i].errors) and not gone)
+
+        try:
+            jobs = [shard for own in shards for shard in own]
+            self._workers.map(
+                self._simulation,
+                Round(generation.number, self._board, generation.limit),
+                jobs,
+                on_result=settle,
+                pump=pump,
+            )
+        finally:
+            for group in groups.values():
+                group.close()
+            os.close(self._descriptor)
+        return [results[i] for i in range(len(chunks))]
+
+    def _cut(self, chunks: Sequence[Chunk]) -> list[list[Shard]]:
+        """Each chunk's shards, one for each worker, as far as there are items."""
+        shards, first, job = [], 0, 0
+        for chunk in chunks:
+            own = []
+            for part in np.array_split(np.arange(chunk.first, chunk.first + chunk.count), self._width):
+                if len(part):
+                    own.append(Shard(job, Chunk(chunk.kind, int(part[0]), len(part)), first))
+                    first += len(part) * chunk.episodes(self._config)
+                    job += 1
+            shards.append(own)
+        return shards
+
+    def _open(self, shards: list[list[Shard]]) -> dict[str, NDArray[Any]]:
+        """A board for these jobs, empty."""
+        last = shards[-1][-1]
+        simulations = last.first + last.chunk.count * last.chunk.episodes(self._config)
+        space = self._spec.action_space
+        action = ((), "i8") if isinstance(space, spaces.Discrete) else ((size(space),), "f4")
+        layout = fields(simulations, last.job + 1, size(self._spec.observation_space, self._config.obs_first), action)
+        self._descriptor, memory = allocate(layout)
+        self._board = Board(self._board.serial + 1, memory)
+        return memory.arrays()
+
+    def _group(
+        self, board: dict[str, NDArray[Any]], shards: list[Shard], chunk: Chunk, generation: Generation
+    ) -> _Group:
+        policy = self._idle.pop() if self._idle else make_policy(self._config, self._spec)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._idle.append, policy)
+            policy.load_state_dict({k: torch.from_numpy(v) for k, v in generation.model.items()})
+            policy.to(self._device)
+            n = chunk.count * chunk.episodes(self._config)
+            if chunk.kind == "evaluation":
+                return _Group(board, shards, n, lambda: policy_actor(policy, n), None, stack.pop_all())
+            begin = stack.enter_context(
+                member_actors(policy, chunk.items, generation.perturbation, self._config.es.episodes)
+            )
+            mean = observed_mean(policy)
+            return _Group(board, shards, n, begin, None if mean is None else Tally(mean, n), stack.pop_all())
+
+
+def _join(outcomes: list[Any], shards: list[Shard], moments: Moments | None) -> ChunkResult:
+    """The result of a chunk from those of its shards, of which one that could not be done is one of failed members."""
+    parts = [result_of(outcome, shard.chunk) for outcome, shard in zip(outcomes, shards, strict=True)]
+    return ChunkResult(
+        fitness=np.concatenate([part.fitness for part in parts]),
+        returns=np.concatenate([part.returns for part in parts]),
+        lengths=np.concatenate([part.lengths for part in parts]),
+        steps=sum(part.steps for part in parts),
+        moments=moments,
+        errors=[error for part in parts for error in part.errors],
+        simulating=sum(part.simulating for part in parts),
+    )

@@ -1,0 +1,123 @@
+"""Shards of a chunk simulated in workers, whose actions come from elsewhere through shared memory, the board.
+
+Shapes: S simulations of a generation, J jobs, O observation, A action.
+
+Observations, actions and two counters a job pass through memory that has no name, so that nothing can be left behind:
+
+    a worker       writes observations, then request[job] = its step
+    who acts       waits until all shards of a chunk ask for the same step, acts for all its simulations at once, writes
+                   the actions, then answer[job] = that step
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from es_rl.envs import EnvSpec, VectorEnv
+from es_rl.envs.spaces import Floats, Ints
+from es_rl.rl.chunks import Chunk, ChunkResult, chunk_result, episode_seeds, make_env
+from es_rl.rl.compaction import Gaps
+from es_rl.rl.config import Config
+from es_rl.rl.episodes import rollout
+from es_rl.workers.pool import NAP_SECONDS
+from es_rl.workers.shared_memory import Fields, Memory
+
+DONE = -1  # in place of a request: the shard asks for nothing more
+LOST = -2  # in place of an answer: the shard is not where it was
+fence = threading.Lock()  # what was written before it is passed is seen by whoever passed it after
+
+
+@dataclass(frozen=True)
+class Board:
+    """The shared memory of one attempt of `Central.roll`."""
+
+    serial: int  # another one for each board, as paths come again
+    memory: Memory
+
+
+def fields(simulations: int, jobs: int, observation: int, action: tuple[tuple[int, ...], str]) -> Fields:
+    """What stands on a board; `action` is shape and type of one."""
+    shape, kind = action
+    return {
+        "obs": ((simulations, observation), "f8"),
+        "actions": ((simulations, *shape), kind),
+        "running": ((simulations,), "i8"),  # of each shard, from its first place on
+        "count": ((jobs,), "i8"),  # how many these are
+        "request": ((jobs,), "i8"),
+        "answer": ((jobs,), "i8"),
+    }
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A job: part of a chunk."""
+
+    job: int
+    chunk: Chunk
+    first: int  # its first simulation's place on the board
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the shards of one attempt of `Central.roll` share."""
+
+    number: int  # of the generation
+    board: Board
+    limit: int | None  # steps after which members' episodes are cut off
+
+
+class Simulation:
+    """Simulates shards in a worker, with environments made at the first call."""
+
+    def __init__(self, config: Config, env: EnvSpec) -> None:
+        self._config, self._spec = config, env
+        self._env: VectorEnv | None = None
+        self._board: tuple[Board, dict[str, NDArray[Any]]] | None = None
+
+    def __call__(self, shared: Round, shard: Shard, beat: Callable[[int], None]) -> ChunkResult:
+        if self._env is None:
+            self._env = make_env(self._config, self._spec)
+        if self._board is None or self._board[0] != shared.board:
+            self._board = shared.board, shared.board.memory.arrays()
+        # What a worker that died has left; the parent then knows that this shard begins.
+        self._board[1]["request"][shard.job] = self._board[1]["answer"][shard.job] = 0
+        limit = shared.limit if shard.chunk.kind == "members" else None
+        seeds = episode_seeds(self._config, shared.number, shard.chunk)
+        actor = _Remote(self._board[1], shard, beat)
+        try:
+            done = rollout(self._env, actor, seeds, beat=beat, limit=limit)
+        finally:
+            self._board[1]["request"][shard.job] = DONE
+        return chunk_result(self._config, shard.chunk, done)
+
+
+class _Remote:
+    """The actor of a shard: asks, and waits."""
+
+    def __init__(self, board: dict[str, NDArray[Any]], shard: Shard, beat: Callable[[int], None]) -> None:
+        self._board, self._shard, self._beat, self._step = board, shard, beat, 0
+
+    def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
+        board, job, first = self._board, self._shard.job, self._shard.first
+        self._step += 1
+        board["obs"][first + running] = obs
+        board["running"][first : first + len(running)] = running
+        board["count"][job] = len(running)
+        with fence:
+            board["request"][job] = self._step
+        while board["answer"][job] != self._step:
+            if board["answer"][job] == LOST:
+                raise RuntimeError("the environment went another way when its episode was run again")
+            time.sleep(NAP_SECONDS)
+            self._beat(0)
+        with fence:
+            return board["actions"][first + running]  # a copy
+
+    def close(self, gaps: Gaps) -> None:
+        """Nothing: who acts sees on the board which simulations run."""

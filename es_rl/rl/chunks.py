@@ -1,0 +1,247 @@
+"""Chunks: environments × members → fitness and observation moments.
+
+A `Rollout` is sent to each worker once and keeps its environments and its policy there; a `Generation` is sent once a
+generation; a `Chunk` is one job. A chunk's result is a pure function of the three, whatever is rolled out beside it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from es_rl import envs, policies
+from es_rl.envs import EnvSpec, VectorEnv
+from es_rl.envs.spaces import Floats, size
+from es_rl.es.chunks import TOGETHER
+from es_rl.es.strategy import Generation
+from es_rl.policies.normalizer import Moments, Normalizer
+from es_rl.population.members import members_of
+from es_rl.rl.actors import member_actors, numpy_layers, policy_actor
+from es_rl.rl.config import Config
+from es_rl.rl.episodes import Beat, Episodes, Playing, rollout
+from es_rl.rl.numpy_policy import NumpyForward
+from es_rl.rng import integer_seed
+from es_rl.workers.worker import Failed, Take, one_by_one
+
+# A chunk in which an environment broke is rolled out again: only what breaks every time counts as failed.
+ATTEMPTS = 2
+LOOK_EVERY = 8  # steps between two looks for further chunks, each of which takes a while
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Items `first … first+count−1`: members of the population, or episodes of the unperturbed policy."""
+
+    kind: str  # "members" or "evaluation"
+    first: int
+    count: int
+
+    @property
+    def items(self) -> range:
+        return range(self.first, self.first + self.count)
+
+    def episodes(self, config: Config) -> int:
+        """Of each item."""
+        return config.es.episodes if self.kind == "members" else 1
+
+
+@dataclass
+class ChunkResult:
+    """What one chunk gives back: arrays over its items."""
+
+    fitness: Floats  # (count,) mean over a member's episodes of the return less the reward shift; NaN: failed
+    returns: Floats  # (count,) mean return
+    lengths: Floats  # (count,) mean length
+    steps: int
+    moments: Moments | None
+    errors: list[str]
+    simulating: float = 0.0  # seconds spent in the environments' steps
+
+
+class Rollout:
+    """Rolls out chunks of one run's members in one process, with environments and policy made at the first call."""
+
+    def __init__(self, config: Config, env: EnvSpec) -> None:
+        self._config, self._spec = config, env
+        self._env: VectorEnv | None = None
+        self._policy: nn.Module | None = None
+        self._generation: Generation | None = None
+
+    def __call__(self, generation: Generation, chunk: Chunk, beat: Beat) -> ChunkResult:
+        """One chunk by itself."""
+        env, policy = self.prepare(generation)
+        seeds = episode_seeds(self._config, generation.number, chunk)
+        if chunk.kind == "evaluation":
+            done = _attempt(lambda: rollout(env, policy_actor(policy, chunk.count), seeds, beat=beat))
+            return chunk_result(self._config, chunk, done)
+        mean = observed_mean(policy)
+        with member_actors(policy, chunk.items, generation.perturbation, self._config.es.episodes) as actor:
+            done = _attempt(lambda: rollout(env, actor(), seeds, mean=mean, beat=beat, limit=generation.limit))
+        return chunk_result(self._config, chunk, done)
+
+    def stream(self, generation: Generation, workers: int, take: Take, beat: Beat) -> Iterator[tuple[int, ChunkResult]]:
+        """Chunks as long as there are any: see `es_rl.workers.worker`.
+
+        Side by side if the policy does not mind, to the bits of each by itself; otherwise one after the other.
+        """
+        env, policy = self.prepare(generation)
+        layers = numpy_layers(policy)
+        if layers is None:
+            yield from one_by_one(self)(generation, workers, take, beat)
+            return
+        together = _SideBySide(self._config, env, policy, layers, generation, workers, beat)
+        while True:
+            while together.room and together.begin(take):
+                pass
+            if not together.busy:
+                return
+            for _ in range(LOOK_EVERY):
+                yield from together.advance()
+
+    def prepare(self, generation: Generation) -> tuple[VectorEnv, nn.Module]:
+        """The environments, and the policy with the generation's weights and statistics."""
+        if self._env is None or self._policy is None:
+            self._env = make_env(self._config, self._spec)
+            self._policy = make_policy(self._config, self._spec)
+        if generation is not self._generation:
+            self._policy.load_state_dict({k: torch.from_numpy(v) for k, v in generation.model.items()})
+            self._generation = generation
+        return self._env, self._policy
+
+
+def _attempt(play: Callable[[], Episodes]) -> Episodes:
+    for _ in range(ATTEMPTS):
+        done = play()
+        if not done.errors:
+            break
+    return done
+
+
+class _SideBySide:
+    """Chunks in progress, all of members or all of episodes of the policy, in one batch."""
+
+    def __init__(
+        self,
+        config: Config,
+        env: VectorEnv,
+        policy: nn.Module,
+        layers: dict[str, nn.Module],
+        generation: Generation,
+        workers: int,
+        beat: Beat,
+    ) -> None:
+        self._config, self._env, self._policy, self._layers = config, env, policy, layers
+        self._generation, self._workers, self._beat = generation, workers, beat
+        self._playing: Playing | None = None  # from the first chunk on
+        self._actor: NumpyForward
+        self._enough = 0  # simulations that run
+        self._again: deque[tuple[int, Chunk]] = deque()  # chunks in which an environment broke
+
+    @property
+    def room(self) -> bool:
+        """Whether one more chunk may begin."""
+        return self._playing is None or len(self._playing.running) < self._enough
+
+    @property
+    def busy(self) -> bool:
+        return self._playing is not None and self._playing.busy
+
+    def begin(self, take: Take) -> bool:
+        """Let one more chunk run beside the others; whether there was one."""
+        if self._again:
+            self._begin(*self._again.popleft(), ATTEMPTS)
+            return True
+        if (taken := take()) is not None:
+            self._begin(*taken, 1)
+        return taken is not None
+
+    def _begin(self, index: int, chunk: Chunk, attempt: int) -> None:
+        generation, episodes = self._generation, chunk.episodes(self._config)
+        playing = self._playing or self._open(chunk)
+        if chunk.kind == "members":
+            self._actor.join(members_of(self._policy, chunk.items, generation.perturbation), episodes)
+        playing.begin((index, chunk, attempt), episode_seeds(self._config, generation.number, chunk))
+
+    def advance(self) -> Iterator[tuple[int, ChunkResult]]:
+        """One step; the chunks that ended, unless they are to be rolled out again."""
+        assert self._playing is not None
+        for (index, chunk, attempt), done in self._playing.advance():
+            if done.errors and attempt < ATTEMPTS:
+                self._again.append((index, chunk))
+            else:
+                yield index, chunk_result(self._config, chunk, done)
+
+    def _open(self, chunk: Chunk) -> Playing:
+        """Places for a fair share of the simulations, and for one chunk more."""
+        es, members = self._config.es, chunk.kind == "members"
+        everything = es.population * es.episodes if members else self._config.eval.episodes
+        at_once, more = together(self._config)
+        self._enough = min(at_once, -(-everything // self._workers))
+        places = self._enough + more
+        mean, limit = None, None
+        self._actor = NumpyForward(self._layers, places if members else 0)
+        if members:
+            mean, limit = observed_mean(self._policy), self._generation.limit
+        self._playing = Playing(self._env, self._actor, places, mean=mean, beat=self._beat, limit=limit)
+        return self._playing
+
+
+def chunk_result(config: Config, chunk: Chunk, done: Episodes) -> ChunkResult:
+    """Means over the episodes of each item."""
+    episodes, shift = chunk.episodes(config), config.es.reward_shift if chunk.kind == "members" else 0.0
+    return ChunkResult(
+        fitness=(done.returns - shift * done.lengths).reshape(-1, episodes).mean(axis=1),
+        returns=done.returns.reshape(-1, episodes).mean(axis=1),
+        lengths=done.lengths.reshape(-1, episodes).mean(axis=1),
+        steps=int(done.lengths.sum()),
+        moments=done.moments,
+        errors=done.errors,
+        simulating=done.simulating,
+    )
+
+
+def observed_mean(policy: nn.Module) -> Floats | None:
+    """About which moments of observations are gathered, (O,); None if nobody needs them."""
+    mean: Floats | None = policy.normalizer.mean.cpu().numpy() if isinstance(policy.normalizer, Normalizer) else None
+    return mean
+
+
+def episode_seeds(config: Config, generation: int, chunk: Chunk) -> list[int]:
+    """The seed of every episode of a chunk. Those of both members of a pair are equal: common random numbers."""
+    if chunk.kind == "evaluation":
+        return [integer_seed(config.seed, "eval", generation, episode) for episode in chunk.items]
+    return [
+        integer_seed(config.seed, "episode", generation, member // 2, episode)
+        for member in chunk.items
+        for episode in range(config.es.episodes)
+    ]
+
+
+def together(config: Config) -> tuple[int, int]:
+    """Simulations side by side in a process above which it takes no further chunk, and those of the largest chunk."""
+    assert config.chunk is not None
+    of_chunk = config.chunk * config.es.episodes
+    return min(TOGETHER, 2 * of_chunk), of_chunk
+
+
+def make_env(config: Config, env: EnvSpec) -> VectorEnv:
+    """As many simulations as may live in a process, which observe no more than the policy sees."""
+    return envs.make_vector(env.id, sum(together(config)), env.backend, env.kwargs, config.obs_first)
+
+
+def make_policy(config: Config, env: EnvSpec) -> nn.Module:
+    """The freshly initialised policy of a configuration, for an environment."""
+    return policies.make(config, size(env.observation_space), env.action_space)
+
+
+def result_of(outcome: ChunkResult | Failed, chunk: Chunk) -> ChunkResult:
+    """A chunk that could not be done is one of failed members."""
+    if isinstance(outcome, ChunkResult):
+        return outcome
+    nothing = np.full(chunk.count, np.nan)
+    return ChunkResult(nothing, nothing, nothing, 0, None, [outcome.message])

@@ -1,0 +1,119 @@
+"""The keys of a run that trains a policy, the rules between them, and where they are from.
+
+Precedence, later wins: defaults, the preset of the environment, `config=FILE`, the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from es_rl.config import build, pairs, read_file
+from es_rl.errors import ConfigError
+from es_rl.es.chunks import default_chunk
+from es_rl.es.config import EsConfig, OptimConfig, check_pairs
+from es_rl.keys import group, key
+from es_rl.plugins import module_rule
+from es_rl.policies.linear import LinearConfig
+from es_rl.policies.mlp import MlpConfig
+from es_rl.policies.transformer import TransformerConfig
+from es_rl.rl.presets import preset
+from es_rl.rng import MAX_SEED
+from es_rl.run.checkpoint import CheckpointConfig
+from es_rl.run.resume import going_on
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    every: int = key(10, "generations between evaluations; 0: only at the end", low=0)
+    episodes: int = key(10, "episodes of one evaluation", low=1)
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    every: int = key(0, "generations between videos; 0: only at the end; -1: none at all", low=-1)
+    seconds: float = key(12.0, "length of a video", above=0, high=600)
+
+
+@dataclass(frozen=True)
+class Config:
+    env: str = key("", "Gymnasium id, such as Humanoid-v4, or module:Id to import the module first")
+    env_kwargs: dict[str, Any] = key({}, "arguments of the environment: env_kwargs.NAME=VALUE")
+    backend: str = key("auto", "simulation: batch (MuJoCo tasks, fast), gymnasium (any id), auto: the faster one")
+    policy: str = key("mlp", "network: linear, mlp, transformer")
+    linear: LinearConfig = group(LinearConfig, "the linear policy")
+    mlp: MlpConfig = group(MlpConfig, "the multilayer perceptron")
+    transformer: TransformerConfig = group(TransformerConfig, "the transformer policy")
+    obs_norm: bool = key(True, "observations normalised by their running mean and standard deviation")
+    obs_first: int | None = key(
+        None, "the policy sees the first so many numbers of an observation; default: all of them", low=1
+    )
+    obs_clip: float = key(10.0, "standard deviations at which normalised observations are cut off", above=0)
+    es: EsConfig = group(EsConfig, "the evolution strategy")
+    optim: OptimConfig = group(OptimConfig, "the optimiser")
+    generations: int | None = key(None, "stop after so many generations", low=1)
+    env_steps: int | None = key(None, "stop after so many environment steps, of all members", low=1)
+    minutes: float | None = key(None, "stop after so many minutes of training; 60 if no rule is given", above=0)
+    target_return: float | None = key(None, "stop when eval/return_mean reaches this")
+    seed: int = key(0, "names every random number of the run", low=0, high=MAX_SEED)
+    workers: int | None = key(None, "worker processes; 0: all in this one; default: the processors at hand", low=0)
+    chunk: int | None = key(
+        None,
+        "members whose forward pass, or orthogonal noise, is computed together, an even number; a process has up to "
+        "three times as many simulations; theta of the linear policy and the MLP is the same for any; default: from "
+        "the population",
+        low=2,
+    )
+    inference: str = key(
+        "local",
+        "where the policy runs: local, in the workers; central, in one place for all of them, on the device",
+        choices=("local", "central"),
+    )
+    device: str = key("auto", "of central inference: cpu, cuda, auto", choices=("cpu", "cuda", "auto"))
+    hang_after: float = key(60.0, "seconds without a finished step after which a worker is replaced", above=0)
+    run: str = key("", "the run's directory; default: runs/ENV/TIME-POLICY")
+    eval: EvalConfig = group(EvalConfig, "evaluation of the unperturbed policy")
+    video: VideoConfig = group(VideoConfig, "videos")
+    checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
+
+
+def parse_train(argv: Sequence[str]) -> Config:
+    """The resolved configuration of a new run. Raises `ConfigError`."""
+    given = pairs(argv)
+    path = given.pop("config", "")
+    file = read_file(Path(path)) if path else {}
+    if path and file.get("run") and Path(str(file["run"])).resolve() == Path(path).parent.resolve():
+        del file["run"]  # the file is that of a run, which is not to be written over
+    if "env" not in given and ":" in str(file.get("env", "")):
+        raise ConfigError(module_rule("env", str(file["env"]), f"config={path}"))
+    env = given.get("env") or str(file.get("env") or "")
+    if not env:
+        raise ConfigError("env is missing: give a Gymnasium id, such as env=HalfCheetah-v4.")
+    sources = [(preset(env), f"preset of {env}: "), (file, f"{path}: "), (given, "")]
+    return resolve(build(Config, sources))
+
+
+def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> Config:
+    """The configuration of a policy's run that goes on. Raises `ConfigError`."""
+    return resolve(going_on(Config, saved, argv, source, "env"))
+
+
+def resolve(config: Config) -> Config:
+    """Rules between keys, and the defaults that follow from other keys."""
+    es = config.es
+    check_pairs(es, "es.")
+    if config.inference == "central" and config.workers == 0:
+        raise ConfigError("inference=central: needs worker processes that simulate. Leave workers=0 out.")
+    if config.inference == "local" and config.device == "cuda":
+        raise ConfigError("device=cuda: needs inference=central, one place for the policies of all members.")
+    width, heads = config.transformer.width, config.transformer.heads
+    if width % heads:
+        raise ConfigError(f"transformer.width={width}: must be a multiple of transformer.heads={heads}.")
+    central = config.inference == "central"
+    chunk = default_chunk(es.population, es.episodes, central=central) if config.chunk is None else config.chunk
+    if chunk % 2:
+        raise ConfigError(f"chunk={chunk}: must be even, both members of a pair are rolled out together.")
+    return dataclasses.replace(config, chunk=min(chunk, es.population))

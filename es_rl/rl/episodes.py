@@ -1,0 +1,221 @@
+"""Episodes side by side, in the places of a vector environment: the loop in which a run spends its time.
+
+Shapes: P places, n simulations that run, N episodes that were begun together, O observation, A action.
+
+Episodes begin in groups and end one by one; whoever is over makes room for another group, so that a step's fixed cost
+is shared by many simulations. An episode depends on its seed and its actor alone, never on those beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_rl.envs import VectorEnv
+from es_rl.envs.spaces import Bools, Floats, Ints
+from es_rl.policies.normalizer import Moments
+from es_rl.rl.actors import Actor
+from es_rl.rl.compaction import Gaps
+
+Beat = Callable[[int], None]  # told the environment steps done since the last beat
+Record = list[tuple[Ints, NDArray[Any]]]
+
+HUGE = 1e30  # a number beyond is as good as infinite: its square would poison the statistics
+
+
+@dataclass
+class Episodes:
+    """N finished episodes, in the order in which they were begun. A failed one has a NaN return."""
+
+    returns: Floats  # (N,)
+    lengths: Ints  # (N,)
+    moments: Moments | None  # of each
+    errors: list[str] = field(default_factory=list)  # of environments that broke
+    simulating: float = 0.0  # seconds spent in the environments' steps, here and in groups that have not ended yet
+
+
+class Tally:
+    """Moments about a frozen mean of what is observed in each of P places."""
+
+    def __init__(self, mean: Floats, places: int) -> None:
+        self._mean = mean
+        self._sums = np.zeros((places, 2, len(mean)))
+        self._terms = np.empty((places, 2, len(mean)))
+
+    def add(self, places: Ints, obs: Floats) -> None:
+        """One observation in each of these places, (n, O)."""
+        terms = self._terms[: len(obs)]
+        np.subtract(obs, self._mean, out=terms[:, 0])
+        np.square(terms[:, 0], out=terms[:, 1])
+        self._sums[places] += terms
+
+    def take(self, places: Ints) -> Floats:
+        """The sums of x − mean and of its square, (n, 2, O), which begin at zero again."""
+        sums: Floats = self._sums[places]
+        self._sums[places] = 0.0
+        return sums
+
+
+@dataclass
+class _Group:
+    """Episodes that were begun together."""
+
+    key: Any
+    episodes: Episodes
+    left: int  # that still run
+
+
+class Playing:
+    """Episodes in progress. The actor's rows are the simulations that run, in the order of `running`.
+
+    With a `mean`, moments of what the policy sees are gathered about it. A reward, an observation or an action that is
+    not finite, or beyond `HUGE`, ends its simulation as failed. `record` receives (places, actions) of every step.
+    Episodes are cut off after `limit` steps.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        actor: Actor,
+        places: int,
+        *,
+        mean: Floats | None = None,
+        beat: Beat = lambda steps: None,
+        record: Record | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self._env, self._actor, self._beat, self._record, self._limit = env, actor, beat, record, limit
+        env.errors.clear()
+        self._tally = None if mean is None else Tally(mean, places)
+        self._free = list(range(places))[::-1]
+        self._group: list[_Group | None] = [None] * places
+        self._item, self._begun = np.zeros(places, np.int64), np.zeros(places, np.int64)
+        self._steps, self._simulating = 0, 0.0
+        self.running = np.empty(0, np.int64)  # places
+        self._obs: Floats = np.empty((0, 0))  # of those that run
+        self._sums = np.empty(0)  # of their rewards
+        self._ended: list[_Group] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is still to be told or to be stepped."""
+        return self.running.size > 0 or bool(self._ended)
+
+    def begin(self, key: Any, seeds: Sequence[int]) -> None:
+        """Begin an episode for each seed. An actor whose rows are members has been given as many more."""
+        n = len(seeds)
+        places = np.array([self._free.pop() for _ in seeds])
+        obs = self._reset(places, seeds)
+        moments = None if self._tally is None else Moments(0, *np.zeros((2, n, obs.shape[1])))
+        episodes = Episodes(np.full(n, np.nan), np.zeros(n, np.int64), moments)
+        group = _Group(key, episodes, n)
+        self._item[places], self._begun[places] = np.arange(n), self._steps
+        for place in places:
+            self._group[place] = group
+        self.running = np.concatenate([self.running, places])
+        self._obs = np.concatenate([self._obs, obs]) if self._obs.size else obs
+        self._sums = np.concatenate([self._sums, np.zeros(n)])
+        fine = _finite(obs)
+        if not fine.all():
+            failed = np.concatenate([np.zeros(len(self.running) - n, np.bool_), ~fine])
+            self._leave(failed, failed)
+
+    def advance(self) -> list[tuple[Any, Episodes]]:
+        """One step of all that run, with one call of the actor and one of the environment; the groups that ended."""
+        if self.running.size:
+            self._step()
+        ended, self._ended = self._ended, []
+        if ended:
+            ended[0].episodes.simulating, self._simulating = self._simulating, 0.0
+        return [(group.key, group.episodes) for group in ended]
+
+    def _step(self) -> None:
+        running, obs = self.running, self._obs
+        if self._tally is not None:
+            self._tally.add(running, obs)
+        actions = self._actor(running, obs)
+        if self._record is not None:
+            self._record.append((running, actions))
+        begun = perf_counter()
+        obs, reward, terminated, truncated = self._env.step(running, actions)
+        self._simulating += perf_counter() - begun
+        self._obs = obs
+        self._sums += reward
+        self._steps += 1
+        self._beat(running.size)
+        over = terminated | truncated
+        if self._limit is not None:
+            over |= self._steps - self._begun[running] >= self._limit
+        failed = None
+        if not np.vdot(obs, obs) + np.vdot(reward, reward) + np.vdot(actions, actions) < HUGE**2:
+            failed = ~(_finite(reward) & _finite(obs) & _finite(actions))
+            over |= failed
+        if np.count_nonzero(over):
+            self._leave(over, failed)
+
+    def _leave(self, over: Bools, failed: Bools | None) -> None:
+        """Note how the episodes of these rows ended, and make room."""
+        rows = np.flatnonzero(over)
+        places = self.running[rows]
+        sums = None if self._tally is None else self._tally.take(places)
+        for i, (row, place) in enumerate(zip(rows.tolist(), places.tolist(), strict=True)):
+            group, item = self._group[place], self._item[place]
+            assert group is not None
+            done = group.episodes
+            done.lengths[item] = self._steps - self._begun[place]
+            if failed is None or not failed[row]:
+                done.returns[item] = self._sums[row]
+            if place in self._env.errors:
+                done.errors.append(self._env.errors.pop(place))
+            if done.moments is not None and sums is not None:
+                done.moments.first[item], done.moments.second[item] = sums[i]
+            group.left -= 1
+            if not group.left:
+                self._end(group)
+            self._free.append(place)
+        gaps = Gaps.of(over)
+        self._actor.close(gaps)
+        self.running = gaps.close(self.running.copy())  # who was told of it may have kept it
+        self._obs, self._sums = gaps.close(self._obs), gaps.close(self._sums)
+
+    def _end(self, group: _Group) -> None:
+        if group.episodes.moments is not None:
+            group.episodes.moments.count = int(group.episodes.lengths.sum())
+        self._ended.append(group)
+
+    def _reset(self, places: Ints, seeds: Sequence[int]) -> Floats:
+        """Begin episodes, (N, O), one after the other: where environments are slow to make, that is progress too."""
+        seen = []
+        for place, seed in zip(places.tolist(), seeds, strict=True):
+            seen.append(self._env.reset([place], [seed]))
+            self._beat(0)
+        return np.concatenate(seen)
+
+
+def rollout(
+    env: VectorEnv,
+    actor: Actor,
+    seeds: Sequence[int],
+    *,
+    mean: Floats | None = None,
+    beat: Beat = lambda steps: None,
+    record: Record | None = None,
+    limit: int | None = None,
+) -> Episodes:
+    """One episode in each of the first N = len(seeds) places, all begun together: see `Playing`."""
+    playing = Playing(env, actor, len(seeds), mean=mean, beat=beat, record=record, limit=limit)
+    playing.begin(None, seeds)
+    while not (ended := playing.advance()):
+        pass
+    return ended[0][1]
+
+
+def _finite(values: NDArray[Any]) -> Bools:
+    """Which rows hold only finite numbers, below `HUGE`, (n,)."""
+    finite: Bools = (np.abs(values) < HUGE).reshape(len(values), -1).all(axis=1)
+    return finite

@@ -1,0 +1,151 @@
+"""Film a policy in its environment, and write mp4 and GIF. No screen is needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from es_rl.envs.gymnasium_backend import describe, make_one
+from es_rl.errors import EnvError
+from es_rl.rng import integer_seed
+from es_rl.run.directory import reporting
+
+GIF_WIDTH, GIF_FPS, GIF_SECONDS = 240, 12, 6
+
+
+MAX_FPS = 30
+
+
+MAX_BYTES = 8_000_000  # chats take ten megabytes
+
+
+Frame = NDArray[np.uint8]  # (height, width, 3)
+
+
+def film(
+    act: Callable[[Any], Any],
+    reset: Callable[[], None],
+    env_id: str,
+    env_kwargs: Mapping[str, Any],
+    *,
+    seconds: float,
+    seed: int,
+) -> tuple[list[Frame], float]:
+    """Frames of episodes one after another until `seconds` of simulated time are full, and their rate per second.
+
+    `act` is an agent: one observation → one action; `reset` makes it forget the episode that was.
+
+    Raises `EnvError` if the environment cannot be rendered.
+    """
+    _choose_renderer()
+    try:
+        env = make_one(env_id, env_kwargs, render_mode="rgb_array")
+        _follow(env)
+        rate = float(env.metadata.get("render_fps") or MAX_FPS)  # steps a second of simulated time
+        every = max(1, int(np.ceil(rate / MAX_FPS)))
+        fps = rate / every
+        frames = list(_frames(act, reset, env, every, max(1, round(seconds * fps)), seed))
+        env.close()
+    except Exception as error:  # foreign code, and drivers: any error
+        sys.unraisablehook = lambda _: None  # Gymnasium's half-made viewer complains when it is collected
+        raise EnvError(
+            f"env={env_id}: cannot be rendered: {describe(error)}. MuJoCo needs EGL or OSMesa: on Debian, "
+            f"apt-get install libegl1 libgl1-mesa-dri, or libosmesa6; other environments, a render_mode of rgb_array."
+        ) from error
+    return frames, fps
+
+
+def write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
+    """H.264 in mp4, small enough for a chat and playable everywhere; appears only when it is complete."""
+    height, width = (side - side % 2 for side in frames[0].shape[:2])  # H.264 wants even sides
+    bits = int(MAX_BYTES * 8 * 0.9 / max(1.0, len(frames) / fps))  # a second
+    options = ["-crf", "26", "-maxrate", str(bits), "-bufsize", str(bits), "-movflags", "+faststart"]
+    temporary = path.with_suffix(f".writing-{os.getpid()}.mp4")
+    with reporting(path, "Choose another place with out=FILE"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = imageio_ffmpeg.write_frames(
+            str(temporary), (width, height), fps=fps, codec="libx264", quality=None, bitrate=None,
+            macro_block_size=2, pix_fmt_out="yuv420p", output_params=options, ffmpeg_log_level="error",
+        )  # fmt: skip
+        writer.send(None)
+        for frame in frames:
+            writer.send(np.ascontiguousarray(frame[:height, :width]))
+        writer.close()
+        temporary.replace(path)
+
+
+def write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
+    """The first seconds, small and at a low rate."""
+    step = max(1, round(fps / GIF_FPS))
+    chosen = frames[: max(1, int(GIF_SECONDS * fps)) : step]
+    height, width = chosen[0].shape[:2]
+    size = (GIF_WIDTH, round(GIF_WIDTH * height / width))
+    images = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in chosen]
+    palette = images[0].quantize(128)
+    paletted = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    with reporting(path, "Choose another place with gif=FILE"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        paletted[0].save(
+            path,
+            save_all=True,
+            append_images=paletted[1:],
+            duration=round(1000 * step / fps),
+            loop=0,
+            optimize=True,
+        )
+
+
+def _frames(
+    act: Callable[[Any], Any], reset: Callable[[], None], env: Any, every: int, count: int, seed: int
+) -> Iterator[Frame]:
+    episode = 0
+    while count > 0:
+        obs, _ = env.reset(seed=integer_seed(seed, "record", episode))
+        reset()
+        step, done = 0, False
+        while not done and count > 0:
+            if step % every == 0:
+                count -= 1
+                yield np.asarray(env.render(), np.uint8)
+            obs, _, terminated, truncated, _ = env.step(act(obs))
+            step, done = step + 1, terminated or truncated
+        episode += 1
+
+
+def _follow(env: Any) -> None:
+    """Let the camera of a MuJoCo task go along with its robot: Gymnasium leaves it where the robot starts."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is None:
+        return
+    import mujoco
+
+    camera = mujoco.mj_name2id(env.unwrapped.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+    if camera >= 0:
+        renderer.camera_id = camera
+
+
+def _choose_renderer() -> None:
+    """Before mujoco is imported: the first of EGL and OSMesa that can draw off the screen, unless one is set."""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # for the environments drawn by pygame
+    if "MUJOCO_GL" in os.environ:
+        return
+    code = "import mujoco; mujoco.GLContext(64, 64).make_current()"
+    for name in ("egl", "osmesa"):
+        trial = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"MUJOCO_GL": name},
+            capture_output=True,
+            check=False,
+        )
+        if trial.returncode == 0:
+            os.environ["MUJOCO_GL"] = name
+            return

@@ -1,0 +1,257 @@
+"""A feedforward policy computed in NumPy, for many members at once.
+
+Shapes: P places, n ≤ P simulations that run, R rank; a matrix is (m, n).
+
+For the small networks of control that is most of the difference between the physics' speed and training's: a step of
+physics sweeps the processor's caches, and whatever runs between two steps runs cold, where one operation of torch takes
+the time of ten of NumPy's. A kind of layer = one function and one line in `KERNELS`.
+
+A row's result must not depend on the rows beside it, to the last bit: no product of matrices here takes several rows at
+once, for its rounding may depend on their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from es_rl.envs.spaces import Floats, Ints
+from es_rl.policies.action import ActionHead
+from es_rl.policies.feedforward import Feedforward
+from es_rl.policies.normalizer import Normalizer, Unnormalized
+from es_rl.policies.rounding import RoundedLinear, rounded
+from es_rl.population.members import LowRank, Members
+from es_rl.rl.compaction import Gaps
+
+Array = NDArray[Any]  # (n, features)
+Kernel = Callable[[Array], Array]  # may write into its argument, except the first one
+Weights = dict[str, Any]  # of a layer, by its own parameter names: (P, …), (1, …) for all, or theta (m, n) and factors
+
+
+class NumpyForward:
+    """A chain of layers, an actor: each row with weights of its own, which `join` brings, or all with the policy's."""
+
+    def __init__(self, layers: dict[str, nn.Module], places: int = 0) -> None:
+        self._layers, self._places, self._rows = layers, places, 0
+        self._own: list[Array] = []  # every array with a row for each place
+        self._kernels = [] if places else self._bind(_policys(layers))
+
+    def join(self, members: dict[str, Members], k: int = 1) -> None:
+        """Rows for more members, k of each. The matrices of low-rank members have the same theta in all calls."""
+        arrays = {name: _arrays(_in_use(m, name, self._layers)) for name, m in members.items()}
+        own = [part for parts in arrays.values() for part in parts[-2:]]  # theta is no member's own
+        if not self._kernels:
+            self._own = [np.empty((self._places, *part.shape[1:]), part.dtype) for part in own]
+            rest = iter(self._own)
+            places = {name: (*parts[:-2], *(next(rest) for _ in parts[-2:])) for name, parts in arrays.items()}
+            self._kernels = self._bind(places)
+        end = self._rows + k * len(own[0])
+        for array, part in zip(self._own, own, strict=True):
+            array[self._rows : end] = part if k == 1 else np.repeat(part, k, axis=0)
+        self._rows = end
+
+    def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
+        """Observations (n, O) → actions (n, A), or (n,) integers."""
+        x: Array = obs
+        for kernel in self._kernels:
+            x = kernel(x)
+        return x
+
+    def close(self, gaps: Gaps) -> None:
+        for array in self._own:
+            gaps.close(array)
+        self._rows = gaps.left
+
+    def _bind(self, arrays: dict[str, tuple[Array, ...]]) -> list[Kernel]:
+        """Each layer's kernel with its weights."""
+        own: dict[str, Weights] = {name: {} for name in self._layers}
+        for name, parts in arrays.items():
+            prefix, _, short = name.rpartition(".")
+            own[prefix][short] = parts if len(parts) > 1 else parts[0]
+        return [KERNELS[type(layer)](layer, own[name]) for name, layer in self._layers.items()]
+
+
+def _in_use(m: Members, name: str, layers: dict[str, nn.Module]) -> Members:
+    """Members of a parameter as its layer computes with them: rounded ones are whole and rounded here, once."""
+    layer = layers[name.rpartition(".")[0]]
+    if not isinstance(layer, RoundedLinear) or not name.endswith(".weight"):
+        return m
+    if not isinstance(m, LowRank):
+        return rounded(m, layer.kind)
+    whole = m.theta  # one rank after the other: the bits of a product of matrices may depend on the number of members
+    for r in range(m.a.shape[2]):
+        whole = whole + m.a[:, :, r, None] * m.b[:, None, :, r]
+    return rounded(whole, layer.kind)
+
+
+def _arrays(m: Members) -> tuple[Array, ...]:
+    """Of dense members their weights (N, …), of low-rank ones theta (m, n), a (N, m, R) and bᵀ (N, R, n)."""
+    if isinstance(m, LowRank):
+        return m.theta.numpy(), m.a.numpy(), m.b.transpose(1, 2).numpy()
+    return (m.numpy(),)
+
+
+def _policys(layers: dict[str, nn.Module]) -> dict[str, tuple[Array, ...]]:
+    """The weights of the policy itself, for all rows: (1, …)."""
+    named = {f"{name}.{short}": value for name, layer in layers.items() for short, value in layer.named_parameters()}
+    return {name: _arrays(_in_use(value.detach()[None], name, layers)) for name, value in named.items()}
+
+
+def chain(policy: nn.Module) -> dict[str, nn.Module] | None:
+    """The layers of a feedforward policy by their names in it, or None if NumPy cannot compute one."""
+    if type(policy) is not Feedforward:  # a subclass may compute anything
+        return None
+    layers = dict(_links(policy))
+    weighted = [id(layer) for layer in layers.values() if list(layer.parameters())]
+    each_once = len(set(weighted)) == len(weighted)  # one that comes twice has its weights by its first name only
+    return layers if each_once and all(_has_kernel(layer) for layer in layers.values()) else None
+
+
+def _links(layers: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The layers of a chain, and of chains within it, in their order."""
+    for name, layer in layers._modules.items():
+        if type(layer) is nn.Sequential:
+            yield from _links(layer, f"{prefix}{name}.")
+        elif layer is not None:
+            yield prefix + name, layer
+
+
+def _has_kernel(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.LayerNorm) and (len(layer.normalized_shape) > 1 or layer.weight is None):
+        return False
+    if isinstance(layer, nn.GELU) and layer.approximate != "none":
+        return False
+    return type(layer) in KERNELS
+
+
+def _linear(layer: nn.Module, w: Weights) -> Kernel:
+    weight, bias = w["weight"], w.get("bias")
+    product = _low_rank_product(*weight) if isinstance(weight, tuple) else lambda x: np.matvec(weight[: len(x)], x)
+
+    def kernel(x: Array) -> Array:
+        y: Array = product(x)
+        if bias is not None:
+            y += bias[: len(x)]
+        return y
+
+    return kernel
+
+
+def _low_rank_product(theta: Array, a: Array, b: Array) -> Kernel:
+    """x thetaᵀ + (x b) aᵀ: (m, n), (P, m, R), (P, R, n)."""
+    if a.shape[-1] == 1:
+        a, b = a[..., 0], b[:, 0]
+        own: Kernel = lambda x: np.vecdot(x, b[: len(x)])[:, None] * a[: len(x)]  # noqa: E731
+    else:
+        own = lambda x: np.matvec(a[: len(x)], np.matvec(b[: len(x)], x))  # noqa: E731
+
+    def kernel(x: Array) -> Array:
+        y: Array = np.matvec(theta, x)
+        y += own(x)
+        return y
+
+    return kernel
+
+
+def _layer_norm(layer: nn.Module, w: Weights) -> Kernel:
+    assert isinstance(layer, nn.LayerNorm)
+    size, eps, gain, bias = layer.normalized_shape[0], layer.eps, w["weight"], w.get("bias")
+
+    def kernel(x: Array) -> Array:
+        x = x - np.add.reduce(x, axis=-1, keepdims=True) / size
+        variance = np.add.reduce(np.square(x), axis=-1, keepdims=True) / size
+        x *= gain[: len(x)] / np.sqrt(variance + eps)
+        if bias is not None:
+            x += bias[: len(x)]
+        return x
+
+    return kernel
+
+
+def _normalizer(layer: nn.Module, w: Weights) -> Kernel:
+    assert isinstance(layer, Normalizer)
+    scale, shift, clip, inputs = layer.scale.numpy(), layer.shift.numpy(), layer.clip, layer.inputs
+
+    def kernel(obs: Array) -> Array:
+        x = obs[..., :inputs] * scale
+        x += shift
+        return _clipped(x, -clip, clip).astype(np.float32)
+
+    return kernel
+
+
+def _head(layer: nn.Module, w: Weights) -> Kernel:
+    assert isinstance(layer, ActionHead)
+    if layer.discrete:
+        return lambda x: x.argmax(axis=-1) + layer.start
+    squash: Kernel = _tanh if layer.squash == "tanh" else lambda x: _clipped(x, -1.0, 1.0)
+    if layer.is_unit:
+        return squash
+    center, reach, low, high, bounded = (
+        getattr(layer, name).numpy() for name in ("center", "reach", "low", "high", "bounded")
+    )
+
+    def kernel(x: Array) -> Array:
+        y = np.where(bounded, squash(x.copy()), x)
+        y *= reach
+        y += center
+        return _clipped(y, low, high)
+
+    return kernel
+
+
+def _clipped(x: Array, low: Any, high: Any) -> Array:
+    """In place. np.clip does the same, three times as slowly for the few numbers of a step."""
+    np.maximum(x, low, out=x)
+    np.minimum(x, high, out=x)
+    return x
+
+
+def _tanh(x: Array) -> Array:
+    return np.tanh(x, out=x)
+
+
+def _elu(layer: nn.Module, w: Weights) -> Kernel:
+    assert isinstance(layer, nn.ELU)
+    alpha = np.float32(layer.alpha)
+    return lambda x: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def _leaky_relu(layer: nn.Module, w: Weights) -> Kernel:
+    assert isinstance(layer, nn.LeakyReLU)
+    slope = np.float32(layer.negative_slope)
+    return lambda x: np.where(x > 0, x, slope * x)
+
+
+def _gelu(layer: nn.Module, w: Weights) -> Kernel:
+    from scipy.special import erf  # takes a while, and few policies need it
+
+    half, root = np.float32(0.5), np.float32(0.5**0.5)
+    return lambda x: half * x * (1 + erf(root * x))
+
+
+def _silu(layer: nn.Module, w: Weights) -> Kernel:
+    """x/(1 + exp(−x)), which does not overflow when written like this."""
+    half = np.float32(0.5)
+    return lambda x: half * x * (1 + np.tanh(half * x))
+
+
+# How a layer of each kind computes for many members: (layer, their weights) → kernel.
+KERNELS: dict[type[nn.Module], Callable[[nn.Module, Weights], Kernel]] = {
+    Normalizer: _normalizer,
+    Unnormalized: lambda layer, w: lambda obs: obs[..., : layer.inputs].astype(np.float32),
+    nn.Linear: _linear,
+    RoundedLinear: _linear,
+    nn.LayerNorm: _layer_norm,
+    nn.Tanh: lambda layer, w: _tanh,
+    nn.ReLU: lambda layer, w: lambda x: np.maximum(x, 0.0, out=x),
+    nn.ELU: _elu,
+    nn.LeakyReLU: _leaky_relu,
+    nn.GELU: _gelu,
+    nn.SiLU: _silu,
+    ActionHead: _head,
+}

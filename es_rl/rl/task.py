@@ -1,0 +1,179 @@
+"""The members of a generation → their fitness, by rollouts on workers; and the unperturbed policy → its returns.
+
+This is the part that another kind of training replaces: nothing above it knows that there are environments, and
+nothing below it knows of evolution strategies.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_rl import envs, es
+from es_rl.envs import EnvSpec
+from es_rl.errors import EnvError, TrainingError
+from es_rl.es.chunks import divide
+from es_rl.es.strategy import ESParams, ESState, Evaluation, Generation
+from es_rl.policies import normalizer
+from es_rl.rl.actors import numpy_layers
+from es_rl.rl.central import Central
+from es_rl.rl.chunks import Chunk, ChunkResult, Rollout, make_policy, result_of
+from es_rl.rl.config import Config
+from es_rl.rng import integer_seed
+from es_rl.workers.pool import Workers
+from es_rl.workers.worker import Failed
+
+# Into so many chunks are evaluation episodes cut, whatever the number of workers.
+EVALUATION_CHUNKS = 8
+SEVERAL = 8  # members, of which none can be run: it is not for one of them alone
+
+
+class Evaluator:
+    """Evaluates a run's members and its policy in an environment."""
+
+    def __init__(self, config: Config, params: ESParams, spec: EnvSpec, workers: Workers) -> None:
+        self._config, self._params, self._workers = config, params, workers
+        self._rollout = Rollout(config, spec)
+        self._central = Central(config, spec, workers) if config.inference == "central" else None
+        independent = self._central is None and numpy_layers(make_policy(config, spec)) is not None
+        self.divisible = independent and not config.es.noise.endswith("orthogonal")  # these draw a chunk's together
+
+    def members(self, state: ESState) -> Evaluation:
+        """Fitness of all members of the coming generation.
+
+        Raises `EnvError` or `TrainingError` as soon as more have failed than `es.max_failed` allows.
+        """
+        start, busy = time.monotonic(), self._workers.busy
+        p, chunks = es.ask(self._params, state)
+        limit = es.limit(self._params, state.generation)
+        generation = Generation(state.generation, es.arrays(state), p, limit)
+        results = self._roll_members(generation, self._cut(chunks), chunks[-1].stop, failed=0)
+        if more := es.grow(self._params, chunks[-1].stop, sum(result.steps for result in results)):
+            failed = sum(map(_failed, results))
+            results += self._roll_members(generation, self._cut(more), more[-1].stop, failed=failed)
+        moments = [result.moments for result in results if result.moments is not None]
+        processes = max(1, self._workers.count)
+        available = max(1e-9, processes * (time.monotonic() - start))  # seconds of all processes together
+        return Evaluation(
+            fitness=np.concatenate([result.fitness for result in results]),
+            buffers=normalizer.merge(state.buffers, moments),
+            steps=sum(result.steps for result in results),
+            # Shares of the workers' time: with a job, and inside the simulator.
+            metrics=_metrics(results)
+            | {
+                "time/utilisation": (self._workers.busy - busy) / available if self._workers.count else 1.0,
+                "time/simulating": sum(result.simulating for result in results) / available,
+            },
+        )
+
+    def _cut(self, chunks: list[range]) -> list[range]:
+        """The same members as jobs for workers. No bit depends on it where one's actions do not on those beside it."""
+        if not self.divisible:
+            return chunks
+        return divide(range(chunks[0].start, chunks[-1].stop), self._workers.count, self._params.chunk)
+
+    def _roll_members(
+        self, generation: Generation, parts: list[range], population: int, *, failed: int
+    ) -> list[ChunkResult]:
+        """The results of these members, given that so many of earlier ones failed.
+
+        A part that its worker was lost on again and again is cut into pairs, so that none fails for one beside it.
+        """
+        jobs = [Chunk("members", members.start, len(members)) for members in parts]
+
+        def to_cut(outcome: Any, job: Chunk) -> bool:
+            return self.divisible and isinstance(outcome, Failed) and job.count > 2
+
+        def on_result(index: int, outcome: Any) -> None:
+            nonlocal failed
+            result = result_of(outcome, jobs[index])
+            failed += 0 if to_cut(outcome, jobs[index]) else _failed(result)
+            self._check(failed, population, result, jobs[index], generation.number + 1)
+
+        results: list[ChunkResult] = []
+        for job, outcome in zip(jobs, self._roll(generation, jobs, on_result), strict=True):
+            if to_cut(outcome, job):
+                of_pairs = [range(first, first + 2) for first in job.items[::2]]
+                results += self._roll_members(generation, of_pairs, population, failed=failed)
+                failed += sum(map(_failed, results[-len(of_pairs) :]))
+            else:
+                results.append(result_of(outcome, job))
+        return results
+
+    def policy(self, state: ESState) -> dict[str, Any]:
+        """`eval/*` of the unperturbed policy on fresh seeds; episodes that failed are counted and left out."""
+        episodes = self._config.eval.episodes
+        size = min(self._params.chunk * self._config.es.episodes, -(-episodes // EVALUATION_CHUNKS))
+        jobs = [Chunk("evaluation", i, min(size, episodes - i)) for i in range(0, episodes, size)]
+        generation = Generation(state.generation, es.arrays(state), es.perturbation(self._params, state.generation))
+        outcomes = self._roll(generation, jobs, lambda index, outcome: None)
+        results = [result_of(outcome, job) for outcome, job in zip(outcomes, jobs, strict=True)]
+        returns = np.concatenate([result.returns for result in results])
+        lengths = np.concatenate([result.lengths for result in results])
+        sound = np.isfinite(returns)
+        return {
+            "eval/return_mean": _statistic(np.mean, returns[sound]),
+            "eval/return_std": _statistic(np.std, returns[sound]),
+            "eval/length_mean": _statistic(np.mean, lengths[sound]),
+            "eval/failed": int((~sound).sum()),
+        }
+
+    def _roll(
+        self, generation: Generation, jobs: list[Chunk], on_result: Callable[[int, Any], None]
+    ) -> Sequence[ChunkResult | Failed]:
+        if self._central is not None:
+            return self._central.roll(generation, jobs, on_result)
+        return self._workers.map(self._rollout, generation, jobs, on_result=on_result)
+
+    def _check(self, failed: int, population: int, result: ChunkResult, chunk: Chunk, generation: int) -> None:
+        """End a run that cannot succeed: too many failed, or the very first chunk could not be run at all."""
+        share = self._config.es.max_failed
+        several = chunk.first == 0 and chunk.count >= min(SEVERAL, population)
+        lost = result.steps == 0 and bool(result.errors) and generation == 1 and several
+        if failed <= share * population and not lost:
+            return
+        reason = result.errors[0] if result.errors else "rewards, observations or actions that are not finite"
+        text = f"{failed} of {population} members failed in generation {generation}: {reason}."
+        if failed > share * population:
+            text += f" es.max_failed={share:g} allows {int(share * population)}."
+        raise EnvError(f"env={self._config.env}: {text}") if result.errors else TrainingError(text)
+
+
+def probe(workers: Workers, config: Config) -> EnvSpec:
+    """Make the environment once, in a worker: it may hang or crash. Raises `EnvError`."""
+    (outcome,) = workers.map(_probe, None, [config])
+    if isinstance(outcome, Failed):
+        known = outcome.message.startswith(("env=", "backend="))
+        raise EnvError(outcome.message if known else f"env={config.env}: {outcome.message}.")
+    assert isinstance(outcome, EnvSpec)
+    return outcome
+
+
+def _probe(context: None, config: Config, beat: Callable[[int], None]) -> EnvSpec:
+    return envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)
+
+
+def _failed(result: ChunkResult) -> int:
+    return int((~np.isfinite(result.fitness)).sum())
+
+
+def _metrics(results: Sequence[ChunkResult]) -> dict[str, Any]:
+    """Statistics of the members that did not fail."""
+    fitness = np.concatenate([result.fitness for result in results])
+    sound = np.isfinite(fitness)
+    returns = np.concatenate([result.returns for result in results])[sound]
+    lengths = np.concatenate([result.lengths for result in results])[sound]
+    return es.fitness_metrics(fitness) | {
+        "return/mean": _statistic(np.mean, returns),
+        "length/mean": _statistic(np.mean, lengths),
+        "members": len(sound),
+    }
+
+
+def _statistic(function: Callable[[Any], Any], values: NDArray[np.float64]) -> float | None:
+    """The statistic as a float, or None of no values."""
+    return float(function(values)) if values.size else None

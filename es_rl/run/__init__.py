@@ -1,0 +1,1 @@
+"""A run: its directory, checkpoints, log and screen, and the loop that every kind of training shares."""

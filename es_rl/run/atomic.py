@@ -1,0 +1,89 @@
+"""Directories of files that appear complete or not at all, and are checked when they are read.
+
+Each has a `MANIFEST.json` with size and sha256 of every file. A directory under its final name is complete: it was
+written under another name, flushed to the disk and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from es_rl.errors import CheckpointError, EsRlError
+
+MANIFEST = "MANIFEST.json"
+
+
+def write(final: Path, contents: Mapping[str, bytes]) -> None:
+    """A directory of these files and their manifest, which appears complete or not at all. Raises OSError."""
+    manifest = {name: {"size": len(data), "sha256": _sha256(data)} for name, data in contents.items()}
+    temporary, old = (final.with_name(f".{what}-{os.getpid()}-{final.name}") for what in ("writing", "old"))
+    for leftover in (temporary, old):  # of an earlier process of this number
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir()
+    for name, data in {**contents, MANIFEST: json.dumps(manifest, indent=2).encode()}.items():
+        _write_to_disk(temporary / name, data)
+    if final.exists():  # a damaged one that a resumed run has fallen back from, or an earlier one
+        final.rename(old)
+    temporary.rename(final)
+    _flush_directory(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read(path: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """These files of such a directory. Raises `CheckpointError` if one is not what the manifest says, and OSError."""
+    manifest = json.loads((path / MANIFEST).read_bytes())
+    contents = {name: (path / name).read_bytes() for name in names}
+    for name, data in contents.items():
+        if len(data) != manifest[name]["size"] or _sha256(data) != manifest[name]["sha256"]:
+            raise CheckpointError(f"{path / name}: damaged, it is not what {MANIFEST} says.")
+    return contents
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever is wrong with what is read of a path is a `CheckpointError`."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path}: cannot be read ({error.strerror}).") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: holds a file that is not safetensors ({error}).") from error
+    except EsRlError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error}).") from error
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write_to_disk(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A file that is there complete or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(path)

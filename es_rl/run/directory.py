@@ -1,0 +1,157 @@
+"""A run's directory: where it is, whose it is, and what it says of itself besides metrics and checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+from es_rl.config import pairs, read_file, to_yaml
+from es_rl.errors import CheckpointError, ConfigError, ResourceError
+
+PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco")
+OPTIONAL = ("transformers", "tokenizers")
+
+
+def create(given: str, group: str, name: str) -> Path:
+    """Make the directory of a new run: the one given, or `runs/GROUP/TIME-NAME`.
+
+    Raises `ConfigError` if it is not empty, `ResourceError` if that is refused.
+    """
+    path = Path(given or f"runs/{group.replace(':', '-')}/{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+    if not given:
+        path = _unused(path)
+    with reporting(path):
+        path.mkdir(parents=True, exist_ok=True)
+        if (path / "config.yaml").exists():
+            raise ConfigError(
+                f"run={path}: there is a run already. resume={path} goes on with it; or give another name."
+            )
+        if any(path.iterdir()):
+            raise ConfigError(f"run={path}: the directory is not empty. Give another name.")
+    return path
+
+
+def resumed(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The run that `resume=` names, if any, and the other arguments. Raises `ConfigError`."""
+    name = pairs(argv).get("resume", "")
+    return (Path(name) if name else None), [argument for argument in argv if not argument.startswith("resume=")]
+
+
+def discard_unbegun(path: Path) -> None:
+    """Remove the directory of a run that never began."""
+    if not (path / "config.yaml").exists():
+        for name in (".lock", "workers.log", "command.txt", "versions.json", ".config.yaml"):
+            (path / name).unlink(missing_ok=True)
+        for name in ("checkpoints", "start"):  # of the untrained policy
+            shutil.rmtree(path / name, ignore_errors=True)
+        with contextlib.suppress(OSError):  # there is something else in it
+            path.rmdir()
+
+
+def describe(path: Path, config: Any, verb: str, argv: Sequence[str]) -> None:
+    """Write the resolved configuration, the command and the versions of a new run."""
+    with reporting(path):
+        (path / "command.txt").write_text(f"python -m es_rl.{verb} {shlex.join(argv)}\n")
+        (path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+    save_config(path, config)
+
+
+def save_config(path: Path, config: Any) -> None:
+    """Write a run's resolved configuration: the file is there complete, or as it was."""
+    with reporting(path):
+        (path / ".config.yaml").write_text(to_yaml(config))
+        (path / ".config.yaml").replace(path / "config.yaml")
+
+
+def saved_config(path: Path) -> dict[str, Any]:
+    """The keys of a run, as it was started. Raises `CheckpointError` if the directory holds no run."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such run directory.")
+    if not (path / "config.yaml").is_file():
+        raise CheckpointError(f"{path}: not a run directory, it has no config.yaml.")
+    try:
+        return read_file(path / "config.yaml")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def versions() -> dict[str, str]:
+    """Versions that results may depend on; `code` is a checksum of the package's own files."""
+    found = {"python": platform.python_version(), "code": _code()}
+    for package in (*PACKAGES, *OPTIONAL):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            if package in PACKAGES:  # a checkout that was not installed
+                found[package] = "unknown"
+    return found
+
+
+@cache
+def _code() -> str:
+    """The beginning of the sha256 over all of the package's source files, in the order of their names."""
+    package = Path(__file__).parents[1]
+    files = sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).as_posix())
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+def changed_versions(path: Path) -> list[str]:
+    """What has another version now than when the run was last described, one line each."""
+    try:
+        before = json.loads((path / "versions.json").read_text())
+    except (OSError, ValueError):
+        return ["versions.json cannot be read: whether library versions changed is not known"]
+    now = versions()
+    return [f"{k} was {v} and is now {now.get(k)}" for k, v in before.items() if now.get(k) != v]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the run against a second trainer; the kernel lets go when this process ends, however it ends."""
+    with reporting(path):
+        file = (path / ".lock").open("a+")
+    with file:
+        with reporting(path):
+            _take_lock(path, file)
+        yield
+
+
+def _take_lock(path: Path, file: IO[str]) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        raise ResourceError(f"{path}: in use by another trainer, process {holder}. Stop it first.") from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+
+
+@contextmanager
+def reporting(path: Path, remedy: str = "Choose another place with run=DIRECTORY") -> Iterator[None]:
+    """Turn what the file system refuses into one line."""
+    try:
+        yield
+    except OSError as error:
+        what = error.filename or path
+        raise ResourceError(f"{what}: {error.strerror or error}. {remedy}.") from error
+
+
+def _unused(path: Path) -> Path:
+    """The path, or the first of path-2, path-3, … that does not exist."""
+    candidates: Callable[[int], Path] = lambda i: path if i == 1 else path.with_name(f"{path.name}-{i}")  # noqa: E731
+    return next(p for i in range(1, 10**6) if not (p := candidates(i)).exists())

@@ -1,0 +1,167 @@
+"""What a run says on the console: a live panel on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from es_rl.run.terms import Terms
+
+Record = Mapping[str, Any]
+PLAIN_SECONDS = 5.0  # at most so often is a generation a plain line; evaluations always are
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The nearest stop rule: its text, the share done in [0, 1], and the seconds left, if they can be told."""
+
+    text: str
+    share: float
+    seconds_left: float | None
+
+
+def goal(config: Any, terms: Terms, *, generation: int, steps: int, seconds: float, last_score: float | None) -> Goal:
+    """Which of the stop rules will be met first, as things go."""
+    goals = []
+    for name, limit, done in (
+        ("generations", config.generations, generation),
+        (terms.steps, getattr(config, terms.steps), steps),
+        ("minutes", config.minutes, seconds / 60),
+    ):
+        if limit is not None:
+            share = min(1.0, done / limit)
+            left = seconds * (1 - share) / share if share > 0 and seconds > 0 else None
+            goals.append(Goal(f"{name}={limit:,g}" if limit < 1e15 else f"{name}={limit}", share, left))
+    if goals:
+        return min(goals, key=lambda g: math.inf if g.seconds_left is None else g.seconds_left)
+    target = getattr(config, terms.target)
+    return Goal(f"{terms.target}={target:g}", float(terms.reached(last_score, target)), None)
+
+
+class Screen:
+    """A live panel on a terminal, plain lines elsewhere."""
+
+    def __init__(self, title: str, config: Any, terms: Terms) -> None:
+        self._terms = terms
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._title, self._config = title, config
+        self._status = "starting"
+        self._record: dict[str, Any] = {}
+        self._steps_in_generation = 0
+        self._last_line = -math.inf
+        self._live: Live | None = None
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=4)
+            self._live.start()
+        else:
+            self.say(title)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(Text(text))
+
+    def status(self, text: str) -> None:
+        """What is being done now."""
+        self._status = text
+
+    def steps(self, count: int) -> None:
+        """Steps done in the generation in progress."""
+        self._steps_in_generation += count
+
+    def restart(self, text: str) -> None:
+        """A generation begins."""
+        self._steps_in_generation = 0
+        self._status = text
+
+    def write(self, record: Record) -> None:
+        evaluated = self._terms.score in record
+        self._record |= record
+        now = time.monotonic()
+        if self._live is None and (evaluated or now - self._last_line > PLAIN_SECONDS):
+            self._last_line = now
+            self.say(_line(record, self._goal(), self._terms))
+        for tag, value in record.items():
+            if isinstance(value, str):
+                self.say(f"{tag}: {value!r}")
+
+    def close(self) -> None:
+        if self._live is not None:
+            with contextlib.suppress(OSError):  # a terminal that is gone
+                self._live.stop()
+            self._live = None
+
+    def _goal(self) -> Goal:
+        r = self._record
+        return goal(
+            self._config,
+            self._terms,
+            generation=r.get("generation", 0),
+            steps=r.get(self._terms.steps, 0),
+            seconds=r.get("seconds", 0.0),
+            last_score=r.get(self._terms.score),
+        )
+
+    def _panel(self) -> Panel:
+        r, g, terms = self._record, self._goal(), self._terms
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim")
+        table.add_column()
+        speed = f"{r[f'time/{terms.unit}_per_second']:,.0f} {terms.unit}/s" if r else ""
+        fresh = f" + {self._steps_in_generation:,}" if self._steps_in_generation else ""
+        table.add_row("generation", f"{r.get('generation', 0)}   [dim]{self._status}[/dim]")
+        table.add_row(terms.steps.replace("_", " "), f"{r.get(terms.steps, 0):,}[dim]{fresh}[/dim]   {speed}")
+        if r:
+            table.add_row("fitness", f"{number(r['fitness/mean'])}   [dim]max[/dim] {number(r['fitness/max'])}")
+        if terms.score in r:
+            best = r.get(terms.best)
+            at_best = f"   [dim]best[/dim] {number(best)}" if best is not None else ""
+            spread = f" ± {number(r[terms.spread])}" if terms.spread in r else ""
+            table.add_row("evaluation", f"[bold]{number(r[terms.score])}[/bold]{spread}{at_best}")
+        if r.get("members/failed"):
+            table.add_row("failed members", f"[yellow]{r['members/failed']}[/yellow]")
+        left = f"{_clock(g.seconds_left)} left" if g.seconds_left is not None else ""
+        table.add_row(g.text, f"{100 * g.share:.0f} %   {left}")
+        bar = ProgressBar(total=1.0, completed=g.share)
+        return Panel(Group(table, bar), title=self._title, title_align="left", border_style="cyan")
+
+
+def _line(r: Record, g: Goal, terms: Terms) -> str:
+    parts = [
+        f"generation {r['generation']}",
+        f"{r[terms.steps]:,} {terms.unit}",
+        f"{r[f'time/{terms.unit}_per_second']:,.0f} {terms.unit}/s",
+        f"fitness {number(r['fitness/mean'])} (max {number(r['fitness/max'])})",
+    ]
+    if terms.score in r:
+        spread = f" ± {number(r[terms.spread])}" if terms.spread in r else ""
+        parts.append(f"eval {number(r[terms.score])}{spread}")
+    if r["members/failed"]:
+        parts.append(f"{r['members/failed']} members failed")
+    left = f", {_clock(g.seconds_left)} left" if g.seconds_left is not None else ""
+    parts.append(f"{100 * g.share:.0f} % of {g.text}{left}")
+    return " | ".join(parts)
+
+
+def number(value: float | None, digits: int | None = None) -> str:
+    """With the digits asked for, or as many as a number of its size needs; – for what is no number."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    needed = 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 3
+    return f"{value:,.{needed if digits is None else digits}f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

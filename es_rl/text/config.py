@@ -1,0 +1,103 @@
+"""The keys of a training on text, and the rules between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from es_rl.config import build, pairs
+from es_rl.errors import ConfigError, lookup
+from es_rl.es.chunks import default_chunk
+from es_rl.es.config import EsConfig, OptimConfig, check_pairs, refuse_episodic
+from es_rl.es.optim import OPTIMIZERS
+from es_rl.es.shaping import SHAPINGS
+from es_rl.keys import group, key
+from es_rl.noise import KINDS
+from es_rl.rng import MAX_SEED
+from es_rl.run.checkpoint import CheckpointConfig
+from es_rl.run.resume import going_on
+
+DEFAULTS = {"es.noise": "lowrank", "es.population": 256, "es.sigma": 0.02, "optim.lr": 0.01}
+# A step takes the time of a member's, and an evaluation that of ten steps.
+ADAMW = {"batch": 8, "optim.name": "adamw", "optim.lr": 0.001, "eval.every": 250, "checkpoint.every": 1000}
+TOKENS_AT_ONCE = 8_192  # in one forward pass of a chunk, so that memory does not grow with the population
+
+
+@dataclass(frozen=True)
+class GptConfig:
+    layers: int = key(2, "blocks of attention and perceptron", low=1)
+    heads: int = key(4, "of each attention", low=1)
+    width: int = key(64, "numbers of a token; a multiple of heads", low=1)
+
+
+@dataclass(frozen=True)
+class TextEvalConfig:
+    every: int = key(10, "generations between evaluations; 0: only at the end", low=0)
+    bytes: int = key(16_384, "held-out bytes of an evaluation, at most", low=1)
+    sample: int = key(200, "bytes of text shown with each evaluation", low=0)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    corpus: str = key("", "a file; its last tenth is held out")
+    model: str = key("", "the run of a trained GPT to start from, of another seed; default: from scratch")
+    ctx: int = key(128, "bytes of a sequence", low=2)
+    batch: int = key(2, "sequences of a generation, the same for all members", low=1)
+    gpt: GptConfig = group(GptConfig, "the network")
+    reward: str = key(
+        "", "module:function that scores generated text, (prompts, completions) → numbers; default: the loss"
+    )
+    baseline: str = key("", "adamw: train by backpropagation instead, to compare", choices=("", "adamw"))
+    es: EsConfig = group(EsConfig, "the evolution strategy")
+    optim: OptimConfig = group(OptimConfig, "the optimiser")
+    generations: int | None = key(None, "stop after so many generations", low=1)
+    tokens: int | None = key(None, "stop after so many bytes, of all members", low=1)
+    minutes: float | None = key(None, "stop after so many minutes of training; 60 if no rule is given", above=0)
+    target_bits: float | None = key(None, "stop when eval/bits_per_byte reaches this")
+    target_reward: float | None = key(None, "stop when eval/reward_mean reaches this")
+    seed: int = key(0, "names every random number of the run", low=0, high=MAX_SEED)
+    workers: int | None = key(
+        None, "worker processes; 0: all in this one, which a reward that hangs then hangs with; default: the "
+        "processors at hand", low=0,
+    )  # fmt: skip
+    chunk: int | None = key(None, "members of one forward pass, an even number; default: from the other keys", low=2)
+    hang_after: float = key(300.0, "seconds without a finished chunk after which a worker is replaced", above=0)
+    run: str = key("", "the run's directory; default: runs/text/TIME-gpt")
+    eval: TextEvalConfig = group(TextEvalConfig, "evaluation of theta on what is held out")
+    checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
+
+
+def parse_text(argv: Sequence[str]) -> TextConfig:
+    """The resolved configuration of a new run. Raises `ConfigError`."""
+    given = pairs(argv)
+    refuse_episodic(given, "es.")
+    return _resolve(build(TextConfig, [(ADAMW if given.get("baseline") else DEFAULTS, ""), (given, "")]))
+
+
+def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> TextConfig:
+    """The configuration of a run that goes on. Raises `ConfigError`."""
+    return _resolve(going_on(TextConfig, saved, argv, source, "reward"))
+
+
+def _resolve(config: TextConfig) -> TextConfig:
+    """Rules between keys, and the defaults that follow from other keys. Raises `ConfigError`."""
+    if not config.corpus:
+        raise ConfigError("corpus is missing: give a text file, such as corpus=shakespeare.txt.")
+    check_pairs(config.es, "es.")
+    lookup(KINDS, config.es.noise, "es.noise")
+    lookup(SHAPINGS, config.es.shaping, "es.shaping")
+    lookup(OPTIMIZERS, config.optim.name, "optim.name")
+    if config.baseline and config.optim.name != config.baseline:
+        raise ConfigError(f"optim.name={config.optim.name}: baseline={config.baseline} is itself the optimiser.")
+    if config.reward and config.target_bits is not None:
+        raise ConfigError("target_bits: with a reward, bits per byte are not measured. Give target_reward.")
+    if not config.reward and config.target_reward is not None:
+        raise ConfigError("target_reward: needs a reward. Give reward=module:function, or target_bits.")
+    if config.gpt.width % config.gpt.heads:
+        raise ConfigError(f"gpt.width={config.gpt.width}: must be a multiple of gpt.heads={config.gpt.heads}.")
+    most = max(2, TOKENS_AT_ONCE // (config.batch * config.ctx))
+    chunk = min(default_chunk(config.es.population, 1), most - most % 2) if config.chunk is None else config.chunk
+    if chunk % 2:
+        raise ConfigError(f"chunk={chunk}: must be even, both members of a pair see the same bytes together.")
+    return replace(config, chunk=min(chunk, config.es.population))

@@ -1,0 +1,199 @@
+"""Evaluates the members of a training on text, and theta; a step of backpropagation, to compare with.
+
+Shapes: B sequences of a generation, n members.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from es_rl import es, rewards
+from es_rl.errors import ConfigError, TrainingError
+from es_rl.es import optim
+from es_rl.es.strategy import ESParams, ESState, Evaluation, Generation
+from es_rl.population.forward import perturb
+from es_rl.rng import integer_seed, stream
+from es_rl.run.task import Stepped
+from es_rl.text.config import TextConfig
+from es_rl.text.corpus import Bytes, Corpus, baselines, read, sequences
+from es_rl.text.gpt import Gpt, bits, generate
+from es_rl.workers.machine import available_processors
+from es_rl.workers.pool import Workers
+from es_rl.workers.worker import Failed
+
+EVALUATION_ROWS = 16  # sequences of one job of an evaluation
+PROMPT = b"\n"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Members, or rows of the held-out part."""
+
+    kind: str  # "members" or "evaluation"
+    items: range
+
+
+class Judge:
+    """Scores members on a generation's sequences, and theta on held-out ones, in one process."""
+
+    def __init__(self, config: TextConfig) -> None:
+        self._config = config
+        self._corpus: Corpus | None = None
+        self._model: nn.Module | None = None
+        self._shared: Generation | None = None
+
+    def __call__(self, shared: Generation, job: Job, beat: Callable[[int], None]) -> NDArray[np.float64]:
+        if self._corpus is None or self._model is None:
+            self._corpus = read(self._config.corpus, self._config.ctx)
+            self._model = Gpt(**asdict(self._config.gpt), ctx=self._config.ctx).requires_grad_(False).eval()
+        if shared is not self._shared:
+            self._model.load_state_dict({name: torch.from_numpy(value) for name, value in shared.model.items()})
+            self._shared = shared
+        score = self._reward if self._config.reward else self._loss
+        if job.kind == "evaluation":
+            starts = evaluation_starts(self._config, self._corpus)[job.items.start : job.items.stop]
+            return score(self._corpus.held_out, starts, 1, beat)
+        starts = training_starts(self._config, self._corpus, shared.number)
+        with perturb(self._model, job.items, shared.perturbation):
+            scores = score(self._corpus.train, starts, len(job.items), beat)
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # none of a member's could be judged
+            of_each: NDArray[np.float64] = np.nanmean(scores.reshape(len(job.items), -1), axis=1)
+        return of_each
+
+    def _loss(self, text: Bytes, starts: NDArray[np.int64], n: int, beat: Callable[[int], None]) -> NDArray[np.float64]:
+        """Minus bits per byte of each sequence of each of n members, (n·B,)."""
+        assert self._model is not None
+        x, y = (torch.from_numpy(part).repeat(n, 1) for part in sequences(text, starts, self._config.ctx))
+        with torch.inference_mode():
+            losses = bits(self._model(x), y)
+        beat(x.numel())
+        scores: NDArray[np.float64] = -losses.double().numpy()
+        return scores
+
+    def _reward(
+        self, text: Bytes, starts: NDArray[np.int64], n: int, beat: Callable[[int], None]
+    ) -> NDArray[np.float64]:
+        """The reward of what each member writes, greedily, after half a sequence: (n·B,)."""
+        assert self._model is not None
+        ctx = self._config.ctx
+        prompts = torch.from_numpy(sequences(text, starts, ctx)[0][:, : ctx // 2]).repeat(n, 1)
+        written = generate(self._model, prompts, ctx - ctx // 2, ctx=ctx, generator=None)
+        beat(len(prompts) * ctx)
+        said, asked = ([_decoded(row) for row in rows] for rows in (written, prompts))
+        return rewards.score(rewards.load(self._config.reward), asked, said, {})
+
+
+class TextTask:
+    """Evaluates a run's members and theta on a text."""
+
+    def __init__(self, config: TextConfig, corpus: Corpus, workers: Workers) -> None:
+        self._config, self._workers = config, workers
+        self._params = ESParams.of(config)
+        self._judge = Judge(config)
+        places = evaluation_starts(config, corpus)
+        self.rows = len(places)  # sequences of an evaluation
+        self.known = baselines(corpus.train, *sequences(corpus.held_out, places, config.ctx))
+
+    def members(self, state: ESState) -> Evaluation:
+        """Fitness of all members of the coming generation. Raises `TrainingError` if too many failed."""
+        p, chunks = es.ask(self._params, state)
+        shared = Generation(state.generation, es.arrays(state), p)
+        outcomes = self._workers.map(self._judge, shared, [Job("members", members) for members in chunks])
+        fitness = np.concatenate(
+            [np.full(len(c), np.nan) if isinstance(o, Failed) else o for c, o in zip(chunks, outcomes, strict=True)]
+        )
+        failed = int((~np.isfinite(fitness)).sum())
+        if failed > self._config.es.max_failed * len(fitness) or failed == len(fitness):
+            reasons = [o.message for o in outcomes if isinstance(o, Failed)] or ["their fitness is not a finite number"]
+            raise TrainingError(f"{failed} of {len(fitness)} members failed: {reasons[0]}.")
+        tokens = len(fitness) * self._config.batch * self._config.ctx
+        return Evaluation(fitness, dict(state.buffers), tokens, es.fitness_metrics(fitness))
+
+    def policy(self, state: ESState) -> dict[str, Any]:
+        """Theta on the held-out part, beside what counting predicts, and a sample of what it writes."""
+        shared = Generation(state.generation, es.arrays(state), es.perturbation(self._params, state.generation))
+        rows = range(self.rows)
+        jobs = [Job("evaluation", rows[i : i + EVALUATION_ROWS]) for i in range(0, len(rows), EVALUATION_ROWS)]
+        outcomes = self._workers.map(self._judge, shared, jobs)
+        failures = [o.message for o in outcomes if isinstance(o, Failed)]
+        if failures and (len(failures) == len(jobs) or not self._config.reward):
+            raise TrainingError(f"theta could not be evaluated: {failures[0]}.")
+        scores = np.concatenate(
+            [np.full(len(j.items), np.nan) if isinstance(o, Failed) else o for j, o in zip(jobs, outcomes, strict=True)]
+        )
+        if self._config.reward:
+            sound = scores[np.isfinite(scores)]
+            means = {
+                "eval/reward_mean": float(sound.mean()) if len(sound) else None,
+                "eval/reward_std": float(sound.std()) if len(sound) else None,
+            }
+        else:
+            mean = -float(scores.mean())
+            means = {"eval/bits_per_byte": mean if math.isfinite(mean) else None, **self.known}
+        return means | ({"eval/sample": self.sample(state)} if self._config.eval.sample else {})
+
+    def sample(self, state: ESState) -> str:
+        """What theta writes from a new line on, drawn with the run's seed."""
+        model = Gpt(**asdict(self._config.gpt), ctx=self._config.ctx).requires_grad_(False).eval()
+        model.load_state_dict({**state.theta, **state.buffers})
+        generator = torch.Generator().manual_seed(integer_seed(self._config.seed, "record", state.generation))
+        prompt = torch.tensor([list(PROMPT)])
+        row = generate(model, prompt, self._config.eval.sample, ctx=self._config.ctx, generator=generator)[0]
+        return _decoded(row)
+
+
+class Backpropagation:
+    """One step of AdamW in place of a generation, on all processors: what evolution strategies are compared with."""
+
+    def __init__(self, config: TextConfig, corpus: Corpus, model: nn.Module) -> None:
+        if config.reward:
+            raise ConfigError(
+                f"baseline={config.baseline}: a reward has no gradient. Leave reward={config.reward} out."
+            )
+        self._config, self._corpus, self._model = config, corpus, model
+        torch.set_num_threads(available_processors())
+
+    def __call__(self, state: ESState) -> Stepped:
+        config = self._config
+        starts = training_starts(config, self._corpus, state.generation)
+        x, y = (torch.from_numpy(part) for part in sequences(self._corpus.train, starts, config.ctx))
+        self._model.load_state_dict({**state.theta, **state.buffers})
+        parameters = dict(self._model.requires_grad_(True).named_parameters())
+        losses = bits(self._model(x), y)
+        gradients = torch.autograd.grad(losses.mean(), list(parameters.values()))
+        self._model.requires_grad_(False)
+        update = {name: -gradient for name, gradient in zip(parameters, gradients, strict=True)}
+        lr = config.optim.lr * config.optim.lr_decay**state.generation
+        theta, moments = optim.step(state.theta, update, state.optim, config=config.optim, lr=lr)
+        if not all(value.isfinite().all() for value in theta.values()):
+            raise TrainingError(f"backpropagation diverged at step {state.generation + 1}: lower optim.lr={lr:g}.")
+        fitness = -losses.detach().double().numpy()
+        record = es.fitness_metrics(fitness) | {"members/failed": 0}
+        after = ESState(state.generation + 1, theta, state.buffers, moments)
+        return Stepped(after, x.numel(), record, fitness, flat=False)
+
+
+def training_starts(config: TextConfig, corpus: Corpus, generation: int) -> NDArray[np.int64]:
+    """Where the sequences of a generation begin."""
+    rng = stream(config.seed, "episode", generation)
+    return rng.integers(len(corpus.train) - config.ctx, size=config.batch)
+
+
+def evaluation_starts(config: TextConfig, corpus: Corpus) -> NDArray[np.int64]:
+    """Where the sequences of an evaluation begin, side by side or spread over the whole held-out part."""
+    room = len(corpus.held_out) - 1
+    rows = max(1, min(room, config.eval.bytes) // config.ctx)
+    return np.linspace(0, room - config.ctx, rows).astype(np.int64)
+
+
+def _decoded(row: torch.Tensor) -> str:
+    return bytes(row.tolist()).decode(errors="replace")

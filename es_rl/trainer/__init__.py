@@ -1,0 +1,1 @@
+"""The Python interface: any torch.nn.Module, any score."""

@@ -1,0 +1,75 @@
+"""Callbacks of `es_rl.Trainer`: called with (trainer, record) after each generation; True ends the training."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from es_rl.trainer.trainer import Record, Trainer
+
+
+class EarlyStopping:
+    """Stop when a metric has not risen by more than `least` for `patience` generations, or has reached `target`.
+
+    It looks at the trainer's history, so that a trainer that was saved and loaded stops where it would have stopped.
+    """
+
+    def __init__(
+        self, patience: int, *, metric: str = "fitness/mean", least: float = 0.0, target: float = math.inf
+    ) -> None:
+        self._patience, self._metric, self._least, self._target = patience, metric, least, target
+
+    def on_generation(self, trainer: Trainer, record: Record) -> bool:
+        told = (past[self._metric] for past in trainer.history)
+        values = [-math.inf if value is None else value for value in told]
+        best, waited = -math.inf, 0
+        for value in values:
+            best, waited = (value, 0) if value > best + self._least else (best, waited + 1)
+        return waited >= self._patience or values[-1] >= self._target
+
+
+class Checkpoint:
+    """Save the trainer every so many generations."""
+
+    def __init__(self, path: str | Path, *, every: int = 1) -> None:
+        self._path, self._every = path, every
+
+    def on_generation(self, trainer: Trainer, record: Record) -> None:
+        if trainer.generation % self._every == 0:
+            trainer.save(self._path)
+
+
+class TensorBoard:
+    """Event files with the scalars of each record, on an axis of generations."""
+
+    def __init__(self, path: str | Path) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self._writer = SummaryWriter(str(path), flush_secs=10)
+
+    def on_generation(self, trainer: Trainer, record: Record) -> None:
+        for tag, value in record.items():
+            if isinstance(value, (int, float)) and tag != "generation":
+                self._writer.add_scalar(tag, value, record["generation"])
+        self._writer.flush()
+
+
+class Print:
+    """A line at most every so many seconds."""
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        from rich.console import Console
+
+        self._console: Any = Console(highlight=False, soft_wrap=True)
+        self._seconds, self._last = seconds, -math.inf
+
+    def on_generation(self, trainer: Trainer, record: Record) -> None:
+        if time.monotonic() - self._last >= self._seconds:
+            self._last = time.monotonic()
+            self._console.print(
+                f"generation {record['generation']} | fitness {record['fitness/mean']:.4g} "
+                f"(max {record['fitness/max']:.4g}) | {record['time/generation']:.2f} s"
+            )

@@ -1,0 +1,113 @@
+"""Constructors with the argument names of the package eggroll-trainer, so that code written for it moves over.
+
+What is other than there: the seed is kept, callbacks run, populations are antithetic and so even, the perturbation of
+each element has standard deviation `sigma` at every rank, and `train` and `history` give the records of `Trainer`. The
+learning rate multiplies an estimate of the gradient, which has 1/sigma in it, and not the weighted mean of the
+perturbations: it is to be chosen anew, smaller.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+from es_rl.errors import ConfigError
+from es_rl.trainer.callbacks import Print
+from es_rl.trainer.trainer import Record, Trainer
+
+
+class MovedTrainer(Trainer):
+    """A `Trainer` that has the words of that package, too."""
+
+    def train(self, generations: int = 0, *, num_generations: int = 0, verbose: bool = False) -> list[Record]:
+        """So many generations; with `verbose`, each second or so a line."""
+        lines = [Print(1.0)] if verbose else []
+        self.callbacks += lines
+        try:
+            return super().train(generations or num_generations)
+        finally:
+            self.callbacks = [each for each in self.callbacks if each not in lines]
+
+    @property
+    def best_fitness(self) -> float:
+        """What the best member has scored; −∞ before there is one."""
+        return -math.inf if self.best is None else self.best.fitness
+
+    def get_best_model(self) -> nn.Module:
+        """A copy of the model with the best member's weights, or with theta before there is one."""
+        model = copy.deepcopy(self.model)
+        if self.best is not None:
+            model.load_state_dict(self.best.state_dict)
+        return model
+
+
+def VanillaESTrainer(  # noqa: N802 - the name that the code which moves over uses
+    params: Iterable[nn.Parameter] | None = None,
+    model: nn.Module | None = None,
+    fitness_fn: Callable[..., Any] | None = None,
+    population_size: int = 50,
+    learning_rate: float = 0.01,
+    sigma: float = 0.1,
+    device: Any = None,
+    seed: int | None = None,
+    **options: Any,
+) -> MovedTrainer:
+    """Dense perturbations of all of `params` (default: of the model's), z-scored fitness, plain gradient ascent."""
+    return _trainer(
+        params, model, fitness_fn, population_size, learning_rate, sigma, device, seed,
+        {"noise": "dense", **options},
+    )  # fmt: skip
+
+
+def EGGROLLTrainer(  # noqa: N802
+    params: Iterable[nn.Parameter] | None = None,
+    model: nn.Module | None = None,
+    fitness_fn: Callable[..., Any] | None = None,
+    population_size: int = 256,
+    learning_rate: float = 0.01,
+    sigma: float = 0.1,
+    rank: int = 1,
+    noise_reuse: int = 0,
+    group_size: int = 0,
+    freeze_nonlora: bool = False,
+    device: Any = None,
+    seed: int | None = None,
+    **options: Any,
+) -> MovedTrainer:
+    """Low-rank perturbations of the matrices, dense ones of vectors unless `freeze_nonlora`.
+
+    `noise_reuse` generations share their noise; 0 and 1: fresh noise in each. `group_size` changes nothing here: the
+    mean of a group is subtracted from both members of a pair, and it is their difference that counts.
+    """
+    more = {"noise": "lowrank", "rank": rank, "noise_reuse": max(1, noise_reuse), "freeze_vectors": freeze_nonlora}
+    return _trainer(params, model, fitness_fn, population_size, learning_rate, sigma, device, seed, {**more, **options})
+
+
+def _trainer(
+    params: Iterable[nn.Parameter] | None,
+    model: nn.Module | None,
+    fitness_fn: Callable[..., Any] | None,
+    population_size: int,
+    learning_rate: float,
+    sigma: float,
+    device: Any,
+    seed: int | None,
+    options: dict[str, Any],
+) -> MovedTrainer:
+    if model is None or fitness_fn is None:
+        raise ConfigError("model and fitness_fn are needed: give both.")
+    if device is not None:
+        model.to(device)
+    if params is not None:
+        moving = {id(value) for value in params}
+        for value in model.parameters():
+            value.requires_grad_(id(value) in moving)
+    defaults = {"optimizer": "sgd", "momentum": 0.0, "shaping": "zscore"}
+    return MovedTrainer(
+        model, fitness_fn, population=population_size, lr=learning_rate, sigma=sigma,
+        seed=0 if seed is None else seed, **{**defaults, **options},
+    )  # fmt: skip

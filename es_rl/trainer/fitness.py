@@ -1,0 +1,124 @@
+"""The fitness of members of any module, computed one at a time or many at once, in one process.
+
+What a fitness does to the model and to the global random generators is undone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from es_rl.errors import TrainingError
+from es_rl.es.strategy import Generation
+from es_rl.noise import member_weights
+from es_rl.population.forward import perturb
+from es_rl.rng import integer_seed
+
+
+def batched(fitness: Callable[[nn.Module, int], Any]) -> Callable[[nn.Module, int], Any]:
+    """Mark a fitness that scores n members at once: `fitness(model, n)` → n numbers.
+
+    The model is to be called as `model(…)`, with tensors whose first dimension are the rows, k of each member; a tensor
+    of another length is the same for all members.
+    """
+    fitness.batched = True  # type: ignore[attr-defined]
+    return fitness
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one chunk's members have scored; NaN for those that failed."""
+
+    fitness: NDArray[np.float64]
+    failures: list[str]
+
+
+class MemberFitness:
+    """The fitness of a chunk's members, in one process."""
+
+    def __init__(self, model: nn.Module, fitness: Callable[..., Any]) -> None:
+        self._model, self._fitness = model, fitness
+
+    def __call__(self, shared: Generation, members: range, beat: Callable[[int], None]) -> Scored:
+        theta = {name: torch.from_numpy(value) for name, value in shared.model.items()}
+        assign(self._model, theta)
+        p = shared.perturbation
+        seed = integer_seed(p.seed, "fitness", shared.number)
+        if getattr(self._fitness, "batched", False):
+            with undone(self._model), _seeded(seed), perturb(self._model, members, p) as population:
+                scores = _scores(self._fitness(self._model, len(members)), len(members))
+            if not population.calls:
+                raise TrainingError(
+                    "the fitness never called model(…): a part or another method of it is not computed for all members"
+                )
+            return Scored(scores, [])
+        scores, failures = np.full(len(members), np.nan), []
+        for i, member in enumerate(members):
+            weights = member_weights(self._model, member, p)
+            try:
+                with undone(self._model), _seeded(seed):
+                    assign(self._model, weights)
+                    scores[i] = _scores(self._fitness(self._model), 1)[0]
+            except Exception as error:  # noqa: BLE001 - foreign code, any error: this member has failed
+                failures.append(str(error) if isinstance(error, TrainingError) else f"{type(error).__name__}: {error}")
+            beat(1)
+        return Scored(scores, failures)
+
+
+def _scores(value: Any, n: int) -> NDArray[np.float64]:
+    """What a fitness has returned, as (n,) numbers. Raises `TrainingError` if it is something else."""
+    try:
+        scores = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise TrainingError(f"the fitness returned {value!r}: it must return a number for each member") from error
+    if len(scores) != n:
+        raise TrainingError(f"the fitness returned {len(scores)} numbers for {n} members")
+    return scores
+
+
+@torch.no_grad()
+def assign(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Write parameters and buffers in place."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, value in values.items():
+        own[name].copy_(value)
+
+
+@contextlib.contextmanager
+def undone(model: nn.Module) -> Iterator[None]:
+    """Parameters, buffers and train/eval mode are afterwards what they were."""
+    values = {name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
+    modes = {name: part.training for name, part in model.named_modules()}
+    buffers = {name: dict(part._buffers) for name, part in model.named_modules()}  # which may come, go, and be others
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for name, part in model.named_modules():
+            part.training = modes[name]
+            part._buffers.clear()
+            part._buffers.update(buffers[name])
+        assign(model, values)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The global generators begin at a seed, and afterwards go on where they were."""
+    before, numpy_before = random.getstate(), np.random.get_state()  # noqa: NPY002 - the fitness may use it
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(before)
+            np.random.set_state(numpy_before)  # noqa: NPY002

@@ -1,0 +1,66 @@
+"""The settings of a `Trainer`: its arguments, checked, and back again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from es_rl.config import build
+from es_rl.errors import ConfigError, lookup
+from es_rl.es.chunks import default_chunk
+from es_rl.es.config import EPISODIC, EsConfig, OptimConfig, check_pairs, refuse_episodic
+from es_rl.es.optim import OPTIMIZERS
+from es_rl.es.shaping import SHAPINGS
+from es_rl.es.strategy import ESParams
+from es_rl.noise import KINDS
+from es_rl.rng import MAX_SEED
+
+
+def settings(params: ESParams) -> dict[str, Any]:
+    """The arguments of a `Trainer` that make these parameters."""
+    strategy, optim = asdict(params.es), asdict(params.optim)
+    strategy = {name: value for name, value in strategy.items() if name not in EPISODIC}
+    return {**strategy, "optimizer": optim.pop("name"), **optim, "seed": params.seed, "chunk": params.chunk}
+
+
+def checked(
+    strategy: dict[str, Any],
+    optim: dict[str, Any],
+    options: dict[str, Any],
+    seed: int,
+    chunk: int | None,
+    model: nn.Module,
+) -> ESParams:
+    """What a `Trainer` with these arguments goes by. Raises `ConfigError`."""
+    own = EsConfig.__dataclass_fields__
+    refuse_episodic(options)
+    more = {name: value for name, value in options.items() if name in own}
+    rest = {name: value for name, value in options.items() if name not in own}
+    config = build(EsConfig, [({**strategy, **more}, "")])
+    lookup(KINDS, config.noise, "noise")
+    lookup(SHAPINGS, config.shaping, "shaping")
+    lookup(OPTIMIZERS, optim["name"], "optimizer")
+    check_pairs(config, "")
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed={seed}: must lie between 0 and {MAX_SEED}.")
+    size = default_chunk(config.population, 1) if chunk is None else chunk
+    if size % 2 or size < 2:
+        raise ConfigError(f"chunk={size}: must be even and at least 2, both members of a pair belong together.")
+    frozen = frozenset(name for name, value in model.named_parameters() if not value.requires_grad)
+    if len(frozen) == len(list(model.named_parameters())):
+        raise ConfigError("model: none of its parameters has requires_grad, so nothing could be trained.")
+    return ESParams(config, build(OptimConfig, [({**optim, **rest}, "")]), seed, min(size, config.population), frozen)
+
+
+def check_model(model: nn.Module) -> None:
+    """Raises `ConfigError` for one that members cannot be made of."""
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        moves = value.requires_grad and value.dtype != torch.float32
+        if moves or value.dtype == torch.bfloat16 or value.device.type != "cpu":
+            raise ConfigError(
+                f"model: {name} is of {value.dtype} on {value.device}, and members are made in float32 on the CPU. "
+                f"Use model.float().cpu()."
+            )

@@ -1,0 +1,273 @@
+"""Train any `torch.nn.Module` on any score, from Python.
+
+    def fitness(model):                       # higher is better; nothing needs a gradient
+        return -((model(x) - y) ** 2).mean().item()
+
+    trainer = es_rl.Trainer(model, fitness, population=64, sigma=0.05, lr=0.02)
+    trainer.train(100)                        # the model now holds the trained parameters
+
+    @es_rl.batched                            # many members in one forward pass
+    def fitness(model, n):                    # the rows of member 0 first, then those of member 1, …
+        error = (model(x.repeat(n, 1)) - y.repeat(n, 1)) ** 2
+        return -error.reshape(n, -1).mean(dim=1)
+
+Each generation is a pure function of the trainer's state: the same for any number of workers, and after `load`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from es_rl import es
+from es_rl.errors import CheckpointError, ConfigError, TrainingError
+from es_rl.es.strategy import ESState, Generation
+from es_rl.noise import Perturbation, member_weights
+from es_rl.run import atomic as directory
+from es_rl.run.checkpoint import FILES, check_fit
+from es_rl.run.log import plain
+from es_rl.trainer.fitness import MemberFitness, Scored, assign, undone
+from es_rl.trainer.settings import check_model, checked, settings
+from es_rl.workers.pool import Workers
+from es_rl.workers.worker import Failed
+
+Record = dict[str, Any]
+FORMAT = "trainer-2"
+
+
+class Best(NamedTuple):
+    """The member that has scored most: what it scored, which one it was, and its parameters and buffers."""
+
+    fitness: float
+    generation: int
+    member: int
+    state_dict: dict[str, Tensor]
+
+
+class Trainer:
+    """Evolution strategies for a module and a fitness.
+
+    `fitness(model)` is called with each member's weights in the model, or, marked by `batched`, with many members at
+    once. It may draw from the global generators of Python, NumPy and torch: all members of a generation see the same
+    numbers. What it does to buffers and to train/eval mode is undone. Only parameters with `requires_grad` move.
+    Workers have a copy of fitness and model from the start of `train` on: what a callback changes, they do not see.
+
+    `callbacks` are called after each generation with (trainer, record), or are objects with such an `on_generation`;
+    one that returns True ends `train`. `options` are further keys of the strategy and of the optimiser, such as
+    top=8, freeze_vectors=True, sigma_decay=0.99, weight_decay=0.01, momentum=0.9. A worker in which no member is scored
+    for `hang_after` seconds is replaced. Raises `ConfigError` for bad settings and for models that are not of float32
+    on the CPU.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        fitness: Callable[..., Any],
+        *,
+        noise: str = "lowrank",
+        rank: int = 1,
+        population: int = 64,
+        sigma: float = 0.05,
+        optimizer: str = "adam",
+        lr: float = 0.02,
+        shaping: str = "centered_ranks",
+        seed: int = 0,
+        workers: int = 0,
+        chunk: int | None = None,
+        hang_after: float = 3600.0,
+        callbacks: Sequence[Any] = (),
+        **options: Any,
+    ) -> None:
+        given = {"noise": noise, "rank": rank, "population": population, "sigma": sigma, "shaping": shaping}
+        check_model(model)
+        self._params = checked(given, {"name": optimizer, "lr": lr}, options, seed, chunk, model)
+        self.model, self.callbacks = model, list(callbacks)
+        self._fitness = MemberFitness(model, fitness)
+        self._pool: Workers | None = None
+        self._workers, self._hang_after = workers, hang_after
+        self._initial = es.init(model)
+        es.check(self._params, self._initial)
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the parameters that the model came with."""
+        self._state = self._initial
+        self.history: list[Record] = []
+        self.best: Best | None = None
+        self._show()
+
+    @property
+    def generation(self) -> int:
+        """How many generations there were."""
+        return self._state.generation
+
+    @property
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trained parameters and the buffers, by name: what `model.load_state_dict` takes."""
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
+    def train(self, generations: int) -> list[Record]:
+        """So many generations, fewer if a callback says so; their records."""
+        first = len(self.history)
+        try:
+            for _ in range(generations):
+                record = self.step()
+                answers = [getattr(each, "on_generation", each)(self, record) for each in self.callbacks]
+                if True in answers:
+                    break
+        finally:
+            self.close()
+        return self.history[first:]
+
+    def step(self) -> Record:
+        """One generation. Raises `TrainingError` if more than `max_failed` of the members failed."""
+        with _one_thread():  # as in workers: the bits of a sum depend on it
+            return self._step()
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that `load` needs into a directory, in place of what was saved there. Nothing is pickled.
+
+        Raises `ConfigError` if something else is there.
+        """
+        final = Path(path)
+        if final.exists() and not all((final / name).exists() for name in (directory.MANIFEST, "state.json")):
+            raise ConfigError(f"{path}: is there, and not a saved trainer. Give another place.")
+        final.parent.mkdir(parents=True, exist_ok=True)
+        best = self.best
+        about = {
+            "format": FORMAT,
+            "generation": self.generation,
+            "settings": settings(self._params),
+            "frozen": sorted(self._params.frozen),
+            "history": [{k: plain(v) for k, v in record.items()} for record in self.history],
+            "best": None if best is None else [best.fitness, best.generation, best.member],
+        }
+        kept = {} if best is None else {f"best/{name}": value for name, value in best.state_dict.items()}
+        first = {f"initial/{k}": v for k, v in (self._initial.theta | self._initial.buffers).items()}
+        moving = {f"optim/{k}": v for k, v in self._state.optim.items()}
+        contents = {
+            "model.safetensors": save_tensors({**self._state.theta, **self._state.buffers}),
+            "trainer.safetensors": save_tensors({k: v.contiguous() for k, v in {**moving, **kept, **first}.items()}),
+            "state.json": json.dumps(about, allow_nan=False).encode(),
+        }
+        directory.write(final, contents)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        model: nn.Module,
+        fitness: Callable[..., Any],
+        *,
+        workers: int = 0,
+        hang_after: float = 3600.0,
+        callbacks: Sequence[Any] = (),
+    ) -> Trainer:
+        """A saved trainer, which goes on to the bits of one that was never saved.
+
+        `model` is of the same architecture; its parameters are replaced, and those that were frozen are frozen. Raises
+        `CheckpointError`.
+        """
+        folder = Path(path)
+        with directory.reading(folder):
+            contents = directory.read(folder, FILES)
+            about = json.loads(contents["state.json"])
+            if about["format"] != FORMAT:
+                raise CheckpointError(f"{folder}: has format {about['format']}; this version reads {FORMAT}.")
+            for name, value in model.named_parameters():
+                value.requires_grad_(name not in about["frozen"])
+            trainer = cls(
+                model, fitness, workers=workers, hang_after=hang_after, callbacks=callbacks, **about["settings"]
+            )
+            state, rest = load_tensors(contents["model.safetensors"]), load_tensors(contents["trainer.safetensors"])
+            trainer._restore(folder, about, state, rest)
+        return trainer
+
+    def close(self) -> None:
+        """End the worker processes; they start again when they are needed."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _step(self) -> Record:
+        start = time.monotonic()
+        p, chunks = es.ask(self._params, self._state)
+        generation = Generation(self._state.generation, es.arrays(self._state), p)
+        outcomes = self._map(generation, chunks)
+        scored = [
+            Scored(np.full(len(c), np.nan), [o.message]) if isinstance(o, Failed) else o
+            for c, o in zip(chunks, outcomes, strict=True)
+        ]
+        failures = [failure for part in scored for failure in part.failures]
+        fitness = np.concatenate([part.fitness for part in scored])  # (M,)
+        failed, members = int((~np.isfinite(fitness)).sum()), len(fitness)
+        if failed > self._params.es.max_failed * members or failed == members:
+            reason = failures[0] if failures else "their fitness is not a finite number"
+            raise TrainingError(f"{failed} of {members} members failed in generation {self.generation + 1}: {reason}.")
+        self._remember_best(fitness, p)
+        self._state, told = es.tell(self._params, self._state, fitness, self._state.buffers)
+        self._show()
+        record: Record = {"generation": self.generation, **es.fitness_metrics(fitness), **told.metrics()}
+        record["time/generation"] = time.monotonic() - start
+        self.history.append(record)
+        return record
+
+    def _restore(self, path: Path, about: Mapping[str, Any], model: dict[str, Tensor], rest: dict[str, Tensor]) -> None:
+        fresh = self._initial
+        check_fit(path, model, fresh, "model")
+        initial = _part(rest, "initial/")
+        buffers = {name: model[name] for name in fresh.buffers}
+        self._initial = ESState(0, {name: initial[name] for name in fresh.theta}, buffers, {})
+        self._state = ESState(
+            int(about["generation"]), {name: model[name] for name in fresh.theta}, buffers, _part(rest, "optim/")
+        )
+        self.history = list(about["history"])
+        if about["best"] is not None:
+            fitness, generation, member = about["best"]
+            self.best = Best(fitness, generation, member, _part(rest, "best/"))
+        self._show()
+
+    def _map(self, generation: Generation, chunks: list[range]) -> list[Any]:
+        self._pool = self._pool or Workers(self._workers, hang_after=self._hang_after)
+        return self._pool.map(self._fitness, generation, chunks)
+
+    def _remember_best(self, fitness: NDArray[np.float64], p: Perturbation) -> None:
+        if not np.isfinite(fitness).any():
+            return
+        member = int(np.nanargmax(np.where(np.isfinite(fitness), fitness, -np.inf)))
+        if self.best is None or fitness[member] > self.best.fitness:
+            weights = member_weights(self.model, member, p)
+            with undone(self.model):
+                assign(self.model, weights)
+                self.best = Best(float(fitness[member]), self.generation, member, self.state_dict)
+
+    def _show(self) -> None:
+        """The state in the model."""
+        assign(self.model, {**self._state.theta, **self._state.buffers})
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Worker processes: their supervisor, what runs in them, and the machine that they run on."""

@@ -1,0 +1,115 @@
+"""What this machine is, and what its processors have done (Linux)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from es_rl.errors import ResourceError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def description() -> dict[str, Any]:
+    """The processor's name, how many of them may be used, and the memory in GB."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "processors": available_processors(),
+        "memory_gb": round(memory, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def children_seconds() -> float:
+    """Processor time of the children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def family_seconds() -> float:
+    """Return the processor time of this process and of all that descend from it and run, or were waited for."""
+    return time.process_time() + children_seconds() + _descendants_ticks("self") / os.sysconf("SC_CLK_TCK")
+
+
+def _descendants_ticks(process: str) -> int:
+    """Return the clock ticks that the running descendants of a process have worked, with those they waited for."""
+    ticks = 0
+    for listed in Path(f"/proc/{process}/task").glob("*/children"):  # of each thread
+        with contextlib.suppress(OSError):  # the thread has just ended
+            for child in listed.read_text().split():
+                with contextlib.suppress(OSError):  # it has just ended, and its parent counts it
+                    words = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+                    ticks += sum(map(int, words[11:15])) + _descendants_ticks(child)  # utime, stime, cutime, cstime
+    return ticks
+
+
+def processor_seconds() -> tuple[float, float, float]:
+    """Seconds that our processors have worked, for anybody, all of their seconds, and those of our own children.
+
+    Of the machine's processors those that we may run on: side by side, comparisons with their own do not disturb.
+    """
+    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    rows = [line.split() for line in Path("/proc/stat").read_text().splitlines() if line.startswith("cpu")]
+    ticks = [sum(int(row[i]) for row in rows if row[0] in ours) for i in range(1, 9)]
+    per_second = os.sysconf("SC_CLK_TCK")
+    idle = ticks[3] + ticks[4]  # the latter waiting for disks
+    return (sum(ticks) - idle) / per_second, sum(ticks) / per_second, children_seconds()
+
+
+def available_processors() -> int:
+    """Processors that this process may use: its affinity and its control group's quota, not the machine's number."""
+    count = float(len(os.sched_getaffinity(0)))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, float(quota) / float(period))  # "max" is a ValueError: no quota
+    return max(1, int(count))
+
+
+def available_memory() -> int:
+    """Bytes that could be given to processes: the machine's, and those of this control group."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 0)
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, max(0, most - used))  # "max" is a ValueError: no limit
+    return free
+
+
+def choose_device(name: str) -> torch.device:
+    """`cpu`, `cuda`, or `auto`: the GPU if there is one. Raises `ResourceError` for a GPU that there is not."""
+    import torch
+
+    if name == "cpu":
+        return torch.device("cpu")
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise ResourceError(
+            "device=cuda: this machine, or this build of torch, has no CUDA. Give a new run device=cpu or auto; "
+            "one that began on a GPU goes on on one."
+        )
+    return torch.device("cuda" if found else "cpu")
+
+
+def use_one_thread() -> None:
+    """Arithmetic of torch and NumPy in this process on one thread.
+
+    Workers take a processor each, and the bits of a result must not depend on the number of threads.
+    """
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(1)
+    threadpool_limits(1)

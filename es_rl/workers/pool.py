@@ -1,0 +1,295 @@
+"""The supervisor of worker processes: jobs out, results in, in order; deaths, hangs and exceptions handled.
+
+    with Workers(count=4, log=path) as workers:
+        outcomes = workers.map(function, context, jobs)      # outcomes[i] is of jobs[i]
+
+A worker runs `function(context, job, beat)`, or several jobs side by side if the function has a `stream` (see
+`es_rl.workers.worker`) and the worker asks for more; the fewer jobs are left, the fewer it is given at once. `function`
+is sent to a worker once and lives there, `context` once for all jobs of a `map`, a job is small. `beat(n)` says that n
+steps of work are done: a worker that has not said so for `hang_after` seconds is taken to hang. A worker that died or
+hung is replaced and its jobs are run again, each by itself, so a job must be a pure function; one that keeps failing
+becomes a `Failed` outcome.
+
+There is one duplex pipe to each worker, and no lock, queue or shared memory: whatever moment a worker is killed at,
+nothing but its own pipe is broken. `count=0` runs everything in this process, for debugging.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from multiprocess.connection import Connection, wait
+
+from es_rl.errors import ResourceError
+from es_rl.workers.processes import death, kill_process, limit_waiting, spawning, start_process
+from es_rl.workers.worker import Failed, Function, stream_of, tell, work, work_off
+
+SHARE = 4  # a worker is given its part of the jobs that wait, divided by this, so that less and less is given
+DEATHS = 5  # of workers on one job, after which the job has failed
+HANGS = 2
+STARTUP_SECONDS = 180.0  # from the start of a worker to its first word
+PIPE_SECONDS = 30  # for one message to pass, once begun
+POLL_SECONDS = 0.25  # how often `check` is called while nothing happens
+PUMP_SECONDS, NAP_SECONDS = 0.005, 20e-6  # how long a pump runs before workers are heard, and rests between two looks
+
+
+@dataclass(eq=False)
+class _Worker:
+    slot: int  # its place among all
+    process: Any
+    pipe: Connection
+    started: float
+    ready: bool = False
+    function: object = None  # what it holds
+    context: object = None
+    jobs: set[int] = field(default_factory=set)
+    asked: bool = False  # for more
+    given: float = 0.0  # when it got its first job
+    last_beat: float = 0.0
+
+
+@dataclass
+class _Tries:
+    died: int = 0
+    hung: int = 0
+
+
+@dataclass
+class _Map:
+    """One `map` in progress."""
+
+    function: Function
+    context: object
+    jobs: Sequence[Any]
+    on_result: Callable[[int, Any], None]
+    waiting: deque[int]
+    outcomes: dict[int, Any] = field(default_factory=dict)
+    tries: dict[int, _Tries] = field(default_factory=dict)
+
+    def settle(self, index: int, outcome: Any) -> None:
+        self.outcomes[index] = outcome
+        self.on_result(index, outcome)
+
+    def suits(self, worker: _Worker) -> bool:
+        """Whether the next job is for this worker: one that a worker was lost on must be by itself."""
+        if not worker.ready or not self.waiting:
+            return False
+        return not worker.jobs or (worker.asked and not ({self.waiting[0], *worker.jobs} & self.tries.keys()))
+
+    def next(self, most: int) -> list[int]:
+        """So many jobs if there are, at least one; one that a worker was lost on by itself."""
+        chosen = [self.waiting.popleft()]
+        if chosen[0] not in self.tries:
+            while self.waiting and len(chosen) < most:
+                chosen.append(self.waiting.popleft())
+        return chosen
+
+
+class Workers:
+    """A pool of `count` processes. To be made and used in the main thread: workers die with the thread that made them.
+
+    `check` is called about four times a second while jobs run and may raise to abandon them. `on_event` gets a line
+    when a worker had to be replaced, `on_steps` the steps that were done.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        log: Path | None = None,
+        hang_after: float = 60.0,
+        check: Callable[[], None] = lambda: None,
+        on_event: Callable[[str], None] = lambda text: None,
+        on_steps: Callable[[int], None] = lambda steps: None,
+    ) -> None:
+        self.hang_after, self._log = hang_after, log
+        self._check, self._on_event, self._on_steps = check, on_event, on_steps
+        self._startup_deaths = 0
+        self._siblings: list[Workers] = []
+        self._workers: list[_Worker] = []
+        self.count = count
+        self.busy = 0.0  # seconds that workers have spent on jobs that they finished
+        for slot in range(count):
+            self._workers.append(self._start(slot))
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the workers, and those of siblings, and wait until they are gone."""
+        while self._siblings:
+            self._siblings.pop().close()
+        while self._workers:
+            self._kill(self._workers.pop())
+
+    def sibling(self, count: int, *, hang_after: float) -> Workers:
+        """Another pool, which hears the same wish to stop, tells the same listener, and is closed with this one."""
+        pool = Workers(count, log=self._log, hang_after=hang_after, check=self._check, on_event=self._on_event)
+        self._siblings.append(pool)
+        return pool
+
+    @property
+    def pids(self) -> list[int]:
+        """Process numbers of the workers that are alive."""
+        return [worker.process.pid for worker in self._workers]
+
+    def map(
+        self,
+        function: Function,
+        context: object,
+        jobs: Sequence[Any],
+        *,
+        on_result: Callable[[int, Any], None] = lambda index, outcome: None,
+        pump: Callable[[], bool] | None = None,
+    ) -> list[Any]:
+        """The results of `function(context, job, beat)`, in the order of the jobs, with `Failed` where there is none.
+
+        `on_result(index, outcome)` is called as each arrives and may raise to abandon the rest. Raises what it or
+        `check` raises, and `ResourceError` if workers cannot be started. `pump`, for jobs that need this process while
+        they run, is called all the time; it says whether there was something to do.
+        """
+        m = _Map(function, context, jobs, on_result, deque(range(len(jobs))))
+        if self.count == 0:
+            return self._inline(m)
+        self._abandon()
+        while len(m.outcomes) < len(jobs):
+            self._check()
+            for worker in list(self._workers):
+                if m.suits(worker):
+                    self._give(worker, m)
+            for worker, message in self._listen(POLL_SECONDS if pump is None else 0.0):
+                self._hear(worker, message, m)
+            self._bury_the_hung(m)
+            if pump is not None:
+                _run(pump)
+        return [m.outcomes[i] for i in range(len(jobs))]
+
+    def _inline(self, m: _Map) -> list[Any]:
+        def beat(steps: int) -> None:
+            self._check()
+            self._on_steps(steps)
+
+        def take() -> tuple[int, Any] | None:
+            self._check()
+            return (m.waiting[0], m.jobs[m.waiting.popleft()]) if m.waiting else None
+
+        while m.waiting:
+            for index, outcome in work_off(stream_of(m.function), m.context, 1, take, beat):
+                m.settle(index, outcome)
+        return [m.outcomes[i] for i in range(len(m.jobs))]
+
+    def _start(self, slot: int) -> _Worker:
+        ours, theirs = spawning.Pipe(duplex=True)
+        limit_waiting(ours, PIPE_SECONDS)
+        process = start_process(work, theirs, slot, log=self._log)
+        theirs.close()
+        return _Worker(slot, process, ours, time.monotonic())
+
+    def _kill(self, worker: _Worker) -> None:
+        kill_process(worker.process)
+        worker.pipe.close()
+
+    def _replace(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        self._kill(worker)
+        self._workers.append(self._start(worker.slot))
+
+    def _abandon(self) -> None:
+        """Workers that still run jobs of a map that was given up start anew."""
+        for worker in list(self._workers):
+            if worker.jobs:
+                self._replace(worker)
+
+    def _give(self, worker: _Worker, m: _Map) -> None:
+        several = hasattr(m.function, "stream")
+        chosen = m.next(len(m.waiting) // (SHARE * self.count) if several else 1)
+        if not worker.jobs:
+            worker.given = worker.last_beat = time.monotonic()
+        worker.jobs.update(chosen)
+        worker.asked = False
+        try:
+            if worker.function is not m.function:
+                worker.pipe.send(("function", m.function))
+                worker.function = m.function
+            if worker.context is not m.context:
+                worker.pipe.send(("context", m.context))
+                worker.context = m.context
+            tell(worker.pipe, ("jobs", self.count, [(i, m.jobs[i]) for i in chosen]))
+        except OSError:
+            self._lost(worker, "died", "does not take its job", m)
+
+    def _listen(self, seconds: float) -> Iterator[tuple[_Worker, Any]]:
+        """Messages at hand, or within some seconds; None, after its last one, for a worker that is gone."""
+        by_pipe = {worker.pipe: worker for worker in self._workers}
+        by_sentinel = {worker.process.sentinel: worker for worker in self._workers}
+        at_hand = wait([*by_pipe, *by_sentinel], seconds)
+        gone = {by_sentinel[item] for item in at_hand if item in by_sentinel}
+        for worker in {by_pipe[item] for item in at_hand if item in by_pipe} | gone:
+            try:
+                while worker.pipe.poll():
+                    yield worker, worker.pipe.recv()
+            except (EOFError, OSError):
+                gone.add(worker)
+            if worker in gone:
+                yield worker, None
+
+    def _hear(self, worker: _Worker, message: Any, m: _Map) -> None:
+        worker.last_beat = time.monotonic()
+        match message:
+            case None:
+                self._lost(worker, "died", death(worker.process), m)
+            case ("ready",):
+                worker.ready, self._startup_deaths = True, 0
+            case ("beat", steps):
+                self._on_steps(steps)
+            case ("more",):
+                worker.asked = True
+            case ("done", index, outcome):
+                worker.jobs.discard(index)
+                if not worker.jobs:
+                    self.busy += time.monotonic() - worker.given
+                m.settle(index, outcome)
+
+    def _bury_the_hung(self, m: _Map) -> None:
+        now = time.monotonic()
+        for worker in list(self._workers):
+            if worker.jobs and now - worker.last_beat > self.hang_after:
+                text = f"finished no step for {self.hang_after:g} s (hang_after)"
+                self._lost(worker, "hung", text, m)
+            elif not worker.ready and now - worker.started > STARTUP_SECONDS:
+                self._lost(worker, "died", f"did not start within {STARTUP_SECONDS:g} s", m)
+
+    def _lost(self, worker: _Worker, reason: str, text: str, m: _Map) -> None:
+        """Replace a worker; its jobs go to the front of the queue, or have failed if they were lost too often."""
+        lost, pid, was_ready = sorted(worker.jobs), worker.process.pid, worker.ready
+        again = {0: "", 1: ", its chunk is run again"}.get(len(lost), f", its {len(lost)} chunks are run again")
+        self._on_event(f"worker {pid} {text}; it is replaced{again}")
+        if not was_ready:
+            self._startup_deaths += 1
+            if self._startup_deaths >= DEATHS * max(1, self.count):
+                raise ResourceError(f"workers cannot be started: the last one {text}. See {self._log}.")
+        self._replace(worker)
+        for index in reversed(lost):
+            tries = m.tries.setdefault(index, _Tries())
+            tries.died += reason == "died"
+            tries.hung += reason == "hung"
+            if tries.died < DEATHS and tries.hung < HANGS:
+                m.waiting.appendleft(index)
+            else:
+                m.settle(index, Failed(reason, f"the worker {text}, {tries.died + tries.hung} times"))
+
+
+def _run(pump: Callable[[], bool]) -> None:
+    """For a while; naps are short, since workers wait."""
+    end = time.monotonic() + PUMP_SECONDS
+    while time.monotonic() < end:
+        if not pump():
+            time.sleep(NAP_SECONDS)

@@ -1,0 +1,123 @@
+"""Child processes that cannot outlive their parent; the processors, the memory and the GPU that there are."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import io
+import os
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import multiprocess
+
+from es_rl.errors import ResourceError
+
+if TYPE_CHECKING:
+    from multiprocess.connection import Connection
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+spawning = multiprocess.get_context("spawn")  # torch and MuJoCo have threads: fork is not safe
+
+
+_slot = 0
+
+
+def take_slot(slot: int) -> None:
+    """Let this process be the one of that place among its pool's."""
+    global _slot
+    _slot = slot
+
+
+def worker_slot() -> int:
+    """The place of this worker among those of its pool, from 0 on; a worker's successor has its place."""
+    return _slot
+
+
+def start_process(target: Callable[..., Any], *args: Any, log: Path | None = None) -> Any:
+    """A child running `target(*args)` that dies with this process, hears no Ctrl-C and prints into `log`.
+
+    It leads a process group of its own. Raises `ResourceError` if the system refuses.
+    """
+    process = spawning.Process(target=_child, args=(target, args, os.getpid(), str(log or os.devnull)), daemon=True)
+    try:
+        with _child_environment():
+            process.start()
+    except OSError as error:
+        raise ResourceError(f"a process cannot be started: {error}. Try fewer workers.") from error
+    return process
+
+
+def kill_process(process: Any) -> None:
+    """Kill a child with whatever it started, and wait until it is gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+    process.close()
+
+
+def death(process: Any) -> str:
+    """How a child came to its end."""
+    process.join(1.0)
+    code = process.exitcode
+    if code == -signal.SIGKILL:
+        return "was killed (SIGKILL: if nobody did it, the system ran out of memory; try fewer workers)"
+    if code is not None and code < 0:
+        return f"died of {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def limit_waiting(pipe: Connection, seconds: int) -> None:
+    """Let no message through a pipe take longer: a stopped or half-dead child must not block its parent."""
+    with socket.socket(fileno=os.dup(pipe.fileno())) as link:
+        timeval = struct.pack("ll", seconds, 0)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+
+
+def die_with_parent(parent: int, with_signal: int = signal.SIGKILL) -> None:
+    """Let the kernel end this process when the thread that started it ends (Linux); ends at once if it has."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, with_signal)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _child(target: Callable[..., Any], args: tuple[Any, ...], parent: int, log: str) -> None:
+    os.setsid()
+    die_with_parent(parent)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+    for text in (sys.stdout, sys.stderr):  # what is printed is in the log at once, for whoever looks, or kills
+        if isinstance(text, io.TextIOWrapper):
+            text.reconfigure(line_buffering=True)
+    faulthandler.enable()  # a crash of native code leaves a trace in the log
+    target(*args)
+
+
+@contextlib.contextmanager
+def _child_environment() -> Iterator[None]:
+    """What a child inherits: one thread for the numeric libraries, which they read when loaded, and no Ctrl-C."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for us it is only delayed
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,191 @@
+"""What runs in a worker process: it computes jobs until the pipe to its supervisor ends.
+
+    function(context, job, beat) → result             one job after the other
+    function.stream(context, workers, take, beat)     an iterator over (index, result), for whoever has such a method
+
+A stream may do several jobs side by side. It takes the next one, (index, job), by `take()`, which returns None while
+there is none at hand; it ends when it has nothing to do. It should not take more than its share, as one of so many
+workers.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from multiprocess.connection import Connection
+
+from es_rl.errors import EsRlError, Stopped
+from es_rl.workers.machine import use_one_thread
+from es_rl.workers.processes import take_slot
+
+BEAT_SECONDS = 0.5  # at most so often does a worker report steps
+
+Take = Callable[[], tuple[int, Any] | None]
+Function = Callable[[Any, Any, Callable[[int], None]], Any]
+Stream = Callable[[Any, int, Take, Callable[[int], None]], Iterator[tuple[int, Any]]]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The outcome of a job that could not be done."""
+
+    reason: str  # "died", "hung" or "raised"
+    message: str  # one line
+    detail: str = ""  # a traceback
+
+
+def stream_of(function: Function) -> Stream:
+    """A function's own stream, or one that does a job after the other."""
+    stream: Stream | None = getattr(function, "stream", None)
+    return stream or one_by_one(function)
+
+
+def one_by_one(function: Function) -> Stream:
+    """The stream of a function that knows nothing of streams."""
+
+    def stream(context: Any, workers: int, take: Take, beat: Callable[[int], None]) -> Iterator[tuple[int, Any]]:
+        while (taken := take()) is not None:
+            index, job = taken
+            yield index, function(context, job, beat)
+
+    return stream
+
+
+def work_off(
+    stream: Stream, context: Any, workers: int, take: Take, beat: Callable[[int], None]
+) -> Iterator[tuple[int, Any]]:
+    """(index, outcome) of each job that the stream takes.
+
+    If it raises, the jobs that it had taken are run again, each by itself, so that only those fail that raise alone.
+    """
+    taken: dict[int, Any] = {}
+
+    def noting() -> tuple[int, Any] | None:
+        found = take()
+        if found is not None:
+            taken[found[0]] = found[1]
+        return found
+
+    try:
+        for index, outcome in stream(context, workers, noting, beat):
+            del taken[index]
+            yield index, outcome
+    except Stopped:
+        raise
+    except Exception as error:  # noqa: BLE001 - sent as text: a foreign exception may not unpickle
+        if not taken:
+            noting()  # it raised before it took any: somebody must hear of it
+        if len(taken) == 1:
+            yield next(iter(taken)), failure(error)
+        else:
+            for alone in [iter([job]) for job in taken.items()]:
+                yield from work_off(stream, context, workers, partial(next, alone, None), beat)
+
+
+def work(pipe: Connection, slot: int) -> None:
+    """A worker's life: end of file on the pipe, or the parent's death, ends it."""
+    use_one_thread()
+    take_slot(slot)
+    warnings.simplefilter("ignore", DeprecationWarning)  # shown once, by the parent
+    os.environ.setdefault("MUJOCO_GL", "disabled")  # workers only simulate
+    try:
+        pipe.send(("ready",))
+        _serve(pipe)
+    except (EOFError, OSError):
+        pass  # the parent is gone, or has given this worker up
+    os._exit(0)
+
+
+def tell(pipe: Connection, message: tuple[Any, ...]) -> None:
+    """Send plain data. `pipe.send` is for what may hold closures, and takes ten times as long.
+
+    It is pickled for the way between a run's own processes, and never lies on a disk.
+    """
+    try:
+        data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        pipe.send(message)
+    else:
+        pipe.send_bytes(data)
+
+
+class _Desk:
+    """The jobs that a worker was given."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._at_hand: deque[tuple[int, Any]] = deque()
+        self.open = 0  # jobs that were taken and are not done
+        self._asked = False  # for more
+
+    @property
+    def laden(self) -> bool:
+        """Whether there are jobs that were not taken."""
+        return bool(self._at_hand)
+
+    def put(self, jobs: list[tuple[int, Any]]) -> None:
+        self._at_hand.extend(jobs)
+        self._asked = False
+
+    def take(self) -> tuple[int, Any] | None:
+        if not self._at_hand and self.open:  # whoever has nothing to do is given more without asking
+            if self._pipe.poll():
+                _, _, jobs = self._pipe.recv()
+                self.put(jobs)
+            elif not self._asked:
+                tell(self._pipe, ("more",))
+                self._asked = True
+        if not self._at_hand:
+            return None
+        self.open += 1
+        return self._at_hand.popleft()
+
+    def done(self, index: int, outcome: Any) -> None:
+        self.open -= 1
+        tell(self._pipe, ("done", index, outcome))
+
+
+def _serve(pipe: Connection) -> None:
+    stream: Any = None
+    context: Any = None
+    desk = _Desk(pipe)
+    pending, last = 0, time.monotonic()
+
+    def beat(steps: int) -> None:
+        nonlocal pending, last
+        pending += steps
+        now = time.monotonic()
+        if now - last > BEAT_SECONDS:
+            pipe.send(("beat", pending))
+            pending, last = 0, now
+
+    while True:
+        match pipe.recv():
+            case ("function", value):
+                stream = stream_of(value)
+            case ("context", value):
+                context = value
+            case ("jobs", workers, jobs):
+                desk.put(jobs)
+                last = time.monotonic()
+                while desk.laden:
+                    for index, outcome in work_off(stream, context, workers, desk.take, beat):
+                        if pending and desk.open == 1:
+                            pipe.send(("beat", pending))
+                            pending = 0
+                        desk.done(index, outcome)
+
+
+def failure(error: Exception) -> Failed:
+    lines = str(error).strip().splitlines() or [""]
+    text = lines[0] if isinstance(error, EsRlError) else f"{type(error).__name__}: {lines[0]}"
+    return Failed("raised", text, traceback.format_exc())

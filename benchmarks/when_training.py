@@ -30,8 +30,8 @@ from es_rl.errors import TrainingError
 from es_rl.policies.rounding import rounded
 from es_rl.rl import agent as agents
 from es_rl.rl.actors import Actor, policy_actor
-from es_rl.rl.compaction import Gaps
-from es_rl.rl.episodes import rollout
+from es_rl.rl.compaction import Compaction
+from es_rl.rl.episodes import play
 from es_rl.rl.presets import family
 from es_rl.rng import integer_seed
 from es_rl.workers.machine import use_one_thread
@@ -214,7 +214,7 @@ class SB3Actor:
                 mine[:, running] = part
         return np.asarray(actions)
 
-    def close(self, gaps: Gaps) -> None:
+    def close(self, gaps: Compaction) -> None:
         """Nothing moves: memories are kept by simulation."""
 
 
@@ -261,7 +261,7 @@ def judge(
     n = count or case.episodes
     seeds = [integer_seed(0, purpose, index, i) if index else integer_seed(0, purpose, i) for i in range(n)]
     vector = envs.make_vector(case.judged[0], n, case.judged[1], case.env_kwargs, first)
-    returns = rollout(vector, actor(n), seeds).returns
+    returns = play(vector, actor(n), seeds).returns
     vector.close()
     if not np.isfinite(returns).all():
         raise TrainingError(f"{(~np.isfinite(returns)).sum()} of {n} episodes failed when it was judged.")

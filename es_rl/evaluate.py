@@ -18,7 +18,7 @@ from es_rl.errors import ConfigError, EnvError, lookup
 from es_rl.keys import key
 from es_rl.rl import agent as agents
 from es_rl.rl.actors import policy_actor
-from es_rl.rl.episodes import rollout
+from es_rl.rl.episodes import play
 from es_rl.rng import MAX_SEED, integer_seed
 from es_rl.run.directory import versions
 from es_rl.workers.machine import use_one_thread
@@ -79,7 +79,7 @@ def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[np
     n, trained = min(BATCH, config.episodes), agent.config
     vector = envs.make_vector(env, n, config.backend, trained.env_kwargs, trained.obs_first)
     batches = [seeds[i : i + BATCH] for i in range(0, len(seeds), BATCH)]
-    done = [rollout(vector, policy_actor(agent.policy, len(batch)), batch) for batch in batches]
+    done = [play(vector, policy_actor(agent.policy, len(batch)), batch) for batch in batches]
     vector.close()
     returns = np.concatenate([part.returns for part in done])
     sound = np.isfinite(returns)

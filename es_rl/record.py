@@ -20,7 +20,7 @@ from es_rl.rl import agent as agents
 from es_rl.rl.config import Config
 from es_rl.rl.film import film, write_gif, write_mp4
 from es_rl.rng import MAX_SEED
-from es_rl.run.checkpoint import Saver
+from es_rl.run.checkpoint import Checkpointer
 from es_rl.workers.processes import kill_process, start_process
 
 USAGE = "python -m es_rl.record run=RUN [key=value …]   a video of a trained policy"
@@ -76,7 +76,7 @@ class Films:
         self._output = run / "videos" / "record.log"
         self._next = config.video.every
 
-    def poll(self, saver: Saver) -> None:
+    def poll(self, saver: Checkpointer) -> None:
         """Take a finished film; start the next if its generation has come, after having it saved."""
         if self._process is not None and self._process.exitcode is not None:
             self._take()
@@ -87,7 +87,7 @@ class Films:
             saver.save()
             self._start(generation, saver.progress.steps)
 
-    def finish(self, saver: Saver, check: Callable[[], None]) -> None:
+    def finish(self, saver: Checkpointer, check: Callable[[], None]) -> None:
         """The film of the last checkpoint, waited for; `check` may raise to give up."""
         if self._config.video.every < 0:
             return

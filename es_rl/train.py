@@ -27,12 +27,12 @@ from es_rl.rl import agent
 from es_rl.rl.central import PROCESSES
 from es_rl.rl.chunks import make_policy
 from es_rl.rl.config import Config, parse_resume, parse_train
-from es_rl.rl.task import Evaluator, probe
+from es_rl.rl.task import RlTask, probe
 from es_rl.run import directory as rundir
 from es_rl.run import loop
 from es_rl.run.log import RunLog
-from es_rl.run.task import Prepared, Run
-from es_rl.run.terms import Terms
+from es_rl.run.task import Run, Training
+from es_rl.run.terms import RunTerms
 from es_rl.workers.machine import available_processors, choose_device, use_one_thread
 from es_rl.workers.pool import Workers
 
@@ -63,17 +63,17 @@ def main(argv: Sequence[str]) -> int:
     prepare = partial(_prepare, config, run)
     title = f"es_rl: {config.env} → {run}"
     return loop.run(
-        Run(config, run, prepare, "train", argv, title, workers=count, resumed=bool(resumed), terms=Terms())
+        Run(config, run, prepare, "train", argv, title, workers=count, resumed=bool(resumed), terms=RunTerms())
     )
 
 
-def _prepare(config: Config, run: Path, workers: Workers, say: Callable[[str], None]) -> Prepared:
+def _prepare(config: Config, run: Path, workers: Workers, say: Callable[[str], None]) -> Training:
     """The environment, the policy, who rolls it out, and the films."""
     spec = probe(workers, config)
     for text in spec.warnings:
         say(f"warning: {text}")
     policy = make_policy(config, spec)
-    evaluator = Evaluator(config, ESParams.of(config), spec, workers)
+    evaluator = RlTask(config, ESParams.of(config), spec, workers)
     parameters = sum(value.numel() for value in policy.parameters())
     chunks = "" if evaluator.divisible else f" in chunks of {config.chunk}"
     heading = (
@@ -89,7 +89,7 @@ def _prepare(config: Config, run: Path, workers: Workers, say: Callable[[str], N
         return Films(run, config, say=say, done=log.animation)
 
     about = agent.about(spec.observation_space, spec.action_space)
-    return Prepared(evaluator, es.init(policy), about, heading, films)
+    return Training(evaluator, es.init(policy), about, heading, films)
 
 
 def _check_names(config: Config) -> None:

@@ -27,7 +27,7 @@ from es_rl.config import flatten, parse
 from es_rl.errors import ConfigError, Stopped, TrainingError, lookup
 from es_rl.keys import key
 from es_rl.rl.presets import family, preset
-from es_rl.run.signals import heard
+from es_rl.run.signals import stop_requests
 from es_rl.sweep import contenders, space
 from es_rl.workers.processes import die_with_parent
 
@@ -134,7 +134,7 @@ def search(keys):
     """Run the sweeps, task by task."""
     waiting = [(c, task) for task in keys.tasks for c in keys.contenders if not record(c, task).exists()]
     running, failed = {}, []
-    with heard() as check:
+    with stop_requests() as check:
         try:
             while waiting or running:
                 check()

@@ -32,10 +32,10 @@ from es_rl.es.chunks import TOGETHER
 from es_rl.es.strategy import Generation
 from es_rl.rl import task as evaluator
 from es_rl.rl.actors import member_actors
-from es_rl.rl.chunks import Chunk, Rollout, episode_seeds, make_policy
+from es_rl.rl.chunks import Chunk, ChunkRunner, episode_seeds, make_policy
 from es_rl.rl.config import parse_train
-from es_rl.rl.episodes import rollout
-from es_rl.rl.task import Evaluator
+from es_rl.rl.episodes import play
+from es_rl.rl.task import RlTask
 from es_rl.run.directory import versions
 from es_rl.workers.machine import available_processors, use_one_thread
 from es_rl.workers.pool import Workers
@@ -48,14 +48,14 @@ class Alone:
     """A chunk's simulations, stepped with recorded actions: (steps, seconds)."""
 
     def __init__(self, config, spec):
-        self._config, self._rollout = config, Rollout(config, spec)
+        self._config, self._rollout = config, ChunkRunner(config, spec)
 
     def __call__(self, generation, chunk, beat):
         env, policy = self._rollout.prepare(generation)
         seeds, recorded = episode_seeds(self._config, generation.number, chunk), []
         members, episodes = range(chunk.first, chunk.first + chunk.count), self._config.es.episodes
         with member_actors(policy, members, generation.perturbation, episodes) as actor:
-            rollout(env, actor(), seeds, beat=beat, record=recorded, limit=generation.limit)
+            play(env, actor(), seeds, beat=beat, record=recorded, limit=generation.limit)
         sorted_ids = [(np.sort(ids), actions[np.argsort(ids)]) for ids, actions in recorded]
         env.reset(np.arange(len(seeds)), seeds)
         step = physics(env, seeds) if isinstance(env, MujocoVector) else env.step
@@ -103,7 +103,7 @@ def main(argv):
     with Workers(count) as workers, Workers(count) as replaying:
         spec = evaluator.probe(workers, config)
         params = es.ESParams.of(config)
-        training, alone = Evaluator(config, params, spec, workers), Alone(replace(config, chunk=size), spec)
+        training, alone = RlTask(config, params, spec, workers), Alone(replace(config, chunk=size), spec)
         state = es.init(make_policy(config, spec))
         for _ in range(skip):
             seen = training.members(state)

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from es_rl.rl.compaction import Gaps
+from es_rl.rl.compaction import Compaction
 
 HERE = Path(__file__).parent
 TINY = ["video.every=-1", "eval.episodes=2"]
@@ -182,7 +182,7 @@ class Acting:
         self.actor, self.rows = actor, np.arange(n)
 
     def __call__(self, running, obs):
-        gaps = Gaps.of(~np.isin(self.rows, running))
+        gaps = Compaction.of(~np.isin(self.rows, running))
         if len(running) < len(self.rows):
             self.actor.close(gaps)
             self.rows = gaps.close(self.rows.copy())

@@ -19,7 +19,7 @@ from es_rl.policies.mlp import ACTIVATIONS
 from es_rl.policies.normalizer import Unnormalized
 from es_rl.population.forward import perturb
 from es_rl.rl.actors import TorchForward, member_actors, policy_actor
-from es_rl.rl.compaction import Gaps
+from es_rl.rl.compaction import Compaction
 from es_rl.rl.config import parse_train
 from es_rl.rl.numpy_policy import NumpyForward
 
@@ -193,7 +193,7 @@ def test_no_bit_of_a_members_actions_depends_on_those_beside_it(noise, keys):
 def test_rows_that_leave_are_filled_from_the_end():
     rows = np.arange(10, 18)
     leaving = np.isin(rows, [11, 12, 16])
-    gaps = Gaps.of(leaving)
+    gaps = Compaction.of(leaving)
     assert gaps.close(rows).tolist() == [10, 15, 17, 13, 14]
-    assert Gaps.of(np.ones(3, bool)).close(np.arange(3)).size == 0
-    assert Gaps.of(np.zeros(3, bool)).close(np.arange(3)).tolist() == [0, 1, 2]
+    assert Compaction.of(np.ones(3, bool)).close(np.arange(3)).size == 0
+    assert Compaction.of(np.zeros(3, bool)).close(np.arange(3)).tolist() == [0, 1, 2]

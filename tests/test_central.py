@@ -14,7 +14,7 @@ from es_rl.rl import central
 from es_rl.rl import task as evaluator
 from es_rl.rl.chunks import make_policy
 from es_rl.rl.config import parse_train
-from es_rl.rl.task import Evaluator
+from es_rl.rl.task import RlTask
 from es_rl.workers import machine
 from es_rl.workers.pool import Workers
 
@@ -132,7 +132,7 @@ def test_simulation_and_inference_overlap(monkeypatch):
             spec = evaluator.probe(workers, config)
             state, evaluate = (
                 es.init(make_policy(config, spec)),
-                Evaluator(config, es.ESParams.of(config), spec, workers),
+                RlTask(config, es.ESParams.of(config), spec, workers),
             )
             evaluate.members(state)  # environments are made
             begun = time.monotonic()

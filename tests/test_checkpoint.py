@@ -142,7 +142,7 @@ def test_another_policy_or_nothing_at_all_is_refused(tmp_path):
 
 def test_a_save_that_fails_is_told_of_tried_again_and_never_counted(tmp_path):
     said = []
-    saver = cp.Saver(tmp_path, CheckpointConfig(every=1), ABOUT, said.append)
+    saver = cp.Checkpointer(tmp_path, CheckpointConfig(every=1), ABOUT, said.append)
     saver.start(state(0), cp.Progress(), saved=False)
     saver.save()
     blocked = tmp_path / "checkpoints"
@@ -151,15 +151,15 @@ def test_a_save_that_fails_is_told_of_tried_again_and_never_counted(tmp_path):
     saver.commit(state(1), cp.Progress(), best=True)
     assert len(said) == 1 and "generation 1 could not be saved" in said[0]
     with pytest.raises(ResourceError, match=r"generation 1 could not be saved: .*resume="):
-        saver.save(must=True)
+        saver.save(required=True)
     blocked.unlink()
     shutil.move(tmp_path / "aside", blocked)
-    saver.save(must=True)
+    saver.save(required=True)
     assert cp.load(tmp_path).generation == 1 and names(tmp_path) == ["00000000", "00000001", "best", "last"]
 
 
 def test_a_minute_after_the_last_save_another_is_due(tmp_path, monkeypatch):
-    saver = cp.Saver(tmp_path, CheckpointConfig(every=1000), ABOUT, pytest.fail)
+    saver = cp.Checkpointer(tmp_path, CheckpointConfig(every=1000), ABOUT, pytest.fail)
     saver.start(state(0), cp.Progress(), saved=False)
     saver.save()
     saver.commit(state(1), cp.Progress(), best=False)
@@ -207,7 +207,7 @@ def test_tensors_of_another_type_or_of_no_parameter_are_refused(tmp_path, theta,
 
 def test_a_best_one_that_cannot_be_saved_is_told_of(tmp_path, monkeypatch):
     said = []
-    saver = cp.Saver(tmp_path, CheckpointConfig(), ABOUT, said.append)
+    saver = cp.Checkpointer(tmp_path, CheckpointConfig(), ABOUT, said.append)
     saver.start(state(0), cp.Progress(), saved=False)
 
     def refuse(*args, **kwargs):

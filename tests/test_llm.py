@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from es_rl import es, noise
 from es_rl.errors import CheckpointError, ConfigError, EnvError, Stopped, TrainingError
-from es_rl.es.strategy import Evaluation
+from es_rl.es.strategy import MemberScores
 from es_rl.llm import __main__ as llm
 from es_rl.llm import in_place
 from es_rl.llm import model as language
@@ -22,7 +22,7 @@ from es_rl.llm import prompts as dataset
 from es_rl.llm import task as finetune
 from es_rl.llm.in_place import Direction, ascend, write
 from es_rl.llm.model import Completion, Language, kl
-from es_rl.llm.reward_worker import Critic
+from es_rl.llm.reward_worker import RewardWorker
 from es_rl.noise import Perturbation, member_weights
 from es_rl.population.forward import perturb
 from es_rl.population.members import members_of
@@ -203,7 +203,7 @@ def test_what_a_run_leaves_is_a_model_of_hugging_face(tune, tmp_path):
 
 def test_without_mirroring_each_member_has_a_direction_of_its_own(tune, monkeypatch):
     seen = []
-    monkeypatch.setattr(llm.FineTune, "members", _fake_members(seen))
+    monkeypatch.setattr(llm.LlmTask, "members", _fake_members(seen))
     run = tune(
         "preset=es-at-scale", "es.population=6", "generations=1", "es.sigma=0.1", "optim.lr=0.5", "eval.kl=false"
     )
@@ -213,7 +213,7 @@ def test_without_mirroring_each_member_has_a_direction_of_its_own(tune, monkeypa
 def test_the_published_settings_are_those_of_the_preset(tiny, data, tmp_path, monkeypatch):
     """30 members, sigma 0.001, and a step of sigma/2 times the mean of z·epsilon."""
     seen = []
-    monkeypatch.setattr(llm.FineTune, "members", _fake_members(seen))
+    monkeypatch.setattr(llm.LlmTask, "members", _fake_members(seen))
     keys = [f"model={tiny}", f"data={data}", "reward=hostile:high_letters", "run=run", "max_new_tokens=4", "workers=0"]
     assert llm.main([*keys, "preset=es-at-scale", "generations=1", "eval.kl=false"]) == 0
     check_step(tmp_path / "run", seen[0], 30, 0.001, 0.001**2 / 2)
@@ -237,7 +237,7 @@ def _fake_members(seen):
     def members(self, state):
         seen.append(state.theta)
         fitness = np.arange(float(self._config.es.population))
-        return Evaluation(fitness, {}, 1, es.fitness_metrics(fitness))
+        return MemberScores(fitness, {}, 1, es.fitness_metrics(fitness))
 
     return members
 
@@ -246,9 +246,9 @@ def test_a_collapse_ends_the_run(tune, monkeypatch, tmp_path):
     good, bad = np.arange(8.0), np.array([0.0] * 7 + [1.0])
     fitness = [good] * 3 + [bad] * 5
     monkeypatch.setattr(
-        llm.FineTune,
+        llm.LlmTask,
         "members",
-        lambda self, state: Evaluation(fitness[state.generation], {}, 1, es.fitness_metrics(good)),
+        lambda self, state: MemberScores(fitness[state.generation], {}, 1, es.fitness_metrics(good)),
     )
     with pytest.raises(TrainingError, match=r"collapsed: in 3 generations .* lower es.sigma=0.05"):
         tune("generations=9", "eval.every=0")
@@ -265,14 +265,14 @@ def test_a_collapse_ends_the_run(tune, monkeypatch, tmp_path):
     ],
 )
 def test_what_a_collapse_is(medians, fell):
-    guard = finetune.Guard()
+    guard = finetune.CollapseDetector()
     found = [guard.fell(np.array([min(m, 0.5), m, m, m])) for m in medians]
     assert found[-1] is fell and not any(found[:-1])
 
 
 def test_a_stop_within_an_evaluation_loses_nothing(tune, monkeypatch, tmp_path):
     whole = tune("generations=4", run="whole")
-    asked, speak = [], finetune.FineTune._speak
+    asked, speak = [], finetune.LlmTask._speak
 
     def stopping(self, kind, state, rows):
         asked.append(kind)
@@ -280,7 +280,7 @@ def test_a_stop_within_an_evaluation_loses_nothing(tune, monkeypatch, tmp_path):
             raise Stopped("stopped by SIGTERM", 75)
         return speak(self, kind, state, rows)
 
-    monkeypatch.setattr(finetune.FineTune, "_speak", stopping)
+    monkeypatch.setattr(finetune.LlmTask, "_speak", stopping)
     with pytest.raises(Stopped, match="generation 4 is saved"):
         tune("generations=4", run="half")
     monkeypatch.undo()
@@ -615,7 +615,7 @@ def test_the_shipped_data_is_what_the_script_makes(tmp_path):
 def test_one_completion_on_which_a_reward_raises_is_one_that_is_not_judged():
     rows = [{"prompt": "a"}, {"prompt": "b"}]
     beats = []
-    scores = Critic("hostile:raises_on_x")(rows, ["fine", "x"], beats.append)
+    scores = RewardWorker("hostile:raises_on_x")(rows, ["fine", "x"], beats.append)
     assert scores[0] == 1.0 and np.isnan(scores[1])
     with pytest.raises(ValueError, match="no x"):
-        Critic("hostile:raises_on_x")(rows, ["x", "x"], beats.append)
+        RewardWorker("hostile:raises_on_x")(rows, ["x", "x"], beats.append)

@@ -11,7 +11,7 @@ from es_rl.envs.spaces import flatten
 from es_rl.es.chunks import divide
 from es_rl.es.strategy import ESParams, perturbation
 from es_rl.noise import member_weights
-from es_rl.rl.chunks import Chunk, Generation, Rollout, make_policy
+from es_rl.rl.chunks import Chunk, ChunkRunner, Generation, make_policy
 from es_rl.rl.config import parse_train
 from es_rl.rng import integer_seed
 
@@ -28,7 +28,7 @@ def prepare(line):
     p = perturbation(ESParams.of(config), 4)
     params, model = ESParams.of(config), {k: v.numpy() for k, v in policy.state_dict().items()}
     generation = Generation(4, model, p, es.limit(params, 4))
-    return config, spec, policy, generation, Rollout(config, spec)
+    return config, spec, policy, generation, ChunkRunner(config, spec)
 
 
 def by_hand(config, spec, policy, p, member, seed, limit=None):
@@ -59,9 +59,9 @@ LINES = [
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_chunk_is_its_members_one_by_one(line):
-    config, spec, policy, generation, rollout = prepare(line)
+    config, spec, policy, generation, play = prepare(line)
     p, episodes = generation.perturbation, config.es.episodes
-    result = rollout(generation, Chunk("members", 2, 6), lambda steps: None)
+    result = play(generation, Chunk("members", 2, 6), lambda steps: None)
     observations = []
     for row, member in enumerate(range(2, 8)):
         seeds = [integer_seed(0, "episode", 4, member // 2, e) for e in range(episodes)]
@@ -81,26 +81,26 @@ def test_a_chunk_is_its_members_one_by_one(line):
 
 
 def test_an_evaluation_is_the_unperturbed_policy_without_shift_and_gathers_nothing():
-    config, spec, policy, generation, rollout = prepare("env=CartPole-v1 policy=mlp es.reward_shift=1 es.sigma=9")
-    result = rollout(generation, Chunk("evaluation", 3, 4), lambda steps: None)
+    config, spec, policy, generation, play = prepare("env=CartPole-v1 policy=mlp es.reward_shift=1 es.sigma=9")
+    result = play(generation, Chunk("evaluation", 3, 4), lambda steps: None)
     expected = [by_hand(config, spec, policy, None, None, integer_seed(0, "eval", 4, e))[0] for e in range(3, 7)]
     assert result.returns.tolist() == result.fitness.tolist() == expected
     assert result.moments is None
 
 
 def test_both_members_of_a_pair_start_alike_and_pairs_do_not():
-    _, _, _, generation, rollout = prepare("env=es_rl/PointMass-v0 policy=linear es.sigma=1e-9 es.population=8 chunk=8")
-    fitness = rollout(generation, Chunk("members", 0, 8), lambda steps: None).fitness
+    _, _, _, generation, play = prepare("env=es_rl/PointMass-v0 policy=linear es.sigma=1e-9 es.population=8 chunk=8")
+    fitness = play(generation, Chunk("members", 0, 8), lambda steps: None).fitness
     assert np.allclose(fitness[0::2], fitness[1::2])
     assert len(np.unique(fitness.round(3))) == 4
 
 
 def test_a_chunk_is_the_same_again_whatever_was_rolled_out_in_between():
-    _, _, _, generation, rollout = prepare("env=HalfCheetah-v4 env_kwargs.max_episode_steps=30 chunk=4")
-    one = rollout(generation, Chunk("members", 0, 4), lambda steps: None)
-    rollout(generation, Chunk("evaluation", 0, 2), lambda steps: None)
-    rollout(generation, Chunk("members", 4, 4), lambda steps: None)
-    two = rollout(generation, Chunk("members", 0, 4), lambda steps: None)
+    _, _, _, generation, play = prepare("env=HalfCheetah-v4 env_kwargs.max_episode_steps=30 chunk=4")
+    one = play(generation, Chunk("members", 0, 4), lambda steps: None)
+    play(generation, Chunk("evaluation", 0, 2), lambda steps: None)
+    play(generation, Chunk("members", 4, 4), lambda steps: None)
+    two = play(generation, Chunk("members", 0, 4), lambda steps: None)
     assert np.array_equal(one.fitness, two.fitness) and np.array_equal(one.moments.second, two.moments.second)
 
 
@@ -114,16 +114,16 @@ def test_a_chunk_is_the_same_again_whatever_was_rolled_out_in_between():
     ],
 )
 def test_a_simulation_that_breaks_is_a_failed_member(env, error):
-    _, _, _, generation, rollout = prepare(f"env=hostile:{env}-v0 chunk=4")
-    result = rollout(generation, Chunk("members", 0, 4), lambda steps: None)
+    _, _, _, generation, play = prepare(f"env=hostile:{env}-v0 chunk=4")
+    result = play(generation, Chunk("members", 0, 4), lambda steps: None)
     assert np.isnan(result.fitness).all() and np.isnan(result.returns).all()
     assert set(result.errors) == ({error} if error else set())
     assert np.isfinite(result.moments.second).all()
 
 
 def test_one_broken_simulation_leaves_the_others_as_they_were():
-    _, _, _, generation, rollout = prepare("env=hostile:OftenRaises-v0 chunk=32 es.population=64")
-    broken = rollout(generation, Chunk("members", 0, 32), lambda steps: None)
+    _, _, _, generation, play = prepare("env=hostile:OftenRaises-v0 chunk=32 es.population=64")
+    broken = play(generation, Chunk("members", 0, 32), lambda steps: None)
     fragile = [integer_seed(0, "episode", 4, m // 2, 0) % 8 == 0 for m in range(32)]
     assert 0 < sum(fragile) < 32
     assert np.isnan(broken.fitness).tolist() == fragile
@@ -131,24 +131,24 @@ def test_one_broken_simulation_leaves_the_others_as_they_were():
 
 def test_a_hiccup_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    _, _, _, generation, rollout = prepare("env=hostile:Hiccups-v0 chunk=32 es.population=32")
-    one = rollout(generation, Chunk("members", 0, 32), lambda steps: None)
+    _, _, _, generation, play = prepare("env=hostile:Hiccups-v0 chunk=32 es.population=32")
+    one = play(generation, Chunk("members", 0, 32), lambda steps: None)
     assert list(tmp_path.glob("hiccup-*")) and one.errors == []
-    two = rollout(generation, Chunk("members", 0, 32), lambda steps: None)
+    two = play(generation, Chunk("members", 0, 32), lambda steps: None)
     assert np.array_equal(one.fitness, two.fitness) and np.array_equal(one.moments.first, two.moments.first)
 
 
 def test_weights_that_are_not_finite_fail():
-    _, _, _, generation, rollout = prepare("env=es_rl/PointMass-v0 policy=linear chunk=4")
+    _, _, _, generation, play = prepare("env=es_rl/PointMass-v0 policy=linear chunk=4")
     model = {k: v * np.nan if k == "layer.weight" else v for k, v in generation.model.items()}
-    result = rollout(Generation(4, model, generation.perturbation), Chunk("members", 0, 4), lambda steps: None)
+    result = play(Generation(4, model, generation.perturbation), Chunk("members", 0, 4), lambda steps: None)
     assert np.isnan(result.fitness).all()
 
 
-def streamed(rollout, generation, chunks, workers=1):
+def streamed(play, generation, chunks, workers=1):
     """The results of a stream to which the chunks come one by one."""
     waiting = list(enumerate(chunks))
-    found = dict(rollout.stream(generation, workers, lambda: waiting.pop(0) if waiting else None, lambda steps: None))
+    found = dict(play.stream(generation, workers, lambda: waiting.pop(0) if waiting else None, lambda steps: None))
     return [found[i] for i in range(len(chunks))]
 
 
@@ -164,13 +164,13 @@ STREAMED = [
 @pytest.mark.parametrize("line", STREAMED)
 @pytest.mark.parametrize("workers", [1, 5])
 def test_chunks_side_by_side_are_each_by_itself_to_the_bit(line, workers):
-    _, _, _, generation, rollout = prepare(line)
+    _, _, _, generation, play = prepare(line)
     for kind in ("members", "evaluation"):
         chunks = [Chunk(kind, 0, 6), *(Chunk(kind, first, 2) for first in range(6, 20, 2)), Chunk(kind, 20, 8)]
-        one_by_one = [rollout(generation, chunk, lambda steps: None) for chunk in chunks]
-        ascending = streamed(rollout, generation, chunks, workers)
-        descending = streamed(rollout, generation, chunks[::-1], workers)[::-1]
-        smallest_first = streamed(rollout, generation, [*chunks[1:], chunks[0]], workers)
+        one_by_one = [play(generation, chunk, lambda steps: None) for chunk in chunks]
+        ascending = streamed(play, generation, chunks, workers)
+        descending = streamed(play, generation, chunks[::-1], workers)[::-1]
+        smallest_first = streamed(play, generation, [*chunks[1:], chunks[0]], workers)
         smallest_first = [smallest_first[-1], *smallest_first[:-1]]
         for alone, beside in zip(3 * one_by_one, ascending + descending + smallest_first, strict=True):
             assert np.array_equal(alone.returns, beside.returns, equal_nan=True)
@@ -184,11 +184,11 @@ def test_chunks_side_by_side_are_each_by_itself_to_the_bit(line, workers):
 
 def test_any_part_may_come_first_in_a_stream():
     """The last parts of a third of the members are smaller than those that follow."""
-    _, _, _, generation, rollout = prepare("env=es_rl/PointMass-v0 policy=linear es.population=460")
+    _, _, _, generation, play = prepare("env=es_rl/PointMass-v0 policy=linear es.population=460")
     parts = divide(range(460), 2, 58)
     for first in range(len(parts)):
         chunks = [Chunk("members", part.start, len(part)) for part in parts[first : first + 12]]
-        results = streamed(rollout, generation, chunks, 2)
+        results = streamed(play, generation, chunks, 2)
         assert all(np.isfinite(result.fitness).all() for result in results)
 
 

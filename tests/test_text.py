@@ -17,7 +17,7 @@ from es_rl.text import __main__ as text
 from es_rl.text import corpus
 from es_rl.text.config import TextConfig, parse_text
 from es_rl.text.gpt import Gpt, bits, generate
-from es_rl.text.task import Job, Judge, evaluation_starts, training_starts
+from es_rl.text.task import Job, TextScorer, evaluation_starts, training_starts
 
 SMALL = [
     "ctx=16", "batch=4", "gpt.layers=1", "gpt.heads=2", "gpt.width=16", "es.population=16", "workers=0",
@@ -88,7 +88,7 @@ def test_members_are_scored_on_the_same_sequences_by_their_own_weights(file, noi
     data, model = corpus.read(str(file), 16), text.make_model(config, "")
     p = Perturbation(kind=noise, sigma=0.3, seed=0, generation=4, block=8)
     shared = Generation(4, {k: v.numpy() for k, v in model.state_dict().items()}, p)
-    scores = Judge(config)(shared, Job("members", range(2, 8)), lambda tokens: None)
+    scores = TextScorer(config)(shared, Job("members", range(2, 8)), lambda tokens: None)
     starts = training_starts(config, data, 4)
     x, y = (torch.from_numpy(part) for part in corpus.sequences(data.train, starts, 16))
     for row, member in enumerate(range(2, 8)):

@@ -18,9 +18,9 @@ from es_rl.errors import ConfigError, Stopped
 from es_rl.rl.config import parse_train
 from es_rl.rng import integer_seed
 from es_rl.run import checkpoint as cp
-from es_rl.run.signals import heard
+from es_rl.run.signals import stop_requests
 from es_rl.run.task import Run
-from es_rl.run.terms import Terms
+from es_rl.run.terms import RunTerms
 from es_rl.workers import pool as workers
 
 TOY = ["env=es_rl/PointMass-v0", "mlp.hidden=[8]", "eval.every=2"]
@@ -116,7 +116,7 @@ def test_a_hangup_that_was_ignored_from_the_start_stays_ignored(tmp_path, train)
     """As with nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with heard() as check:
+        with stop_requests() as check:
             os.kill(os.getpid(), signal.SIGHUP)
             check()
             os.kill(os.getpid(), signal.SIGTERM)
@@ -322,7 +322,7 @@ def test_a_run_goes_on_with_its_newest_stop_rules_and_without_any_for_an_hour(tr
     with pytest.raises(ConfigError, match=r"target_return=5: is looked at in evaluations. Give eval.every above 0"):
         train("env=es_rl/PointMass-v0", "target_return=5", "eval.every=0", run="endless")
     assert not (run.parent / "endless").exists()
-    default = Run(parse_train(["env=A-v0"]), run, None, "", [], "", workers=0, resumed=False, terms=Terms())
+    default = Run(parse_train(["env=A-v0"]), run, None, "", [], "", workers=0, resumed=False, terms=RunTerms())
     assert default.config.minutes is None and default.limits.minutes == 60
 
 

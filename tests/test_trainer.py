@@ -17,7 +17,7 @@ from es_rl.errors import CheckpointError, ConfigError, TrainingError
 from es_rl.noise import member_weights
 from es_rl.trainer import callbacks
 from es_rl.trainer.eggroll_trainer import EGGROLLTrainer, VanillaESTrainer
-from es_rl.trainer.fitness import undone
+from es_rl.trainer.fitness import restored_after
 
 X = torch.randn(32, 5, generator=torch.Generator().manual_seed(0))
 Y = X[:, :1] * X[:, 1:2]
@@ -421,7 +421,7 @@ class Remembers(nn.Module):
 def test_buffers_that_come_and_change_are_undone():
     model, said = Remembers(), []
     for _ in range(2):
-        with undone(model):
+        with restored_after(model):
             model(X)
             said.append(model(X))
     assert torch.equal(*said)

@@ -12,7 +12,7 @@ from jobs import NeverBegins, Together, double, large, misbehave, print_and_repo
 from es_rl.errors import EnvError, ResourceError, Stopped
 from es_rl.workers.machine import available_processors
 from es_rl.workers.pool import DEATHS, HANGS, Workers
-from es_rl.workers.worker import Failed
+from es_rl.workers.worker import JobFailure
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def test_a_job_that_never_succeeds_has_failed_and_the_others_are_done(tmp_path):
     trouble = {0: ("die", 99), 2: ("hang", 99), 3: ("raise", 99)}
     with Workers(2, hang_after=1.0, on_event=events.append) as pool:
         results = pool.map(misbehave, trouble, list(range(5)))
-    assert [r for r in results if not isinstance(r, Failed)] == [1, 4]
-    assert [(r.reason, r.message) for r in results if isinstance(r, Failed)] == [
+    assert [r for r in results if not isinstance(r, JobFailure)] == [1, 4]
+    assert [(r.reason, r.message) for r in results if isinstance(r, JobFailure)] == [
         ("died", f"the worker was killed (SIGKILL: if nobody did it, the system ran out of memory; try fewer workers), {DEATHS} times"),
         ("hung", f"the worker finished no step for 1 s (hang_after), {HANGS} times"),
         ("raised", "ValueError: job 3"),
@@ -80,8 +80,8 @@ def test_of_jobs_side_by_side_only_those_fail_that_always_do():
     trouble = {1: ("die", 99), 4: ("raise", 99), 9: ("hang", 1), 17: ("die", 1)}
     with Workers(2, hang_after=1.0, on_event=events.append) as pool:
         results = pool.map(Together(), trouble, list(range(20)))
-    sound = {r[0]: r[1] for r in results if not isinstance(r, Failed)}
-    failed = {i: r.reason for i, r in enumerate(results) if isinstance(r, Failed)}
+    sound = {r[0]: r[1] for r in results if not isinstance(r, JobFailure)}
+    failed = {i: r.reason for i, r in enumerate(results) if isinstance(r, JobFailure)}
     assert failed == {1: "died", 4: "raised"}
     assert sound[9] == [9] and sound[17] == [17]  # each by itself once a worker was lost on it
     assert any("chunks are run again" in event for event in events)

@@ -21,7 +21,7 @@ from es_rl.compare.opponents import ppo_fast
 from es_rl.compare.opponents.ppo_fast import sees
 from es_rl.compare.report.summary import OURS, RANDOM
 from es_rl.rl.central import PROCESSES
-from es_rl.rl.chunks import together
+from es_rl.rl.chunks import capacity
 from es_rl.rl.config import Config, parse_train
 from es_rl.rl.presets import family
 from es_rl.run.atomic import write_json
@@ -124,7 +124,7 @@ def resources(config: Config) -> dict[str, Any]:
     """What our training runs on; so many environments at most, side by side."""
     workers = available_processors() if config.workers is None else config.workers
     processes = max(1, workers * (PROCESSES if config.inference == "central" else 1))
-    environments = min(config.es.population * config.es.episodes, processes * sum(together(config)))
+    environments = min(config.es.population * config.es.episodes, processes * sum(capacity(config)))
     noted = {} if config.obs_first is None else {"note": sees(config.obs_first)}
     return {"environments": environments, "processes": processes, "threads": 1, **noted}
 

@@ -15,8 +15,8 @@ from es_rl import envs
 from es_rl.compare.config import BaselineConfig
 from es_rl.envs.gymnasium_backend import diverged, make_one
 from es_rl.envs.spaces import Floats, Ints, flatten
-from es_rl.rl.compaction import Gaps
-from es_rl.rl.episodes import rollout
+from es_rl.rl.compaction import Compaction
+from es_rl.rl.episodes import play
 from es_rl.rng import integer_seed
 
 Act = Callable[[Any], Any]  # one observation → one action, deterministic
@@ -57,7 +57,7 @@ def episodes(act: Act, config: BaselineConfig, count: int, *index: int) -> tuple
 def _side_by_side(policy: Policy, config: BaselineConfig, seeds: list[int], *, start: int) -> tuple[Floats, Ints]:
     """On our own environments, whose discrete actions begin at `start`."""
     vector = envs.make_vector(config.env, len(seeds), "auto", config.env_kwargs, policy.obs_first)
-    found = rollout(vector, _Together(policy, start), seeds)
+    found = play(vector, _Together(policy, start), seeds)
     vector.close()
     return found.returns, found.lengths
 
@@ -72,7 +72,7 @@ class _Together:
     def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
         return np.asarray(self.policy.batch(obs)) + self.start if self.start else np.asarray(self.policy.batch(obs))
 
-    def close(self, gaps: Gaps) -> None:
+    def close(self, gaps: Compaction) -> None:
         """Forget nothing."""
 
 

@@ -1,11 +1,11 @@
 """Evolution strategies: ask for the members of a generation, tell their fitness, get the next state."""
 
-from es_rl.es.diagnostics import Told, effective_rank, fitness_metrics
+from es_rl.es.diagnostics import UpdateStats, effective_rank, fitness_metrics
 from es_rl.es.strategy import (
     ESParams,
     ESState,
-    Evaluation,
     Generation,
+    MemberScores,
     arrays,
     ask,
     check,
@@ -19,9 +19,9 @@ from es_rl.es.strategy import (
 __all__ = [
     "ESParams",
     "ESState",
-    "Evaluation",
     "Generation",
-    "Told",
+    "MemberScores",
+    "UpdateStats",
     "arrays",
     "ask",
     "check",

@@ -14,7 +14,7 @@ GRAM_SIDE = 512  # of a matrix whose singular values are looked at
 
 
 @dataclass(frozen=True)
-class Told:
+class UpdateStats:
     """What one update did, for the log."""
 
     update_norm: float  # ‖theta' − theta‖

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from es_rl.errors import TrainingError
 from es_rl.es import optim
 from es_rl.es.config import EsConfig, OptimConfig
-from es_rl.es.diagnostics import Told, effective_rank, norm
+from es_rl.es.diagnostics import UpdateStats, effective_rank, norm
 from es_rl.es.shaping import utilities
 from es_rl.noise import Perturbation, Shapes, check_rank, estimate
 
@@ -55,7 +55,7 @@ class ESState:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class MemberScores:
     """What a generation's members have shown."""
 
     fitness: NDArray[np.float64]  # (M,); NaN: failed
@@ -139,7 +139,7 @@ def _chunks(params: ESParams, first: int, end: int) -> list[range]:
 
 def tell(
     params: ESParams, state: ESState, fitness: NDArray[np.float64], buffers: Mapping[str, Tensor]
-) -> tuple[ESState, Told]:
+) -> tuple[ESState, UpdateStats]:
     """The state after a generation, given the fitness (M,) of its members and the policy's new buffers.
 
     NaN and ±inf mark failed members, which are judged worst. Equal fitness everywhere is a zero update: theta and the
@@ -169,7 +169,7 @@ def tell(
             f"theta is infinite after generation {state.generation + 1}: the estimate's norm is {gradient_norm:g}. "
             f"Lower optim.lr, or use a shaping that scales fitness, such as centered_ranks."
         )
-    told = Told(update_norm, gradient_norm, failed, flat, agreement, effective_rank(change.values()))
+    told = UpdateStats(update_norm, gradient_norm, failed, flat, agreement, effective_rank(change.values()))
     return ESState(state.generation + 1, theta, dict(buffers), optim_state), told
 
 

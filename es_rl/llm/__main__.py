@@ -33,13 +33,13 @@ from es_rl.llm.config import DEFAULTS, PRESETS, ExportConfig, LlmConfig, resolve
 from es_rl.llm.export import export
 from es_rl.llm.in_place import unchanged
 from es_rl.llm.prompts import Dataset
-from es_rl.llm.task import FineTune
+from es_rl.llm.task import LlmTask
 from es_rl.run import directory as rundir
 from es_rl.run import loop
-from es_rl.run.checkpoint import Saver
+from es_rl.run.checkpoint import Checkpointer
 from es_rl.run.log import RunLog
-from es_rl.run.resume import going_on
-from es_rl.run.task import Prepared, Run
+from es_rl.run.resume import resumed_config
+from es_rl.run.task import Run, Training
 from es_rl.run.terms import REWARD
 from es_rl.workers.machine import available_memory, available_processors, use_one_thread
 from es_rl.workers.pool import Workers
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
         return cli.show(asked.out)
     resumed, keys = rundir.resumed(argv)
     if resumed:
-        config = going_on(LlmConfig, rundir.saved_config(resumed), keys, str(resumed / "config.yaml"), "reward")
+        config = resumed_config(LlmConfig, rundir.saved_config(resumed), keys, str(resumed / "config.yaml"), "reward")
     else:
         refuse_episodic(given, "es.")
         preset = lookup(PRESETS, given.get("preset", ""), "preset")
@@ -106,7 +106,7 @@ def _workers(config: LlmConfig, model: Path) -> int:
 
 def _prepare(
     config: LlmConfig, run: Path, data: Dataset, source: Path, workers: Workers, say: Callable[[str], None]
-) -> Prepared:
+) -> Training:
     """The model's files of the run, theta in shared memory, who speaks and who judges."""
     start = run / "start"
     say(f"opening {source}")
@@ -127,7 +127,7 @@ def _prepare(
     for name, value in model.named_parameters():
         theta[name].copy_(value)
     del model, speaker
-    task = FineTune(config, run, data, theta, memory, rows, workers)
+    task = LlmTask(config, run, data, theta, memory, rows, workers)
     state = ESState(0, dict(theta), {}, {})
     _warn(config, task, state, say)
     about = {"data": dataset.digest(data.train), "reward": config.reward, "modules": list(config.modules)}
@@ -139,7 +139,7 @@ def _prepare(
     follow = partial(_Follower, run, descriptor)
     if idle := idle_workers(config.es.population, config.chunk or 2, workers.count):
         say(idle)
-    return Prepared(task, state, about, heading, follow=follow, step=task.step, in_place=True)
+    return Training(task, state, about, heading, follow=follow, step=task.step, in_place=True)
 
 
 def _rows(config: LlmConfig, model: Any, longest: int) -> int:
@@ -154,7 +154,7 @@ def _rows(config: LlmConfig, model: Any, longest: int) -> int:
     return max(1 if config.es.noise == "dense" else config.chunk, CACHE_BYTES // row)
 
 
-def _warn(config: LlmConfig, task: FineTune, state: ESState, say: Callable[[str], None]) -> None:
+def _warn(config: LlmConfig, task: LlmTask, state: ESState, say: Callable[[str], None]) -> None:
     """Noise that the type cannot hold teaches nothing."""
     still = unchanged(state.theta, task.perturbation(0), language.DTYPES[config.dtype])
     if still > UNCHANGED:
@@ -170,10 +170,10 @@ class _Follower:
     def __init__(self, run: Path, descriptor: int, log: RunLog) -> None:
         self._run, self._descriptor = run, descriptor
 
-    def poll(self, saver: Saver) -> None:
+    def poll(self, saver: Checkpointer) -> None:
         pass
 
-    def finish(self, saver: Saver, check: Callable[[], None]) -> None:
+    def finish(self, saver: Checkpointer, check: Callable[[], None]) -> None:
         export(self._run, self._run / "pretrained")
 
     def close(self) -> None:

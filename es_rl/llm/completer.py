@@ -40,7 +40,7 @@ class Job:
     items: range  # members, or places among the prompts
 
 
-class Speaker:
+class Completer:
     """Completes prompts in one process, as members or as theta."""
 
     def __init__(self, start: Path, *, dtype: str, device: str, most: int, rows: int, mirrored: bool, kl: bool) -> None:

@@ -16,12 +16,12 @@ from es_rl.llm.prompts import Row
 from es_rl.workers.pool import STARTUP_SECONDS
 
 
-class Critic:
+class RewardWorker:
     """Judges what was said to each prompt."""
 
     def __init__(self, expression: str) -> None:
         self._expression = expression
-        self._terms: rewards.Terms | None = None
+        self._terms: rewards.WeightedRewards | None = None
 
     def __call__(self, rows: list[Row], said: list[str], beat: Callable[[int], None]) -> NDArray[np.float64]:
         if self._terms is None:  # here and not in the process that trains: what is imported may do anything

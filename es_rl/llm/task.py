@@ -19,27 +19,27 @@ from numpy.typing import NDArray
 from es_rl import es, rewards
 from es_rl.errors import ConfigError, EnvError, TornError, TrainingError, nearest
 from es_rl.es.shaping import utilities
-from es_rl.es.strategy import ESParams, ESState, Evaluation
+from es_rl.es.strategy import ESParams, ESState, MemberScores
 from es_rl.llm import prompts as dataset
-from es_rl.llm.completer import Job, Round, Speaker, start_weights
+from es_rl.llm.completer import Completer, Job, Round, start_weights
 from es_rl.llm.in_place import Direction, Theta, ascend
 from es_rl.llm.model import Completion
 from es_rl.llm.prompts import Dataset, Row
-from es_rl.llm.reward_worker import Critic
+from es_rl.llm.reward_worker import RewardWorker
 from es_rl.noise import Perturbation
 from es_rl.rng import stream
 from es_rl.run.log import keep_until, plain
-from es_rl.run.task import Stepped
+from es_rl.run.task import StepResult
 from es_rl.workers.pool import STARTUP_SECONDS, Workers
 from es_rl.workers.shared_memory import Memory
-from es_rl.workers.worker import Failed
+from es_rl.workers.worker import JobFailure
 
 EVALUATION_ROWS = 16  # prompts of one job of an evaluation
 COLLAPSED = 3  # generations in a row in which most members get the lowest reward
 SHOWN = 3  # completions of an evaluation that TensorBoard gets
 
 
-class Guard:
+class CollapseDetector:
     """Tells when members that had learnt something have all become as bad as can be.
 
     It knows what it has seen since this sitting began, and never changes what is learnt.
@@ -69,7 +69,7 @@ def _check_modules(modules: list[str], theta: Theta) -> None:
             raise ConfigError(f"modules={name}: no parameter of the model lies in one.{nearest(name, known)}")
 
 
-class FineTune:
+class LlmTask:
     """Evaluates a run's members and theta by a reward, and moves theta."""
 
     def __init__(
@@ -84,24 +84,24 @@ class FineTune:
     ) -> None:
         self._config, self._run, self._data, self._theta, self._memory = config, run, data, theta, memory
         self._workers, self._critics = workers, workers.sibling(1, hang_after=STARTUP_SECONDS)
-        self._critic = Critic(config.reward)
+        self._critic = RewardWorker(config.reward)
         self._open_critic()
         _check_modules(config.modules, theta)
         frozen = frozenset(
             name for name in theta if config.modules and not any(part in name.split(".") for part in config.modules)
         )
         self._params = replace(ESParams.of(config), frozen=frozen)
-        self._speaker = Speaker(
+        self._speaker = Completer(
             run / "start", dtype=config.dtype, device=config.device, most=config.max_new_tokens, rows=rows,
             mirrored=config.mirrored, kl=config.eval.kl,
         )  # fmt: skip
-        self._guard = Guard()
+        self._guard = CollapseDetector()
         self._start = start_weights(run / "start", theta) if config.optim.anchor else None
 
     def _open_critic(self) -> None:
         """Import the reward, with more time than it has later to judge. Raises `EnvError`."""
         (outcome,) = self._critics.map(self._critic, [], [[]])
-        if isinstance(outcome, Failed):
+        if isinstance(outcome, JobFailure):
             raise EnvError(outcome.message)
         self._critics.hang_after = self._config.reward_seconds
 
@@ -116,7 +116,7 @@ class FineTune:
                 self._theta[name].copy_(value)
         return replace(state, theta=dict(self._theta))
 
-    def step(self, state: ESState) -> Stepped:
+    def step(self, state: ESState) -> StepResult:
         """One generation. theta is moved where it lies, after everything else that may fail."""
         state, begun = self.hold(state), time.monotonic()
         seen = self.members(state)
@@ -152,7 +152,7 @@ class FineTune:
             "time/update": time.monotonic() - evaluated,
         }
         after = ESState(state.generation + 1, dict(self._theta), state.buffers, {})
-        return Stepped(after, seen.steps, record, seen.fitness, flat)
+        return StepResult(after, seen.steps, record, seen.fitness, flat)
 
     def _weights(self, fitness: NDArray[np.float64], p: Perturbation) -> tuple[list[Direction], bool]:
         """What each direction counts in the update, and whether none does."""
@@ -166,14 +166,14 @@ class FineTune:
         moving = [Direction(i, float(u) / (n * p.sigma)) for i, u, n in each if u != 0.0]
         return moving, not moving
 
-    def members(self, state: ESState) -> Evaluation:
+    def members(self, state: ESState) -> MemberScores:
         """The mean reward of each member of the coming generation, (M,). Raises `TrainingError`, `EnvError`."""
         p, chunks = es.ask(self._params, state)
         rows = self._batch(state.generation)
         shared = Round(state.generation, self._memory, p, [row["prompt"] for row in rows])
         spoken = self._workers.map(self._speaker, shared, [Job("members", chunk) for chunk in chunks])
         for outcome in spoken:
-            if isinstance(outcome, Failed):
+            if isinstance(outcome, JobFailure):
                 raise TrainingError(f"members could not be computed: {outcome.message}.")
         said: list[list[Completion]] = [own for outcome in spoken for own in outcome]
         scores = self._judge(rows, said, state.generation + 1)
@@ -182,7 +182,7 @@ class FineTune:
         fitness = np.where(counted.any(axis=1), sums / np.maximum(1, counted.sum(axis=1)), np.nan)
         lengths = [len(completion.tokens) for own in said for completion in own]
         metrics = es.fitness_metrics(fitness) | {"length/mean": float(np.mean(lengths))}
-        return Evaluation(fitness, {}, sum(lengths), metrics)
+        return MemberScores(fitness, {}, sum(lengths), metrics)
 
     def _batch(self, generation: int) -> list[Row]:
         """The prompts of a generation, the same for all members."""
@@ -201,9 +201,9 @@ class FineTune:
 
         def count(_: int, outcome: Any) -> None:
             nonlocal failed
-            failed += int((~np.isfinite(nothing if isinstance(outcome, Failed) else outcome)).sum())
+            failed += int((~np.isfinite(nothing if isinstance(outcome, JobFailure) else outcome)).sum())
             if failed > most or failed == len(said) * len(rows):
-                why = outcome.message if isinstance(outcome, Failed) else "it is None, NaN or infinite"
+                why = outcome.message if isinstance(outcome, JobFailure) else "it is None, NaN or infinite"
                 raise EnvError(
                     f"reward={self._config.reward}: {failed} of {len(said) * len(rows)} completions of generation "
                     f"{generation} could not be judged: {why}. es.max_failed={self._config.es.max_failed:g}."
@@ -211,9 +211,9 @@ class FineTune:
 
         jobs = [[completion.text for completion in own] for own in said]
         outcomes = self._critics.map(self._critic, rows, jobs, on_result=count)
-        return np.stack([nothing if isinstance(outcome, Failed) else outcome for outcome in outcomes])
+        return np.stack([nothing if isinstance(outcome, JobFailure) else outcome for outcome in outcomes])
 
-    def policy(self, state: ESState) -> dict[str, Any]:
+    def evaluate(self, state: ESState) -> dict[str, Any]:
         """`eval/*` of theta, and the reward of the starting model, on prompts that theta was not trained on."""
         state = self.hold(state)
         rows = self._data.held_out[: self._config.eval.prompts]
@@ -253,7 +253,7 @@ class FineTune:
         jobs = [Job(kind, places[i : i + EVALUATION_ROWS]) for i in range(0, len(rows), EVALUATION_ROWS)]
         outcomes = self._workers.map(self._speaker, shared, jobs)
         for outcome in outcomes:
-            if isinstance(outcome, Failed):
+            if isinstance(outcome, JobFailure):
                 raise TrainingError(f"theta could not be evaluated: {outcome.message}.")
         said = [completion for own, _ in outcomes for completion in own]
         return said, [d for _, own in outcomes for d in own or []]

@@ -45,7 +45,7 @@ def perturb(module: nn.Module, members: Sequence[int], p: Perturbation) -> Itera
                 f"{name or type(module).__name__} is a {type(part).__name__} in training mode, which normalises over "
                 f"the rows of different members together. Call eval() on the module first."
             )
-    population = Population(module, members_of(module, members, p, still=False), len(members))
+    population = Population(module, members_of(module, members, p, include_frozen=False), len(members))
     with _standing_in(module, population):
         yield population
 

@@ -49,10 +49,12 @@ def select(all_of: dict[str, Members], index: Tensor) -> dict[str, Members]:
     return {name: m.select(index) if isinstance(m, LowRank) else m[index] for name, m in all_of.items()}
 
 
-def members_of(module: nn.Module, members: Sequence[int], p: Perturbation, *, still: bool = True) -> dict[str, Members]:
+def members_of(
+    module: nn.Module, members: Sequence[int], p: Perturbation, *, include_frozen: bool = True
+) -> dict[str, Members]:
     """Every member's parameters by name: theta ± sigma*epsilon, each epsilon drawn once a pair.
 
-    Without `still` those that are frozen are missing. On a GPU nothing but the noise is sent there, or dense members.
+    Without `include_frozen`, frozen ones are missing. On a GPU nothing but the noise is sent there, or dense members.
     """
     device = next(module.parameters()).device
     theta = {name: value.detach() for name, value in module.named_parameters()}
@@ -70,7 +72,7 @@ def members_of(module: nn.Module, members: Sequence[int], p: Perturbation, *, st
             for row in at:
                 _write(result[name], row, host[name], value, p.sigma if members[row] % 2 == 0 else -p.sigma)
     frozen = {name: value.expand(len(members), *value.shape) for name, value in theta.items() if name not in result}
-    found = result | (frozen if still else {})
+    found = result | (frozen if include_frozen else {})
     return {name: found[name].to(device) for name in theta if name in found}
 
 

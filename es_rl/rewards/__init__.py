@@ -20,7 +20,7 @@ from es_rl.errors import EnvError, nearest
 from es_rl.rewards import countdown as game
 
 Reward = Callable[..., Sequence[float | None]]
-Terms = list[tuple[float, Reward]]  # weight and reward
+WeightedRewards = list[tuple[float, Reward]]  # weight and reward
 FORMAT = re.compile(r"\s*<think>.*?</think>\s*<answer>([^<]*)</answer>\s*", re.DOTALL)
 ANSWER = re.compile(r"<answer>([^<]*)</answer>")
 
@@ -84,7 +84,7 @@ def _split(name: str) -> tuple[str, str]:
     return module, function
 
 
-def parse(expression: str) -> Terms:
+def parse(expression: str) -> WeightedRewards:
     """Several rewards with weights, such as `exact_match+0.01*conciseness`. Raises `EnvError`."""
     return [(weight, load(name)) for weight, name in weights(expression)]
 
@@ -107,7 +107,7 @@ def weights(expression: str) -> list[tuple[float, str]]:
 
 
 def total(
-    terms: Terms, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
+    terms: WeightedRewards, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
 ) -> NDArray[np.float64]:
     """The weighted sum of the rewards that judge a completion, (n,); NaN if none does. Raises what a reward raises."""
     each = np.stack([weight * score(reward, prompts, completions, columns) for weight, reward in terms])  # (k, n)

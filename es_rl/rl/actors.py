@@ -22,7 +22,7 @@ from es_rl.envs.spaces import Floats, Ints
 from es_rl.noise import Perturbation
 from es_rl.population.forward import Population, perturb
 from es_rl.population.members import members_of
-from es_rl.rl.compaction import Gaps
+from es_rl.rl.compaction import Compaction
 from es_rl.rl.numpy_policy import NumpyForward, chain
 
 # Finished simulations stay in torch's batch until this share of it runs: making it anew costs a copy of the weights.
@@ -35,7 +35,7 @@ class Actor(Protocol):
     def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
         """The places of the simulations that run, and their observations (n, O) → actions (n, A), or (n,) integers."""
 
-    def close(self, gaps: Gaps) -> None:
+    def close(self, gaps: Compaction) -> None:
         """Some have finished."""
 
 
@@ -99,7 +99,7 @@ class TorchForward:
             result: NDArray[Any] = actions.cpu().numpy()  # on a GPU the only wait of a step
         return result[self._at]
 
-    def close(self, gaps: Gaps) -> None:
+    def close(self, gaps: Compaction) -> None:
         self._at = gaps.close(self._at)
         if self._at.size and len(self._at) < SHRINK_BELOW * self._size:
             self._shrink()

@@ -32,13 +32,13 @@ from es_rl.policies.normalizer import Moments
 from es_rl.rl.actors import Actor, member_actors, policy_actor
 from es_rl.rl.central_worker import DONE, LOST, Board, Round, Shard, Simulation, fence, fields
 from es_rl.rl.chunks import ATTEMPTS, Chunk, ChunkResult, make_policy, observed_mean, result_of
-from es_rl.rl.compaction import Gaps
+from es_rl.rl.compaction import Compaction
 from es_rl.rl.config import Config
-from es_rl.rl.episodes import Tally
+from es_rl.rl.episodes import MomentSums
 from es_rl.workers.machine import choose_device
 from es_rl.workers.pool import Workers
 from es_rl.workers.shared_memory import Memory, allocate
-from es_rl.workers.worker import Failed
+from es_rl.workers.worker import JobFailure
 
 PROCESSES = 2  # for each worker
 
@@ -52,7 +52,7 @@ class _Group:
         shards: list[Shard],
         size: int,
         begin: Callable[[], Actor],
-        tally: Tally | None,
+        tally: MomentSums | None,
         stack: contextlib.ExitStack,
     ) -> None:
         self._board, self._shards, self._begin, self._tally, self._stack = board, shards, begin, tally, stack
@@ -106,7 +106,7 @@ class _Group:
             return
         running = np.concatenate([self._running(shard) for shard in asking])
         if len(running) < len(self._rows):
-            gaps = Gaps.of(~np.isin(self._rows, running))
+            gaps = Compaction.of(~np.isin(self._rows, running))
             self._actor.close(gaps)
             self._rows = gaps.close(self._rows.copy())
         running = self._rows
@@ -197,7 +197,7 @@ class Central:
                 parts = [outcomes[i][shard.job] for shard in shards[i]]
                 results[i] = _join(parts, shards[i], moments)
                 # Those that died or hung had their own attempts.
-                gone = any(isinstance(part, Failed) and part.reason != "raised" for part in parts)
+                gone = any(isinstance(part, JobFailure) and part.reason != "raised" for part in parts)
                 on_result(i, results[i], bool(results[i].errors) and not gone)
 
         try:
@@ -254,7 +254,7 @@ class Central:
                 member_actors(policy, chunk.items, generation.perturbation, self._config.es.episodes)
             )
             mean = observed_mean(policy)
-            return _Group(board, shards, n, begin, None if mean is None else Tally(mean, n), stack.pop_all())
+            return _Group(board, shards, n, begin, None if mean is None else MomentSums(mean, n), stack.pop_all())
 
 
 def _join(outcomes: list[Any], shards: list[Shard], moments: Moments | None) -> ChunkResult:

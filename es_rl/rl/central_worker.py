@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from es_rl.envs import EnvSpec, VectorEnv
 from es_rl.envs.spaces import Floats, Ints
 from es_rl.rl.chunks import Chunk, ChunkResult, chunk_result, episode_seeds, make_env
-from es_rl.rl.compaction import Gaps
+from es_rl.rl.compaction import Compaction
 from es_rl.rl.config import Config
-from es_rl.rl.episodes import rollout
+from es_rl.rl.episodes import play
 from es_rl.workers.pool import NAP_SECONDS
 from es_rl.workers.shared_memory import Fields, Memory
 
@@ -91,7 +91,7 @@ class Simulation:
         seeds = episode_seeds(self._config, shared.number, shard.chunk)
         actor = _Remote(self._board[1], shard, beat)
         try:
-            done = rollout(self._env, actor, seeds, beat=beat, limit=limit)
+            done = play(self._env, actor, seeds, beat=beat, limit=limit)
         finally:
             self._board[1]["request"][shard.job] = DONE
         return chunk_result(self._config, shard.chunk, done)
@@ -119,5 +119,5 @@ class _Remote:
         with fence:
             return board["actions"][first + running]  # a copy
 
-    def close(self, gaps: Gaps) -> None:
+    def close(self, gaps: Compaction) -> None:
         """Nothing: who acts sees on the board which simulations run."""

@@ -1,7 +1,8 @@
 """Chunks: environments × members → fitness and observation moments.
 
-A `Rollout` is sent to each worker once and keeps its environments and its policy there; a `Generation` is sent once a
-generation; a `Chunk` is one job. A chunk's result is a pure function of the three, whatever is rolled out beside it.
+A `ChunkRunner` is sent to each worker once and keeps its environments and its policy there; a `Generation` is sent
+once a generation; a `Chunk` is one job. A chunk's result is a pure function of the three, whatever is rolled out beside
+it.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from es_rl.policies.normalizer import Moments, Normalizer
 from es_rl.population.members import members_of
 from es_rl.rl.actors import member_actors, numpy_layers, policy_actor
 from es_rl.rl.config import Config
-from es_rl.rl.episodes import Beat, Episodes, Playing, rollout
+from es_rl.rl.episodes import Beat, EpisodeBatch, Episodes, play
 from es_rl.rl.numpy_policy import NumpyForward
 from es_rl.rng import integer_seed
-from es_rl.workers.worker import Failed, Take, one_by_one
+from es_rl.workers.worker import JobFailure, Take, one_by_one
 
 # A chunk in which an environment broke is rolled out again: only what breaks every time counts as failed.
 ATTEMPTS = 2
@@ -63,7 +64,7 @@ class ChunkResult:
     simulating: float = 0.0  # seconds spent in the environments' steps
 
 
-class Rollout:
+class ChunkRunner:
     """Rolls out chunks of one run's members in one process, with environments and policy made at the first call."""
 
     def __init__(self, config: Config, env: EnvSpec) -> None:
@@ -77,11 +78,11 @@ class Rollout:
         env, policy = self.prepare(generation)
         seeds = episode_seeds(self._config, generation.number, chunk)
         if chunk.kind == "evaluation":
-            done = _attempt(lambda: rollout(env, policy_actor(policy, chunk.count), seeds, beat=beat))
+            done = _attempt(lambda: play(env, policy_actor(policy, chunk.count), seeds, beat=beat))
             return chunk_result(self._config, chunk, done)
         mean = observed_mean(policy)
         with member_actors(policy, chunk.items, generation.perturbation, self._config.es.episodes) as actor:
-            done = _attempt(lambda: rollout(env, actor(), seeds, mean=mean, beat=beat, limit=generation.limit))
+            done = _attempt(lambda: play(env, actor(), seeds, mean=mean, beat=beat, limit=generation.limit))
         return chunk_result(self._config, chunk, done)
 
     def stream(self, generation: Generation, workers: int, take: Take, beat: Beat) -> Iterator[tuple[int, ChunkResult]]:
@@ -114,9 +115,9 @@ class Rollout:
         return self._env, self._policy
 
 
-def _attempt(play: Callable[[], Episodes]) -> Episodes:
+def _attempt(run: Callable[[], Episodes]) -> Episodes:
     for _ in range(ATTEMPTS):
-        done = play()
+        done = run()
         if not done.errors:
             break
     return done
@@ -137,7 +138,7 @@ class _SideBySide:
     ) -> None:
         self._config, self._env, self._policy, self._layers = config, env, policy, layers
         self._generation, self._workers, self._beat = generation, workers, beat
-        self._playing: Playing | None = None  # from the first chunk on
+        self._playing: EpisodeBatch | None = None  # from the first chunk on
         self._actor: NumpyForward
         self._enough = 0  # simulations that run
         self._again: deque[tuple[int, Chunk]] = deque()  # chunks in which an environment broke
@@ -176,18 +177,18 @@ class _SideBySide:
             else:
                 yield index, chunk_result(self._config, chunk, done)
 
-    def _open(self, chunk: Chunk) -> Playing:
+    def _open(self, chunk: Chunk) -> EpisodeBatch:
         """Places for a fair share of the simulations, and for one chunk more."""
         es, members = self._config.es, chunk.kind == "members"
         everything = es.population * es.episodes if members else self._config.eval.episodes
-        at_once, more = together(self._config)
+        at_once, more = capacity(self._config)
         self._enough = min(at_once, -(-everything // self._workers))
         places = self._enough + more
         mean, limit = None, None
         self._actor = NumpyForward(self._layers, places if members else 0)
         if members:
             mean, limit = observed_mean(self._policy), self._generation.limit
-        self._playing = Playing(self._env, self._actor, places, mean=mean, beat=self._beat, limit=limit)
+        self._playing = EpisodeBatch(self._env, self._actor, places, mean=mean, beat=self._beat, limit=limit)
         return self._playing
 
 
@@ -222,7 +223,7 @@ def episode_seeds(config: Config, generation: int, chunk: Chunk) -> list[int]:
     ]
 
 
-def together(config: Config) -> tuple[int, int]:
+def capacity(config: Config) -> tuple[int, int]:
     """Simulations side by side in a process above which it takes no further chunk, and those of the largest chunk."""
     assert config.chunk is not None
     of_chunk = config.chunk * config.es.episodes
@@ -231,7 +232,7 @@ def together(config: Config) -> tuple[int, int]:
 
 def make_env(config: Config, env: EnvSpec) -> VectorEnv:
     """As many simulations as may live in a process, which observe no more than the policy sees."""
-    return envs.make_vector(env.id, sum(together(config)), env.backend, env.kwargs, config.obs_first)
+    return envs.make_vector(env.id, sum(capacity(config)), env.backend, env.kwargs, config.obs_first)
 
 
 def make_policy(config: Config, env: EnvSpec) -> nn.Module:
@@ -239,7 +240,7 @@ def make_policy(config: Config, env: EnvSpec) -> nn.Module:
     return policies.make(config, size(env.observation_space), env.action_space)
 
 
-def result_of(outcome: ChunkResult | Failed, chunk: Chunk) -> ChunkResult:
+def result_of(outcome: ChunkResult | JobFailure, chunk: Chunk) -> ChunkResult:
     """A chunk that could not be done is one of failed members."""
     if isinstance(outcome, ChunkResult):
         return outcome

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Gaps:
+class Compaction:
     """What rows leave behind, of which the last ones that stay are moved into it: nothing else need move."""
 
     holes: NDArray[np.int64]  # rows that leave, before the new end
@@ -18,7 +18,7 @@ class Gaps:
     left: int  # how many rows stay
 
     @classmethod
-    def of(cls, leaving: NDArray[np.bool_]) -> Gaps:
+    def of(cls, leaving: NDArray[np.bool_]) -> Compaction:
         """The gaps after the rows that `leaving` (n,) marks."""
         left = len(leaving) - int(np.count_nonzero(leaving))
         return cls(np.flatnonzero(leaving[:left]), left + np.flatnonzero(~leaving[left:]), left)

@@ -23,7 +23,7 @@ from es_rl.policies.transformer import TransformerConfig
 from es_rl.rl.presets import preset
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpoint import CheckpointConfig
-from es_rl.run.resume import going_on
+from es_rl.run.resume import resumed_config
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def parse_train(argv: Sequence[str]) -> Config:
 
 def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> Config:
     """The configuration of a policy's run that goes on. Raises `ConfigError`."""
-    return resolve(going_on(Config, saved, argv, source, "env"))
+    return resolve(resumed_config(Config, saved, argv, source, "env"))
 
 
 def resolve(config: Config) -> Config:

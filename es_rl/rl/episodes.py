@@ -20,10 +20,10 @@ from es_rl.envs import VectorEnv
 from es_rl.envs.spaces import Bools, Floats, Ints
 from es_rl.policies.normalizer import Moments
 from es_rl.rl.actors import Actor
-from es_rl.rl.compaction import Gaps
+from es_rl.rl.compaction import Compaction
 
 Beat = Callable[[int], None]  # told the environment steps done since the last beat
-Record = list[tuple[Ints, NDArray[Any]]]
+ActionTrace = list[tuple[Ints, NDArray[Any]]]
 
 HUGE = 1e30  # a number beyond is as good as infinite: its square would poison the statistics
 
@@ -39,7 +39,7 @@ class Episodes:
     simulating: float = 0.0  # seconds spent in the environments' steps, here and in groups that have not ended yet
 
 
-class Tally:
+class MomentSums:
     """Moments about a frozen mean of what is observed in each of P places."""
 
     def __init__(self, mean: Floats, places: int) -> None:
@@ -70,7 +70,7 @@ class _Group:
     left: int  # that still run
 
 
-class Playing:
+class EpisodeBatch:
     """Episodes in progress. The actor's rows are the simulations that run, in the order of `running`.
 
     With a `mean`, moments of what the policy sees are gathered about it. A reward, an observation or an action that is
@@ -86,12 +86,12 @@ class Playing:
         *,
         mean: Floats | None = None,
         beat: Beat = lambda steps: None,
-        record: Record | None = None,
+        record: ActionTrace | None = None,
         limit: int | None = None,
     ) -> None:
         self._env, self._actor, self._beat, self._record, self._limit = env, actor, beat, record, limit
         env.errors.clear()
-        self._tally = None if mean is None else Tally(mean, places)
+        self._tally = None if mean is None else MomentSums(mean, places)
         self._free = list(range(places))[::-1]
         self._group: list[_Group | None] = [None] * places
         self._item, self._begun = np.zeros(places, np.int64), np.zeros(places, np.int64)
@@ -178,7 +178,7 @@ class Playing:
             if not group.left:
                 self._end(group)
             self._free.append(place)
-        gaps = Gaps.of(over)
+        gaps = Compaction.of(over)
         self._actor.close(gaps)
         self.running = gaps.close(self.running.copy())  # who was told of it may have kept it
         self._obs, self._sums = gaps.close(self._obs), gaps.close(self._sums)
@@ -197,18 +197,18 @@ class Playing:
         return np.concatenate(seen)
 
 
-def rollout(
+def play(
     env: VectorEnv,
     actor: Actor,
     seeds: Sequence[int],
     *,
     mean: Floats | None = None,
     beat: Beat = lambda steps: None,
-    record: Record | None = None,
+    record: ActionTrace | None = None,
     limit: int | None = None,
 ) -> Episodes:
-    """One episode in each of the first N = len(seeds) places, all begun together: see `Playing`."""
-    playing = Playing(env, actor, len(seeds), mean=mean, beat=beat, record=record, limit=limit)
+    """One episode in each of the first N = len(seeds) places, all begun together: see `EpisodeBatch`."""
+    playing = EpisodeBatch(env, actor, len(seeds), mean=mean, beat=beat, record=record, limit=limit)
     playing.begin(None, seeds)
     while not (ended := playing.advance()):
         pass

@@ -25,7 +25,7 @@ from es_rl.policies.feedforward import Feedforward
 from es_rl.policies.normalizer import Normalizer, Unnormalized
 from es_rl.policies.rounding import RoundedLinear, rounded
 from es_rl.population.members import LowRank, Members
-from es_rl.rl.compaction import Gaps
+from es_rl.rl.compaction import Compaction
 
 Array = NDArray[Any]  # (n, features)
 Kernel = Callable[[Array], Array]  # may write into its argument, except the first one
@@ -61,7 +61,7 @@ class NumpyForward:
             x = kernel(x)
         return x
 
-    def close(self, gaps: Gaps) -> None:
+    def close(self, gaps: Compaction) -> None:
         for array in self._own:
             gaps.close(array)
         self._rows = gaps.left

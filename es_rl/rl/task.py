@@ -17,32 +17,32 @@ from es_rl import envs, es
 from es_rl.envs import EnvSpec
 from es_rl.errors import EnvError, TrainingError
 from es_rl.es.chunks import divide
-from es_rl.es.strategy import ESParams, ESState, Evaluation, Generation
+from es_rl.es.strategy import ESParams, ESState, Generation, MemberScores
 from es_rl.policies import normalizer
 from es_rl.rl.actors import numpy_layers
 from es_rl.rl.central import Central
-from es_rl.rl.chunks import Chunk, ChunkResult, Rollout, make_policy, result_of
+from es_rl.rl.chunks import Chunk, ChunkResult, ChunkRunner, make_policy, result_of
 from es_rl.rl.config import Config
 from es_rl.rng import integer_seed
 from es_rl.workers.pool import Workers
-from es_rl.workers.worker import Failed
+from es_rl.workers.worker import JobFailure
 
 # Into so many chunks are evaluation episodes cut, whatever the number of workers.
 EVALUATION_CHUNKS = 8
 SEVERAL = 8  # members, of which none can be run: it is not for one of them alone
 
 
-class Evaluator:
+class RlTask:
     """Evaluates a run's members and its policy in an environment."""
 
     def __init__(self, config: Config, params: ESParams, spec: EnvSpec, workers: Workers) -> None:
         self._config, self._params, self._workers = config, params, workers
-        self._rollout = Rollout(config, spec)
+        self._rollout = ChunkRunner(config, spec)
         self._central = Central(config, spec, workers) if config.inference == "central" else None
         independent = self._central is None and numpy_layers(make_policy(config, spec)) is not None
         self.divisible = independent and not config.es.noise.endswith("orthogonal")  # these draw a chunk's together
 
-    def members(self, state: ESState) -> Evaluation:
+    def members(self, state: ESState) -> MemberScores:
         """Fitness of all members of the coming generation.
 
         Raises `EnvError` or `TrainingError` as soon as more have failed than `es.max_failed` allows.
@@ -58,7 +58,7 @@ class Evaluator:
         moments = [result.moments for result in results if result.moments is not None]
         processes = max(1, self._workers.count)
         available = max(1e-9, processes * (time.monotonic() - start))  # seconds of all processes together
-        return Evaluation(
+        return MemberScores(
             fitness=np.concatenate([result.fitness for result in results]),
             buffers=normalizer.merge(state.buffers, moments),
             steps=sum(result.steps for result in results),
@@ -86,7 +86,7 @@ class Evaluator:
         jobs = [Chunk("members", members.start, len(members)) for members in parts]
 
         def to_cut(outcome: Any, job: Chunk) -> bool:
-            return self.divisible and isinstance(outcome, Failed) and job.count > 2
+            return self.divisible and isinstance(outcome, JobFailure) and job.count > 2
 
         def on_result(index: int, outcome: Any) -> None:
             nonlocal failed
@@ -104,7 +104,7 @@ class Evaluator:
                 results.append(result_of(outcome, job))
         return results
 
-    def policy(self, state: ESState) -> dict[str, Any]:
+    def evaluate(self, state: ESState) -> dict[str, Any]:
         """`eval/*` of the unperturbed policy on fresh seeds; episodes that failed are counted and left out."""
         episodes = self._config.eval.episodes
         size = min(self._params.chunk * self._config.es.episodes, -(-episodes // EVALUATION_CHUNKS))
@@ -124,7 +124,7 @@ class Evaluator:
 
     def _roll(
         self, generation: Generation, jobs: list[Chunk], on_result: Callable[[int, Any], None]
-    ) -> Sequence[ChunkResult | Failed]:
+    ) -> Sequence[ChunkResult | JobFailure]:
         if self._central is not None:
             return self._central.roll(generation, jobs, on_result)
         return self._workers.map(self._rollout, generation, jobs, on_result=on_result)
@@ -146,7 +146,7 @@ class Evaluator:
 def probe(workers: Workers, config: Config) -> EnvSpec:
     """Make the environment once, in a worker: it may hang or crash. Raises `EnvError`."""
     (outcome,) = workers.map(_probe, None, [config])
-    if isinstance(outcome, Failed):
+    if isinstance(outcome, JobFailure):
         known = outcome.message.startswith(("env=", "backend="))
         raise EnvError(outcome.message if known else f"env={config.env}: {outcome.message}.")
     assert isinstance(outcome, EnvSpec)

@@ -114,7 +114,7 @@ def save(
     return final
 
 
-class Saver:
+class Checkpointer:
     """Keeps a run's newest state, and saves it when it is due; a save that fails is told of and tried again."""
 
     def __init__(
@@ -148,8 +148,8 @@ class Saver:
             self.save()
         return best and self._failed
 
-    def save(self, *, must: bool = False) -> None:
-        """Save the newest state, unless it is. With `must`, raises `ResourceError` if that is impossible."""
+    def save(self, *, required: bool = False) -> None:
+        """Save the newest state, unless it is. With `required`, raises `ResourceError` if that is impossible."""
         if self._saved_generation == self.state.generation:
             return
         self.before()
@@ -165,7 +165,7 @@ class Saver:
             )
         except OSError as error:
             text = f"generation {self.state.generation} could not be saved: {error.strerror} ({error.filename})"
-            if must:
+            if required:
                 raise ResourceError(f"{text}. Free the disk, then resume={self._run}.") from error
             self._say(f"warning: {text}; tried again after the next generation")
             self._failed = True

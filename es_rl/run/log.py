@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from es_rl.run.screen import Record, Screen
-from es_rl.run.terms import Terms
+from es_rl.run.terms import RunTerms
 
 HISTOGRAM_SIZE = 1 << 22  # numbers of a parameter of which a histogram is drawn
 
@@ -38,7 +38,7 @@ class Metrics:
 class TensorBoard:
     """Event files with the tags of metrics.jsonl, on an axis of environment steps or of tokens."""
 
-    def __init__(self, run: Path, config_text: str, terms: Terms, resumed_at: int | None) -> None:
+    def __init__(self, run: Path, config_text: str, terms: RunTerms, resumed_at: int | None) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         # What an earlier sitting wrote beyond its last checkpoint is disowned.
@@ -90,7 +90,7 @@ class RunLog:
         run: Path,
         screen: Screen,
         config_text: str,
-        terms: Terms,
+        terms: RunTerms,
         *,
         generation: int,
         steps: int,

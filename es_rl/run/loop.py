@@ -1,6 +1,6 @@
 """A run, from its directory to its end: what training of every kind shares. Read `run`, `_sitting`, `_train`.
 
-A kind of training is a `Prepared`: who evaluates members, the first state, and what it is for. It knows nothing of
+A kind of training is a `Training`: who evaluates members, the first state, and what it is for. It knows nothing of
 directories, checkpoints, screens and stops; nothing here knows what is trained.
 """
 
@@ -20,12 +20,12 @@ from es_rl.errors import CheckpointError, Stopped, TornError
 from es_rl.es.strategy import ESParams, ESState
 from es_rl.run import checkpoint as checkpoints
 from es_rl.run import directory as rundir
-from es_rl.run.checkpoint import Progress, Saver
+from es_rl.run.checkpoint import Checkpointer, Progress
 from es_rl.run.log import RunLog
 from es_rl.run.screen import Screen, number
-from es_rl.run.signals import heard
-from es_rl.run.task import Follower, Prepared, Run, Stepped, Task
-from es_rl.run.terms import Terms
+from es_rl.run.signals import stop_requests
+from es_rl.run.task import Follower, Run, StepResult, Task, Training
+from es_rl.run.terms import RunTerms
 from es_rl.workers import machine
 from es_rl.workers.pool import Workers
 
@@ -34,7 +34,7 @@ FLAT_WARNING = 3  # generations in a row without any difference in fitness
 
 def run(r: Run) -> int:
     """Train in a run directory until a stop rule is met; returns the exit code. Raises `Stopped` and other errors."""
-    with rundir.locked(r.path), heard() as check, contextlib.ExitStack() as stack:
+    with rundir.locked(r.path), stop_requests() as check, contextlib.ExitStack() as stack:
         stack.callback(rundir.discard_unbegun, r.path)
         screen = Screen(r.title, r.limits, r.terms)
         stack.callback(screen.close)
@@ -59,11 +59,11 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
     es.check(ESParams.of(r.config), state)
     if r.resumed:
         state, progress = _restore(r.path, prepared, screen.say)
-    saver = Saver(r.path, r.config.checkpoint, prepared.about, screen.say)
+    saver = Checkpointer(r.path, r.config.checkpoint, prepared.about, screen.say)
     saver.start(state, progress, saved=r.resumed)
     text = to_yaml(r.config)
     if not r.resumed:
-        saver.save(must=True)  # before the directory says that it is a run: from then on it can be resumed
+        saver.save(required=True)  # before the directory says that it is a run: from then on it can be resumed
         rundir.describe(r.path, r.config, r.verb, r.argv)
         screen.say(text)
     else:
@@ -79,7 +79,7 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
     try:
         reason = _train(r, prepared, log, saver, follower, check)
     except Stopped as stop:
-        saver.save(must=True)
+        saver.save(required=True)
         raise Stopped(
             f"{stop}: generation {saver.state.generation} is saved; go on with resume={r.path}", stop.exit_code
         ) from None
@@ -88,7 +88,7 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
     except BaseException:
         saver.save()  # whatever happened, nothing that was finished is lost
         raise
-    saver.save(must=True)
+    saver.save(required=True)
     workers.close()
     best = saver.progress.best_score
     screen.say(f"finished: {reason}." + (f" Best {r.terms.score} {number(best)}." if best is not None else ""))
@@ -99,7 +99,7 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
 
 
 def _train(
-    r: Run, prepared: Prepared, log: RunLog, saver: Saver, follower: Follower | None, check: Callable[[], None]
+    r: Run, prepared: Training, log: RunLog, saver: Checkpointer, follower: Follower | None, check: Callable[[], None]
 ) -> str:
     """The loop; returns the stop rule that ended it.
 
@@ -135,7 +135,7 @@ def _train(
         if due or _stop_reason(config, terms, state.generation, progress) is not None:
             log.screen.status("evaluating")
             try:
-                record |= prepared.task.policy(state)
+                record |= prepared.task.evaluate(state)
             except BaseException:
                 if prepared.in_place:
                     log.generation(record | {"seconds": progress.seconds}, done.fitness, {})
@@ -166,7 +166,7 @@ def _train(
     return reason
 
 
-def _generation(params: ESParams, task: Task, state: ESState) -> Stepped:
+def _generation(params: ESParams, task: Task, state: ESState) -> StepResult:
     """Members, their fitness, the update."""
     start = time.monotonic()
     seen = task.members(state)
@@ -174,10 +174,10 @@ def _generation(params: ESParams, task: Task, state: ESState) -> Stepped:
     after, told = es.tell(params, state, seen.fitness, seen.buffers)
     times = {"time/rollout": evaluated - start, "time/update": time.monotonic() - evaluated}
     record = seen.metrics | told.metrics() | times
-    return Stepped(after, seen.steps, record, seen.fitness, told.flat)
+    return StepResult(after, seen.steps, record, seen.fitness, told.flat)
 
 
-def _stop_reason(config: Any, terms: Terms, generation: int, progress: Progress) -> str | None:
+def _stop_reason(config: Any, terms: RunTerms, generation: int, progress: Progress) -> str | None:
     """The stop rule that is met, if any."""
     if config.generations is not None and generation >= config.generations:
         return f"generations={config.generations}"
@@ -192,7 +192,7 @@ def _stop_reason(config: Any, terms: Terms, generation: int, progress: Progress)
     return None
 
 
-def _restore(path: Path, prepared: Prepared, say: Callable[[str], None]) -> tuple[ESState, Progress]:
+def _restore(path: Path, prepared: Training, say: Callable[[str], None]) -> tuple[ESState, Progress]:
     """The newest sound checkpoint. Raises `CheckpointError` if there is none, or it is for something else."""
     loaded = checkpoints.load_newest(path, lambda text: say(f"warning: {text}"))
     if loaded.about != prepared.about:

@@ -32,7 +32,7 @@ RESUMABLE = (
 )
 
 
-def going_on(kind: type[C], saved: Mapping[str, Any], argv: Sequence[str], source: str, code: str) -> C:
+def resumed_config(kind: type[C], saved: Mapping[str, Any], argv: Sequence[str], source: str, code: str) -> C:
     """The dataclass of a run that goes on: as `saved`, save for the keys of `RESUMABLE`. Raises `ConfigError`.
 
     `code` is the key that may name a module, which must then be given again.

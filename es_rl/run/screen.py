@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from es_rl.run.terms import Terms
+from es_rl.run.terms import RunTerms
 
 Record = Mapping[str, Any]
 PLAIN_SECONDS = 5.0  # at most so often is a generation a plain line; evaluations always are
@@ -31,7 +31,9 @@ class Goal:
     seconds_left: float | None
 
 
-def goal(config: Any, terms: Terms, *, generation: int, steps: int, seconds: float, last_score: float | None) -> Goal:
+def goal(
+    config: Any, terms: RunTerms, *, generation: int, steps: int, seconds: float, last_score: float | None
+) -> Goal:
     """Which of the stop rules will be met first, as things go."""
     goals = []
     for name, limit, done in (
@@ -52,7 +54,7 @@ def goal(config: Any, terms: Terms, *, generation: int, steps: int, seconds: flo
 class Screen:
     """A live panel on a terminal, plain lines elsewhere."""
 
-    def __init__(self, title: str, config: Any, terms: Terms) -> None:
+    def __init__(self, title: str, config: Any, terms: RunTerms) -> None:
         self._terms = terms
         self._console = Console(highlight=False, soft_wrap=True)
         self._title, self._config = title, config
@@ -136,7 +138,7 @@ class Screen:
         return Panel(Group(table, bar), title=self._title, title_align="left", border_style="cyan")
 
 
-def _line(r: Record, g: Goal, terms: Terms) -> str:
+def _line(r: Record, g: Goal, terms: RunTerms) -> str:
     parts = [
         f"generation {r['generation']}",
         f"{r[terms.steps]:,} {terms.unit}",

@@ -13,7 +13,7 @@ from es_rl.errors import Stopped
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[Callable[[], None]]:
+def stop_requests() -> Iterator[Callable[[], None]]:
     """A `check` that raises `Stopped` after SIGTERM, SIGHUP or Ctrl-C; a second Ctrl-C leaves at once."""
     received: list[int] = []
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_rl.errors import ConfigError
-from es_rl.es import ESState, Evaluation
-from es_rl.run.checkpoint import Saver
+from es_rl.es import ESState, MemberScores
+from es_rl.run.checkpoint import Checkpointer
 from es_rl.run.log import RunLog
-from es_rl.run.terms import Terms
+from es_rl.run.terms import RunTerms
 from es_rl.workers.pool import Workers
 
 DEFAULT_MINUTES = 60.0  # of a run without any stop rule
@@ -26,20 +26,20 @@ DEFAULT_MINUTES = 60.0  # of a run without any stop rule
 class Task(Protocol):
     """What is trained."""
 
-    def members(self, state: ESState) -> Evaluation:
+    def members(self, state: ESState) -> MemberScores:
         """The fitness of all members of the coming generation."""
 
-    def policy(self, state: ESState) -> dict[str, Any]:
+    def evaluate(self, state: ESState) -> dict[str, Any]:
         """Metrics of theta itself, among them the score."""
 
 
 class Follower(Protocol):
     """What goes along with a run beside its log, such as films."""
 
-    def poll(self, saver: Saver) -> None:
+    def poll(self, saver: Checkpointer) -> None:
         """After each generation."""
 
-    def finish(self, saver: Saver, check: Callable[[], None]) -> None:
+    def finish(self, saver: Checkpointer, check: Callable[[], None]) -> None:
         """At the end; `check` may raise to give up."""
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ class Follower(Protocol):
 
 
 @dataclass(frozen=True)
-class Stepped:
+class StepResult:
     """What one generation did."""
 
     state: ESState
@@ -58,7 +58,7 @@ class Stepped:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Training:
     """A kind of training, ready to begin."""
 
     task: Task
@@ -66,7 +66,7 @@ class Prepared:
     about: dict[str, Any]  # what the policy is for: JSON; a run goes on only with the same
     heading: str
     follow: Callable[[RunLog], Follower] | None = None
-    step: Callable[[ESState], Stepped] | None = None  # in place of a generation of evolution strategies
+    step: Callable[[ESState], StepResult] | None = None  # in place of a generation of evolution strategies
     in_place: bool = False  # a step moves theta where it lies: what was before is gone
 
 
@@ -76,13 +76,13 @@ class Run:
 
     config: Any  # resolved; with the keys of every run: es, optim, seed, chunk, eval.every, checkpoint, stop rules, …
     path: Path
-    prepare: Callable[[Workers, Callable[[str], None]], Prepared]  # is given a way to say something
+    prepare: Callable[[Workers, Callable[[str], None]], Training]  # is given a way to say something
     verb: str
     argv: Sequence[str]
     title: str
     workers: int
     resumed: bool
-    terms: Terms
+    terms: RunTerms
 
     @property
     def limits(self) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Terms:
+class RunTerms:
     """What a kind of run counts, and what its evaluations are ranked by; names of keys and of metrics."""
 
     steps: str = "env_steps"  # the metric, and the key of the stop rule
@@ -29,4 +29,4 @@ class Terms:
 
 
 # Of models that speak, judged by what they say.
-REWARD = Terms("tokens", "tokens", "eval/reward_mean", "eval/reward_std", "eval/reward_best", "target_reward")
+REWARD = RunTerms("tokens", "tokens", "eval/reward_mean", "eval/reward_std", "eval/reward_best", "target_reward")

@@ -26,7 +26,7 @@ from es_rl.errors import ConfigError, ResourceError, Stopped, TrainingError
 from es_rl.keys import key
 from es_rl.rng import MAX_SEED
 from es_rl.run.directory import reporting
-from es_rl.run.signals import heard
+from es_rl.run.signals import stop_requests
 from es_rl.sweep import contenders, space
 from es_rl.sweep.trial import Outcome, Plan, Running
 from es_rl.workers.machine import available_processors
@@ -106,7 +106,7 @@ def _search(sweep: Sweep, plan: Plan, config: SweepConfig, out: Path, write: Cal
     """Keep `parallel` trials under way until there are enough. Raises `Stopped`, `TrainingError`."""
     running: dict[optuna.Trial, Running] = {}
     failures = 0
-    with heard() as check, _ending(sweep, running):
+    with stop_requests() as check, _ending(sweep, running):
         while True:
             check()
             _fill(running, sweep, plan, config, out)

@@ -28,8 +28,8 @@ from es_rl.rng import integer_seed
 from es_rl.run import checkpoint as checkpoints
 from es_rl.run import directory as rundir
 from es_rl.run import loop
-from es_rl.run.task import Prepared, Run
-from es_rl.run.terms import REWARD, Terms
+from es_rl.run.task import Run, Training
+from es_rl.run.terms import REWARD, RunTerms
 from es_rl.text.config import ADAMW, DEFAULTS, TextConfig, parse_resume, parse_text
 from es_rl.text.corpus import Corpus, read
 from es_rl.text.gpt import Gpt
@@ -69,17 +69,17 @@ def main(argv: Sequence[str]) -> int:
     )
 
 
-def _terms(config: TextConfig) -> Terms:
+def _terms(config: TextConfig) -> RunTerms:
     """Bits per byte, lower is better; or the reward."""
     if config.reward:
         return REWARD
     bits = "eval/bits_per_byte"
-    return Terms("tokens", "tokens", bits, "", f"{bits}_best", "target_bits", -1)
+    return RunTerms("tokens", "tokens", bits, "", f"{bits}_best", "target_bits", -1)
 
 
 def _prepare(
     config: TextConfig, corpus: Corpus, model: nn.Module, workers: Workers, say: Callable[[str], None]
-) -> Prepared:
+) -> Training:
     task, state = TextTask(config, corpus, workers), es.init(model)
     known = task.known
     sizes = f"{len(corpus.train):,} bytes to train on, {len(corpus.held_out):,} held out"
@@ -93,10 +93,10 @@ def _prepare(
     )
     if config.baseline:
         heading = f"GPT of {parameters:,} parameters by backpropagation and AdamW, {config.batch} sequences a step"
-        return Prepared(task, state, about, heading, step=Backpropagation(config, corpus, model))
+        return Training(task, state, about, heading, step=Backpropagation(config, corpus, model))
     if idle := idle_workers(config.es.population, config.chunk or 2, workers.count):
         say(idle)
-    return Prepared(task, state, about, heading)
+    return Training(task, state, about, heading)
 
 
 def make_model(config: TextConfig, parent: str) -> nn.Module:

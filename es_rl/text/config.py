@@ -16,7 +16,7 @@ from es_rl.keys import group, key
 from es_rl.noise import KINDS
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpoint import CheckpointConfig
-from es_rl.run.resume import going_on
+from es_rl.run.resume import resumed_config
 
 DEFAULTS = {"es.noise": "lowrank", "es.population": 256, "es.sigma": 0.02, "optim.lr": 0.01}
 # A step takes the time of a member's, and an evaluation that of ten steps.
@@ -77,7 +77,7 @@ def parse_text(argv: Sequence[str]) -> TextConfig:
 
 def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> TextConfig:
     """The configuration of a run that goes on. Raises `ConfigError`."""
-    return _resolve(going_on(TextConfig, saved, argv, source, "reward"))
+    return _resolve(resumed_config(TextConfig, saved, argv, source, "reward"))
 
 
 def _resolve(config: TextConfig) -> TextConfig:

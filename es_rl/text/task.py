@@ -19,16 +19,16 @@ from torch import nn
 from es_rl import es, rewards
 from es_rl.errors import ConfigError, TrainingError
 from es_rl.es import optim
-from es_rl.es.strategy import ESParams, ESState, Evaluation, Generation
+from es_rl.es.strategy import ESParams, ESState, Generation, MemberScores
 from es_rl.population.forward import perturb
 from es_rl.rng import integer_seed, stream
-from es_rl.run.task import Stepped
+from es_rl.run.task import StepResult
 from es_rl.text.config import TextConfig
 from es_rl.text.corpus import Bytes, Corpus, baselines, read, sequences
 from es_rl.text.gpt import Gpt, bits, generate
 from es_rl.workers.machine import available_processors
 from es_rl.workers.pool import Workers
-from es_rl.workers.worker import Failed
+from es_rl.workers.worker import JobFailure
 
 EVALUATION_ROWS = 16  # sequences of one job of an evaluation
 PROMPT = b"\n"
@@ -42,7 +42,7 @@ class Job:
     items: range
 
 
-class Judge:
+class TextScorer:
     """Scores members on a generation's sequences, and theta on held-out ones, in one process."""
 
     def __init__(self, config: TextConfig) -> None:
@@ -98,37 +98,42 @@ class TextTask:
     def __init__(self, config: TextConfig, corpus: Corpus, workers: Workers) -> None:
         self._config, self._workers = config, workers
         self._params = ESParams.of(config)
-        self._judge = Judge(config)
+        self._judge = TextScorer(config)
         places = evaluation_starts(config, corpus)
         self.rows = len(places)  # sequences of an evaluation
         self.known = baselines(corpus.train, *sequences(corpus.held_out, places, config.ctx))
 
-    def members(self, state: ESState) -> Evaluation:
+    def members(self, state: ESState) -> MemberScores:
         """Fitness of all members of the coming generation. Raises `TrainingError` if too many failed."""
         p, chunks = es.ask(self._params, state)
         shared = Generation(state.generation, es.arrays(state), p)
         outcomes = self._workers.map(self._judge, shared, [Job("members", members) for members in chunks])
         fitness = np.concatenate(
-            [np.full(len(c), np.nan) if isinstance(o, Failed) else o for c, o in zip(chunks, outcomes, strict=True)]
+            [np.full(len(c), np.nan) if isinstance(o, JobFailure) else o for c, o in zip(chunks, outcomes, strict=True)]
         )
         failed = int((~np.isfinite(fitness)).sum())
         if failed > self._config.es.max_failed * len(fitness) or failed == len(fitness):
-            reasons = [o.message for o in outcomes if isinstance(o, Failed)] or ["their fitness is not a finite number"]
+            reasons = [o.message for o in outcomes if isinstance(o, JobFailure)] or [
+                "their fitness is not a finite number"
+            ]
             raise TrainingError(f"{failed} of {len(fitness)} members failed: {reasons[0]}.")
         tokens = len(fitness) * self._config.batch * self._config.ctx
-        return Evaluation(fitness, dict(state.buffers), tokens, es.fitness_metrics(fitness))
+        return MemberScores(fitness, dict(state.buffers), tokens, es.fitness_metrics(fitness))
 
-    def policy(self, state: ESState) -> dict[str, Any]:
+    def evaluate(self, state: ESState) -> dict[str, Any]:
         """Theta on the held-out part, beside what counting predicts, and a sample of what it writes."""
         shared = Generation(state.generation, es.arrays(state), es.perturbation(self._params, state.generation))
         rows = range(self.rows)
         jobs = [Job("evaluation", rows[i : i + EVALUATION_ROWS]) for i in range(0, len(rows), EVALUATION_ROWS)]
         outcomes = self._workers.map(self._judge, shared, jobs)
-        failures = [o.message for o in outcomes if isinstance(o, Failed)]
+        failures = [o.message for o in outcomes if isinstance(o, JobFailure)]
         if failures and (len(failures) == len(jobs) or not self._config.reward):
             raise TrainingError(f"theta could not be evaluated: {failures[0]}.")
         scores = np.concatenate(
-            [np.full(len(j.items), np.nan) if isinstance(o, Failed) else o for j, o in zip(jobs, outcomes, strict=True)]
+            [
+                np.full(len(j.items), np.nan) if isinstance(o, JobFailure) else o
+                for j, o in zip(jobs, outcomes, strict=True)
+            ]
         )
         if self._config.reward:
             sound = scores[np.isfinite(scores)]
@@ -162,7 +167,7 @@ class Backpropagation:
         self._config, self._corpus, self._model = config, corpus, model
         torch.set_num_threads(available_processors())
 
-    def __call__(self, state: ESState) -> Stepped:
+    def __call__(self, state: ESState) -> StepResult:
         config = self._config
         starts = training_starts(config, self._corpus, state.generation)
         x, y = (torch.from_numpy(part) for part in sequences(self._corpus.train, starts, config.ctx))
@@ -179,7 +184,7 @@ class Backpropagation:
         fitness = -losses.detach().double().numpy()
         record = es.fitness_metrics(fitness) | {"members/failed": 0}
         after = ESState(state.generation + 1, theta, state.buffers, moments)
-        return Stepped(after, x.numel(), record, fitness, flat=False)
+        return StepResult(after, x.numel(), record, fitness, flat=False)
 
 
 def training_starts(config: TextConfig, corpus: Corpus, generation: int) -> NDArray[np.int64]:

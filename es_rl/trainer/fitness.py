@@ -34,7 +34,7 @@ def batched(fitness: Callable[[nn.Module, int], Any]) -> Callable[[nn.Module, in
 
 
 @dataclass(frozen=True)
-class Scored:
+class Scores:
     """What one chunk's members have scored; NaN for those that failed."""
 
     fitness: NDArray[np.float64]
@@ -47,30 +47,30 @@ class MemberFitness:
     def __init__(self, model: nn.Module, fitness: Callable[..., Any]) -> None:
         self._model, self._fitness = model, fitness
 
-    def __call__(self, shared: Generation, members: range, beat: Callable[[int], None]) -> Scored:
+    def __call__(self, shared: Generation, members: range, beat: Callable[[int], None]) -> Scores:
         theta = {name: torch.from_numpy(value) for name, value in shared.model.items()}
         assign(self._model, theta)
         p = shared.perturbation
         seed = integer_seed(p.seed, "fitness", shared.number)
         if getattr(self._fitness, "batched", False):
-            with undone(self._model), _seeded(seed), perturb(self._model, members, p) as population:
+            with restored_after(self._model), _seeded(seed), perturb(self._model, members, p) as population:
                 scores = _scores(self._fitness(self._model, len(members)), len(members))
             if not population.calls:
                 raise TrainingError(
                     "the fitness never called model(…): a part or another method of it is not computed for all members"
                 )
-            return Scored(scores, [])
+            return Scores(scores, [])
         scores, failures = np.full(len(members), np.nan), []
         for i, member in enumerate(members):
             weights = member_weights(self._model, member, p)
             try:
-                with undone(self._model), _seeded(seed):
+                with restored_after(self._model), _seeded(seed):
                     assign(self._model, weights)
                     scores[i] = _scores(self._fitness(self._model), 1)[0]
             except Exception as error:  # noqa: BLE001 - foreign code, any error: this member has failed
                 failures.append(str(error) if isinstance(error, TrainingError) else f"{type(error).__name__}: {error}")
             beat(1)
-        return Scored(scores, failures)
+        return Scores(scores, failures)
 
 
 def _scores(value: Any, n: int) -> NDArray[np.float64]:
@@ -93,7 +93,7 @@ def assign(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def undone(model: nn.Module) -> Iterator[None]:
+def restored_after(model: nn.Module) -> Iterator[None]:
     """Parameters, buffers and train/eval mode are afterwards what they were."""
     values = {name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
     modes = {name: part.training for name, part in model.named_modules()}

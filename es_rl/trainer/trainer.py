@@ -38,10 +38,10 @@ from es_rl.noise import Perturbation, member_weights
 from es_rl.run import atomic as directory
 from es_rl.run.checkpoint import FILES, check_fit
 from es_rl.run.log import plain
-from es_rl.trainer.fitness import MemberFitness, Scored, assign, undone
+from es_rl.trainer.fitness import MemberFitness, Scores, assign, restored_after
 from es_rl.trainer.settings import check_model, checked, settings
 from es_rl.workers.pool import Workers
-from es_rl.workers.worker import Failed
+from es_rl.workers.worker import JobFailure
 
 Record = dict[str, Any]
 FORMAT = "trainer-2"
@@ -207,7 +207,7 @@ class Trainer:
         generation = Generation(self._state.generation, es.arrays(self._state), p)
         outcomes = self._map(generation, chunks)
         scored = [
-            Scored(np.full(len(c), np.nan), [o.message]) if isinstance(o, Failed) else o
+            Scores(np.full(len(c), np.nan), [o.message]) if isinstance(o, JobFailure) else o
             for c, o in zip(chunks, outcomes, strict=True)
         ]
         failures = [failure for part in scored for failure in part.failures]
@@ -249,7 +249,7 @@ class Trainer:
         member = int(np.nanargmax(np.where(np.isfinite(fitness), fitness, -np.inf)))
         if self.best is None or fitness[member] > self.best.fitness:
             weights = member_weights(self.model, member, p)
-            with undone(self.model):
+            with restored_after(self.model):
                 assign(self.model, weights)
                 self.best = Best(float(fitness[member]), self.generation, member, self.state_dict)
 

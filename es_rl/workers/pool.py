@@ -8,7 +8,7 @@ A worker runs `function(context, job, beat)`, or several jobs side by side if th
 is sent to a worker once and lives there, `context` once for all jobs of a `map`, a job is small. `beat(n)` says that n
 steps of work are done: a worker that has not said so for `hang_after` seconds is taken to hang. A worker that died or
 hung is replaced and its jobs are run again, each by itself, so a job must be a pure function; one that keeps failing
-becomes a `Failed` outcome.
+becomes a `JobFailure` outcome.
 
 There is one duplex pipe to each worker, and no lock, queue or shared memory: whatever moment a worker is killed at,
 nothing but its own pipe is broken. `count=0` runs everything in this process, for debugging.
@@ -27,7 +27,7 @@ from multiprocess.connection import Connection, wait
 
 from es_rl.errors import ResourceError
 from es_rl.workers.processes import death, kill_process, limit_waiting, spawning, start_process
-from es_rl.workers.worker import Failed, Function, stream_of, tell, work, work_off
+from es_rl.workers.worker import Function, JobFailure, stream_of, tell, work, work_off
 
 SHARE = 4  # a worker is given its part of the jobs that wait, divided by this, so that less and less is given
 DEATHS = 5  # of workers on one job, after which the job has failed
@@ -150,7 +150,7 @@ class Workers:
         on_result: Callable[[int, Any], None] = lambda index, outcome: None,
         pump: Callable[[], bool] | None = None,
     ) -> list[Any]:
-        """The results of `function(context, job, beat)`, in the order of the jobs, with `Failed` where there is none.
+        """Return the results of `function(context, job, beat)` in the order of jobs, `JobFailure` where there is none.
 
         `on_result(index, outcome)` is called as each arrives and may raise to abandon the rest. Raises what it or
         `check` raises, and `ResourceError` if workers cannot be started. `pump`, for jobs that need this process while
@@ -284,7 +284,7 @@ class Workers:
             if tries.died < DEATHS and tries.hung < HANGS:
                 m.waiting.appendleft(index)
             else:
-                m.settle(index, Failed(reason, f"the worker {text}, {tries.died + tries.hung} times"))
+                m.settle(index, JobFailure(reason, f"the worker {text}, {tries.died + tries.hung} times"))
 
 
 def _run(pump: Callable[[], bool]) -> None:

@@ -35,7 +35,7 @@ Stream = Callable[[Any, int, Take, Callable[[int], None]], Iterator[tuple[int, A
 
 
 @dataclass(frozen=True)
-class Failed:
+class JobFailure:
     """The outcome of a job that could not be done."""
 
     reason: str  # "died", "hung" or "raised"
@@ -118,7 +118,7 @@ def tell(pipe: Connection, message: tuple[Any, ...]) -> None:
         pipe.send_bytes(data)
 
 
-class _Desk:
+class JobQueue:
     """The jobs that a worker was given."""
 
     def __init__(self, pipe: Connection) -> None:
@@ -157,7 +157,7 @@ class _Desk:
 def _serve(pipe: Connection) -> None:
     stream: Any = None
     context: Any = None
-    desk = _Desk(pipe)
+    desk = JobQueue(pipe)
     pending, last = 0, time.monotonic()
 
     def beat(steps: int) -> None:
@@ -185,7 +185,7 @@ def _serve(pipe: Connection) -> None:
                         desk.done(index, outcome)
 
 
-def failure(error: Exception) -> Failed:
+def failure(error: Exception) -> JobFailure:
     lines = str(error).strip().splitlines() or [""]
     text = lines[0] if isinstance(error, EsRlError) else f"{type(error).__name__}: {lines[0]}"
-    return Failed("raised", text, traceback.format_exc())
+    return JobFailure("raised", text, traceback.format_exc())

@@ -16,14 +16,19 @@ def key(
     above: float | None = None,
     below: float | None = None,
     choices: Sequence[str] = (),
+    resumable: bool = False,
 ) -> Any:
-    """A field with its help text and its range: low ≤ value ≤ high, above < value < below, value in choices."""
+    """Declare a key with its help text and its range: low ≤ value ≤ high, above < value < below, value in choices.
+
+    A `resumable` key may change when a run goes on: theta does not depend on it.
+    """
     metadata = {"help": text, "low": low, "high": high, "above": above, "below": below, "choices": tuple(choices)}
+    metadata |= {"resumable": resumable}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
 def group(kind: type[Any], text: str) -> Any:
-    """A field that holds a group of keys."""
+    """Declare a group of keys."""
     return field(default_factory=kind, metadata={"help": text})

@@ -32,7 +32,7 @@ from es_rl.run import directory as rundir
 from es_rl.run import loop
 from es_rl.run.log import RunLog
 from es_rl.run.task import Run, Training
-from es_rl.run.terms import RunTerms
+from es_rl.run.terms import RETURN
 from es_rl.workers.machine import available_processors, choose_device, use_one_thread
 from es_rl.workers.pool import Workers
 
@@ -62,9 +62,7 @@ def main(argv: Sequence[str]) -> int:
     run = resumed or rundir.create(config.run, config.env, config.policy)
     prepare = partial(_prepare, config, run)
     title = f"es_rl: {config.env} → {run}"
-    return loop.run(
-        Run(config, run, prepare, "train", argv, title, workers=count, resumed=bool(resumed), terms=RunTerms())
-    )
+    return loop.run(Run(config, run, prepare, "train", argv, title, workers=count, resumed=bool(resumed), terms=RETURN))
 
 
 def _prepare(config: Config, run: Path, workers: Workers, say: Callable[[str], None]) -> Training:

@@ -101,3 +101,17 @@ def test_fitness_of_any_size_is_told_apart_down_to_its_rounding(shaping):
         assert np.allclose(shaped(FITNESS * scale, shaping)[0], expected)
     rounded = np.array([1e6, 1e6, np.nextafter(1e6, 2e6), 1e6])
     assert not shaped(rounded, shaping)[0].any()
+
+
+def test_ranks_are_those_of_scipy():
+    from scipy.stats import rankdata
+
+    from es_rl.es.shaping import _mean_ranks
+
+    rng = np.random.default_rng(0)
+    for values in (
+        rng.normal(size=33),
+        rng.integers(0, 5, 64).astype(float),
+        np.array([-np.inf, 0.0, -0.0, 1.0, -np.inf]),
+    ):
+        assert np.array_equal(_mean_ranks(values), rankdata(values))

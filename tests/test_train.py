@@ -20,7 +20,7 @@ from es_rl.rng import integer_seed
 from es_rl.run import checkpoint as cp
 from es_rl.run.signals import stop_requests
 from es_rl.run.task import Run
-from es_rl.run.terms import RunTerms
+from es_rl.run.terms import RETURN
 from es_rl.workers import pool as workers
 
 TOY = ["env=es_rl/PointMass-v0", "mlp.hidden=[8]", "eval.every=2"]
@@ -322,8 +322,8 @@ def test_a_run_goes_on_with_its_newest_stop_rules_and_without_any_for_an_hour(tr
     with pytest.raises(ConfigError, match=r"target_return=5: is looked at in evaluations. Give eval.every above 0"):
         train("env=es_rl/PointMass-v0", "target_return=5", "eval.every=0", run="endless")
     assert not (run.parent / "endless").exists()
-    default = Run(parse_train(["env=A-v0"]), run, None, "", [], "", workers=0, resumed=False, terms=RunTerms())
-    assert default.config.minutes is None and default.limits.minutes == 60
+    default = Run(parse_train(["env=A-v0"]), run, None, "", [], "", workers=0, resumed=False, terms=RETURN)
+    assert default.config.minutes is None and default.stop_rules.minutes == 60
 
 
 def test_memory_and_files_stay_as_they_are_over_many_generations(train):

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from es_rl.rl import film
 from es_rl.rl.config import parse_train
 from es_rl.run.screen import goal
-from es_rl.run.terms import RunTerms
+from es_rl.run.terms import RETURN, StopRules
 
 TINY = ["generations=2", "es.population=4", "eval.episodes=2"]
 
@@ -141,14 +141,17 @@ def test_a_terminal_shows_a_live_panel(tmp_path):
 
 def test_the_nearest_stop_rule_is_the_one_that_is_met_first():
     config = parse_train(["env=A-v0", "generations=100", "minutes=10", "env_steps=1000000"])
-    nearest = goal(config, RunTerms(), generation=10, steps=10_000, seconds=120.0, last_score=None)
+    nearest = goal(StopRules.of(config, RETURN), RETURN, generation=10, steps=10_000, seconds=120.0, last_score=None)
     assert (nearest.text, nearest.share, nearest.seconds_left) == ("minutes=10", 0.2, 480.0)
-    nearest = goal(config, RunTerms(), generation=50, steps=10_000, seconds=120.0, last_score=None)
+    nearest = goal(StopRules.of(config, RETURN), RETURN, generation=50, steps=10_000, seconds=120.0, last_score=None)
     assert (nearest.text, nearest.share, nearest.seconds_left) == ("generations=100", 0.5, 120.0)
-    nearest = goal(config, RunTerms(), generation=0, steps=0, seconds=0.0, last_score=None)
+    nearest = goal(StopRules.of(config, RETURN), RETURN, generation=0, steps=0, seconds=0.0, last_score=None)
     assert nearest.share == 0 and nearest.seconds_left is None
     target = parse_train(["env=A-v0", "target_return=100"])
-    assert goal(target, RunTerms(), generation=9, steps=9, seconds=9.0, last_score=50.0).text == "target_return=100"
+    assert (
+        goal(StopRules.of(target, RETURN), RETURN, generation=9, steps=9, seconds=9.0, last_score=50.0).text
+        == "target_return=100"
+    )
 
 
 @pytest.mark.parametrize("name", ["Ant", "HalfCheetah", "Hopper", "Humanoid", "Swimmer", "Walker2d"])

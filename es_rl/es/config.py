@@ -28,7 +28,9 @@ class EsConfig:
     limit: int | None = key(None, "steps after which episodes of training are cut off at first; default: never", low=1)
     limit_growth: float = key(1.01, "es.limit is multiplied by this after each generation", low=1)
     reward_shift: float = key(0.0, "subtracted from each step's reward in training (an alive bonus)")
-    max_failed: float = key(0.5, "share of failed members in a generation above which the run stops", low=0, high=1)
+    max_failed: float = key(
+        0.5, "share of failed members in a generation above which the run stops", low=0, high=1, resumable=True
+    )
 
 
 @dataclass(frozen=True)

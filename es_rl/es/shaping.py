@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from es_rl.errors import lookup
 
@@ -22,8 +21,14 @@ Array = NDArray[np.float64]
 
 def centered_ranks(fitness: Array) -> Array:
     """rank/(M−1) − 1/2, in [−1/2, 1/2]; equal fitness shares its mean rank (Salimans et al. 2017, section 2.1)."""
-    ranks: Array = rankdata(fitness)
-    return (ranks - 1) / (len(fitness) - 1) - 0.5
+    return (_mean_ranks(fitness) - 1) / (len(fitness) - 1) - 0.5
+
+
+def _mean_ranks(values: Array) -> Array:
+    """Return ranks (M,) from 1 on; equal values share the mean of theirs. (SciPy's takes a second to import.)"""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last: Array = counts.cumsum()
+    return (last - (counts - 1) / 2)[places]
 
 
 def zscore(fitness: Array) -> Array:

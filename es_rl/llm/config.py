@@ -41,10 +41,10 @@ class AscentConfig:
 
 @dataclass(frozen=True)
 class LlmEvalConfig:
-    every: int = key(10, "generations between evaluations; 0: only at the end", low=0)
-    data: str = key("", "a file of held-out prompts; default: the last tenth of data")
-    prompts: int = key(64, "held-out prompts of an evaluation, at most", low=1)
-    kl: bool = key(True, "measure the distance to the starting model, along what theta says")
+    every: int = key(10, "generations between evaluations; 0: only at the end", low=0, resumable=True)
+    data: str = key("", "a file of held-out prompts; default: the last tenth of data", resumable=True)
+    prompts: int = key(64, "held-out prompts of an evaluation, at most", low=1, resumable=True)
+    kl: bool = key(True, "measure the distance to the starting model, along what theta says", resumable=True)
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,23 @@ class LlmConfig:
         choices=("auto", *language.DTYPES),
     )  # fmt: skip
     device: str = key("auto", "of the members: cpu, cuda, auto", choices=("cpu", "cuda", "auto"))
-    reward_seconds: float = key(30.0, "after which a reward that says nothing is killed", above=0)
+    reward_seconds: float = key(30.0, "after which a reward that says nothing is killed", above=0, resumable=True)
     es: EsConfig = group(EsConfig, "the evolution strategy")
     optim: AscentConfig = group(AscentConfig, "the update")
-    generations: int | None = key(None, "stop after so many generations", low=1)
-    tokens: int | None = key(None, "stop after so many tokens, of all members", low=1)
-    minutes: float | None = key(None, "stop after so many minutes of training; 60 if no rule is given", above=0)
-    target_reward: float | None = key(None, "stop when eval/reward_mean reaches this")
+    generations: int | None = key(None, "stop after so many generations", low=1, resumable=True)
+    tokens: int | None = key(None, "stop after so many tokens, of all members", low=1, resumable=True)
+    minutes: float | None = key(
+        None, "stop after so many minutes of training; 60 if no rule is given", above=0, resumable=True
+    )
+    target_reward: float | None = key(None, "stop when eval/reward_mean reaches this", resumable=True)
     seed: int = key(0, "names every random number of the run", low=0, high=MAX_SEED)
     workers: int | None = key(
         None, "worker processes, each with a model; 0: all in this one; default: as many as GPUs, or processors with "
-        "memory for them", low=0,
+        "memory for them", low=0, resumable=True,
     )  # fmt: skip
     rows: int | None = key(None, "rows of one batch, at most; default: from the model's size", low=1)
     chunk: int | None = key(None, "members of one batch, an even number; default: from the batch", low=2)
-    hang_after: float = key(300.0, "seconds without a token after which a worker is replaced", above=0)
+    hang_after: float = key(300.0, "seconds without a token after which a worker is replaced", above=0, resumable=True)
     run: str = key("", "the run's directory; default: runs/llm/TIME-REWARD")
     eval: LlmEvalConfig = group(LlmEvalConfig, "evaluation of theta on what is held out")
     checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")

@@ -28,14 +28,14 @@ from es_rl.run.resume import resumed_config
 
 @dataclass(frozen=True)
 class EvalConfig:
-    every: int = key(10, "generations between evaluations; 0: only at the end", low=0)
-    episodes: int = key(10, "episodes of one evaluation", low=1)
+    every: int = key(10, "generations between evaluations; 0: only at the end", low=0, resumable=True)
+    episodes: int = key(10, "episodes of one evaluation", low=1, resumable=True)
 
 
 @dataclass(frozen=True)
 class VideoConfig:
-    every: int = key(0, "generations between videos; 0: only at the end; -1: none at all", low=-1)
-    seconds: float = key(12.0, "length of a video", above=0, high=600)
+    every: int = key(0, "generations between videos; 0: only at the end; -1: none at all", low=-1, resumable=True)
+    seconds: float = key(12.0, "length of a video", above=0, high=600, resumable=True)
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,16 @@ class Config:
     obs_clip: float = key(10.0, "standard deviations at which normalised observations are cut off", above=0)
     es: EsConfig = group(EsConfig, "the evolution strategy")
     optim: OptimConfig = group(OptimConfig, "the optimiser")
-    generations: int | None = key(None, "stop after so many generations", low=1)
-    env_steps: int | None = key(None, "stop after so many environment steps, of all members", low=1)
-    minutes: float | None = key(None, "stop after so many minutes of training; 60 if no rule is given", above=0)
-    target_return: float | None = key(None, "stop when eval/return_mean reaches this")
+    generations: int | None = key(None, "stop after so many generations", low=1, resumable=True)
+    env_steps: int | None = key(None, "stop after so many environment steps, of all members", low=1, resumable=True)
+    minutes: float | None = key(
+        None, "stop after so many minutes of training; 60 if no rule is given", above=0, resumable=True
+    )
+    target_return: float | None = key(None, "stop when eval/return_mean reaches this", resumable=True)
     seed: int = key(0, "names every random number of the run", low=0, high=MAX_SEED)
-    workers: int | None = key(None, "worker processes; 0: all in this one; default: the processors at hand", low=0)
+    workers: int | None = key(
+        None, "worker processes; 0: all in this one; default: the processors at hand", low=0, resumable=True
+    )
     chunk: int | None = key(
         None,
         "members whose forward pass, or orthogonal noise, is computed together, an even number; a process has up to "
@@ -73,7 +77,9 @@ class Config:
         choices=("local", "central"),
     )
     device: str = key("auto", "of central inference: cpu, cuda, auto", choices=("cpu", "cuda", "auto"))
-    hang_after: float = key(60.0, "seconds without a finished step after which a worker is replaced", above=0)
+    hang_after: float = key(
+        60.0, "seconds without a finished step after which a worker is replaced", above=0, resumable=True
+    )
     run: str = key("", "the run's directory; default: runs/ENV/TIME-POLICY")
     eval: EvalConfig = group(EvalConfig, "evaluation of the unperturbed policy")
     video: VideoConfig = group(VideoConfig, "videos")

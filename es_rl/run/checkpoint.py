@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ from es_rl.run import atomic as directory
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    every: int = key(10, "generations between checkpoints (also once a minute, and whenever the run ends)", low=1)
-    keep: int = key(3, "newest checkpoints kept; the best one is kept besides", low=1)
+    every: int = key(
+        10, "generations between checkpoints (also once a minute, and whenever the run ends)", low=1, resumable=True
+    )
+    keep: int = key(3, "newest checkpoints kept; the best one is kept besides", low=1, resumable=True)
 
 
 FORMAT = 2
@@ -136,17 +138,19 @@ class Checkpointer:
         """Whatever comes, this is what a save saves."""
         self.state, self.progress = state, progress
 
-    def commit(self, state: ESState, progress: Progress, *, best: bool) -> bool:
-        """A generation is finished. Saved if the cadence says so, or if it is the best so far.
+    def commit(self, state: ESState, progress: Progress, *, best: bool) -> None:
+        """Take over a finished generation; save it if the cadence says so, or if it is the best so far.
 
-        Whether it is lost as the best one: it could not be saved.
+        One that is the best but could not be saved does not count as such, so that the next good one is kept.
         """
+        best_before = self.progress.best_score
         self.state, self.progress = state, progress
         self._best = best
         old = time.monotonic() - self._saved_at > SAVE_SECONDS
         if best or old or self._failed or state.generation % self._config.every == 0:
             self.save()
-        return best and self._failed
+        if best and self._failed:
+            self.progress = replace(progress, best_score=best_before)
 
     def save(self, *, required: bool = False) -> None:
         """Save the newest state, unless it is. With `required`, raises `ResourceError` if that is impossible."""

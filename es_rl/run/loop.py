@@ -25,7 +25,7 @@ from es_rl.run.log import RunLog
 from es_rl.run.screen import Screen, number
 from es_rl.run.signals import stop_requests
 from es_rl.run.task import Follower, Run, StepResult, Task, Training
-from es_rl.run.terms import RunTerms
+from es_rl.run.terms import RunTerms, StopRules
 from es_rl.workers import machine
 from es_rl.workers.pool import Workers
 
@@ -36,7 +36,7 @@ def run(r: Run) -> int:
     """Train in a run directory until a stop rule is met; returns the exit code. Raises `Stopped` and other errors."""
     with rundir.locked(r.path), stop_requests() as check, contextlib.ExitStack() as stack:
         stack.callback(rundir.discard_unbegun, r.path)
-        screen = Screen(r.title, r.limits, r.terms)
+        screen = Screen(r.title, r.stop_rules, r.terms)
         stack.callback(screen.close)
         screen.status(f"starting {r.workers} workers")
         pool = Workers(
@@ -54,12 +54,12 @@ def run(r: Run) -> int:
 
 def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers, stack: contextlib.ExitStack) -> None:
     """From a run's directory to its end, or to the next stop."""
-    prepared = r.prepare(workers, screen.say)
-    state, progress = prepared.state, Progress()
+    training = r.prepare(workers, screen.say)
+    state, progress = training.state, Progress()
     es.check(ESParams.of(r.config), state)
     if r.resumed:
-        state, progress = _restore(r.path, prepared, screen.say)
-    saver = Checkpointer(r.path, r.config.checkpoint, prepared.about, screen.say)
+        state, progress = _restore(r.path, training, screen.say)
+    saver = Checkpointer(r.path, r.config.checkpoint, training.about, screen.say)
     saver.start(state, progress, saved=r.resumed)
     text = to_yaml(r.config)
     if not r.resumed:
@@ -69,15 +69,15 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
     else:
         rundir.save_config(r.path, r.config)  # with its newest stop rules
     begun = f" from generation {state.generation}" if state.generation else ""
-    screen.say(prepared.heading + begun)
+    screen.say(training.heading + begun)
     log = RunLog(r.path, screen, text, r.terms, generation=state.generation, steps=progress.steps, resumed=r.resumed)
     stack.callback(log.close)
     saver.before = log.flush
-    follower = prepared.follow(log) if prepared.follow is not None else None
+    follower = training.follow(log) if training.follow is not None else None
     if follower is not None:
         stack.callback(follower.close)
     try:
-        reason = _train(r, prepared, log, saver, follower, check)
+        reason = _train(r, training, log, saver, follower, check)
     except Stopped as stop:
         saver.save(required=True)
         raise Stopped(
@@ -99,71 +99,108 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
 
 
 def _train(
-    r: Run, prepared: Training, log: RunLog, saver: Checkpointer, follower: Follower | None, check: Callable[[], None]
+    r: Run, training: Training, log: RunLog, saver: Checkpointer, follower: Follower | None, check: Callable[[], None]
 ) -> str:
-    """The loop; returns the stop rule that ended it.
+    """Go on from the saver's state until a stop rule is met; return that rule.
 
     A generation counts once it was told, evaluated, logged and handed to the saver; one that is interrupted before is
     run again, to the same bits. Where theta is moved in place it counts once it is moved, if need be unevaluated.
     """
-    config, terms, state, progress = r.limits, r.terms, saver.state, saver.progress
-    step = prepared.step or partial(_generation, ESParams.of(config), prepared.task)
-    began, spent = time.monotonic() - progress.seconds, machine.family_seconds()
-    while (reason := _stop_reason(config, terms, state.generation, progress)) is None:
+    rules, terms, every = r.stop_rules, r.terms, r.config.eval.every
+    step = training.step or partial(_generation, ESParams.of(r.config), training.task)
+    clock = _Clock(saver.progress.seconds)
+    while (reason := _met(rules, terms, saver.state, saver.progress)) is None:
         check()
         log.screen.restart("evaluating members")
-        start = time.monotonic()
-        done = step(state)
-        state, updated = done.state, time.monotonic()
-        progress = replace(
-            progress,
-            steps=progress.steps + done.steps,
-            seconds=updated - began,
-            flat_generations=progress.flat_generations + 1 if done.flat else 0,
-        )
-        record: dict[str, Any] = {
-            "generation": state.generation,
-            terms.steps: progress.steps,
-            **done.record,
-            f"time/{terms.unit}_per_second": done.steps / (updated - start),
-        }
-
-        if prepared.in_place:
-            saver.hold(state, progress)
-        before, best = progress.best_score, False
-        due = config.eval.every > 0 and state.generation % config.eval.every == 0
-        if due or _stop_reason(config, terms, state.generation, progress) is not None:
-            log.screen.status("evaluating")
-            try:
-                record |= prepared.task.evaluate(state)
-            except BaseException:
-                if prepared.in_place:
-                    log.generation(record | {"seconds": progress.seconds}, done.fitness, {})
-                raise
-            score = record[terms.score]
-            best = terms.better(score, before)
-            progress = replace(
-                progress,
-                last_score=score,
-                best_score=score if best else progress.best_score,
-                seconds=time.monotonic() - began,
-            )
-            record |= {terms.best: progress.best_score, "time/evaluate": time.monotonic() - updated}
-
-        now = machine.family_seconds()
-        record |= {"seconds": progress.seconds, "time/processor_seconds": now - spent}
-        log.generation(record, done.fitness, state.theta)
-        spent = now
+        done, progress, record = _advance(step, saver, terms, clock)
+        if training.in_place:
+            saver.hold(done.state, progress)
+        best = False
+        due = every > 0 and done.state.generation % every == 0
+        if due or _met(rules, terms, done.state, progress) is not None:
+            found, progress, best = _evaluate(training, log, done, progress, record, terms, clock)
+            record |= found
+        record |= {"seconds": progress.seconds, "time/processor_seconds": clock.processor_seconds()}
+        log.generation(record, done.fitness, done.state.theta)
         if progress.flat_generations == FLAT_WARNING:
             log.screen.say(
                 f"warning: in {FLAT_WARNING} generations all members were equally fit, so nothing is learnt. "
                 f"Raise es.sigma, or use a reward that tells members apart."
             )
-        if saver.commit(state, progress, best=best):
-            progress = replace(progress, best_score=before)  # so that the next good one is kept
+        saver.commit(done.state, progress, best=best)
         if follower is not None:
             follower.poll(saver)
     return reason
+
+
+class _Clock:
+    """Seconds of training over all sittings, and the processor time since it was last asked for."""
+
+    def __init__(self, before: float) -> None:
+        self._began, self._spent = time.monotonic() - before, machine.family_seconds()
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def processor_seconds(self) -> float:
+        before, self._spent = self._spent, machine.family_seconds()
+        return self._spent - before
+
+
+def _advance(
+    step: Callable[[ESState], StepResult], saver: Checkpointer, terms: RunTerms, clock: _Clock
+) -> tuple[StepResult, Progress, dict[str, Any]]:
+    """Run one generation; return what it did, how far the run has come, and the record of it."""
+    before, start = saver.progress, clock.seconds()
+    done = step(saver.state)
+    progress = replace(
+        before,
+        steps=before.steps + done.steps,
+        seconds=clock.seconds(),
+        flat_generations=before.flat_generations + 1 if done.flat else 0,
+    )
+    record = {
+        "generation": done.state.generation,
+        terms.steps: progress.steps,
+        **done.record,
+        f"time/{terms.unit}_per_second": done.steps / (progress.seconds - start),
+    }
+    return done, progress, record
+
+
+def _evaluate(
+    training: Training,
+    log: RunLog,
+    done: StepResult,
+    progress: Progress,
+    record: dict[str, Any],
+    terms: RunTerms,
+    clock: _Clock,
+) -> tuple[dict[str, Any], Progress, bool]:
+    """Evaluate theta; return the metrics, the progress with its score, and whether it is the best one so far."""
+    log.screen.status("evaluating")
+    try:
+        found = training.task.evaluate(done.state)
+    except BaseException:
+        if training.in_place:  # theta has moved, so the generation counts
+            log.generation(record | {"seconds": progress.seconds}, done.fitness, {})
+        raise
+    score, updated = found[terms.score], progress.seconds
+    best = terms.better(score, progress.best_score)
+    best_score = score if best else progress.best_score
+    progress = replace(progress, last_score=score, best_score=best_score, seconds=clock.seconds())
+    return found | {terms.best: best_score, "time/evaluate": progress.seconds - updated}, progress, best
+
+
+def _met(rules: StopRules, terms: RunTerms, state: ESState, progress: Progress) -> str | None:
+    """Return the stop rule that is met, or None."""
+    return rules.met(
+        terms,
+        generation=state.generation,
+        steps=progress.steps,
+        seconds=progress.seconds,
+        last_score=progress.last_score,
+    )
 
 
 def _generation(params: ESParams, task: Task, state: ESState) -> StepResult:
@@ -177,27 +214,12 @@ def _generation(params: ESParams, task: Task, state: ESState) -> StepResult:
     return StepResult(after, seen.steps, record, seen.fitness, told.flat)
 
 
-def _stop_reason(config: Any, terms: RunTerms, generation: int, progress: Progress) -> str | None:
-    """The stop rule that is met, if any."""
-    if config.generations is not None and generation >= config.generations:
-        return f"generations={config.generations}"
-    most = getattr(config, terms.steps)
-    if most is not None and progress.steps >= most:
-        return f"{terms.steps}={most}"
-    if config.minutes is not None and progress.seconds >= 60 * config.minutes:
-        return f"minutes={config.minutes:g}"
-    target = getattr(config, terms.target)
-    if target is not None and terms.reached(progress.last_score, target):
-        return f"{terms.target}={target:g}"
-    return None
-
-
-def _restore(path: Path, prepared: Training, say: Callable[[str], None]) -> tuple[ESState, Progress]:
+def _restore(path: Path, training: Training, say: Callable[[str], None]) -> tuple[ESState, Progress]:
     """The newest sound checkpoint. Raises `CheckpointError` if there is none, or it is for something else."""
     loaded = checkpoints.load_newest(path, lambda text: say(f"warning: {text}"))
-    if loaded.about != prepared.about:
-        differing = sorted(k for k in {*loaded.about, *prepared.about} if loaded.about.get(k) != prepared.about.get(k))
+    if loaded.about != training.about:
+        differing = sorted(k for k in {*loaded.about, *training.about} if loaded.about.get(k) != training.about.get(k))
         raise CheckpointError(f"{loaded.path}: was trained for something else; differing: {', '.join(differing)}.")
     for change in rundir.changed_versions(path):
         say(f"warning: {change}; results may differ from those of an uninterrupted run")
-    return loaded.state(prepared.state), loaded.progress
+    return loaded.state(training.state), loaded.progress

@@ -1,4 +1,4 @@
-"""What may change when a run goes on."""
+"""The configuration of a run that goes on: as it was, save for keys on which theta does not depend."""
 
 from __future__ import annotations
 
@@ -6,34 +6,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from es_rl.config import build, flatten, pairs
+from es_rl.config import build, flatten, leaves, pairs
 from es_rl.errors import ConfigError
 from es_rl.plugins import module_rule
 
 C = TypeVar("C")
 
 
-STOP_RULES = ("generations", "env_steps", "minutes", "target_return")
-
-
-# What may change when a run goes on: nothing that theta depends on.
-RESUMABLE = (
-    *STOP_RULES,
-    "tokens",
-    "target_bits",
-    "target_reward",
-    "workers",
-    "hang_after",
-    "reward_seconds",
-    "eval.",
-    "video.",
-    "checkpoint.",
-    "es.max_failed",
-)
-
-
 def resumed_config(kind: type[C], saved: Mapping[str, Any], argv: Sequence[str], source: str, code: str) -> C:
-    """The dataclass of a run that goes on: as `saved`, save for the keys of `RESUMABLE`. Raises `ConfigError`.
+    """Return the configuration of a run that goes on: as `saved`, save for resumable keys. Raises `ConfigError`.
 
     `code` is the key that may name a module, which must then be given again.
     """
@@ -43,12 +24,12 @@ def resumed_config(kind: type[C], saved: Mapping[str, Any], argv: Sequence[str],
         raise ConfigError(module_rule(code, getattr(previous, code), source))
     config: Any = build(kind, [(saved, f"{source}: "), (given, "")])
     before, after = flatten(dataclasses.asdict(previous)), flatten(dataclasses.asdict(config))
-    for name in sorted({*before, *after}):
-        if not name.startswith(RESUMABLE) and before.get(name) != after.get(name):
-            free = ", ".join(k + "*" if k.endswith(".") else k for k in RESUMABLE)
+    free = [name for name, field in leaves(kind) if field.metadata["resumable"]]
+    for name in sorted({*before, *after} - {*free}):
+        if before.get(name) != after.get(name):
             raise ConfigError(
                 f"{name}={after.get(name)}: the run has {before.get(name)}, and a run goes on as it began. "
-                f"Start a new run, or change only: {free}."
+                f"Start a new run, or change only: {', '.join(free)}."
             )
     result: C = config
     return result

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from es_rl.run.terms import RunTerms
+from es_rl.run.terms import RunTerms, StopRules
 
 Record = Mapping[str, Any]
 PLAIN_SECONDS = 5.0  # at most so often is a generation a plain line; evaluations always are
@@ -32,14 +32,14 @@ class Goal:
 
 
 def goal(
-    config: Any, terms: RunTerms, *, generation: int, steps: int, seconds: float, last_score: float | None
+    rules: StopRules, terms: RunTerms, *, generation: int, steps: int, seconds: float, last_score: float | None
 ) -> Goal:
     """Which of the stop rules will be met first, as things go."""
     goals = []
     for name, limit, done in (
-        ("generations", config.generations, generation),
-        (terms.steps, getattr(config, terms.steps), steps),
-        ("minutes", config.minutes, seconds / 60),
+        ("generations", rules.generations, generation),
+        (terms.steps, rules.steps, steps),
+        ("minutes", rules.minutes, seconds / 60),
     ):
         if limit is not None:
             share = min(1.0, done / limit)
@@ -47,17 +47,17 @@ def goal(
             goals.append(Goal(f"{name}={limit:,g}" if limit < 1e15 else f"{name}={limit}", share, left))
     if goals:
         return min(goals, key=lambda g: math.inf if g.seconds_left is None else g.seconds_left)
-    target = getattr(config, terms.target)
-    return Goal(f"{terms.target}={target:g}", float(terms.reached(last_score, target)), None)
+    assert rules.target is not None  # a run has some rule
+    return Goal(f"{terms.target}={rules.target:g}", float(terms.reached(last_score, rules.target)), None)
 
 
 class Screen:
     """A live panel on a terminal, plain lines elsewhere."""
 
-    def __init__(self, title: str, config: Any, terms: RunTerms) -> None:
+    def __init__(self, title: str, rules: StopRules, terms: RunTerms) -> None:
         self._terms = terms
         self._console = Console(highlight=False, soft_wrap=True)
-        self._title, self._config = title, config
+        self._title, self._rules = title, rules
         self._status = "starting"
         self._record: dict[str, Any] = {}
         self._steps_in_generation = 0
@@ -106,7 +106,7 @@ class Screen:
     def _goal(self) -> Goal:
         r = self._record
         return goal(
-            self._config,
+            self._rules,
             self._terms,
             generation=r.get("generation", 0),
             steps=r.get(self._terms.steps, 0),

@@ -17,7 +17,7 @@ from es_rl.errors import ConfigError
 from es_rl.es import ESState, MemberScores
 from es_rl.run.checkpoint import Checkpointer
 from es_rl.run.log import RunLog
-from es_rl.run.terms import RunTerms
+from es_rl.run.terms import RunTerms, StopRules
 from es_rl.workers.pool import Workers
 
 DEFAULT_MINUTES = 60.0  # of a run without any stop rule
@@ -85,11 +85,9 @@ class Run:
     terms: RunTerms
 
     @property
-    def limits(self) -> Any:
-        """The configuration with a stop rule, if need be the default one. Raises `ConfigError` for one without end."""
-        config, terms = self.config, self.terms
-        target = getattr(config, terms.target)
-        if target is not None and not config.eval.every:
-            raise ConfigError(f"{terms.target}={target:g}: is looked at in evaluations. Give eval.every above 0.")
-        rules = (config.generations, config.minutes, getattr(config, terms.steps), target)
-        return replace(config, minutes=DEFAULT_MINUTES) if all(rule is None for rule in rules) else config
+    def stop_rules(self) -> StopRules:
+        """The configured rules, or the default one. Raises `ConfigError` for a target that is never looked at."""
+        rules, target = StopRules.of(self.config, self.terms), self.terms.target
+        if rules.target is not None and not self.config.eval.every:
+            raise ConfigError(f"{target}={rules.target:g}: is looked at in evaluations. Give eval.every above 0.")
+        return replace(rules, minutes=DEFAULT_MINUTES) if rules == StopRules(None, None, None, None) else rules

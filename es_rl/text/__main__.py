@@ -74,7 +74,9 @@ def _terms(config: TextConfig) -> RunTerms:
     if config.reward:
         return REWARD
     bits = "eval/bits_per_byte"
-    return RunTerms("tokens", "tokens", bits, "", f"{bits}_best", "target_bits", -1)
+    return RunTerms(
+        steps="tokens", unit="tokens", score=bits, spread="", best=f"{bits}_best", target="target_bits", sign=-1
+    )
 
 
 def _prepare(

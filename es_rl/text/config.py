@@ -33,9 +33,9 @@ class GptConfig:
 
 @dataclass(frozen=True)
 class TextEvalConfig:
-    every: int = key(10, "generations between evaluations; 0: only at the end", low=0)
-    bytes: int = key(16_384, "held-out bytes of an evaluation, at most", low=1)
-    sample: int = key(200, "bytes of text shown with each evaluation", low=0)
+    every: int = key(10, "generations between evaluations; 0: only at the end", low=0, resumable=True)
+    bytes: int = key(16_384, "held-out bytes of an evaluation, at most", low=1, resumable=True)
+    sample: int = key(200, "bytes of text shown with each evaluation", low=0, resumable=True)
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,22 @@ class TextConfig:
     baseline: str = key("", "adamw: train by backpropagation instead, to compare", choices=("", "adamw"))
     es: EsConfig = group(EsConfig, "the evolution strategy")
     optim: OptimConfig = group(OptimConfig, "the optimiser")
-    generations: int | None = key(None, "stop after so many generations", low=1)
-    tokens: int | None = key(None, "stop after so many bytes, of all members", low=1)
-    minutes: float | None = key(None, "stop after so many minutes of training; 60 if no rule is given", above=0)
-    target_bits: float | None = key(None, "stop when eval/bits_per_byte reaches this")
-    target_reward: float | None = key(None, "stop when eval/reward_mean reaches this")
+    generations: int | None = key(None, "stop after so many generations", low=1, resumable=True)
+    tokens: int | None = key(None, "stop after so many bytes, of all members", low=1, resumable=True)
+    minutes: float | None = key(
+        None, "stop after so many minutes of training; 60 if no rule is given", above=0, resumable=True
+    )
+    target_bits: float | None = key(None, "stop when eval/bits_per_byte reaches this", resumable=True)
+    target_reward: float | None = key(None, "stop when eval/reward_mean reaches this", resumable=True)
     seed: int = key(0, "names every random number of the run", low=0, high=MAX_SEED)
     workers: int | None = key(
         None, "worker processes; 0: all in this one, which a reward that hangs then hangs with; default: the "
-        "processors at hand", low=0,
+        "processors at hand", low=0, resumable=True,
     )  # fmt: skip
     chunk: int | None = key(None, "members of one forward pass, an even number; default: from the other keys", low=2)
-    hang_after: float = key(300.0, "seconds without a finished chunk after which a worker is replaced", above=0)
+    hang_after: float = key(
+        300.0, "seconds without a finished chunk after which a worker is replaced", above=0, resumable=True
+    )
     run: str = key("", "the run's directory; default: runs/text/TIME-gpt")
     eval: TextEvalConfig = group(TextEvalConfig, "evaluation of theta on what is held out")
     checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")

@@ -78,7 +78,7 @@ class Population:
         self._n = self._everyone = n
         self._parameters = dict(module.named_parameters())
         self.select(range(self._n))
-        self.together = module not in _UNSOUND  # computed at once; False: one after the other
+        self.together = _VERDICTS.get(module, True)  # computed at once; False: one after the other
 
     def select(self, index: Sequence[int] | NDArray[np.int64]) -> None:
         """From now on the rows are those of the members at these positions only."""
@@ -98,30 +98,43 @@ class Population:
             )
         with torch.no_grad():
             if self.together:
-                before = None if self._module in _SOUND else _generators()
-                # Until it is known to be sound, a module that writes into what it is given gets copies.
-                given = (args, kwargs) if before is None else tree_map(_copy, (args, kwargs))
                 try:
-                    out = self._together(rows, *given)
-                    if before is not None and self._n > 1:
-                        after = _generators()
-                        self._check(out, rows, args, kwargs)
-                        _set_generators(after)  # what a check draws, nobody misses
-                    return out
+                    known = self._module in _VERDICTS
+                    return (self._together if known else self._first)(rows, args, kwargs)
                 except NoRuleError as use:
-                    if _keeps((args, kwargs)):
-                        raise EnvError(
-                            f"{type(self._module).__name__} {use}, and what it keeps between calls, such as a cache, "
-                            f"cannot be shared out among members. Evaluate its members in turn (of a language model: "
-                            f"es.noise=dense)."
-                        ) from use
-                    self.together = False
-                    if before is not None:
-                        _set_generators(before)  # as if it had never been tried
-                    _warn_once(f"{type(self._module).__name__} {use}: its members are computed one after the other")
+                    self._give_up(use, args, kwargs)
             return self._each(range(self._n), rows, args, kwargs)
 
+    def _first(self, rows: int, args: Any, kwargs: Any) -> Any:
+        """Compute all members at once, and check some of them by themselves: it is not known yet whether it is sound.
+
+        A module that writes into what it is given gets copies.
+        """
+        before = _generators()
+        try:
+            out = self._together(rows, *tree_map(_copy, (args, kwargs)))
+            if self._n > 1:
+                after = _generators()
+                self._check(out, rows, args, kwargs)
+                _set_generators(after)  # what a check draws, nobody misses
+        except NoRuleError:
+            _set_generators(before)  # as if it had never been tried
+            raise
+        return out
+
+    def _give_up(self, use: NoRuleError, args: Any, kwargs: Any) -> None:
+        """Compute members one after the other from now on. Raises `EnvError` where that cannot be done."""
+        name = type(self._module).__name__
+        if _keeps((args, kwargs)):
+            raise EnvError(
+                f"{name} {use}, and what it keeps between calls, such as a cache, cannot be shared out among members. "
+                f"Evaluate its members in turn (of a language model: es.noise=dense)."
+            ) from use
+        self.together = False
+        _warn_once(f"{name} {use}: its members are computed one after the other")
+
     def _together(self, rows: int, args: Any, kwargs: Any) -> Any:
+        """Compute all members in one forward pass. Raises `NoRuleError` where that is impossible."""
         interception = Interception(dict(self._by_id), self._n, rows, RULES)
         alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)  # most of the time
         interception.mark(args if alone else tree_flatten((args, kwargs))[0])
@@ -152,9 +165,9 @@ class Population:
             )
             together = _numbers(tree_map(_part(i, rows, self._n), out))
             if not all(map(_alike, alone, unperturbed, together)):
-                _UNSOUND.add(self._module)
+                _VERDICTS[self._module] = False
                 raise NoRuleError("does not keep its rows, the first dimension, apart")
-        _SOUND.add(self._module)
+        _VERDICTS[self._module] = True
 
     def _each(self, index: Sequence[int], rows: int, args: Any, kwargs: Any) -> Any:
         """The module by itself for some members, one after the other, with explicit weights."""
@@ -216,9 +229,8 @@ def _set_generators(states: tuple[Any, ...]) -> None:
     np.random.set_state(states[2])  # noqa: NPY002
 
 
-# Modules that were checked: whose members can be computed together, and whose cannot.
-_SOUND: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-_UNSOUND: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+# Whether the members of a module may be computed at once, where that was checked.
+_VERDICTS: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 _WARNED: set[str] = set()
 
 

@@ -19,6 +19,7 @@ import pytest
 from es_rl.rl.compaction import Compaction
 
 HERE = Path(__file__).parent
+SUPPORT = HERE / "support"  # modules that tests and the processes that they start import
 TINY = ["video.every=-1", "eval.episodes=2"]
 
 
@@ -26,8 +27,9 @@ TINY = ["video.every=-1", "eval.episodes=2"]
 def in_a_directory_of_its_own(tmp_path, monkeypatch):
     """Nothing is written into the checkout, and `env=hostile:…` is found in this process and in its children."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(HERE))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(str(SUPPORT))
+    paths = [str(SUPPORT), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
 
 @pytest.fixture

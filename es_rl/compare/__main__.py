@@ -134,7 +134,7 @@ def _keep_settings(out: Path, config: CompareConfig, resolved: Config) -> None:
     kept: dict[str, Any] = json.loads(json.dumps({**fixed, "opponents": {**known, **opponents}}))
     added = {name: kept["opponents"][name] for name in opponents if name not in known}
     if before and before | {"opponents": known | added} != kept:
-        old, new = flatten(before), flatten(kept)
+        old, new = flatten(before | {"opponents": known | added}), flatten(kept)
         changed = ", ".join(f"{k} was {old.get(k)}" for k in {**new, **old} if old.get(k) != new.get(k))
         raise ConfigError(f"{out}: holds a comparison with other settings ({changed}). Give another out=DIRECTORY.")
     write_json(path, kept)

@@ -47,14 +47,32 @@ def main(mark: str, folder: str) -> None:
 
 
 def _kill(mark: bytes) -> int:
-    """Kill every process with the mark in its environment; how many there were."""
-    found = 0
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):  # it has ended, or is another user's
-            if mark in path.read_bytes().split(b"\0"):
-                os.kill(int(path.parent.name), signal.SIGKILL)
-                found += 1
-    return found
+    """Kill every process with the mark in its environment, and its descendants; return how many there were.
+
+    Processes that set their own title overwrite their environment, so they are found as children of others.
+    """
+    parents = {int(path.parent.name): _parent(path) for path in Path("/proc").glob("[0-9]*/stat")}
+    found = {process for process in parents if mark in _environment(process)}
+    while more := {process for process, parent in parents.items() if parent in found} - found:
+        found |= more
+    for process in found:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(process, signal.SIGKILL)
+    return len(found)
+
+
+def _parent(stat: Path) -> int:
+    """Return the parent of a process, 0 if it has ended."""
+    with contextlib.suppress(OSError):
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def _environment(process: int) -> list[bytes]:
+    """Return the environment of a process, empty if it has ended or is another user's."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    return []
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
-"""Environments: the seam, the registry of backends, and what the command line may name.
+"""Environments: the `VectorEnv` interface, the registry of backends, and the functions that make environments.
 
-A chunk talks to a `VectorEnv`: n simulations of one environment, of which any subset is reset or stepped. A finished
-simulation is simply left out, so nothing is simulated for nothing. A simulation that breaks (it raises, or returns
-something of the wrong shape) is not an exception but data: its reward and observation are NaN, it is terminated, and
-`errors` says what happened.
+A `VectorEnv` is n simulations of one environment. Any subset of them can be reset or stepped, so finished simulations
+cost nothing. If a simulation breaks (it raises, or returns something of the wrong shape), the call does not raise:
+the reward and observation of that simulation are NaN, it is terminated, and `errors` says what happened.
 
     env = es_rl.envs.make("HalfCheetah-v4", 8)
     obs = env.reset(range(8), seeds=range(8))                            # (8, O), as Gymnasium's reset(seed=…)
     obs, reward, terminated, truncated = env.step([0, 3], actions)       # arrays over the two ids
 
-The fast backend serves other libraries too, as vector environments that restart by themselves:
+The fast backend also serves other libraries, as vector environments that restart finished episodes themselves:
 
-    es_rl.envs.make_vec("HalfCheetah-v4", 64)                     # of Gymnasium; or with its own function:
+    es_rl.envs.make_vec("HalfCheetah-v4", 64)                     # for Gymnasium; or with Gymnasium's own function:
     gymnasium.make_vec("es_rl/HalfCheetah-v4", num_envs=64)       # after `import es_rl.envs`
-    es_rl.envs.sb3("HalfCheetah-v4", 64)                          # of Stable-Baselines3
+    es_rl.envs.sb3("HalfCheetah-v4", 64)                          # for Stable-Baselines3
 """
 
 from __future__ import annotations
@@ -42,18 +41,18 @@ from es_rl.errors import ConfigError, EnvError, lookup, nearest
 
 
 class VectorEnv(Protocol):
-    """n simulations of one environment, observations flattened to vectors of O numbers, or the first ones of these."""
+    """n simulations of one environment. Observations are flattened to vectors of O numbers (or fewer: `obs_first`)."""
 
-    errors: dict[int, str]  # what broke, by simulation, in one line; cleared by whoever has read it
+    errors: dict[int, str]  # by simulation: what broke, in one line; the reader clears it
 
     def reset(self, ids: Ids, seeds: Seeds) -> Floats:
-        """Start episodes; observations (len(ids), O). A generator in place of a seed goes on from where it stands."""
+        """Start episodes and return observations (len(ids), O). A generator given as a seed continues its sequence."""
 
     def step(self, ids: Ids, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools]:
-        """One step of the simulations `ids`: observations (n, O), rewards, terminated, truncated (n,)."""
+        """Step the simulations `ids`; return observations (n, O), and rewards, terminated and truncated, each (n,)."""
 
     def close(self) -> None:
-        """Release what the simulations hold."""
+        """Release the resources of the simulations."""
 
 
 def _batch(id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None, *, threads: int = 1) -> VectorEnv:
@@ -75,21 +74,21 @@ recall.register()
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What is known of an environment once it was made."""
+    """Facts about an environment that are known once it has been made."""
 
     id: str
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     kwargs: dict[str, Any] = field(default_factory=dict)
     backend: str = "auto"
-    warnings: tuple[str, ...] = ()  # what it warned of, each once
+    warnings: tuple[str, ...] = ()  # messages of the warnings while it was made, without repetitions
 
 
 def make(id: str, n: int, /, backend: str = "auto", *, obs_first: int | None = None, **env_kwargs: Any) -> VectorEnv:
-    """n simulations of the environment `id` (`module:Id` imports the module first).
+    """Return n simulations of the environment `id` (`module:Id` imports the module first).
 
-    `backend` is `auto`, the fastest there is, or a name of `BACKENDS`. With `obs_first` an observation is its first so
-    many numbers; what only the others need may be left uncomputed. Raises `EnvError`, `ConfigError`.
+    `backend` is `auto` (the fastest available) or a name in `BACKENDS`. `obs_first` keeps only this many numbers of an
+    observation, the first ones; the others may not be computed at all. Raises `EnvError`, `ConfigError`.
     """
     return make_vector(id, n, backend, env_kwargs, obs_first)
 
@@ -97,7 +96,7 @@ def make(id: str, n: int, /, backend: str = "auto", *, obs_first: int | None = N
 def make_vector(
     id: str, n: int, backend: str, env_kwargs: Mapping[str, Any], obs_first: int | None = None, *, threads: int = 1
 ) -> VectorEnv:
-    """`make`, whatever the environment's own arguments are called; `threads` are the fast backend's."""
+    """Do the same as `make`, for environment arguments of any name. Only the fast backend uses `threads`."""
     if threads > 1 and choose_backend(id, backend) == "batch":
         return _batch(id, n, env_kwargs, obs_first, threads=threads)
     return lookup(BACKENDS, choose_backend(id, backend), "backend")(id, n, env_kwargs, obs_first)
@@ -112,13 +111,13 @@ def make_vec(
     render_mode: str | None = None,
     **env_kwargs: Any,
 ) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
-    """A `gymnasium.vector.VectorEnv` on the fast backend, equal to Gymnasium's `SyncVectorEnv` to the last bit.
+    """Return a `gymnasium.vector.VectorEnv` on the fast backend, equal to Gymnasium's `SyncVectorEnv` to the last bit.
 
-    Observations, rewards, ends, restarts and final observations are equal for the same seeds and actions, which are
-    taken as the action space has them, float32; the numbers that Gymnasium's tasks put into `info` are left out.
-    `threads` processors step the physics. `autoreset_mode` is `NextStep`, `SameStep` or `Disabled`. A simulation that
-    MuJoCo cannot go on with terminates with the reward 0 and `info["diverged"]`; MuJoCo would reset it in the middle of
-    the episode. An id without a fast environment gets Gymnasium's `SyncVectorEnv`. Raises `EnvError`, `ConfigError`.
+    For the same seeds and actions, observations, rewards, ends, restarts and final observations are equal. Actions are
+    converted to the action space's type, float32. The numbers that Gymnasium's tasks put into `info` are left out.
+    `threads` threads step the physics. `autoreset_mode` is `NextStep`, `SameStep` or `Disabled`. A simulation that
+    diverges terminates with reward 0 and `info["diverged"]`; MuJoCo would reset it in the middle of the episode. For an
+    id without a fast environment, return Gymnasium's `SyncVectorEnv`. Raises `EnvError`, `ConfigError`.
     """
     modes = {mode.value: mode for mode in gymnasium.vector.AutoresetMode}
     mode = lookup(modes, str(getattr(autoreset_mode, "value", autoreset_mode)), "autoreset_mode")
@@ -146,12 +145,12 @@ def sb3(
     render_mode: str | None = None,
     **env_kwargs: Any,
 ) -> Any:
-    """A `VecEnv` of Stable-Baselines3 on the fast backend, equal to its `DummyVecEnv` to the last bit.
+    """Return a Stable-Baselines3 `VecEnv` on the fast backend, equal to its `DummyVecEnv` to the last bit.
 
-    Actions are taken as the action space has them, float32. Episode statistics are in `info["episode"]`, as its
-    `Monitor` has them. With `obs_first` an observation is its
-    first so many numbers. An id without a fast environment gets a `DummyVecEnv` of monitored environments. Needs the
-    extra `baselines`. Raises `EnvError`, `ConfigError`, ImportError.
+    Actions are converted to the action space's type, float32. Episode statistics are in `info["episode"]`, as with
+    `Monitor`. `obs_first` keeps only this many numbers of an observation, the first ones. For an id without a fast
+    environment, and without `obs_first`, return a `DummyVecEnv` of monitored environments. Needs the extra `baselines`.
+    Raises `EnvError`, `ConfigError`, ImportError.
     """
     from es_rl.envs.sb3_vector import FastVecEnv, dummy
 
@@ -175,7 +174,7 @@ def _check_counts(id: str, num_envs: int, threads: int, backend: str) -> None:
 
 @contextmanager
 def _making(id: str) -> Iterator[None]:
-    """Turn what the constructor of an environment raises into one line."""
+    """Turn any error of an environment's constructor into an `EnvError` of one line."""
     try:
         yield
     except (ConfigError, EnvError):
@@ -185,9 +184,9 @@ def _making(id: str) -> Iterator[None]:
 
 
 def choose_backend(id: str, backend: str = "auto") -> str:
-    """The name of the backend that serves an environment.
+    """Return the name of the backend that serves an environment.
 
-    Raises `EnvError` if the one that is asked for cannot, or if MuJoCo's version computes wrong physics.
+    Raises `EnvError` if the requested backend cannot serve it, or if MuJoCo's version computes wrong physics.
     """
     found, fast = version("mujoco"), id.removeprefix(PREFIX) in TASKS
     if fast and found.startswith("4.0.0"):
@@ -207,7 +206,7 @@ def choose_backend(id: str, backend: str = "auto") -> str:
 
 
 def check_id(id: str) -> None:
-    """Refuse an environment that is not registered, without making it; imports the module of `module:Id`."""
+    """Raise `EnvError` if an environment is not registered. Imports the module of `module:Id`, but makes nothing."""
     module, _, name = id.rpartition(":")
     if module:
         _import(module, id)
@@ -220,7 +219,7 @@ def check_id(id: str) -> None:
 
 
 def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "auto") -> EnvSpec:
-    """Make the environment, reset it and step it once. Raises `EnvError` for anything that makes it unusable."""
+    """Make the environment, reset it, step it once and return its facts. Raises `EnvError` if it is unusable."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -257,7 +256,7 @@ def _import(module: str, id: str) -> None:
 
 
 def _versions(name: str) -> list[str]:
-    """The registered ids of the same name whose code can be loaded, other than `name` itself."""
+    """Return the registered ids of other versions of `name` whose code can be loaded."""
     stem = name.rpartition("-v")[0] or name
     found = []
     for other, spec in sorted(gymnasium.registry.items()):
@@ -276,7 +275,7 @@ def _messages(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
 
 
 def _register_fast() -> None:
-    """Let `gymnasium.make_vec("es_rl/ID")` make the fast environment, and `gymnasium.make` Gymnasium's own."""
+    """Register "es_rl/ID": `gymnasium.make_vec` then makes the fast environment, `gymnasium.make` Gymnasium's own."""
     for name in TASKS:
         spec = gymnasium.spec(name)
         gymnasium.register(

@@ -1,4 +1,4 @@
-"""The general backend: any Gymnasium environment, several looped inside one process."""
+"""The general backend: any Gymnasium environment. The simulations are stepped one by one, in one process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from es_rl.envs.spaces import Bools, Floats, Ids, Seeds, flatten, size, to_action
 from es_rl.errors import EnvError
 
-# An environment without a time limit of its own may never end an episode.
+# Steps per episode if the environment has no time limit of its own: its episodes might never end.
 DEFAULT_TIME_LIMIT = 10_000
 
 # mjWARN_BADQPOS, BADQVEL, BADQACC, BADCTRL
@@ -24,7 +24,7 @@ _BAD_WARNINGS = slice(3, 7)
 
 
 def make_one(id: str, env_kwargs: Mapping[str, Any], **more: Any) -> gymnasium.Env[Any, Any]:
-    """One Gymnasium environment; `module:Id` imports the module first."""
+    """Make one Gymnasium environment; `module:Id` imports the module first."""
     module, _, name = id.rpartition(":")
     if module:
         importlib.import_module(module)
@@ -32,30 +32,30 @@ def make_one(id: str, env_kwargs: Mapping[str, Any], **more: Any) -> gymnasium.E
     if "mujoco" in str(spec.entry_point):
         _take_mujoco_warnings()
     limit = {} if spec.max_episode_steps else {"max_episode_steps": DEFAULT_TIME_LIMIT}
-    if more.get("render_mode", "") is None:  # some classes do not take it
+    if more.get("render_mode", "") is None:  # some classes do not accept it
         del more["render_mode"]
     return gymnasium.make(name, disable_env_checker=True, **(limit | dict(env_kwargs) | more))
 
 
 def _take_mujoco_warnings() -> None:
-    """MuJoCo's own warnings become Python's; it would write a log file into the current directory instead."""
+    """Turn MuJoCo's warnings into Python's. Otherwise MuJoCo writes a log file into the current directory."""
     import mujoco
 
     def warn(text: str) -> None:
-        if "deprecated" not in text:  # the business of whoever wrote the model
+        if "deprecated" not in text:  # only the author of the model can act on it
             warnings.warn(f"MuJoCo: {text}", RuntimeWarning, stacklevel=2)
 
     mujoco.set_mju_user_warning(warn)
 
 
 def describe(error: BaseException) -> str:
-    """An exception as one line."""
+    """Return an exception as one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], id: str) -> None:
-    """Refuse spaces that no policy here can see or act in. Raises `EnvError`."""
+    """Raise `EnvError` for spaces that no policy can observe or act in."""
     try:
         size(observation)
     except TypeError as error:
@@ -65,13 +65,13 @@ def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], id: 
 
 
 class GymnasiumVector:
-    """n Gymnasium environments, each made when it is first reset."""
+    """n Gymnasium environments, each made at its first reset."""
 
     def __init__(self, id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None = None) -> None:
         self.errors: dict[int, str] = {}
         self._id, self._kwargs, self._obs_first = id, env_kwargs, obs_first
         self._envs: list[gymnasium.Env[Any, Any] | None] = [None] * n
-        self._size = 0  # of an observation, known from the first environment
+        self._size = 0  # of an observation; known once the first environment is made
 
     def reset(self, ids: Ids, seeds: Seeds) -> Floats:
         rows = [self._reset_one(i, seed) for i, seed in zip(ids, seeds, strict=True)]
@@ -88,7 +88,7 @@ class GymnasiumVector:
                     raise RuntimeError("step before a successful reset")
                 action = to_action(env.action_space, actions[row])
                 seen, value, terminated[row], truncated[row], _ = env.step(action)
-                reward[row] = np.asarray(value, np.float64).item()  # some are arrays of one number
+                reward[row] = np.asarray(value, np.float64).item()  # some rewards are arrays of one number
                 obs[row] = flatten(env.observation_space, seen)[: self._size]
                 if diverged(env):
                     reward[row], terminated[row] = np.nan, True
@@ -122,7 +122,7 @@ class GymnasiumVector:
             return None
 
     def _broke(self, i: int, where: str, error: Exception) -> None:
-        """Note what happened, and make the environment anew next time: nothing is known of its state."""
+        """Record the error and drop the environment, whose state is unknown. The next reset makes a new one."""
         self.errors[int(i)] = f"its {where} raised {describe(error)}"
         env, self._envs[i] = self._envs[i], None
         if env is not None:
@@ -131,7 +131,10 @@ class GymnasiumVector:
 
 
 def diverged(env: gymnasium.Env[Any, Any]) -> bool:
-    """MuJoCo resets a diverged simulation in mid-air, and a task would reward the teleport; its warnings tell."""
+    """Tell from MuJoCo's warnings whether a simulation diverged.
+
+    MuJoCo then resets it in the middle of the episode, and the task would reward the jump.
+    """
     data = getattr(env.unwrapped, "data", None)
     warning = getattr(data, "warning", None)
     return warning is not None and any(warning.number[_BAD_WARNINGS].tolist())

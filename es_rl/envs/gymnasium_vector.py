@@ -22,7 +22,7 @@ Step = tuple[Floats, Floats, Bools, Bools, dict[str, Any]]
 
 
 class FastVectorEnv(gymnasium.vector.VectorEnv[Floats, NDArray[Any], NDArray[Any]]):
-    """See `es_rl.envs.make_vec`. Returned arrays are copies and never change later."""
+    """See `es_rl.envs.make_vec`. Returned arrays are copies and are never modified later."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class FastVectorEnv(gymnasium.vector.VectorEnv[Floats, NDArray[Any], NDArray[Any
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Floats, dict[str, Any]]:
-        """Start episodes, all or those of `options["reset_mask"]`; an integer seed is that of the first simulation."""
+        """Start all episodes, or those in `options["reset_mask"]`. With an integer seed, simulation i gets seed + i."""
         seeds = self._seeds(seed)
         chosen = np.flatnonzero(_mask(options, self.num_envs))
         obs = self._obs.copy()
@@ -59,13 +59,13 @@ class FastVectorEnv(gymnasium.vector.VectorEnv[Floats, NDArray[Any], NDArray[Any
         return obs.copy(), {}
 
     def step(self, actions: NDArray[Any]) -> Step:
-        """Step all simulations with actions (num_envs, A), and restart those that are over as the mode has it."""
+        """Step all simulations with actions (num_envs, A), and restart finished ones as `autoreset_mode` says."""
         before = np.flatnonzero(self._over)
         if len(before) and self._mode == AutoresetMode.DISABLED:
             raise ConfigError(f"step: simulations {before.tolist()} are over. Reset them with options=reset_mask.")
         obs, reward, terminated, truncated, diverged = self._simulations.step(actions)
         infos: dict[str, Any] = {}
-        if len(before):  # only in the next-step mode: their actions are not looked at
+        if len(before):  # only in next-step mode: these restart and ignore their actions
             obs[before] = self._restart(before)
             reward[before], terminated[before], truncated[before] = 0.0, False, False
             diverged = np.setdiff1d(diverged, before)
@@ -82,13 +82,13 @@ class FastVectorEnv(gymnasium.vector.VectorEnv[Floats, NDArray[Any], NDArray[Any
         return obs.copy(), reward, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """A picture of each simulation, or nothing without a render mode."""
+        """Return a picture of each simulation, or None without a render mode."""
         if self.render_mode is None:
             return None
         return tuple(self._simulations.picture(i) for i in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Release what the simulations hold."""
+        """Release the resources of the simulations."""
         self._simulations.close()
 
     def _restart(self, ids: NDArray[np.int64]) -> Floats:
@@ -109,7 +109,7 @@ class FastVectorEnv(gymnasium.vector.VectorEnv[Floats, NDArray[Any], NDArray[Any
 
 
 def __getattr__(name: str) -> Any:
-    """Return what `gymnasium.make_vec("es_rl/HalfCheetah-v4")` calls, by the name `HalfCheetah_v4`."""
+    """Return the function `HalfCheetah_v4` that `gymnasium.make_vec("es_rl/HalfCheetah-v4")` calls, for any task."""
     task = name.replace("_", "-")
     if task in TASKS:
         return partial(envs.make_vec, task)
@@ -117,7 +117,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _mask(options: Mapping[str, Any] | None, n: int) -> Bools:
-    """The simulations to reset."""
+    """Return which simulations to reset, (n,). Raises `ConfigError`."""
     mask = (options or {}).get("reset_mask")
     if mask is None:
         return np.ones(n, np.bool_)

@@ -1,9 +1,9 @@
 """The fast backend: Gymnasium's MuJoCo tasks, all simulations of a call computed at once, equal to the last bit.
 
-One instance of Gymnasium's own class is kept as the template: it reads the model and the arguments, and its
-`reset_model` draws every initial state, so that the same seed gives the same one. The physics run on
-`mujoco.batch.Batch`; tasks that observe contact forces need `mj_rnePostConstraint` after each step, which a Batch does
-not call, and take turns in an MjData. Derived fields lag the state by one substep in both, as they do in Gymnasium.
+One instance of Gymnasium's own class is the template. It reads the model and the arguments, and its `reset_model` draws
+every initial state, so the same seed gives the same state. The physics run on `mujoco.batch.Batch`. Tasks that observe
+contact forces need `mj_rnePostConstraint` after each step, which a Batch does not call; their simulations take turns in
+one MjData. In both cases derived fields lag the state by one substep, as they do in Gymnasium.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from es_rl.envs.mujoco_tasks import PREFIX, TASKS
 from es_rl.envs.spaces import Bools, Floats, Ids, Ints, Seeds, size
 from es_rl.errors import EnvError
 
-# A simulation in which one of these is counted was reset by MuJoCo in mid-air: the task would reward the teleport.
+# MuJoCo resets a simulation mid-episode when it counts one of these warnings; the task would reward the jump.
 _BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
 _STATE = ("qpos", "qvel", "ctrl")
 _INTEGRATION = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 
 
 class _Physics(Protocol):
-    """N places in which simulations live; the first n of them are stepped."""
+    """The physics of N simulations, each in a place; `step` advances those in the first n places."""
 
     fields: dict[str, NDArray[Any]]  # by name, (N, …)
     states: NDArray[Any]  # (N, mjSTATE_INTEGRATION)
 
     def begin(self, places: Ints, motion: Floats) -> None:
-        """Start the simulations there anew, as mj_resetData, these qpos and qvel (n, nq+nv), and mj_forward do."""
+        """Reset the simulations at `places` to these qpos and qvel (n, nq+nv), as mj_resetData and mj_forward do."""
 
     def rearrange(self, places: Ints) -> None:
-        """Put the simulations that are at these places into the places 0, 1, …"""
+        """Move the simulations at `places` to the places 0, 1, …"""
 
     def step(self, n: int, substeps: int) -> Bools | None:
-        """Advance the first n; which of them are still sound, or None if all are."""
+        """Advance the first n simulations; return which of them are still sound, (n,), or None if all are."""
 
 
 class _OnBatch:
-    """All simulations in one Batch."""
+    """Physics with all simulations in one Batch."""
 
     def __init__(self, model: mujoco.MjModel, n: int, names: Sequence[str], threads: int) -> None:
         self._batch = Batch(model, n, threads)
         self.fields = {name: self._batch.bind(name) for name in names} | {"motion": _motion(model, self._batch.state)}
         self.states, self._anew = self._batch.state, _fresh_state(model)
-        self._bad = self._batch.warning[:, _BAD, 1]  # (N, kinds) counters, live
+        self._bad = self._batch.warning[:, _BAD, 1]  # (N, kinds) counters, a live view
         self._known, self._everyone = self._bad.copy(), np.arange(n)
 
     def begin(self, places: Ints, motion: Floats) -> None:
-        self.states[places] = self._anew  # cheaper than the reset of a Batch
+        self.states[places] = self._anew  # cheaper than Batch.reset
         self.fields["motion"][places] = motion
-        self._batch.forward(np.sort(places))  # a Batch wants them in order
+        self._batch.forward(np.sort(places))  # a Batch expects sorted ids
         self._known[places] = self._bad[places]
 
     def rearrange(self, places: Ints) -> None:
@@ -83,9 +83,10 @@ class _OnBatch:
 
 
 class _InTurn:
-    """One MjData a thread, in which simulations take turns, with the forces of contacts computed after each step.
+    """Physics with one MjData per thread, in which simulations take turns; computes contact forces after each step.
 
-    That keeps the data in the processor's caches, as a Batch does; an MjData a simulation was 4 % slower (Humanoid-v4).
+    This keeps the data in the processor's caches, as a Batch does. One MjData per simulation was 4 % slower
+    (Humanoid-v4).
     """
 
     def __init__(self, model: mujoco.MjModel, n: int, names: Sequence[str], threads: int) -> None:
@@ -122,8 +123,8 @@ class _InTurn:
         return sound
 
     def _turns(self, substeps: int, data: mujoco.MjData, rows: list[Any], places: range) -> list[int]:
-        """Step the simulations at some places one after another; which of them broke."""
-        model, bad, broken = self._model, data.warning.number[_BAD], []  # the counters are live
+        """Step the simulations at `places` one after another; return the places of those that broke."""
+        model, bad, broken = self._model, data.warning.number[_BAD], []  # a live view of the counters
         for place in places:
             mujoco.mj_setState(model, data, self.states[place], _INTEGRATION)
             mujoco.mj_step(model, data, substeps)
@@ -135,7 +136,7 @@ class _InTurn:
         return broken
 
     def _copies(self, place: int, data: mujoco.MjData) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """Where the derived fields of a simulation go, and where they are from."""
+        """Return the destination and the source of each derived field of a simulation."""
         return [(field[place], getattr(data, name)) for name, field in self._derived.items()]
 
     def _store(self, data: mujoco.MjData, place: int, copies: list[Any]) -> None:
@@ -145,26 +146,26 @@ class _InTurn:
 
 
 def _fresh_state(model: mujoco.MjModel) -> Floats:
-    """The state that mj_resetData leaves."""
+    """Return the state that mj_resetData leaves."""
     state = np.zeros(mujoco.mj_stateSize(model, _INTEGRATION))
     mujoco.mj_getState(model, mujoco.MjData(model), state, _INTEGRATION)
     return state
 
 
 def _columns(model: mujoco.MjModel, name: str) -> slice:
-    """Where a component stands in a row of the state, whose components are in the order of their bits."""
+    """Return the columns of a component in a row of the state. The components are in the order of their bits."""
     bit = int(getattr(mujoco.mjtState, f"mjSTATE_{name.upper()}"))
     start = mujoco.mj_stateSize(model, _INTEGRATION & (bit - 1))
     return slice(start, start + mujoco.mj_stateSize(model, bit))
 
 
 def _motion(model: mujoco.MjModel, states: NDArray[Any]) -> NDArray[Any]:
-    """qpos and qvel, which stand side by side."""
+    """Return a view of qpos and qvel, which are adjacent in the state."""
     return states[:, _columns(model, "qpos").start : _columns(model, "qvel").stop]
 
 
 class _Start:
-    """What Gymnasium's `reset_model` sees as itself: it draws an initial state, and nothing is computed from it."""
+    """Stand-in for `self` in Gymnasium's `reset_model`: it draws an initial state and computes nothing from it."""
 
     def __init__(self, env: Any) -> None:
         vars(self).update(vars(env))
@@ -172,8 +173,8 @@ class _Start:
         self._source: int | np.random.Generator | None = None
 
     def draw(self, source: int | np.random.Generator) -> Floats:
-        """qpos and qvel (nq+nv,) at the start of the episode of a seed, or of a generator that goes on."""
-        if isinstance(source, np.random.Generator) or source != self._source:  # both members of a pair begin alike
+        """Return qpos and qvel (nq+nv,) at the start of an episode, from a seed or a generator, which continues."""
+        if isinstance(source, np.random.Generator) or source != self._source:  # both members of a pair start alike
             self._source = source
             self.np_random = source if isinstance(source, np.random.Generator) else seeding.np_random(int(source))[0]
             self._reset_model(self)
@@ -187,9 +188,9 @@ class _Start:
 
 
 class MujocoVector:
-    """n simulations of one of `TASKS`. Those that are stepped stand side by side, so that no field need be picked.
+    """n simulations of one of `TASKS`, stepped by `threads` threads.
 
-    `threads` of them are stepped at a time.
+    Simulations that are stepped together are in adjacent places, so their fields are slices and need no indexing.
     """
 
     def __init__(
@@ -213,12 +214,12 @@ class MujocoVector:
         if self._task.contacts(self._env):
             names, kind = [*names, "cfrc_ext"], _InTurn
         self._physics: _Physics = kind(env.model, n, names, min(threads, n))
-        # By place, as the physics' fields are.
+        # Indexed by place, like the fields of the physics.
         progress = self._task.progress(self._rows_at(np.zeros(1, np.int64)), self._env)
         self._progress, self._elapsed = np.zeros((n, *progress.shape[1:])), np.zeros(n, np.int64)
         self._place = np.arange(n)  # of each simulation
-        self._stepped = np.empty(0, np.int64)  # the simulations that stand in the first places
-        self._rows = SimpleNamespace()  # the fields of these
+        self._stepped = np.empty(0, np.int64)  # the simulations in the first places, in order
+        self._rows = SimpleNamespace()  # their fields
 
     def reset(self, ids: Ids, seeds: Seeds) -> Floats:
         places = self._place[np.asarray(ids, np.int64)]
@@ -245,24 +246,24 @@ class MujocoVector:
         return obs, reward, terminated, elapsed >= self._limit
 
     def state(self, i: int) -> Floats:
-        """The physics' whole state of a simulation (mjSTATE_INTEGRATION), to draw it or to go on from it elsewhere."""
+        """Return the full physics state of a simulation (mjSTATE_INTEGRATION), to draw it or continue it elsewhere."""
         state: Floats = self._physics.states[self._place[i]].copy()
         return state
 
     def close(self) -> None:
         self._template.close()
         self._rows = SimpleNamespace()
-        vars(self).pop("_physics", None)  # its threads end with it
+        vars(self).pop("_physics", None)  # this ends its threads
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("simulations can be neither copied nor pickled: make new ones with the same arguments")
 
     def _rows_at(self, places: Ints) -> SimpleNamespace:
-        """Copies of the fields of the simulations at some places."""
+        """Return copies of the fields of the simulations at `places`."""
         return SimpleNamespace(**{name: field[places] for name, field in self._physics.fields.items()})
 
     def _arrange(self, chosen: Ints) -> None:
-        """Let these simulations stand in the first places, in their order."""
+        """Move these simulations to the first places, in the order given."""
         others = np.ones(len(self._place), np.bool_)
         others[chosen] = False
         order = np.concatenate([chosen, np.flatnonzero(others)])

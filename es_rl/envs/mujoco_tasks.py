@@ -1,13 +1,14 @@
-"""Gymnasium's MuJoCo tasks for a whole batch of simulations: what is observed, what is rewarded, when it ends.
+"""Gymnasium's MuJoCo tasks for a batch of simulations: their observations, rewards and ends of episodes.
 
 Shapes: n simulations of a call, O observation, A action, B bodies.
 
-Each entry says what its task computes, in the very order of operations of Gymnasium's class, since the results are to
-be equal to the last bit, and with few of them, since each is called between two steps of physics that have emptied the
-caches. Weights, ranges and switches are those of an instance of that class, so that every argument of its constructor
-counts: `env` holds its attributes, `dt`, `bodies` (the numbers of the bodies by name), `wanted` (how many of an
-observation's numbers anyone looks at), and the task's own constants. `rows` holds the simulations' state and derived
-fields, one row each; `motion` are qpos and qvel side by side. `actions` are float32, as Gymnasium's action spaces are.
+Each function follows the order of operations of Gymnasium's class, so that results are equal to the last bit. It uses
+few operations, because it runs between two steps of physics, which empty the caches.
+
+- `env` holds the attributes of an instance of Gymnasium's class (so every argument of its constructor counts), `dt`,
+  `bodies` (their numbers by name), `wanted` (how many numbers of an observation are used) and the task's constants.
+- `rows` holds the state and derived fields of the simulations, one row each; `motion` is qpos and qvel side by side.
+- `actions` are float32, like Gymnasium's action spaces.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Rows = SimpleNamespace
-Env = Any  # the attributes of an unwrapped environment of Gymnasium's, dt, bodies, wanted, and the task's constants
-PREFIX = "es_rl/"  # of the ids under which Gymnasium knows the fast environments too
+Env = Any  # attributes of an unwrapped Gymnasium environment, dt, bodies, wanted, and the task's constants
+PREFIX = "es_rl/"  # of the ids of the fast environments in Gymnasium's registry
 Outcome = tuple[Array, Array]  # reward (n,), terminated (n,)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One environment id. `progress` is computed once a step and kept: `outcome` gets that of before and of now."""
+    """One environment id. `progress` is computed once per step; `outcome` gets its values before and after the step."""
 
-    observe: Callable[[Rows, Env], Array]  # → (n, O); the last ones may be missing beyond env.wanted
+    observe: Callable[[Rows, Env], Array]  # → (n, O); numbers beyond env.wanted may be missing
     outcome: Callable[[Rows, Env, Array, Array, Array], Outcome]  # (rows, env, before, now, actions)
     progress: Callable[[Rows, Env], Array] = lambda rows, env: rows.qpos[:, 0]
-    fields: tuple[str, ...] = ()  # derived fields of MjData that are read
+    fields: tuple[str, ...] = ()  # derived fields of MjData that the functions read
     contacts: Callable[[Env], bool] = lambda env: False  # whether cfrc_ext is read
-    constants: Callable[[Env], dict[str, Array]] = lambda env: {}  # computed once, found in env
+    constants: Callable[[Env], dict[str, Array]] = lambda env: {}  # computed once, added to env
 
 
 # ---------------------------------------------------------------- pieces
@@ -51,12 +52,12 @@ def _forward(env: Env, before: Array, now: Array) -> Array:
 
 
 def _squares(field: Array) -> Array:
-    """Sum of squares of each simulation's field, in the order in which NumPy sums one flat array."""
+    """Return the sum of squares of each simulation's field, added in the order in which NumPy sums a flat array."""
     return np.add.reduce(np.square(field.reshape(len(field), -1)), axis=1)
 
 
 def _norm(vectors: Array) -> Array:
-    """Euclidean lengths of rows; vecdot calls the same dot product as np.linalg.norm does for one vector."""
+    """Return the Euclidean lengths of rows. vecdot uses the same dot product as np.linalg.norm does for one vector."""
     return np.sqrt(np.vecdot(vectors, vectors))
 
 
@@ -65,12 +66,12 @@ def _within(low: Any, values: Array, high: Any) -> Array:
 
 
 def _paid_while_alive(env: Env, healthy: Array) -> Any:
-    """v4: the bonus is paid on the last step too, unless the episode goes on unhealthy."""
+    """Return v4's bonus: if unhealthy episodes end, paid on every step, the last included; otherwise while healthy."""
     return env._healthy_reward if env._terminate_when_unhealthy else healthy * env._healthy_reward
 
 
 def _paid_while_healthy(env: Env, healthy: Array) -> Any:
-    """v5."""
+    """Return v5's bonus: paid only while healthy."""
     return healthy * env._healthy_reward
 
 
@@ -79,7 +80,7 @@ def _ended(env: Env, healthy: Array) -> Array:
 
 
 def _motion(rows: Rows, env: Env, skip: int) -> Array:
-    """Positions, less the first `skip` that say where the robot is, and velocities."""
+    """Return positions and velocities. If `env` says so, leave out the first `skip` positions: the robot's place."""
     motion: Array = rows.motion[:, skip:] if env._exclude_current_positions_from_observation else rows.motion
     return motion
 
@@ -110,13 +111,13 @@ def _run(rows: Rows, env: Env, before: Array, now: Array, actions: Array) -> Out
 
 
 def _walker_ranges(env: Env) -> dict[str, Array]:
-    """What height and angle, the second and third number of a motion, must lie between."""
+    """Return the bounds of height and angle, the second and third number of a motion."""
     ranges = np.array([env._healthy_z_range, env._healthy_angle_range], np.float64)
     return {"low": ranges[:, 0], "high": ranges[:, 1]}
 
 
 def _hopper_ranges(env: Env) -> dict[str, Array]:
-    """The walker's, and one for the angle and all numbers that follow."""
+    """Return the walker's bounds, and apply the state range to the angle and all numbers after it."""
     low, high = _walker_ranges(env).values()
     first, last = env._healthy_state_range
     more = np.ones(env.model.nq + env.model.nv - 3)
@@ -194,7 +195,7 @@ _BODY_FIELDS = ("cinert", "cvel", "qfrc_actuator")
 
 
 def _humanoid_x(rows: Rows, env: Env) -> Array:
-    """x of the centre of mass."""
+    """Return x of the centre of mass, (n,)."""
     return np.einsum("b,nbj->nj", env.model.body_mass, rows.xipos)[:, 0] / env.model.body_mass.sum()
 
 
@@ -203,7 +204,7 @@ def _humanoid_healthy(rows: Rows, env: Env) -> Array:
 
 
 def _humanoid_v4_observe(rows: Rows, env: Env) -> Array:
-    exclude = getattr(env, "_exclude_current_positions_from_observation", True)  # HumanoidStandup-v4 always does
+    exclude = getattr(env, "_exclude_current_positions_from_observation", True)  # HumanoidStandup-v4 always excludes
     motion = rows.motion[:, 2:] if exclude else rows.motion
     seen, n = [motion], len(motion)
     if env.wanted > motion.shape[1]:
@@ -214,7 +215,7 @@ def _humanoid_v4_observe(rows: Rows, env: Env) -> Array:
 
 
 def _humanoid_v4_contacts(env: Env) -> bool:
-    """Humanoid-v4 has them as the last part of an observation, and in nothing else."""
+    """Tell whether contact forces are read. Humanoid-v4 uses them only as the last part of an observation."""
     return bool(env.wanted > env.observation_space.shape[0] - env.data.cfrc_ext.size)
 
 
@@ -291,7 +292,7 @@ def _double_observe(constraints: int) -> Callable[[Rows, Env], Array]:
 
 
 def _squared(values: Array) -> Array:
-    """x**2 as Python's and NumPy's scalars compute it: by the C library's pow, not by a multiplication."""
+    """Return x**2 as Python's and NumPy's scalars compute it: with the C library's pow, not by multiplication."""
     return np.array([value**2 for value in values.tolist()])
 
 
@@ -311,7 +312,7 @@ def _double(paid_at_the_end: bool) -> Callable[..., Outcome]:
 
 
 def _between(rows: Rows, env: Env, one: str, other: str) -> Array:
-    """The vector from body `other` to body `one`, (n, 3)."""
+    """Return the vector from body `other` to body `one`, (n, 3)."""
     return rows.xpos[:, env.bodies[one]] - rows.xpos[:, env.bodies[other]]
 
 
@@ -329,7 +330,7 @@ def _reacher_observe(dimensions: int) -> Callable[[Rows, Env], Array]:
 
 
 def _reacher_v4(rows: Rows, env: Env, before: Array, now: Array, actions: Array) -> Outcome:
-    """The distance is that before the step."""
+    """Reward the distance before the step, not after it."""
     return -_norm(before) + -np.square(actions).sum(axis=1), _never(rows)
 
 

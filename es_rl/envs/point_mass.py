@@ -1,7 +1,7 @@
-"""es_rl/PointMass-v0: push a point with friction to the origin. A toy that is learnt in seconds, for tests and demos.
+"""es_rl/PointMass-v0: push a point with friction to the origin. Learnt in seconds; for tests and demos.
 
-State: position and velocity in the plane. Action: a force in [−1, 1]². Each episode starts at rest, anywhere in the
-square [−1, 1]², and lasts a fixed number of steps. Reward of a step: −|position| − 0.01·|force|².
+State: position and velocity in the plane. Action: a force in [−1, 1]². Each episode starts at rest, at a random point
+of the square [−1, 1]², and lasts `STEPS` steps. Reward of a step: −|position| − 0.01·|force|².
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SOLVED = -8.0
 
 
 class PointMass(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
-    """The toy environment; see the module."""
+    """The environment that the module describes."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}  # type: ignore[misc]
 
@@ -52,7 +52,7 @@ class PointMass(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         return self._observe(), reward, False, False, {}
 
     def render(self) -> NDArray[np.uint8]:
-        """A white square with the goal as a ring and the point as a disc."""
+        """Draw a white square with the goal as a ring and the point as a disc."""
         side = 240
         axis = np.linspace(-1.5, 1.5, side)
         x, y = np.meshgrid(axis, -axis)
@@ -66,6 +66,6 @@ class PointMass(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
 
 
 def register() -> None:
-    """Make the id known to Gymnasium."""
+    """Register the id with Gymnasium."""
     if ID not in gymnasium.registry:
         gymnasium.register(ID, entry_point=f"{__name__}:PointMass", max_episode_steps=STEPS, reward_threshold=SOLVED)

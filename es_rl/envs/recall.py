@@ -1,8 +1,9 @@
-"""es_rl/Recall-v0: say at the end what was shown at the beginning. A toy that only a policy with memory can learn.
+"""es_rl/Recall-v0: say at the end what was shown at the start. Only a policy with memory can learn it.
 
-The first observation shows a cue, −1 or 1; those that follow show nothing, and the last one, `gap` steps after the cue,
-asks. The action at that step earns cue·action, any other nothing. The optimum is 1, and without memory no policy
-expects more than 0. Observation: (cue or 0, whether it is asked now). Action: a number in [−1, 1].
+The first observation shows a cue, −1 or 1. The observation `gap` steps later asks for it; those between show nothing.
+The action at the question earns cue·action and ends the episode; any other earns 0. The best return is 1. Without
+memory, no policy has an expected return above 0. Observation: (cue or 0, 1 at the question and 0 otherwise). Action: a
+number in [−1, 1].
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from es_rl.errors import EnvError
 
 ID = "es_rl/Recall-v0"
 GAP = 7  # steps between the cue and the question
-MAX_GAP = 9_000  # an environment without a time limit of its own gets one, which must not come before the question
-SOLVED = 0.9
+MAX_GAP = 9_000  # steps; must be below `DEFAULT_TIME_LIMIT`, which ends the episode
+SOLVED = 0.9  # mean return at which the task counts as solved
 
 
 class Recall(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
-    """The toy environment; see the module."""
+    """The environment that the module describes."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
 
     def __init__(self, render_mode: str | None = None, *, gap: int = GAP) -> None:
-        """Raises `EnvError` for a gap that is not a whole number from 1 to `MAX_GAP`."""
+        """Raise `EnvError` for a gap that is not a whole number from 1 to `MAX_GAP`."""
         if isinstance(gap, bool) or not isinstance(gap, int) or not 1 <= gap <= MAX_GAP:
             raise EnvError(f"env_kwargs.gap={gap}: steps from the cue to the question, a whole number 1 to {MAX_GAP}.")
         self.render_mode, self._gap = render_mode, gap
@@ -51,6 +52,6 @@ class Recall(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
 
 
 def register() -> None:
-    """Make the id known to Gymnasium."""
+    """Register the id with Gymnasium."""
     if ID not in gymnasium.registry:
         gymnasium.register(ID, entry_point=f"{__name__}:Recall", reward_threshold=SOLVED)

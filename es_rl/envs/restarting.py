@@ -1,7 +1,7 @@
-"""n simulations of which each starts its next episode by itself, as vector environments of other libraries do.
+"""Simulations that restart without new seeds, for the vector environments of other libraries.
 
-Each simulation has a generator of its own, made from its seed as Gymnasium makes it. Every later episode continues the
-generator of its simulation, so that a whole training equals one on Gymnasium's own environments, restarts included.
+Each simulation has its own generator, made from its seed as Gymnasium makes it. Later episodes continue this generator,
+so a whole training equals one on Gymnasium's own environments, restarts included.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class Restarting:
-    """Simulations of a `VectorEnv`, their generators, and what other libraries ask of an environment.
+    """Simulations of a `VectorEnv`, their generators, and what other libraries expect of an environment.
 
-    `env` is one of Gymnasium's own environments of the same id: for its spaces, and to draw pictures.
+    `env` is Gymnasium's own environment of the same id; it provides the spaces and draws pictures.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Restarting:
         self.generators = [seeding.np_random()[0] for _ in range(n)]
 
     def reset(self, ids: Ids, seeds: Sequence[int | None]) -> Floats:
-        """Start episodes: of a seed, or, where it is None, from the simulation's generator as it stands.
+        """Start episodes and return observations. A seed makes a new generator; None continues the current one.
 
         Raises `EnvError` if an environment broke.
         """
@@ -53,9 +53,9 @@ class Restarting:
         return obs
 
     def step(self, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools, Ints]:
-        """Step all simulations: observations, rewards, terminated, truncated, and the ids of the diverged.
+        """Step all simulations; return observations, rewards, terminated, truncated, and the ids of diverged ones.
 
-        A simulation that MuJoCo could not go on with terminates with the reward 0, and its observation is finite.
+        A diverged simulation terminates with reward 0 and a finite observation.
         Raises `ConfigError` for actions of the wrong shape or before a reset, `EnvError` if an environment broke.
         """
         chosen = np.asarray(actions, self.action_space.dtype)
@@ -72,7 +72,7 @@ class Restarting:
         return obs, reward, terminated, truncated, diverged
 
     def picture(self, i: int) -> Any:
-        """What Gymnasium's environment draws of a simulation."""
+        """Return a picture of a simulation, drawn by Gymnasium's environment."""
         import mujoco
 
         env, vector = cast(Any, self.env.unwrapped), cast(Any, self.vector)
@@ -81,7 +81,7 @@ class Restarting:
         return env.render()
 
     def close(self) -> None:
-        """Release what the simulations hold. Closing again does nothing."""
+        """Release the resources of the simulations. Closing again does nothing."""
         self._begun = False
         self.vector.close()
         self.env.close()
@@ -92,7 +92,7 @@ class Restarting:
 
 
 def _first(space: spaces.Space[Any], first: int | None) -> spaces.Space[Any]:
-    """The space of an observation's first numbers."""
+    """Return the space of the first numbers of an observation. Raises `ConfigError`."""
     if first is None:
         return space
     if first < 1:

@@ -24,7 +24,7 @@ Indices = None | int | Sequence[int]
 
 
 class FastVecEnv(VecEnv):  # type: ignore[misc]
-    """See `es_rl.envs.sb3`. Returned arrays are copies and never change later."""
+    """See `es_rl.envs.sb3`. Returned arrays are copies and are never modified later."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class FastVecEnv(VecEnv):  # type: ignore[misc]
         self.metadata = self._simulations.env.metadata
 
     def reset(self) -> NDArray[Any]:
-        """Start all episodes, of the seeds given to `seed` since the last reset; observations (num_envs, O)."""
+        """Start all episodes, with the seeds set by `seed` since the last reset; return observations (num_envs, O)."""
         obs = self._simulations.reset(self._simulations.ids, self._seeds)
         self._returns[:], self._lengths[:] = 0, 0
         self.reset_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -57,11 +57,11 @@ class FastVecEnv(VecEnv):  # type: ignore[misc]
         return self._typed(obs)
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Take the actions (num_envs, A) of the next step."""
+        """Store the actions (num_envs, A) of the next step."""
         self._actions = actions
 
     def step_wait(self) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Step all simulations: observations, rewards, ends and infos. Those that are over start again."""
+        """Step all simulations and restart finished ones; return observations, rewards, ends and infos."""
         obs, reward, terminated, truncated, diverged = self._simulations.step(self._actions)
         over, seen = terminated | truncated, self._typed(obs)
         self._returns += reward
@@ -78,30 +78,30 @@ class FastVecEnv(VecEnv):  # type: ignore[misc]
         return seen, reward.astype(np.float32), over, infos
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """A picture of each simulation; None without a render mode."""
+        """Return a picture of each simulation; None for each without a render mode."""
         if self.render_mode is None:
             return [None] * self.num_envs
         return [self._simulations.picture(i) for i in range(self.num_envs)]
 
     def close(self) -> None:
-        """Release what the simulations hold."""
+        """Release the resources of the simulations."""
         self._simulations.close()
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """Return an attribute of Gymnasium's environment, the same for each simulation."""
+        """Return an attribute of Gymnasium's environment, the same value for each simulation."""
         value = self._simulations.env.get_wrapper_attr(attr_name)
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        """Refuse: simulations have no attributes of their own. Raises `ConfigError`."""
+        """Raise `ConfigError`: simulations have no attributes of their own."""
         raise ConfigError(f"set_attr({attr_name}): fast simulations have none. Give arguments when making them.")
 
     def env_method(self, method_name: str, *args: Any, indices: Indices = None, **kwargs: Any) -> list[Any]:
-        """Refuse: simulations have no methods of their own. Raises `ConfigError`."""
+        """Raise `ConfigError`: simulations have no methods of their own."""
         raise ConfigError(f"env_method({method_name}): fast simulations have none. Use a DummyVecEnv.")
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Indices = None) -> list[bool]:
-        """Whether simulations do what a wrapper does: the `Monitor`'s statistics are built in."""
+        """Tell whether simulations do what a wrapper does. The statistics of `Monitor` are built in."""
         wrapped = wrapper_class is Monitor or is_wrapped(self._simulations.env, wrapper_class)
         return [wrapped for _ in self._get_indices(indices)]
 
@@ -109,14 +109,14 @@ class FastVecEnv(VecEnv):  # type: ignore[misc]
         return obs.astype(self.observation_space.dtype).reshape(len(obs), *self.observation_space.shape)
 
     def _last_info(self, i: int, seen: NDArray[Any], *, cut: bool) -> dict[str, Any]:
-        """What a step that ends an episode tells besides."""
+        """Return the info of a step that ends an episode."""
         passed = round(time.time() - self._begun, 6)
         episode = {"r": round(float(self._returns[i]), 6), "l": int(self._lengths[i]), "t": passed}
         return {"TimeLimit.truncated": cut, "terminal_observation": seen, "episode": episode}
 
 
 def dummy(id: str, num_envs: int, env_kwargs: Mapping[str, Any], render_mode: str | None) -> Any:
-    """A `DummyVecEnv` of monitored environments, for ids without a fast one."""
+    """Return a `DummyVecEnv` of monitored environments, for ids without a fast environment."""
 
     def make() -> Any:
         return Monitor(make_one(id, env_kwargs, render_mode=render_mode))

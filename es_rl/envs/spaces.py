@@ -1,4 +1,4 @@
-"""Gymnasium spaces as vectors of numbers, and as JSON, so that a policy can be used without its environment."""
+"""Convert Gymnasium spaces to vectors of numbers, and to JSON, so that a policy can be used without its environment."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 Space = spaces.Space[Any]
-# What passes between a chunk and its environments.
+# Arguments and results of a `VectorEnv`.
 Ids = Sequence[int] | NDArray[np.int64]
-Seeds = Sequence[int | np.random.Generator]  # of episodes; a generator goes on from where it stands
+Seeds = Sequence[int | np.random.Generator]  # one per episode; a generator continues its sequence
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
 def size(space: Space, first: int | None = None) -> int:
-    """Numbers in a flattened observation, or in its `first` ones.
+    """Return how many numbers a flattened observation has, at most `first`.
 
     Raises TypeError for a space without a fixed size, such as Text or Graph.
     """
@@ -30,7 +30,7 @@ def size(space: Space, first: int | None = None) -> int:
 
 
 def flatten(space: Space, obs: Any) -> NDArray[np.float64]:
-    """One observation as a vector; discrete ones as one-hot. Raises ValueError if it is not of the space's shape."""
+    """Flatten one observation to a vector; discrete ones become one-hot. Raises ValueError for a wrong shape."""
     if isinstance(space, spaces.Box):
         array = np.asarray(obs, dtype=np.float64)
         if array.shape != space.shape:
@@ -51,7 +51,7 @@ def _supported(space: Space) -> bool:
 
 
 def to_action(space: Space, action: Any) -> Any:
-    """What a policy gave, (A,) numbers or an integer, as an action of the space."""
+    """Convert the output of a policy, (A,) numbers or an integer, to an action of the space."""
     if isinstance(space, spaces.Box):
         numbers = np.rint(action) if np.issubdtype(space.dtype, np.integer) else action
         return np.asarray(numbers, dtype=space.dtype).reshape(space.shape)
@@ -59,7 +59,7 @@ def to_action(space: Space, action: Any) -> Any:
 
 
 def to_json(space: Space) -> dict[str, Any]:
-    """A space as JSON values. Raises TypeError for kinds that `size` refuses."""
+    """Convert a space to JSON values. Raises TypeError for spaces that `size` refuses."""
     match space:
         case spaces.Box():
             low, high = space.low.reshape(-1), space.high.reshape(-1)
@@ -90,7 +90,7 @@ def to_json(space: Space) -> dict[str, Any]:
 
 
 def from_json(value: dict[str, Any]) -> Space:
-    """The space that `to_json` wrote. Raises KeyError, TypeError or ValueError if it is none."""
+    """Convert the output of `to_json` back to a space. Raises KeyError, TypeError or ValueError for anything else."""
     match value["kind"]:
         case "Box":
             shape, dtype = tuple(value["shape"]), np.dtype(value["dtype"])

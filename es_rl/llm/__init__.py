@@ -1,1 +1,1 @@
-"""Fine-tuning of language models on any reward."""
+"""Fine-tune language models on any reward."""

@@ -1,13 +1,13 @@
-"""Fine-tune a language model on any reward by evolution strategies: no gradient, and no activations kept.
+"""Fine-tune a language model on any reward by evolution strategies: no gradients, no stored activations.
 
     python -m es_rl.llm model=DIR_OR_ID data=FILE.jsonl reward=conciseness minutes=30
     python -m es_rl.llm model=DIR_OR_ID data=FILE.jsonl reward=countdown+0.1*my_rewards:politeness
     python -m es_rl.llm model=DIR_OR_ID data=FILE.jsonl reward=countdown preset=es-at-scale
     python -m es_rl.llm export=RUN out=DIRECTORY
 
-With low-rank noise many members complete the prompts in one batch (EGGROLL: Sarkar et al. 2025, arXiv 2511.16652); with
-dense noise each in turn is written over the model (Qiu et al. 2025, arXiv 2509.24372). The composition root of this
-kind of training; `es_rl.run.loop` does the rest.
+With low-rank noise, many members complete the prompts in one batch (EGGROLL: Sarkar et al. 2025, arXiv 2511.16652).
+With dense noise, each member in turn is written over the model's weights (Qiu et al. 2025, arXiv 2509.24372). This
+module puts the parts of the training together; `es_rl.run.loop` runs it.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ data: one JSON object a line, with a prompt (a string, or chat messages) and col
 reward: countdown, conciseness, exact_match, or module:function with TRL's signature; several as a+0.1*b.
 Other defaults than those below: es.noise=lowrank es.population=32 es.sigma=0.005 es.shaping=zscore;
 preset=es-at-scale (as published): es.noise=dense mirrored=false es.population=30 es.sigma=0.001."""
-CACHE_BYTES = 1 << 31  # keys and values that one batch may hold
-UNCHANGED = 0.1  # share of weights that noise does not move, above which there is a warning
-MODELS = 1.5  # worth of memory that a worker may need
+CACHE_BYTES = 1 << 31  # of cached keys and values per batch, at most
+UNCHANGED = 0.1  # warn if noise leaves more than this share of the weights unchanged
+MODELS = 1.5  # memory that a worker may need, in sizes of the float32 model
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb; returns the exit code."""
+    """Run the command and return its exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(LlmConfig, USAGE, without=[f"es.{name}" for name in EPISODIC]))
     given = pairs(argv)
@@ -94,20 +94,20 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _workers(config: LlmConfig, model: Path) -> int:
-    """One for each GPU; or as many as there are processors, and memory for their models."""
+    """Return the number of workers; by default one per GPU, or as many as processors and memory allow."""
     if config.workers is not None:
         return config.workers
     if config.device == "cuda":
         return torch.cuda.device_count()
     size = sum(file.stat().st_size for file in model.glob("*") if file.suffix in (".safetensors", ".gguf"))
-    size *= 6 if any(model.glob("*.gguf")) else 2  # four bits, or sixteen, that become thirty-two
+    size *= 6 if any(model.glob("*.gguf")) else 2  # 4 or 16 bits per weight become 32
     return max(1, min(available_processors(), int(available_memory() / max(1.0, MODELS * size))))
 
 
 def _prepare(
     config: LlmConfig, run: Path, data: Dataset, source: Path, workers: Workers, say: Callable[[str], None]
 ) -> Training:
-    """The model's files of the run, theta in shared memory, who speaks and who judges."""
+    """Save the starting model in the run, put theta into shared memory, and make the task."""
     start = run / "start"
     say(f"opening {source}")
     model, tokenizer = language.open_model(source, "float32")
@@ -143,7 +143,7 @@ def _prepare(
 
 
 def _rows(config: LlmConfig, model: Any, longest: int) -> int:
-    """Of a batch, by the memory of their keys and values; one prompt of each member at least."""
+    """Return the rows of a batch whose keys and values fit into `CACHE_BYTES`; at least a prompt per member."""
     assert config.chunk is not None
     text = model.get_text_config()
     heads = getattr(text, "num_attention_heads", None) or 1
@@ -155,7 +155,7 @@ def _rows(config: LlmConfig, model: Any, longest: int) -> int:
 
 
 def _warn(config: LlmConfig, task: LlmTask, state: ESState, say: Callable[[str], None]) -> None:
-    """Noise that the type cannot hold teaches nothing."""
+    """Warn of noise that is too small for the type of the weights: nothing can be learnt from it."""
     still = unchanged(state.theta, task.perturbation(0), language.DTYPES[config.dtype])
     if still > UNCHANGED:
         say(
@@ -165,7 +165,7 @@ def _warn(config: LlmConfig, task: LlmTask, state: ESState, say: Callable[[str],
 
 
 class _Follower:
-    """What is left of a run: its model as a directory, and no memory."""
+    """Exports the model when a run finishes, and releases the shared memory."""
 
     def __init__(self, run: Path, descriptor: int, log: RunLog) -> None:
         self._run, self._descriptor = run, descriptor

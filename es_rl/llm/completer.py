@@ -1,8 +1,8 @@
-"""A language model's members and theta complete prompts, in a worker.
+"""Complete prompts with a language model's members and theta, in a worker.
 
-Two ways to be a member: with low-rank noise many are computed in one batch of the population context, with dense noise
-each in turn is written over the model's weights (`es_rl.llm.in_place`). theta lies once in memory that all processes
-share, so nothing but (generation, member) goes to a worker, and nothing but what was said comes back.
+With low-rank noise, many members are computed in one batch of the population context. With dense noise, each member in
+turn is written over the model's weights (`es_rl.llm.in_place`). theta lies in memory that all processes share. So no
+weights are sent to workers, and only completions, with their distances, come back.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from es_rl.workers.shared_memory import Memory
 
 @dataclass(frozen=True)
 class Round:
-    """What the jobs of a generation, or of an evaluation, share."""
+    """Data that all jobs of a generation or of an evaluation share."""
 
-    number: int  # of the generation
-    memory: Memory  # where theta lies
+    number: int  # the generation
+    memory: Memory  # holds theta
     perturbation: Perturbation
     prompts: list[Any]
 
 
 @dataclass(frozen=True)
 class Job:
-    kind: str  # "members", "evaluation" of theta, or "start": of the starting model
-    items: range  # members, or places among the prompts
+    kind: str  # "members", "evaluation" of theta, or "start" for the starting model
+    items: range  # members, or indices of prompts
 
 
 class Completer:
-    """Completes prompts in one process, as members or as theta."""
+    """Completes prompts in one process, as members, as theta, or as the starting model."""
 
     def __init__(self, start: Path, *, dtype: str, device: str, most: int, rows: int, mirrored: bool, kl: bool) -> None:
         self._start, self._dtype, self._device, self._most, self._rows = start, dtype, device, most, rows
         self._mirrored, self._kl = mirrored, kl
         self._language: Language | None = None
         self._theta: Theta = {}
-        self._holds: int | None = None  # the generation whose theta is in the model
+        self._holds: int | None = None  # generation whose theta is in the model
 
     def __call__(self, shared: Round, job: Job, beat: Callable[[int], None]) -> Any:
         if self._language is None:
@@ -66,20 +66,20 @@ class Completer:
             return self._complete(shared.prompts, len(job.items), beat)
 
     def _choose(self) -> torch.device:
-        """Workers share out the GPUs."""
+        """Return the device. Workers are distributed over the GPUs."""
         if self._device == "cpu":
             return torch.device("cpu")
         return torch.device("cuda", worker_slot() % torch.cuda.device_count())
 
     def _hold(self, shared: Round) -> None:
-        """Let the model be theta."""
+        """Write theta into the model, unless it is there already."""
         assert self._language is not None
         if self._holds != shared.number:
             write(self._language.model, self._theta, shared.perturbation)
             self._holds = shared.number
 
     def _hold_start(self, shared: Round) -> None:
-        """Let the model be the starting one."""
+        """Write the starting weights into the model."""
         assert self._language is not None
         self._holds = None
         read = start_weights(self._start, self._theta)
@@ -93,7 +93,7 @@ class Completer:
         return said
 
     def _complete(self, prompts: list[Any], copies: int, beat: Callable[[int], None]) -> list[list[Completion]]:
-        """As many prompts at a time as there is room for, (members, prompts)."""
+        """Return completions, (members, prompts), computed in batches of at most `rows` rows, or one prompt."""
         assert self._language is not None
         at_once = max(1, self._rows // copies)
         said: list[list[Completion]] = [[] for _ in range(copies)]
@@ -106,7 +106,7 @@ class Completer:
         return said
 
     def _evaluate(self, shared: Round, places: range, beat: Callable[[int], None]) -> Any:
-        """What theta says, and how far each completion is from the starting model."""
+        """Return theta's completions, and their distances from the starting model; None if not measured."""
         assert self._language is not None
         self._hold(shared)
         prompts = shared.prompts[places.start : places.stop]
@@ -120,7 +120,7 @@ class Completer:
 
 
 def direction(member: int, shared: Round, mirrored: bool) -> Direction:
-    """Of the pair, with the member's sign; without pairs, of the member itself."""
+    """Return the direction of the pair with the member's sign; without pairs, that of the member itself."""
     sigma = shared.perturbation.sigma
     if mirrored:
         return Direction(member // 2, sigma if member % 2 == 0 else -sigma)
@@ -128,7 +128,7 @@ def direction(member: int, shared: Round, mirrored: bool) -> Direction:
 
 
 class _Reading(dict[str, Tensor]):
-    """Weights by name that are read one at a time."""
+    """Weights by name, each read only when it is used."""
 
     def __init__(self, read: Callable[[str], Tensor], names: Iterable[str]) -> None:
         super().__init__(dict.fromkeys(names, torch.empty(0)))
@@ -139,11 +139,11 @@ class _Reading(dict[str, Tensor]):
 
 
 def start_weights(path: Path, names: Iterable[str]) -> Callable[[str], Tensor]:
-    """The parameters of a saved model by name, read when they are asked for."""
+    """Return a function that reads a parameter of a saved model by name."""
     files = {name: file for file in sorted(path.glob(WEIGHTS)) for name in _names(file)}
     if all(name in files for name in names):
         return lambda name: _tensor(files[name], name)
-    # Some architectures are saved under other names than those of the module.
+    # Some architectures are saved under names that differ from the module's.
     return dict(open_model(path, "float32")[0].named_parameters()).__getitem__
 
 

@@ -1,4 +1,4 @@
-"""The keys of the fine-tuning of a language model, the rules between them, and settings of publications."""
+"""Keys for fine-tuning a language model, the rules between them, and published settings."""
 
 from __future__ import annotations
 
@@ -24,75 +24,83 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-TOGETHER = 256  # rows of a chunk: more make a batch of a small model no faster
+TOGETHER = 256  # rows per chunk, at most: more do not make a small model faster
 
 
-SPREAD = 2  # chunks at least, for as many workers
+SPREAD = 2  # chunks per generation, at least, to keep as many workers busy
 
 
 @dataclass(frozen=True)
 class AscentConfig:
     lr: float | None = key(
-        None, "of theta += lr * estimate; default: sigma²/2, as the published sigma/2 has 1/sigma in it", above=0
+        None,
+        "theta += lr * estimate; default: sigma²/2, as the published sigma/2 includes the estimate's 1/sigma",
+        above=0,
     )
-    lr_decay: float = key(1.0, "lr is multiplied by this after each generation", above=0, high=1)
-    anchor: float = key(0.0, "share of the way back to the starting weights, with each update", low=0, high=1)
+    lr_decay: float = key(1.0, "multiply lr by this after each generation", above=0, high=1)
+    anchor: float = key(
+        0.0, "move theta back by this share of the way to the starting weights with each update", low=0, high=1
+    )
 
 
 @dataclass(frozen=True)
 class LlmEvalConfig:
     every: int = key(10, "generations between evaluations; 0: only at the end", low=0, resumable=True)
-    data: str = key("", "a file of held-out prompts; default: the last tenth of data", resumable=True)
-    prompts: int = key(64, "held-out prompts of an evaluation, at most", low=1, resumable=True)
-    kl: bool = key(True, "measure the distance to the starting model, along what theta says", resumable=True)
+    data: str = key("", "file of held-out prompts; default: the last tenth of data", resumable=True)
+    prompts: int = key(64, "maximum held-out prompts per evaluation", low=1, resumable=True)
+    kl: bool = key(True, "measure the distance from the starting model on theta's completions", resumable=True)
 
 
 @dataclass(frozen=True)
 class LlmConfig:
-    model: str = key("", "a directory with safetensors or one GGUF file, or an id of the Hugging Face Hub")
-    data: str = key("", "a file of JSON lines, each with a prompt and the columns of the reward")
-    reward: str = key("", "what completions are judged by")
-    preset: str = key("", "settings of a publication: es-at-scale", choices=tuple(PRESETS))
-    batch: int = key(8, "prompts of a generation, the same for all members", low=1)
-    max_new_tokens: int = key(64, "of a completion, at most", low=1)
-    modules: list[str] = key([], "only parameters within modules of these names move, such as [q_proj,v_proj]")
-    mirrored: bool = key(True, "members come in pairs of opposite noise; false: with es.noise=dense only")
+    model: str = key("", "directory with safetensors or one GGUF file, or an id of the Hugging Face Hub")
+    data: str = key("", "file of JSON lines, each with a prompt and the columns of the reward")
+    reward: str = key("", "reward of the completions")
+    preset: str = key("", "published settings: es-at-scale", choices=tuple(PRESETS))
+    batch: int = key(8, "prompts per generation, the same for all members", low=1)
+    max_new_tokens: int = key(64, "maximum tokens per completion", low=1)
+    modules: list[str] = key([], "train only parameters in modules with these names, such as [q_proj,v_proj]")
+    mirrored: bool = key(True, "use pairs of members with opposite noise; false: only with es.noise=dense")
     dtype: str = key(
-        "auto", "of the members' weights; theta itself is float32; auto: bfloat16 on a GPU, else float32",
+        "auto", "type of the members' weights; theta itself is float32; auto: bfloat16 on a GPU, else float32",
         choices=("auto", *language.DTYPES),
     )  # fmt: skip
-    device: str = key("auto", "of the members: cpu, cuda, auto", choices=("cpu", "cuda", "auto"))
-    reward_seconds: float = key(30.0, "after which a reward that says nothing is killed", above=0, resumable=True)
+    device: str = key("auto", "device of the members: cpu, cuda, auto", choices=("cpu", "cuda", "auto"))
+    reward_seconds: float = key(
+        30.0, "kill the reward process after this many seconds without a result", above=0, resumable=True
+    )
     es: EsConfig = group(EsConfig, "the evolution strategy")
     optim: AscentConfig = group(AscentConfig, "the update")
-    generations: int | None = key(None, "stop after so many generations", low=1, resumable=True)
-    tokens: int | None = key(None, "stop after so many tokens, of all members", low=1, resumable=True)
+    generations: int | None = key(None, "stop after this many generations", low=1, resumable=True)
+    tokens: int | None = key(None, "stop after this many tokens, summed over all members", low=1, resumable=True)
     minutes: float | None = key(
-        None, "stop after so many minutes of training; 60 if no rule is given", above=0, resumable=True
+        None, "stop after this many minutes of training; 60 if no stop rule is given", above=0, resumable=True
     )
     target_reward: float | None = key(None, "stop when eval/reward_mean reaches this", resumable=True)
-    seed: int = key(0, "names every random number of the run", low=0, high=MAX_SEED)
+    seed: int = key(0, "random seed", low=0, high=MAX_SEED)
     workers: int | None = key(
-        None, "worker processes, each with a model; 0: all in this one; default: as many as GPUs, or processors with "
-        "memory for them", low=0, resumable=True,
+        None, "worker processes, each with a model; 0: all work in this process; default: one per GPU, or as many as "
+        "processors and memory allow", low=0, resumable=True,
     )  # fmt: skip
-    rows: int | None = key(None, "rows of one batch, at most; default: from the model's size", low=1)
-    chunk: int | None = key(None, "members of one batch, an even number; default: from the batch", low=2)
-    hang_after: float = key(300.0, "seconds without a token after which a worker is replaced", above=0, resumable=True)
-    run: str = key("", "the run's directory; default: runs/llm/TIME-REWARD")
-    eval: LlmEvalConfig = group(LlmEvalConfig, "evaluation of theta on what is held out")
+    rows: int | None = key(None, "maximum rows per batch; default: from the model's size", low=1)
+    chunk: int | None = key(
+        None, "members per batch, an even number; default: from es.noise, es.population and batch", low=2
+    )
+    hang_after: float = key(300.0, "replace a worker after this many seconds without a token", above=0, resumable=True)
+    run: str = key("", "run directory; default: runs/llm/TIME-REWARD")
+    eval: LlmEvalConfig = group(LlmEvalConfig, "evaluation of theta on held-out prompts")
     checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    export: str = key("", "a run")
-    checkpoint: str = key("last", "last, best, or a generation")
-    out: str = key("", "a directory to be made")
+    export: str = key("", "run to export")
+    checkpoint: str = key("last", "checkpoint to export: last, best, or a generation")
+    out: str = key("", "new directory to write")
 
 
 def resolve(config: LlmConfig) -> LlmConfig:
-    """Rules between keys, and the defaults that follow from other keys. Raises `ConfigError`."""
+    """Check the rules between keys, and fill in defaults that depend on other keys. Raises `ConfigError`."""
     for name in ("model", "data", "reward"):
         if not getattr(config, name):
             raise ConfigError(f"{name} is missing: give model=DIR_OR_ID data=FILE.jsonl reward=NAME.")

@@ -16,7 +16,7 @@ from es_rl.run.checkpoint import check_fit
 
 
 def export(run: Path, out: Path, checkpoint: str = "last") -> None:
-    """Write a checkpoint's theta as a directory that `from_pretrained` loads. Raises `CheckpointError`, `EnvError`."""
+    """Write a checkpoint's theta to the directory `out`, which is replaced. Raises `CheckpointError`, `EnvError`."""
     rundir.saved_config(run)
     loaded = checkpoints.load(run, checkpoint)
     model, tokenizer = language.open_model(run / "start", "float32")

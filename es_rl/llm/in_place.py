@@ -1,11 +1,11 @@
-"""Perturbation and update of a large model, slice by slice of its parameters: no copy of them is ever made.
+"""Perturb and update a large model in slices of its parameters, without ever copying all of them.
 
-Shapes: P directions, a parameter has n numbers. theta lies in float32 on the host; a model that is to be a member gets
-theta + sigma*epsilon written over its own weights, in its own type, on its own device. Nothing is undone by
-subtraction: the next member is written from theta again, so a weight is exact whatever the type and however often.
+Shapes: P directions; a parameter has n numbers. theta is float32 on the host. To make a model a member, theta +
+sigma*epsilon is written over its weights, in its own type and on its own device. Noise is never subtracted again: the
+next member is written from theta, so rounding errors do not add up in any type.
 
 The directions are those of `es_rl.noise` (dense and low rank), drawn again from their streams. Evolution strategies at
-scale (Qiu et al. 2025, arXiv 2509.24372) perturb and update language models so, layer by layer from seeds.
+scale (Qiu et al. 2025, arXiv 2509.24372) perturb and update language models in the same way, layer by layer from seeds.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Theta = Mapping[str, Tensor]  # float32, on the host, contiguous
 
 @dataclass(frozen=True)
 class Direction:
-    """One epsilon, and what it is multiplied by."""
+    """One epsilon and its weight."""
 
-    index: int  # of its streams: the pair, or the member
+    index: int  # of its noise streams: the pair, or the member
     weight: float
 
 
 def write(model: nn.Module, theta: Theta, p: Perturbation, direction: Direction | None = None) -> None:
-    """Overwrite a model's weights with theta, or with theta + weight·epsilon; dense noise only."""
+    """Overwrite a model's weights with theta, or with theta + weight·epsilon (dense noise only)."""
     with torch.no_grad():
         for position, (name, value) in enumerate(model.named_parameters()):
             mean, own = theta[name].reshape(-1), value.data.view(-1)
@@ -53,10 +53,10 @@ def ascend(
     anchor: float = 0.0,
     start: Callable[[str], Tensor] | None = None,
 ) -> float:
-    """theta ← theta + lr Σ weight·epsilon, in place; then theta ← theta + anchor·(start − theta). ‖change‖.
+    """Add lr Σ weight·epsilon to theta in place, then anchor·(start − theta). Return the norm of the change.
 
-    With weights (u⁺ − u⁻)/(2 P sigma) of pairs the sum is the estimate of `es_rl.noise`. `start(name)` are the weights
-    that theta is pulled to. Sums are float32.
+    With weights (u⁺ − u⁻)/(2 P sigma) of pairs, the sum is the estimate of `es_rl.noise`. `start(name)` returns the
+    weights that theta is pulled to. Sums are float32.
     """
     square = 0.0
     for position, (name, value) in enumerate(theta.items()):
@@ -76,7 +76,7 @@ def ascend(
 def _update(
     shape: tuple[int, ...], position: int, directions: Sequence[Direction], p: Perturbation
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Σ weight·epsilon of one parameter, slice by slice."""
+    """Yield Σ weight·epsilon of one parameter, slice by slice."""
     size = matrix(shape) if p.kind == "lowrank" else None
     if size is None:
         streams = [parameter_stream(p, d.index, position) for d in directions]
@@ -96,7 +96,7 @@ def _update(
 
 
 def _slices(n: int, streams: Sequence[np.random.Generator]) -> Iterator[tuple[slice, Dense]]:
-    """The next normal numbers of each stream, (P, ≤ SLICE): together the same as if they were drawn at once."""
+    """Yield the next normal numbers of each stream, (P, ≤ SLICE/P); the same numbers as if drawn at once."""
     rows = max(1, SLICE // len(streams))
     for first in range(0, n, rows):
         count = min(rows, n - first)
@@ -104,9 +104,10 @@ def _slices(n: int, streams: Sequence[np.random.Generator]) -> Iterator[tuple[sl
 
 
 def unchanged(theta: Theta, p: Perturbation, dtype: torch.dtype) -> float:
-    """The share of weights that a perturbation leaves as they are, since a type cannot hold so small a change.
+    """Return the share of weights that a perturbation leaves unchanged, because it is too small for the type.
 
-    Reckoned from the first numbers of each parameter. Low-rank noise of a matrix is never added to it.
+    Estimated from the first `SLICE` numbers of each parameter. Matrices with low-rank noise do not count, because the
+    noise is never added to them.
     """
     same = total = 0
     for position, (name, value) in enumerate(theta.items()):

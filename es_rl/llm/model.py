@@ -1,6 +1,6 @@
-"""A causal language model of Hugging Face, as it is: opened safely, completing prompts, judging its own words.
+"""A causal language model of Hugging Face, unchanged: open it safely, complete prompts, compute log-probabilities.
 
-Shapes: n rows, T tokens of a row, V of the vocabulary. A completion is what follows the prompt's tokens.
+Shapes: n rows, T tokens of a row, V tokens of the vocabulary. A completion is the tokens after the prompt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from es_rl.errors import ConfigError, EnvError, ResourceError
 
 WEIGHTS = "*.safetensors"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-LOGITS = 1 << 25  # numbers of one forward pass that judges tokens
+LOGITS = 1 << 25  # logits of one forward pass for log-probabilities, at most
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -31,14 +31,14 @@ def _transformers() -> Any:
         transformers = importlib.import_module("transformers")
     except ImportError as error:
         raise ResourceError("language models need the extra llm: pip install 'es-rl[llm]'.") from error
-    os.environ["TQDM_DISABLE"] = "1"  # of bars that heed nothing else
+    os.environ["TQDM_DISABLE"] = "1"  # some progress bars obey nothing else
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
 
 
 def fetch(name: str) -> Path:
-    """The directory itself, or that of an id of the Hub, which is downloaded if need be. Raises `EnvError`."""
+    """Return the directory itself, or that of a Hub id, downloaded if needed. Raises `EnvError`, `ResourceError`."""
     path = Path(name)
     if path.is_dir():
         return path
@@ -59,7 +59,7 @@ def _line(error: BaseException) -> str:
 
 
 def check(path: Path) -> dict[str, Any]:
-    """How a directory is to be opened. Raises `EnvError` for what would run code of a stranger."""
+    """Return the options to open a directory with. Raises `EnvError` for weights that are missing or could run code."""
     name = str(path)
     described = path / "config.json"
     try:
@@ -85,7 +85,7 @@ def check(path: Path) -> dict[str, Any]:
 
 
 def open_model(path: Path, dtype: str) -> tuple[nn.Module, Any]:
-    """The model, in evaluation mode and on the processor, and its tokenizer. Raises `EnvError`, `ResourceError`."""
+    """Return the model, in evaluation mode on the CPU, and its tokenizer. Raises `EnvError`, `ResourceError`."""
     name, how, transformers = str(path), check(path), _transformers()
     source = {k: v for k, v in how.items() if k == "gguf_file"}
     try:
@@ -95,7 +95,7 @@ def open_model(path: Path, dtype: str) -> tuple[nn.Module, Any]:
         )
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise EnvError(f"model={name}: cannot be opened: {_line(error)}") from error
-    if source:  # it was made whole again: from now on an ordinary model
+    if source:  # its weights were dequantised: from now on an ordinary model
         model.hf_quantizer = None
         vars(model.config).pop("quantization_config", None)
     tokenizer.padding_side = "left"
@@ -108,10 +108,10 @@ def open_model(path: Path, dtype: str) -> tuple[nn.Module, Any]:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model has said."""
+    """The text that a model writes after a prompt."""
 
     text: str
-    tokens: list[int]  # up to and with the one that ends it
+    tokens: list[int]  # up to and including the end token
 
 
 class Language:
@@ -123,7 +123,7 @@ class Language:
         self.text_config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
 
     def encode(self, prompts: Sequence[Any]) -> list[list[int]]:
-        """Tokens of each prompt: a string as it is, chat messages by the model's template."""
+        """Return tokens: of a string as it is, of chat messages by the model's template. Raises `ConfigError`."""
         return [self._encode(prompt) for prompt in prompts]
 
     def _encode(self, prompt: Any) -> list[int]:
@@ -141,10 +141,10 @@ class Language:
     def complete(
         self, prompts: Sequence[Any], *, copies: int, most: int, beat: Callable[[int], None]
     ) -> list[list[Completion]]:
-        """The likeliest continuation of each prompt, of at most `most` tokens, by each of so many members.
+        """Return the greedy completions, at most `most` tokens each, (copies, prompts): one list per member.
 
-        The rows of a member stand together, so inside a population context they are the members'. `beat(n)` is called
-        with the rows at each token.
+        The rows of a member are adjacent, as the population context expects. `beat(n)` is called at each token with the
+        number of rows.
         """
         ids, mask = self._padded(self.encode(prompts))
         ids, mask = ids.repeat(copies, 1), mask.repeat(copies, 1)  # (copies·B, T)
@@ -160,7 +160,7 @@ class Language:
             pad_token_id=self.tokenizer.pad_token_id, use_cache=True,
         )  # fmt: skip
         model: Any = self.model
-        # What the model's own settings say besides, such as a penalty for repetition, would be added to ours.
+        # Otherwise the model's own settings, such as a repetition penalty, would be added to ours.
         own, model.generation_config = getattr(model, "generation_config", None), greedy
         try:
             out = model.generate(
@@ -177,7 +177,7 @@ class Language:
         return Completion(self.tokenizer.decode(row[:end], skip_special_tokens=True), row[:end])
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Tokens (n, T) padded on the left, and which of them count."""
+        """Return tokens (n, T), padded on the left, and their mask: 1 for tokens, 0 for padding."""
         longest = max(map(len, rows))
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
@@ -188,7 +188,7 @@ class Language:
     def log_probabilities(
         self, prompts: Sequence[Any], said: Sequence[Completion], beat: Callable[[int], None] = lambda rows: None
     ) -> list[Tensor]:
-        """Log-probability of every token of each completion after its prompt, float32 on the host."""
+        """Return the log-probabilities of the tokens of each completion after its prompt, float32 on the host."""
         result: list[Tensor] = []
         asked = self.encode(prompts)
         longest = max(len(a) + len(c.tokens) for a, c in zip(asked, said, strict=True))
@@ -208,7 +208,11 @@ class Language:
 
 
 def check_lengths(language: Language, rows: Sequence[dict[str, Any]], most: int, key: str) -> int:
-    """The longest prompt in tokens. Raises `ConfigError` if one leaves no room for its completion."""
+    """Return the length of the longest prompt in tokens.
+
+    Raises `ConfigError` for a prompt that is empty or leaves no room for its completion, and for chat messages if the
+    model has no template.
+    """
     if language.tokenizer.chat_template is None and any(not isinstance(row["prompt"], str) for row in rows):
         raise ConfigError(f"{key}: has chat messages, and the model no template for them. Give prompts as strings.")
     limit = getattr(language.text_config, "max_position_embeddings", None)
@@ -225,17 +229,17 @@ def check_lengths(language: Language, rows: Sequence[dict[str, Any]], most: int,
 
 
 def kl(theta: Sequence[Tensor], start: Sequence[Tensor]) -> float:
-    """How far theta is from the start, per token of what theta says: mean of exp(d) − d − 1, d = log start − log theta.
+    """Return the distance of theta from the start, per token: mean of exp(d) − d − 1, d = log start − log theta.
 
-    The estimate k3 of Schulman 2020 ("Approximating KL divergence"), which is never negative; of KL(theta ‖ start) if
-    the tokens were drawn, while ours are the likeliest ones.
+    The arguments are log-probabilities of theta's completions. This is the estimator k3 of KL(theta ‖ start) (Schulman
+    2020, "Approximating KL divergence"), never negative. It assumes drawn tokens, while ours are the likeliest ones.
     """
     d = torch.cat(list(start)) - torch.cat(list(theta))
     return float((d.exp() - d - 1).mean())
 
 
 def _ends(model: nn.Module, tokenizer: Any) -> list[int]:
-    """Tokens that end a completion."""
+    """Return the tokens that end a completion."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     found = configured if isinstance(configured, list) else [configured]
     return sorted({int(token) for token in [*found, tokenizer.eos_token_id] if token is not None})

@@ -1,4 +1,4 @@
-"""Prompts and what goes with them, from a file of JSON lines. Pure, but for reading the file."""
+"""Prompts and their columns, from a file of JSON lines. Pure, except for reading the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from es_rl.errors import ConfigError
 
-HELD_OUT = 0.1  # of the lines, where no file of its own is given
+HELD_OUT = 0.1  # fraction of the lines, without a separate file
 Row = dict[str, Any]  # the column `prompt`, and any others
 
 
@@ -21,12 +21,12 @@ class Dataset:
 
 
 def digest(rows: list[Row]) -> str:
-    """The sha256 of some rows."""
+    """Return the sha256 of rows."""
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def read(path: str, held_out: str) -> Dataset:
-    """The rows of two files; without a second one, the last tenth of the first is held out. Raises `ConfigError`."""
+    """Return the rows of two files; without a second, hold out the last tenth of the first. Raises `ConfigError`."""
     rows = lines(path, "data")
     if held_out:
         others = lines(held_out, "eval.data")
@@ -41,7 +41,7 @@ def read(path: str, held_out: str) -> Dataset:
 
 
 def lines(path: str, key: str) -> list[Row]:
-    """One JSON object a line, each with a prompt: a string, or chat messages. Raises `ConfigError`."""
+    """Return one JSON object per line, each with a prompt: a string, or chat messages. Raises `ConfigError`."""
     try:
         content = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -85,5 +85,5 @@ def _is_prompt(prompt: Any) -> bool:
 
 
 def columns(rows: list[Row]) -> dict[str, list[Any]]:
-    """What goes with the prompts, by column."""
+    """Return the columns other than `prompt`, by name."""
     return {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}

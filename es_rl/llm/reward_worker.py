@@ -1,4 +1,4 @@
-"""The reward, in a process of its own: it may hang, crash, or be wrong in any way."""
+"""Run the reward in its own process, because it may hang, crash or fail in any way."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from es_rl.workers.pool import STARTUP_SECONDS
 
 
 class RewardWorker:
-    """Judges what was said to each prompt."""
+    """Scores the completions of prompts."""
 
     def __init__(self, expression: str) -> None:
         self._expression = expression
         self._terms: rewards.WeightedRewards | None = None
 
     def __call__(self, rows: list[Row], said: list[str], beat: Callable[[int], None]) -> NDArray[np.float64]:
-        if self._terms is None:  # here and not in the process that trains: what is imported may do anything
+        if self._terms is None:  # here, not in the training process: imported code may do anything
             with _beating(beat):
                 self._terms = rewards.parse(self._expression)
         if not said:
@@ -49,7 +49,7 @@ class RewardWorker:
     def _one_by_one(
         self, rows: list[Row], said: list[str], beat: Callable[[int], None]
     ) -> tuple[NDArray[np.float64], list[Exception]]:
-        """What each completion is worth; NaN where the reward raises, and its errors."""
+        """Score each completion by itself. Return the scores, NaN where the reward raises, and the errors."""
         scores, errors = np.full(len(rows), np.nan), []
         for i, (row, text) in enumerate(zip(rows, said, strict=True)):
             try:
@@ -61,7 +61,7 @@ class RewardWorker:
 
 @contextlib.contextmanager
 def _beating(beat: Callable[[int], None]) -> Iterator[None]:
-    """To import a reward may take longer than to judge: so long it is no hang."""
+    """Beat during an import, for up to `STARTUP_SECONDS`: it may take longer than judging without being a hang."""
     done = threading.Event()
 
     def beats() -> None:

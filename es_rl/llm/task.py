@@ -1,4 +1,4 @@
-"""Fine-tune a language model: what its members say (`completer`) → their reward (`reward_worker`) → the next theta.
+"""Fine-tune a language model: completions of members (`completer`) → rewards (`reward_worker`) → the next theta.
 
 Shapes: M members, B prompts of a generation.
 """
@@ -34,23 +34,23 @@ from es_rl.workers.pool import STARTUP_SECONDS, Workers
 from es_rl.workers.shared_memory import Memory
 from es_rl.workers.worker import JobFailure
 
-EVALUATION_ROWS = 16  # prompts of one job of an evaluation
-COLLAPSED = 3  # generations in a row in which most members get the lowest reward
-SHOWN = 3  # completions of an evaluation that TensorBoard gets
+EVALUATION_ROWS = 16  # prompts in one evaluation job
+COLLAPSED = 3  # generations in a row with most members at the lowest reward, after as many without
+SHOWN = 3  # completions per evaluation that TensorBoard shows
 
 
 class CollapseDetector:
-    """Tells when members that had learnt something have all become as bad as can be.
+    """Tells when members that had learnt something have fallen to the lowest fitness.
 
-    It knows what it has seen since this sitting began, and never changes what is learnt.
+    It knows only the generations since the program was started or resumed. It does not change what is learnt.
     """
 
     def __init__(self) -> None:
         self.floor = np.inf  # the lowest fitness ever seen
-        self._above = self._low = 0  # generations in a row in which the median member was above it, and not
+        self._above = self._low = 0  # generations in a row with the median above the floor, and at the floor
 
     def fell(self, fitness: NDArray[np.float64]) -> bool:
-        """Whether most members got the lowest fitness in the last few generations, after as many in which not."""
+        """Tell whether most members had the lowest fitness for `COLLAPSED` generations, after as many without."""
         sound = fitness[np.isfinite(fitness)]
         self.floor = min(self.floor, float(sound.min()))
         if np.median(sound) > self.floor:
@@ -62,7 +62,7 @@ class CollapseDetector:
 
 
 def _check_modules(modules: list[str], theta: Theta) -> None:
-    """Refuse a name that no parameter lies in. Raises `ConfigError`."""
+    """Raise `ConfigError` for a name that is not part of any parameter's name."""
     known = {part for name in theta for part in name.split(".")}
     for name in modules:
         if name not in known:
@@ -70,7 +70,7 @@ def _check_modules(modules: list[str], theta: Theta) -> None:
 
 
 class LlmTask:
-    """Evaluates a run's members and theta by a reward, and moves theta."""
+    """Evaluates a run's members and theta by a reward, and updates theta."""
 
     def __init__(
         self,
@@ -99,25 +99,25 @@ class LlmTask:
         self._start = start_weights(run / "start", theta) if config.optim.anchor else None
 
     def _open_critic(self) -> None:
-        """Import the reward, with more time than it has later to judge. Raises `EnvError`."""
+        """Import the reward, which may take longer than judging later. Raises `EnvError`."""
         (outcome,) = self._critics.map(self._critic, [], [[]])
         if isinstance(outcome, JobFailure):
             raise EnvError(outcome.message)
         self._critics.hang_after = self._config.reward_seconds
 
     def perturbation(self, generation: int) -> Perturbation:
-        """The noise of a generation."""
+        """Return the noise of a generation."""
         return es.perturbation(self._params, generation)
 
     def hold(self, state: ESState) -> ESState:
-        """The state with its theta in the shared memory."""
+        """Copy theta into the shared memory, and return the state with theta there."""
         for name, value in state.theta.items():
             if value.data_ptr() != self._theta[name].data_ptr():
                 self._theta[name].copy_(value)
         return replace(state, theta=dict(self._theta))
 
     def step(self, state: ESState) -> StepResult:
-        """One generation. theta is moved where it lies, after everything else that may fail."""
+        """Run one generation. Update theta in place, after everything else that may fail."""
         state, begun = self.hold(state), time.monotonic()
         seen = self.members(state)
         if self._guard.fell(seen.fitness):
@@ -155,7 +155,7 @@ class LlmTask:
         return StepResult(after, seen.steps, record, seen.fitness, flat)
 
     def _weights(self, fitness: NDArray[np.float64], p: Perturbation) -> tuple[list[Direction], bool]:
-        """What each direction counts in the update, and whether none does."""
+        """Return the directions with their weights in the update, and whether there are none."""
         es_config = self._config.es
         pairs = len(fitness) // 2
         used, kept = utilities(fitness, shaping=es_config.shaping, top=es_config.top or pairs)
@@ -167,7 +167,7 @@ class LlmTask:
         return moving, not moving
 
     def members(self, state: ESState) -> MemberScores:
-        """The mean reward of each member of the coming generation, (M,). Raises `TrainingError`, `EnvError`."""
+        """Evaluate the next generation. Fitness (M,) is the mean reward. Raises `TrainingError`, `EnvError`."""
         p, chunks = es.ask(self._params, state)
         rows = self._batch(state.generation)
         shared = Round(state.generation, self._memory, p, [row["prompt"] for row in rows])
@@ -185,16 +185,16 @@ class LlmTask:
         return MemberScores(fitness, {}, sum(lengths), metrics)
 
     def _batch(self, generation: int) -> list[Row]:
-        """The prompts of a generation, the same for all members."""
+        """Return the prompts of a generation, the same for all members."""
         train = self._data.train
         size = min(self._config.batch, len(train))
         chosen = stream(self._config.seed, "episode", generation).choice(len(train), size=size, replace=False)
         return [train[int(i)] for i in chosen]
 
     def _judge(self, rows: list[Row], said: list[list[Completion]], generation: int) -> NDArray[np.float64]:
-        """The reward of each completion, (members, prompts), NaN where there is none.
+        """Return the reward of each completion, (members, prompts); NaN where there is none.
 
-        Raises `EnvError` if the reward fails for more than `es.max_failed` of them.
+        Raises `EnvError` if the reward fails for all of them, or for a share above `es.max_failed`.
         """
         nothing = np.full(len(rows), np.nan)
         most, failed = self._config.es.max_failed * len(said) * len(rows), 0
@@ -214,7 +214,7 @@ class LlmTask:
         return np.stack([nothing if isinstance(outcome, JobFailure) else outcome for outcome in outcomes])
 
     def evaluate(self, state: ESState) -> dict[str, Any]:
-        """`eval/*` of theta, and the reward of the starting model, on prompts that theta was not trained on."""
+        """Return the metrics of theta, and the reward of the starting model, on held-out prompts."""
         state = self.hold(state)
         rows = self._data.held_out[: self._config.eval.prompts]
         said, distances = self._speak("evaluation", state, rows)
@@ -233,7 +233,7 @@ class LlmTask:
         return found | {"eval/sample": self._sample(state.generation, rows, said, scores)}
 
     def _baseline(self, state: ESState, rows: list[Row]) -> float:
-        """The mean reward of the starting model on the same prompts, measured once."""
+        """Return the mean reward of the starting model on the same prompts, measured once and saved."""
         kept, asked = self._run / "start" / "reward.json", dataset.digest(rows)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             known = json.loads(kept.read_text())
@@ -246,7 +246,7 @@ class LlmTask:
         return reward
 
     def _speak(self, kind: str, state: ESState, rows: list[Row]) -> tuple[list[Completion], list[float]]:
-        """What one model says to all prompts, and how far each completion is from the starting model."""
+        """Return one model's completions of all prompts, and their distances from the starting model if measured."""
         p = self.perturbation(state.generation)
         shared = Round(state.generation, self._memory, p, [row["prompt"] for row in rows])
         places = range(len(rows))
@@ -259,14 +259,14 @@ class LlmTask:
         return said, [d for _, own in outcomes for d in own or []]
 
     def _sample(self, generation: int, rows: list[Row], said: list[Completion], scores: NDArray[np.float64]) -> str:
-        """All of them go to samples.jsonl; the text of the first few."""
+        """Write all completions to samples.jsonl, and return the text of the first `SHOWN`."""
         lines = [
             {"generation": generation, "prompt": row["prompt"], "completion": c.text, "reward": plain(float(score))}
             for row, c, score in zip(rows, said, scores, strict=True)
         ]
         path = self._run / "samples.jsonl"
         if path.exists():
-            keep_until(path, generation - 1)  # what a sitting wrote that was cut off is written again
+            keep_until(path, generation - 1)  # lines from before an interruption are written again
         with path.open("a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
         return "\n\n".join(f"{rewards.text(line['prompt'])} → {line['completion']}" for line in lines[:SHOWN])

@@ -1,12 +1,12 @@
-"""Policies: the seam and the registry.
+"""Policies: their interface and the registry.
 
-A policy is a plain nn.Module, written for one batch of observations and ignorant of populations:
+A policy is a plain nn.Module for one batch of observations. It knows nothing of populations:
 
     forward(obs, state=None) → (action, state)      obs (n, O) → actions (n, A), or (n,) integers if discrete
 
-It ends in an `ActionHead`, and begins with what it is given to look through: a `Normalizer`, whose buffers travel in
-every checkpoint, or nothing (`Unnormalized`), under the name `normalizer`. A policy = one file with a `build` function,
-with its group of keys, one line in `POLICIES`, one in the `Config` of `es_rl.rl`.
+Its first part is the given `normalizer` (under this name): a `Normalizer`, whose buffers are in every checkpoint, or
+`Unnormalized`. Its last part is an `ActionHead`. To add a policy, write a file with its group of keys and a `build`
+function, and add one line to `POLICIES` and one to the `Config` of `es_rl.rl`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ POLICIES: dict[str, Callable[[Any, int, nn.Module, ActionHead], nn.Module]] = {
 
 
 class PolicyConfig(Protocol):
-    """The keys of a policy, besides the group that bears its name."""
+    """The keys that a policy is made from, besides the group with its name."""
 
     @property
     def policy(self) -> str: ...
@@ -50,7 +50,7 @@ class PolicyConfig(Protocol):
 
 
 def make(config: PolicyConfig, inputs: int, action_space: spaces.Space[Any]) -> nn.Module:
-    """The policy that the configuration names, for observations of `inputs` numbers, initialised from its seed.
+    """Return the configured policy for observations of `inputs` numbers, initialised from the seed.
 
     Raises `ConfigError` for an unknown name.
     """

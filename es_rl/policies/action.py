@@ -1,4 +1,4 @@
-"""From a network's raw outputs to actions of the environment's space."""
+"""Convert a network's raw outputs to actions of the environment's space."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ SQUASHES: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "clip": l
 
 
 def _bounds(space: spaces.Box) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What a space allows, in float32: of numbers that float32 does not have, the next one inside."""
-    with np.errstate(over="ignore"):  # beyond float32 is no bound
+    """Return the bounds of a space in float32. A bound that float32 cannot represent is rounded inwards."""
+    with np.errstate(over="ignore"):  # a bound beyond float32's range becomes infinite: no bound
         low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (space.low, space.high))
     outside = [np.isfinite(low) & (low < space.low.reshape(-1)), np.isfinite(high) & (high > space.high.reshape(-1))]
     return np.nextafter(low, high, out=low, where=outside[0]), np.nextafter(high, low, out=high, where=outside[1])
 
 
 class ActionHead(nn.Module):
-    """Box: outputs squashed to [−1, 1] by tanh or clipping, then scaled to [low, high]; Discrete: the largest output.
+    """Box: squash outputs to [−1, 1] by tanh or clipping, then scale to [low, high]. Discrete: take the largest output.
 
-    A dimension of a Box without a finite bound on both sides gets the raw output, clipped to the bound it has.
+    A Box dimension without finite bounds on both sides gets the raw output, clipped to the bound it has.
     """
 
     low: Tensor
@@ -55,7 +55,7 @@ class ActionHead(nn.Module):
         self.register_buffer("reach", torch.where(bounded, (high - low) / 2, 1.0), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, outputs) → actions (n, A), or (n,) integers."""
+        """Convert outputs (n, outputs) to actions (n, A), or (n,) integers if discrete."""
         if self.discrete:
             return x.argmax(-1) + self.start
         y = self._squash(x)

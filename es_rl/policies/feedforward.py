@@ -1,4 +1,4 @@
-"""What the feedforward policies are made of: layers one after the other, and no memory."""
+"""The base of feedforward policies: layers one after the other, without memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class Feedforward(nn.Sequential):
-    """normalizer → network → head. In rollouts its layers may be computed outside torch: see `es_rl.rl.actors`."""
+    """normalizer → network → head. `es_rl.rl.actors` may compute its layers outside torch."""
 
     def __init__(self, normalizer: nn.Module, head: nn.Module, **network: nn.Module) -> None:
-        """The parts of the `network` are run in the order, and known by the names, in which they are given."""
+        """Join the parts. Those of `network` run in the order given, under the names given."""
         super().__init__(OrderedDict(normalizer=normalizer, **network, head=head))
 
     def forward(self, obs: Tensor, state: Any = None) -> tuple[Tensor, Any]:

@@ -1,4 +1,4 @@
-"""The linear policy, zero at the start (Mania et al. 2018, section 3): action = squash(W·normalised(obs) + b)."""
+"""The linear policy, initially zero (Mania et al. 2018, section 3): action = squash(W·normalised(obs) + b)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from es_rl.policies.rounding import WEIGHTS, linear
 
 @dataclass(frozen=True)
 class LinearConfig:
-    squash: str = key("clip", "how outputs are brought to the action space", choices=("clip", "tanh"))
-    weights: str = key("float", "matrices as they are, or rounded in every pass forward", choices=WEIGHTS)
+    squash: str = key("clip", "map outputs to the action space by clipping or tanh", choices=("clip", "tanh"))
+    weights: str = key("float", "round weight matrices in every forward pass (float: do not round)", choices=WEIGHTS)
 
 
 def build(config: LinearConfig, inputs: int, normalizer: nn.Module, head: ActionHead) -> nn.Module:
-    """One matrix and a bias."""
+    """Return the policy: one matrix and a bias, both zero."""
     layer = linear(inputs, head.outputs, config.weights)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

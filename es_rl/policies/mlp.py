@@ -1,4 +1,4 @@
-"""The multilayer perceptron: hidden layers of any widths, optional layer norm, a small start of the output layer."""
+"""The multilayer perceptron: hidden layers of any widths, optional layer norm, small initial output weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from es_rl.policies.rounding import WEIGHTS, linear
 @dataclass(frozen=True)
 class MlpConfig:
     hidden: list[int] = key([64, 64], "widths of the hidden layers", low=1)
-    activation: str = key("tanh", "between the layers", choices=("tanh", "relu", "elu", "gelu", "silu", "leaky_relu"))
-    layer_norm: bool = key(False, "layer norm before each activation")
-    squash: str = key("tanh", "how outputs are brought to the action space", choices=("clip", "tanh"))
-    weights: str = key("float", "matrices as they are, or rounded in every pass forward", choices=WEIGHTS)
+    activation: str = key("tanh", "activation function", choices=("tanh", "relu", "elu", "gelu", "silu", "leaky_relu"))
+    layer_norm: bool = key(False, "apply layer norm before each activation")
+    squash: str = key("tanh", "map outputs to the action space by clipping or tanh", choices=("clip", "tanh"))
+    weights: str = key("float", "round weight matrices in every forward pass (float: do not round)", choices=WEIGHTS)
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "leaky_relu": nn.LeakyReLU,
 }
-# The first actions are then near the middle of the action space, whatever the observation.
+# Gain of the initial output weights. Small: the first actions are near the middle of the action space.
 OUTPUT_GAIN = 0.01
 
 

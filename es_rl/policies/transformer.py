@@ -1,11 +1,11 @@
-"""The transformer policy: causal attention over the last `context` steps, one token a step.
+"""The transformer policy: causal attention over the last `context` steps, one token per step.
 
 Shapes: n simulations, H heads, d = width/H, C context, L layers, O observation.
 
-A token is the observation with what the policy said before. Blocks are pre-norm (Xiong et al. 2020, arXiv 2002.04745),
-without biases or gains, since matrices are what low-rank noise is made for. Places are told by ALiBi, a penalty on each
-head's scores that is linear in the distance (Press et al. 2022, arXiv 2108.12409), which knows no last step. Keys and
-values of the last C steps stay in `state`, a ring that is written in place, so that a step costs one token.
+A token is the observation and the policy's previous output. Blocks are pre-norm (Xiong et al. 2020, arXiv 2002.04745).
+They have no biases or gains, because low-rank noise is made for matrices. Positions are encoded by ALiBi, a penalty on
+each head's scores that is linear in the distance (Press et al. 2022, arXiv 2108.12409); it has no last position.
+`state` keeps the keys and values of the last C steps in a ring that is written in place, so a step costs one token.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from es_rl.policies.action import ActionHead
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    width: int = key(64, "numbers of a token; a multiple of heads", low=1)
-    layers: int = key(2, "blocks of attention and perceptron", low=1)
-    heads: int = key(4, "of each attention", low=1)
-    context: int = key(16, "newest steps that each layer attends to", low=1)
-    squash: str = key("tanh", "how outputs are brought to the action space", choices=("clip", "tanh"))
+    width: int = key(64, "width of a token; a multiple of heads", low=1)
+    layers: int = key(2, "number of blocks, each with attention and a perceptron", low=1)
+    heads: int = key(4, "attention heads per layer", low=1)
+    context: int = key(16, "number of latest steps that each layer attends to", low=1)
+    squash: str = key("tanh", "map outputs to the action space by clipping or tanh", choices=("clip", "tanh"))
 
 
-# Steps so far; each layer's keys and values (n, H, C, d); what was said last (n, outputs).
+# Steps so far; keys and values of each layer (n, H, C, d); the previous output (n, outputs).
 State = tuple[int, tuple[Tensor, ...], Tensor]
-OUTPUT_GAIN = 0.01
+OUTPUT_GAIN = 0.01  # of the initial output weights
 
 
 class Block(nn.Module):
@@ -46,7 +46,7 @@ class Block(nn.Module):
         self.narrow = nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, slot: int, penalty: Tensor) -> Tensor:
-        """x (n, width), keys and values (n, H, C, d), penalty (1, H, 1, C) → (n, width)."""
+        """Return (n, width) from x (n, width), keys and values (n, H, C, d), and penalty (1, H, 1, C)."""
         q, k, v = self.qkv(F.layer_norm(x, self._width)).reshape(self._split).unbind(1)  # (n, H, 1, d) each
         keys[:, :, slot : slot + 1] = k
         values[:, :, slot : slot + 1] = v
@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class TransformerPolicy(nn.Module):
-    """Embedding, blocks, output, action head."""
+    """Embedding, blocks, output layer and action head."""
 
     penalty: Tensor
 
@@ -75,7 +75,7 @@ class TransformerPolicy(nn.Module):
         self.register_buffer("penalty", _penalties(heads, context), persistent=False)
 
     def forward(self, obs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Observations (n, O) → actions; without a state all n episodes begin. The state given is used up."""
+        """Return actions for observations (n, O), and the new state. None starts n episodes. `state` is overwritten."""
         x = self.normalizer(obs)
         if state is None:
             memory = tuple(x.new_zeros(len(x), *self._memory) for _ in range(2 * len(self.blocks)))
@@ -92,9 +92,9 @@ class TransformerPolicy(nn.Module):
 
 
 def _penalties(heads: int, context: int) -> Tensor:
-    """What is added to the scores of each slot of the ring, (2C, 1, H, 1, C): while it fills, then slot by slot."""
+    """Return the penalties of the ring's slots, (2C, 1, H, 1, C): C entries while the ring fills, then one per slot."""
     step = torch.arange(2 * context)[:, None]
-    distance = (step - torch.arange(context)) % context  # how long ago the slot was written
+    distance = (step - torch.arange(context)) % context  # steps since the slot was written
     slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads)
     written = torch.where(distance <= step, -distance.float(), -torch.inf)  # (2C, C)
     return (slopes[:, None] * written[:, None])[:, None, :, None]

@@ -1,9 +1,9 @@
 """Rewards of generated text: `reward(prompts, completions, **columns) → a number, or None, for each completion`.
 
-The signature is that of TRL: a completion is a string, or for a prompt of chat messages a list of one message. The
-columns of the data set reach the reward by name. None and NaN mean that a completion could not be judged.
+The signature is that of TRL. A completion is a string, or a list of one message if the prompt is chat messages. The
+columns of the data set are keyword arguments. None and NaN mean that a completion could not be judged.
 
-A reward = one function and one line in `REWARDS`; any other is named as module:function.
+To add a reward, write a function and add one line to `REWARDS`. Other rewards are given as module:function.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ ANSWER = re.compile(r"<answer>([^<]*)</answer>")
 
 
 def text(completion: Any) -> str:
-    """What was said, of a string or of chat messages."""
+    """Return the text of a completion, a string or chat messages."""
     return completion if isinstance(completion, str) else str(completion[-1]["content"])
 
 
 def countdown(completions: Sequence[Any], numbers: Sequence[Any], target: Sequence[Any], **_: Any) -> list[float]:
-    """1 for an expression in <answer>…</answer> that has exactly the numbers and the value of the target, and 0.1 for
-    the form <think>…</think><answer>…</answer> (Qiu et al. 2025, arXiv 2509.24372, section 4)."""
+    """Return 1 for a correct <answer>…</answer>, plus 0.1 for the form <think>…</think><answer>…</answer>.
+
+    An answer is correct if it uses exactly the numbers and equals the target; the last one counts (Qiu et al. 2025,
+    arXiv 2509.24372, section 4).
+    """
     result = []
     for said, given, wanted in zip(map(text, completions), numbers, target, strict=True):
         answers = ANSWER.findall(said)
@@ -42,12 +45,12 @@ def countdown(completions: Sequence[Any], numbers: Sequence[Any], target: Sequen
 
 
 def conciseness(completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float]:
-    """−|length − length of the reference `answer`|, in characters (Qiu et al. 2025, section 5)."""
+    """Return −|length − length of the reference `answer`|, in characters (Qiu et al. 2025, section 5)."""
     return [-float(abs(len(text(said)) - len(str(short)))) for said, short in zip(completions, answer, strict=True)]
 
 
 def exact_match(completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float]:
-    """1 for what is the `answer`, but for capitals, white space and a full stop at the end."""
+    """Return 1 if the completion equals `answer`, but for case, extra white space and full stops at the end; else 0."""
     return [float(_plain(text(said)) == _plain(str(wanted))) for said, wanted in zip(completions, answer, strict=True)]
 
 
@@ -59,7 +62,7 @@ REWARDS: dict[str, Reward] = {"countdown": countdown, "conciseness": conciseness
 
 
 def load(name: str) -> Reward:
-    """The reward of this name, or the function of `module:function`, whose module is imported. Raises `EnvError`."""
+    """Return the reward of this name, or import the function of `module:function`. Raises `EnvError`."""
     if name in REWARDS:
         return REWARDS[name]
     module, function = _split(name)
@@ -85,12 +88,12 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def parse(expression: str) -> WeightedRewards:
-    """Several rewards with weights, such as `exact_match+0.01*conciseness`. Raises `EnvError`."""
+    """Load the rewards of an expression such as `exact_match+0.01*conciseness`. Raises `EnvError`."""
     return [(weight, load(name)) for weight, name in weights(expression)]
 
 
 def weights(expression: str) -> list[tuple[float, str]]:
-    """The weights and names of several rewards; no module is imported. Raises `EnvError`."""
+    """Return the weights and names in such an expression. Imports no module. Raises `EnvError`."""
     terms = []
     for term in expression.split("+"):
         weight, star, name = term.rpartition("*")
@@ -109,7 +112,10 @@ def weights(expression: str) -> list[tuple[float, str]]:
 def total(
     terms: WeightedRewards, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
 ) -> NDArray[np.float64]:
-    """The weighted sum of the rewards that judge a completion, (n,); NaN if none does. Raises what a reward raises."""
+    """Return the weighted sum of the rewards of each completion, (n,).
+
+    Rewards that are NaN are left out; the sum is NaN if all are. Raises what a reward raises.
+    """
     each = np.stack([weight * score(reward, prompts, completions, columns) for weight, reward in terms])  # (k, n)
     return np.where(np.isnan(each).all(axis=0), np.nan, np.nansum(each, axis=0))
 
@@ -117,7 +123,7 @@ def total(
 def score(
     reward: Reward, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
 ) -> NDArray[np.float64]:
-    """The rewards as numbers, (n,), NaN for None. Raises EnvError if there is not one for each completion."""
+    """Return the rewards as numbers, (n,), NaN for None. Raises `EnvError` unless there is one for each completion."""
     given = reward(prompts=list(prompts), completions=list(completions), **columns)
     if given is None:
         raise EnvError("the reward returned nothing: it must return a number for each completion")

@@ -1,7 +1,7 @@
-"""The numbers game: reach a target from given numbers by + − × ÷, each number used once. Pure, and bounded.
+"""The numbers game: reach a target from given numbers by + − × ÷, each number used once. Pure, with bounded cost.
 
-An answer is read by a parser of its own: nothing that a model writes is ever run, and no power, no name and no number
-beyond `MOST` exists in it.
+Answers have their own parser, so nothing that a model writes is ever run. It accepts no powers, no names and no
+numbers beyond `MOST`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-MOST_CHARACTERS = 200
-MOST = 10**9  # of any number on the way
+MOST_CHARACTERS = 200  # of an expression
+MOST = 10**9  # limit of the numerator and denominator of any intermediate result
 TOKEN = re.compile(r"\s*(\d{1,10}|[-+*/()×÷−])")
 OPERATORS = {"×": "*", "÷": "/", "−": "-"}
 
 
 def evaluate(expression: str) -> tuple[Fraction, list[int]]:
-    """The value of an expression of non-negative integers, + − × ÷ and brackets, and the numbers in it, in order.
+    """Return the value of an expression of non-negative integers, + − × ÷ and brackets, and its numbers in order.
 
     Raises ValueError for anything else.
     """
@@ -30,7 +30,7 @@ def evaluate(expression: str) -> tuple[Fraction, list[int]]:
 
 
 def solves(expression: str, numbers: Sequence[int], target: int) -> bool:
-    """Whether an expression has exactly these numbers and the value of the target."""
+    """Tell whether an expression uses exactly these numbers and equals the target."""
     try:
         value, used = evaluate(expression)
     except ValueError:
@@ -72,7 +72,7 @@ def _product(tokens: list[str], numbers: list[int]) -> tuple[Fraction, list[str]
 
 
 def _atom(tokens: list[str], numbers: list[int]) -> tuple[Fraction, list[str]]:
-    """A number, or an expression in brackets; as deep as the longest expression, no deeper."""
+    """Read a number or an expression in brackets. `MOST_CHARACTERS` limits the depth of recursion."""
     if not tokens:
         raise ValueError("it ends too early")
     if tokens[0] == "(":

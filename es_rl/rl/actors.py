@@ -1,9 +1,9 @@
-"""Who acts in a rollout: observations of the simulations that run → their actions, each simulation by its own member.
+"""Actors choose the actions in a rollout: observations → actions, each simulation with the weights of its member.
 
-Shapes: N members, k simulations a member (adjacent ones), n simulations that run, O observation, A action.
+Shapes: N members, k adjacent simulations per member, n running simulations, O observation, A action.
 
-There are two ways to compute a policy, which do the same: `NumpyForward` for a `Feedforward` policy, whose actions do
-not depend on who else is in the batch, and `TorchForward` for any other.
+There are two actors: `NumpyForward` for `Feedforward` policies on the CPU, whose actions do not depend on the rest of
+the batch, and `TorchForward` for all others.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from es_rl.population.members import members_of
 from es_rl.rl.compaction import Compaction
 from es_rl.rl.numpy_policy import NumpyForward, chain
 
-# Finished simulations stay in torch's batch until this share of it runs: making it anew costs a copy of the weights.
+# Shrink torch's batch when less than this share of it still runs. Not sooner: shrinking copies the weights.
 SHRINK_BELOW = 0.75
 
 
 class Actor(Protocol):
-    """Acts in simulations as long as they run, a row for each."""
+    """Chooses actions for the running simulations, one row for each."""
 
     def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
-        """The places of the simulations that run, and their observations (n, O) → actions (n, A), or (n,) integers."""
+        """Return actions (n, A), or (n,) integers, for observations (n, O) of the simulations `running` (n,)."""
 
     def close(self, gaps: Compaction) -> None:
-        """Some have finished."""
+        """Remove the rows of finished simulations."""
 
 
 @contextmanager
 def member_actors(
     policy: nn.Module, members: Sequence[int], p: Perturbation, k: int = 1
 ) -> Iterator[Callable[[], Actor]]:
-    """Makes actors for the perturbed `members`, each in `k` adjacent simulations; every actor begins anew."""
+    """Yield a function that makes fresh actors for perturbed `members`, `k` adjacent simulations each."""
     n = len(members)
     if (layers := numpy_layers(policy)) is not None:
         weights = members_of(policy, members, p)
@@ -60,14 +60,14 @@ def member_actors(
 
 
 def policy_actor(policy: nn.Module, n: int) -> Actor:
-    """The actor of the unperturbed policy in n simulations."""
+    """Return an actor of the unperturbed policy for n simulations."""
     if (layers := numpy_layers(policy)) is not None:
         return NumpyForward(layers)
     return TorchForward(policy, n)
 
 
 def numpy_layers(policy: nn.Module) -> dict[str, nn.Module] | None:
-    """The layers of a policy that NumPy computes, or None if it is for torch to compute."""
+    """Return the layers of a policy that NumPy can compute, or None if torch must compute it."""
     return chain(policy) if _device(policy).type == "cpu" else None
 
 
@@ -76,17 +76,17 @@ def _device(policy: nn.Module) -> torch.device:
 
 
 class TorchForward:
-    """The policy itself, with its memory, a row for each of n simulations, k of each member of a population."""
+    """Runs the policy in torch and keeps its memory: one row per simulation, n in all, k per member of a population."""
 
     def __init__(self, policy: nn.Module, n: int, population: Population | None = None, k: int = 1) -> None:
         self._policy, self._population, self._k = policy, population, k
         self._members = np.arange(n // k)
-        self._at: Ints = np.arange(n)  # where in the batch those stand that run
-        self._inputs: Floats | None = None  # the newest observations of the batch; finished ones keep their last
-        self._size = n  # of the batch
+        self._at: Ints = np.arange(n)  # batch rows of the running simulations
+        self._inputs: Floats | None = None  # latest observation of each batch row
+        self._size = n  # rows of the batch
         self._state: Any = None
         self._device = _device(policy)
-        self._pinned: torch.Tensor | None = None  # on the way to a GPU
+        self._pinned: torch.Tensor | None = None  # staging buffer for copies to a GPU
         if population is not None:
             population.select(self._members)
 
@@ -96,7 +96,7 @@ class TorchForward:
         self._inputs[self._at] = obs
         with torch.inference_mode():
             actions, self._state = self._policy(self._upload(torch.from_numpy(self._inputs)), self._state)
-            result: NDArray[Any] = actions.cpu().numpy()  # on a GPU the only wait of a step
+            result: NDArray[Any] = actions.cpu().numpy()  # on a GPU, the only synchronisation of a step
         return result[self._at]
 
     def close(self, gaps: Compaction) -> None:
@@ -105,7 +105,7 @@ class TorchForward:
             self._shrink()
 
     def _shrink(self) -> None:
-        """Keep the members of which a simulation runs."""
+        """Keep only members that still have a running simulation."""
         members = np.unique(self._at // self._k)
         kept = (members[:, None] * self._k + np.arange(self._k)).reshape(-1)
         self._at, self._size = np.searchsorted(kept, self._at), len(kept)

@@ -1,4 +1,4 @@
-"""A trained policy of a run directory: to act with, to evaluate, to film."""
+"""A trained policy loaded from a run directory, to act with, evaluate or film."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from es_rl.run import directory as rundir
 
 
 class Agent:
-    """`agent(obs)` is the action for one observation; call `reset()` when an episode begins."""
+    """A trained policy: `agent(obs)` returns the action for one observation. Call `reset()` when an episode begins."""
 
     def __init__(self, policy: nn.Module, config: Config, checkpoint: checkpoints.Checkpoint) -> None:
         self.policy = policy
@@ -31,19 +31,19 @@ class Agent:
         self._state: Any = None
 
     def __call__(self, obs: Any) -> Any:
-        """One observation of the environment's space → one action of its action space."""
+        """Return an action of the action space for one observation of the observation space."""
         row = torch.from_numpy(flatten(self.observation_space, obs))[None]  # (1, O)
         with torch.inference_mode():
             action, self._state = self.policy(row, self._state)
         return to_action(self.action_space, action[0].numpy())
 
     def reset(self) -> None:
-        """Forget the episode that was."""
+        """Forget the previous episode."""
         self._state = None
 
 
 def load(run: str | Path, checkpoint: str = "last") -> Agent:
-    """The policy of a run at the checkpoint `last`, `best` or of a generation. Raises `CheckpointError`."""
+    """Return a run's policy from checkpoint `last`, `best` or a generation's number. Raises `CheckpointError`."""
     path = Path(run)
     try:
         config = resolve(build(Config, [(rundir.saved_config(path), f"{path / 'config.yaml'}: ")]))
@@ -58,20 +58,20 @@ def load(run: str | Path, checkpoint: str = "last") -> Agent:
 
 
 def about(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> dict[str, Any]:
-    """What a policy is made for, as checkpoints keep it."""
+    """Return the spaces that a policy is made for, as JSON values for checkpoints."""
     return {"observation_space": to_json(observation_space), "action_space": to_json(action_space)}
 
 
 def saved_spaces(checkpoint: checkpoints.Checkpoint) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-    """The spaces that a policy was trained for: observations, actions. Raises `CheckpointError`."""
+    """Return the observation and action spaces a policy was trained for. Raises `CheckpointError`."""
     with directory.reading(checkpoint.path):
         return from_json(checkpoint.about["observation_space"]), from_json(checkpoint.about["action_space"])
 
 
 def trusted_env(agent: Agent, given: str, run: str) -> str:
-    """The environment to make: the run's, but `module:Id` only if it was `given` on the command line.
+    """Return the environment to make: `given` on the command line, or else the run's.
 
-    Raises `ConfigError`.
+    Raises `ConfigError` if the run's is `module:Id` and none is given, since importing a module runs its code.
     """
     if given:
         return given

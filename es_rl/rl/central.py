@@ -1,14 +1,14 @@
-"""Inference in one place: workers only simulate, and this process acts for all of them, on a GPU if there is one.
+"""Central inference: workers only simulate, and this process computes all actions, on a GPU if there is one.
 
 Shapes: S simulations of a generation, J jobs, O observation, A action.
 
-A chunk is cut into one shard for each of n workers, which step in time with one another, and there are two processes
-for each of the n: while one chunk's shards wait for their actions, another's simulate. Observations and actions pass
-through a board (`es_rl.rl.central_worker`).
+With workers=n, a chunk is cut into n shards that step together, and there are 2n worker processes: while the shards of
+one chunk wait for actions, those of another simulate. Observations and actions pass through a board
+(`es_rl.rl.central_worker`).
 
-The actor is that of local inference, for the whole chunk, so its bits are the same for any number of workers. The
-actions of a chunk are remembered until it is done: a shard that is run again after its worker's death is given them
-again, and catches up. If its environments go another way this time, the shard is lost, and its chunk is rolled out
+The actor is that of local inference, applied to the whole chunk. So results are the same to the last bit for any number
+of workers. The actions of a chunk are kept until it is done: if a worker dies, its shard is run again, gets the same
+actions and catches up. If its environments behave differently this time, the shard is lost, and the chunk is rolled out
 again.
 """
 
@@ -40,11 +40,11 @@ from es_rl.workers.pool import Workers
 from es_rl.workers.shared_memory import Memory, allocate
 from es_rl.workers.worker import JobFailure
 
-PROCESSES = 2  # for each worker
+PROCESSES = 2  # for each worker of the run, so that two chunks take turns
 
 
 class _Group:
-    """A chunk in progress: its shards, its actor, and what was done so far."""
+    """A chunk in progress: its shards, its actor and its past steps."""
 
     def __init__(
         self,
@@ -58,11 +58,11 @@ class _Group:
         self._board, self._shards, self._begin, self._tally, self._stack = board, shards, begin, tally, stack
         self._actor: Actor | None = None
         self._first = shards[0].first
-        self._size, self._rows = size, np.arange(size)  # the simulations that run, in the order of the actor's rows
-        self._history: list[tuple[Ints, NDArray[Any]]] = []  # the simulations that ran at each step, and their actions
+        self._size, self._rows = size, np.arange(size)  # running simulations, in the order of the actor's rows
+        self._history: list[tuple[Ints, NDArray[Any]]] = []  # of each step: running simulations, actions
 
     def close(self) -> Moments | None:
-        """Give the policy back; moments of what each simulation has seen."""
+        """Release the policy. Return the observation moments of each simulation, or None if they are not needed."""
         self._stack.close()
         if self._tally is None:
             return None
@@ -70,7 +70,7 @@ class _Group:
         return Moments(sum(len(running) for running, _ in self._history), sums[:, 0], sums[:, 1])
 
     def advance(self) -> bool:
-        """Answer whatever can be answered; whether there was something."""
+        """Answer all requests that can be answered. Return True if there were any."""
         asking, moved, late = [], False, False
         for shard in self._shards:
             request, answered = int(self._board["request"][shard.job]), int(self._board["answer"][shard.job])
@@ -79,7 +79,7 @@ class _Group:
             if request == len(self._history) + 1:
                 asking.append(shard)
                 continue
-            late = True  # not there yet: it begins, it simulates, or it catches up
+            late = True  # not at this step yet: it starts, simulates or catches up
             if 0 < request != answered:
                 with fence:
                     self._again(shard, request)
@@ -91,12 +91,12 @@ class _Group:
         return moved
 
     def _running(self, shard: Shard) -> Ints:
-        """Its running simulations by their places in the chunk."""
+        """Return a shard's running simulations, as places in the chunk."""
         count, first = int(self._board["count"][shard.job]), shard.first
         return self._board["running"][first : first + count] + (first - self._first)
 
     def _act(self, asking: list[Shard]) -> None:
-        """The actions of the next step, for all shards that still run."""
+        """Compute the actions of the next step for all shards that still run."""
         if self._actor is None:
             self._actor = self._begin()
         asking = [
@@ -120,7 +120,7 @@ class _Group:
             self._board["answer"][shard.job] = len(self._history)
 
     def _again(self, shard: Shard, step: int) -> None:
-        """The actions of a past step."""
+        """Give a shard the actions of a past step again."""
         then, actions = self._history[step - 1]
         places = self._places(shard, then)
         if places is not None:
@@ -128,7 +128,10 @@ class _Group:
             self._board["answer"][shard.job] = step
 
     def _places(self, shard: Shard, then: Ints) -> Ints | None:
-        """Where a shard's running simulations stand among those that ran then; it is lost if one does not."""
+        """Return the positions of a shard's running simulations in `then`.
+
+        If one is missing, mark the shard as lost and return None.
+        """
         running, order = self._running(shard), np.argsort(then)
         at: Ints = order[np.searchsorted(then, running, sorter=order).clip(max=len(then) - 1)]
         if np.array_equal(then[at], running):
@@ -138,21 +141,22 @@ class _Group:
 
 
 class Central:
-    """Rolls out chunks with inference in this process and simulation in workers, two for each shard of a chunk."""
+    """Rolls out chunks with inference in this process and simulation in workers."""
 
     def __init__(self, config: Config, spec: EnvSpec, workers: Workers) -> None:
         self._config, self._spec, self._workers, self._width = config, spec, workers, workers.count // PROCESSES
         self._simulation = Simulation(config, spec)
         self._device = choose_device(config.device)
-        self._idle: list[nn.Module] = []  # policies that no group is using: each needs one of its own
+        self._idle: list[nn.Module] = []  # policies not in use; each group needs its own
         self._descriptor, self._board = -1, Board(0, Memory("", {}))
 
     def roll(
         self, generation: Generation, chunks: Sequence[Chunk], on_result: Callable[[int, Any], None], attempt: int = 1
     ) -> list[ChunkResult]:
-        """The results of the chunks, in order; `on_result(index, result)` as each is done.
+        """Return the results of the chunks in order; call `on_result(index, result)` as each is done.
 
-        Those in which an environment broke, or went another way, are rolled out again when all others are done.
+        Chunks in which an environment broke, or behaved differently when run again, are rolled out again after all
+        others, up to `ATTEMPTS` times in all.
         """
         broken: list[int] = []
 
@@ -173,7 +177,7 @@ class Central:
     def _once(
         self, generation: Generation, chunks: Sequence[Chunk], on_result: Callable[[int, ChunkResult, bool], None]
     ) -> list[ChunkResult]:
-        """The results of the chunks, in order; `on_result(index, result, whether another attempt may mend it)`."""
+        """Return the results in order; call `on_result(index, result, again)`, `again`: another attempt may help."""
         shards = self._cut(chunks)
         board = self._open(shards)
         chunk_of = {shard.job: i for i, own in enumerate(shards) for shard in own}
@@ -188,7 +192,7 @@ class Central:
             return sum(group.advance() for group in groups.values()) > 0
 
         def settle(job: int, outcome: Any) -> None:
-            board["request"][job] = DONE  # whatever became of it
+            board["request"][job] = DONE  # also if the job failed
             i = chunk_of[job]
             outcomes[i][job] = outcome
             if len(outcomes[i]) == len(shards[i]):
@@ -196,7 +200,7 @@ class Central:
                 moments = None if group is None else group.close()
                 parts = [outcomes[i][shard.job] for shard in shards[i]]
                 results[i] = _join(parts, shards[i], moments)
-                # Those that died or hung had their own attempts.
+                # The pool has already repeated jobs whose worker died or hung.
                 gone = any(isinstance(part, JobFailure) and part.reason != "raised" for part in parts)
                 on_result(i, results[i], bool(results[i].errors) and not gone)
 
@@ -216,7 +220,7 @@ class Central:
         return [results[i] for i in range(len(chunks))]
 
     def _cut(self, chunks: Sequence[Chunk]) -> list[list[Shard]]:
-        """Each chunk's shards, one for each worker, as far as there are items."""
+        """Return each chunk's shards, of about equal size; fewer if the chunk has fewer items."""
         shards, first, job = [], 0, 0
         for chunk in chunks:
             own = []
@@ -229,7 +233,7 @@ class Central:
         return shards
 
     def _open(self, shards: list[list[Shard]]) -> dict[str, NDArray[Any]]:
-        """A board for these jobs, empty."""
+        """Make an empty board for these shards."""
         last = shards[-1][-1]
         simulations = last.first + last.chunk.count * last.chunk.episodes(self._config)
         space = self._spec.action_space
@@ -258,7 +262,7 @@ class Central:
 
 
 def _join(outcomes: list[Any], shards: list[Shard], moments: Moments | None) -> ChunkResult:
-    """The result of a chunk from those of its shards, of which one that could not be done is one of failed members."""
+    """Join the results of a chunk's shards. All members of a shard that could not be done count as failed."""
     parts = [result_of(outcome, shard.chunk) for outcome, shard in zip(outcomes, shards, strict=True)]
     return ChunkResult(
         fitness=np.concatenate([part.fitness for part in parts]),

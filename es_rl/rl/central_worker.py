@@ -1,12 +1,12 @@
-"""Shards of a chunk simulated in workers, whose actions come from elsewhere through shared memory, the board.
+"""Simulate shards of a chunk in workers; their actions come from another process through shared memory, the board.
 
 Shapes: S simulations of a generation, J jobs, O observation, A action.
 
-Observations, actions and two counters a job pass through memory that has no name, so that nothing can be left behind:
+Observations, actions and two counters per job pass through memory without a name, so that nothing can be left behind:
 
-    a worker       writes observations, then request[job] = its step
-    who acts       waits until all shards of a chunk ask for the same step, acts for all its simulations at once, writes
-                   the actions, then answer[job] = that step
+    a worker            writes observations, then request[job] = its step
+    the main process    waits until all shards of a chunk ask for the same step, computes all their actions at once,
+                        writes them, then answer[job] = that step
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from es_rl.rl.episodes import play
 from es_rl.workers.pool import NAP_SECONDS
 from es_rl.workers.shared_memory import Fields, Memory
 
-DONE = -1  # in place of a request: the shard asks for nothing more
-LOST = -2  # in place of an answer: the shard is not where it was
-fence = threading.Lock()  # what was written before it is passed is seen by whoever passed it after
+DONE = -1  # as a request: the shard needs no more actions
+LOST = -2  # as an answer: the shard does not repeat its earlier steps
+fence = threading.Lock()  # memory barrier: what one process wrote before it, another reads after it
 
 
 @dataclass(frozen=True)
 class Board:
     """The shared memory of one attempt of `Central.roll`."""
 
-    serial: int  # another one for each board, as paths come again
+    serial: int  # differs between boards, whose paths may be the same
     memory: Memory
 
 
 def fields(simulations: int, jobs: int, observation: int, action: tuple[tuple[int, ...], str]) -> Fields:
-    """What stands on a board; `action` is shape and type of one."""
+    """Return the arrays of a board; `action` is the shape and type of one action."""
     shape, kind = action
     return {
         "obs": ((simulations, observation), "f8"),
         "actions": ((simulations, *shape), kind),
-        "running": ((simulations,), "i8"),  # of each shard, from its first place on
-        "count": ((jobs,), "i8"),  # how many these are
+        "running": ((simulations,), "i8"),  # numbered within a shard, written from its first place on
+        "count": ((jobs,), "i8"),  # running simulations of each job
         "request": ((jobs,), "i8"),
         "answer": ((jobs,), "i8"),
     }
@@ -56,24 +56,24 @@ def fields(simulations: int, jobs: int, observation: int, action: tuple[tuple[in
 
 @dataclass(frozen=True)
 class Shard:
-    """A job: part of a chunk."""
+    """A job: a part of a chunk."""
 
     job: int
     chunk: Chunk
-    first: int  # its first simulation's place on the board
+    first: int  # place of its first simulation on the board
 
 
 @dataclass(frozen=True)
 class Round:
-    """What the shards of one attempt of `Central.roll` share."""
+    """Data that all shards of one attempt of `Central.roll` share."""
 
-    number: int  # of the generation
+    number: int  # number of the generation
     board: Board
-    limit: int | None  # steps after which members' episodes are cut off
+    limit: int | None  # cap on members' episodes, in steps
 
 
 class Simulation:
-    """Simulates shards in a worker, with environments made at the first call."""
+    """Simulates shards in a worker; environments are made at the first call."""
 
     def __init__(self, config: Config, env: EnvSpec) -> None:
         self._config, self._spec = config, env
@@ -85,7 +85,7 @@ class Simulation:
             self._env = make_env(self._config, self._spec)
         if self._board is None or self._board[0] != shared.board:
             self._board = shared.board, shared.board.memory.arrays()
-        # What a worker that died has left; the parent then knows that this shard begins.
+        # Clear what a dead worker may have left. 0 also tells the main process that this shard starts.
         self._board[1]["request"][shard.job] = self._board[1]["answer"][shard.job] = 0
         limit = shared.limit if shard.chunk.kind == "members" else None
         seeds = episode_seeds(self._config, shared.number, shard.chunk)
@@ -98,7 +98,7 @@ class Simulation:
 
 
 class _Remote:
-    """The actor of a shard: asks, and waits."""
+    """The actor of a shard: writes observations to the board and waits for the actions."""
 
     def __init__(self, board: dict[str, NDArray[Any]], shard: Shard, beat: Callable[[int], None]) -> None:
         self._board, self._shard, self._beat, self._step = board, shard, beat, 0
@@ -120,4 +120,4 @@ class _Remote:
             return board["actions"][first + running]  # a copy
 
     def close(self, gaps: Compaction) -> None:
-        """Nothing: who acts sees on the board which simulations run."""
+        """Do nothing: the main process sees the running simulations on the board."""

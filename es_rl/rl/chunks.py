@@ -1,8 +1,7 @@
-"""Chunks: environments × members → fitness and observation moments.
+"""Roll out chunks: environments × members → fitness and observation moments.
 
-A `ChunkRunner` is sent to each worker once and keeps its environments and its policy there; a `Generation` is sent
-once a generation; a `Chunk` is one job. A chunk's result is a pure function of the three, whatever is rolled out beside
-it.
+A `ChunkRunner` is sent to each worker once and keeps its environments and policy there. A `Generation` is sent once a
+generation. A `Chunk` is one job. Its result is a pure function of these three, whatever else runs beside it.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from es_rl.rl.numpy_policy import NumpyForward
 from es_rl.rng import integer_seed
 from es_rl.workers.worker import JobFailure, Take, one_by_one
 
-# A chunk in which an environment broke is rolled out again: only what breaks every time counts as failed.
+# Attempts at a chunk whose environments break: only what breaks every time counts as failed.
 ATTEMPTS = 2
-LOOK_EVERY = 8  # steps between two looks for further chunks, each of which takes a while
+LOOK_EVERY = 8  # steps between two looks for new chunks; a look is slow
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Items `first … first+count−1`: members of the population, or episodes of the unperturbed policy."""
+    """Items `first … first+count−1`: members of the population, or evaluation episodes of the unperturbed policy."""
 
     kind: str  # "members" or "evaluation"
     first: int
@@ -47,25 +46,25 @@ class Chunk:
         return range(self.first, self.first + self.count)
 
     def episodes(self, config: Config) -> int:
-        """Of each item."""
+        """Return the number of episodes of each item."""
         return config.es.episodes if self.kind == "members" else 1
 
 
 @dataclass
 class ChunkResult:
-    """What one chunk gives back: arrays over its items."""
+    """The result of one chunk: arrays over its items."""
 
-    fitness: Floats  # (count,) mean over a member's episodes of the return less the reward shift; NaN: failed
-    returns: Floats  # (count,) mean return
-    lengths: Floats  # (count,) mean length
+    fitness: Floats  # (count,) mean over episodes of return_ − reward_shift·length; NaN: failed
+    returns: Floats  # (count,) mean return_ of the episodes
+    lengths: Floats  # (count,) mean length of the episodes
     steps: int
     moments: Moments | None
     errors: list[str]
-    simulating: float = 0.0  # seconds spent in the environments' steps
+    simulating: float = 0.0  # seconds spent in steps of the environments
 
 
 class ChunkRunner:
-    """Rolls out chunks of one run's members in one process, with environments and policy made at the first call."""
+    """Rolls out chunks of one run in one process; environments and policy are made at the first call."""
 
     def __init__(self, config: Config, env: EnvSpec) -> None:
         self._config, self._spec = config, env
@@ -74,7 +73,7 @@ class ChunkRunner:
         self._generation: Generation | None = None
 
     def __call__(self, generation: Generation, chunk: Chunk, beat: Beat) -> ChunkResult:
-        """One chunk by itself."""
+        """Roll out one chunk by itself."""
         env, policy = self.prepare(generation)
         seeds = episode_seeds(self._config, generation.number, chunk)
         if chunk.kind == "evaluation":
@@ -86,9 +85,10 @@ class ChunkRunner:
         return chunk_result(self._config, chunk, done)
 
     def stream(self, generation: Generation, workers: int, take: Take, beat: Beat) -> Iterator[tuple[int, ChunkResult]]:
-        """Chunks as long as there are any: see `es_rl.workers.worker`.
+        """Roll out chunks as long as there are any, and yield (index, result): see `es_rl.workers.worker`.
 
-        Side by side if the policy does not mind, to the bits of each by itself; otherwise one after the other.
+        If NumPy can compute the policy, chunks run side by side, with the same bits as each by itself. Otherwise they
+        run one after another.
         """
         env, policy = self.prepare(generation)
         layers = numpy_layers(policy)
@@ -105,7 +105,7 @@ class ChunkRunner:
                 yield from together.advance()
 
     def prepare(self, generation: Generation) -> tuple[VectorEnv, nn.Module]:
-        """The environments, and the policy with the generation's weights and statistics."""
+        """Return the environments, and the policy with the generation's weights and statistics."""
         if self._env is None or self._policy is None:
             self._env = make_env(self._config, self._spec)
             self._policy = make_policy(self._config, self._spec)
@@ -124,7 +124,7 @@ def _attempt(run: Callable[[], Episodes]) -> Episodes:
 
 
 class _SideBySide:
-    """Chunks in progress, all of members or all of episodes of the policy, in one batch."""
+    """Chunks in progress in one batch, all of members or all of evaluation episodes."""
 
     def __init__(
         self,
@@ -140,12 +140,12 @@ class _SideBySide:
         self._generation, self._workers, self._beat = generation, workers, beat
         self._playing: EpisodeBatch | None = None  # from the first chunk on
         self._actor: NumpyForward
-        self._enough = 0  # simulations that run
+        self._enough = 0  # running simulations from which on no further chunk begins
         self._again: deque[tuple[int, Chunk]] = deque()  # chunks in which an environment broke
 
     @property
     def room(self) -> bool:
-        """Whether one more chunk may begin."""
+        """True if one more chunk may begin."""
         return self._playing is None or len(self._playing.running) < self._enough
 
     @property
@@ -153,7 +153,7 @@ class _SideBySide:
         return self._playing is not None and self._playing.busy
 
     def begin(self, take: Take) -> bool:
-        """Let one more chunk run beside the others; whether there was one."""
+        """Begin one more chunk beside the others. Return False if there is none."""
         if self._again:
             self._begin(*self._again.popleft(), ATTEMPTS)
             return True
@@ -169,7 +169,7 @@ class _SideBySide:
         playing.begin((index, chunk, attempt), episode_seeds(self._config, generation.number, chunk))
 
     def advance(self) -> Iterator[tuple[int, ChunkResult]]:
-        """One step; the chunks that ended, unless they are to be rolled out again."""
+        """Advance by one step. Yield the chunks that ended, except those to be rolled out again."""
         assert self._playing is not None
         for (index, chunk, attempt), done in self._playing.advance():
             if done.errors and attempt < ATTEMPTS:
@@ -178,7 +178,7 @@ class _SideBySide:
                 yield index, chunk_result(self._config, chunk, done)
 
     def _open(self, chunk: Chunk) -> EpisodeBatch:
-        """Places for a fair share of the simulations, and for one chunk more."""
+        """Make a batch with places for a fair share of the simulations and for one more chunk."""
         es, members = self._config.es, chunk.kind == "members"
         everything = es.population * es.episodes if members else self._config.eval.episodes
         at_once, more = capacity(self._config)
@@ -193,7 +193,7 @@ class _SideBySide:
 
 
 def chunk_result(config: Config, chunk: Chunk, done: Episodes) -> ChunkResult:
-    """Means over the episodes of each item."""
+    """Return the result of a chunk: means over the episodes of each item."""
     episodes, shift = chunk.episodes(config), config.es.reward_shift if chunk.kind == "members" else 0.0
     return ChunkResult(
         fitness=(done.returns - shift * done.lengths).reshape(-1, episodes).mean(axis=1),
@@ -207,13 +207,13 @@ def chunk_result(config: Config, chunk: Chunk, done: Episodes) -> ChunkResult:
 
 
 def observed_mean(policy: nn.Module) -> Floats | None:
-    """About which moments of observations are gathered, (O,); None if nobody needs them."""
+    """Return the mean (O,) about which observation moments are summed; None if observations are not normalised."""
     mean: Floats | None = policy.normalizer.mean.cpu().numpy() if isinstance(policy.normalizer, Normalizer) else None
     return mean
 
 
 def episode_seeds(config: Config, generation: int, chunk: Chunk) -> list[int]:
-    """The seed of every episode of a chunk. Those of both members of a pair are equal: common random numbers."""
+    """Return the seed of every episode of a chunk. Both members of a pair get the same ones: common random numbers."""
     if chunk.kind == "evaluation":
         return [integer_seed(config.seed, "eval", generation, episode) for episode in chunk.items]
     return [
@@ -224,24 +224,24 @@ def episode_seeds(config: Config, generation: int, chunk: Chunk) -> list[int]:
 
 
 def capacity(config: Config) -> tuple[int, int]:
-    """Simulations side by side in a process above which it takes no further chunk, and those of the largest chunk."""
+    """Return two counts: the simulations at which a process takes no further chunk, and those of the largest chunk."""
     assert config.chunk is not None
     of_chunk = config.chunk * config.es.episodes
     return min(TOGETHER, 2 * of_chunk), of_chunk
 
 
 def make_env(config: Config, env: EnvSpec) -> VectorEnv:
-    """As many simulations as may live in a process, which observe no more than the policy sees."""
+    """Make as many simulations as one process may hold. They observe no more than the policy sees."""
     return envs.make_vector(env.id, sum(capacity(config)), env.backend, env.kwargs, config.obs_first)
 
 
 def make_policy(config: Config, env: EnvSpec) -> nn.Module:
-    """The freshly initialised policy of a configuration, for an environment."""
+    """Make the policy of a configuration for an environment, freshly initialised."""
     return policies.make(config, size(env.observation_space), env.action_space)
 
 
 def result_of(outcome: ChunkResult | JobFailure, chunk: Chunk) -> ChunkResult:
-    """A chunk that could not be done is one of failed members."""
+    """Return the result of a chunk. If its job failed, all its members count as failed."""
     if isinstance(outcome, ChunkResult):
         return outcome
     nothing = np.full(chunk.count, np.nan)

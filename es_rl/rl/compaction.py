@@ -1,4 +1,4 @@
-"""Rows of arrays that stand side by side without gaps, whichever of them leave."""
+"""Keep the rows of arrays contiguous when some of them are removed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Compaction:
-    """What rows leave behind, of which the last ones that stay are moved into it: nothing else need move."""
+    """Moves the last rows into the gaps left by finished ones; no other row moves."""
 
-    holes: NDArray[np.int64]  # rows that leave, before the new end
-    fillers: NDArray[np.int64]  # as many rows that stay, behind it
-    left: int  # how many rows stay
+    holes: NDArray[np.int64]  # removed rows before the new end
+    fillers: NDArray[np.int64]  # equally many kept rows, from behind the new end
+    left: int  # number of rows kept
 
     @classmethod
     def of(cls, leaving: NDArray[np.bool_]) -> Compaction:
-        """The gaps after the rows that `leaving` (n,) marks."""
+        """Return the compaction that removes the rows marked by `leaving` (n,)."""
         left = len(leaving) - int(np.count_nonzero(leaving))
         return cls(np.flatnonzero(leaving[:left]), left + np.flatnonzero(~leaving[left:]), left)
 
     def close(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Move rows of an array, in place; the view of those that stay."""
+        """Move rows of an array in place. Return a view of the rows kept."""
         rows[self.holes] = rows[self.fillers]
         return rows[: self.left]

@@ -1,4 +1,4 @@
-"""The keys of a run that trains a policy, the rules between them, and where they are from.
+"""The keys of a run that trains a policy, the rules between them, and the sources of their values.
 
 Precedence, later wins: defaults, the preset of the environment, `config=FILE`, the command line.
 """
@@ -29,70 +29,78 @@ from es_rl.run.resume import resumed_config
 @dataclass(frozen=True)
 class EvalConfig:
     every: int = key(10, "generations between evaluations; 0: only at the end", low=0, resumable=True)
-    episodes: int = key(10, "episodes of one evaluation", low=1, resumable=True)
+    episodes: int = key(10, "episodes per evaluation", low=1, resumable=True)
 
 
 @dataclass(frozen=True)
 class VideoConfig:
-    every: int = key(0, "generations between videos; 0: only at the end; -1: none at all", low=-1, resumable=True)
+    every: int = key(0, "generations between videos; 0: only at the end; -1: never", low=-1, resumable=True)
     seconds: float = key(12.0, "length of a video", above=0, high=600, resumable=True)
 
 
 @dataclass(frozen=True)
 class Config:
     env: str = key("", "Gymnasium id, such as Humanoid-v4, or module:Id to import the module first")
-    env_kwargs: dict[str, Any] = key({}, "arguments of the environment: env_kwargs.NAME=VALUE")
-    backend: str = key("auto", "simulation: batch (MuJoCo tasks, fast), gymnasium (any id), auto: the faster one")
+    env_kwargs: dict[str, Any] = key({}, "arguments for the environment: env_kwargs.NAME=VALUE")
+    backend: str = key("auto", "simulator: batch (MuJoCo tasks, fast), gymnasium (any id), auto (the faster one)")
     policy: str = key("mlp", "network: linear, mlp, transformer")
     linear: LinearConfig = group(LinearConfig, "the linear policy")
     mlp: MlpConfig = group(MlpConfig, "the multilayer perceptron")
     transformer: TransformerConfig = group(TransformerConfig, "the transformer policy")
-    obs_norm: bool = key(True, "observations normalised by their running mean and standard deviation")
+    obs_norm: bool = key(True, "normalise observations by their running mean and standard deviation")
     obs_first: int | None = key(
-        None, "the policy sees the first so many numbers of an observation; default: all of them", low=1
+        None, "show the policy only the first numbers of an observation, this many; default: all of them", low=1
     )
-    obs_clip: float = key(10.0, "standard deviations at which normalised observations are cut off", above=0)
+    obs_clip: float = key(10.0, "clip normalised observations to ± this many standard deviations", above=0)
     es: EsConfig = group(EsConfig, "the evolution strategy")
     optim: OptimConfig = group(OptimConfig, "the optimiser")
-    generations: int | None = key(None, "stop after so many generations", low=1, resumable=True)
-    env_steps: int | None = key(None, "stop after so many environment steps, of all members", low=1, resumable=True)
+    generations: int | None = key(None, "stop after this many generations", low=1, resumable=True)
+    env_steps: int | None = key(None, "stop after this many environment steps of all members", low=1, resumable=True)
     minutes: float | None = key(
-        None, "stop after so many minutes of training; 60 if no rule is given", above=0, resumable=True
+        None,
+        "stop after this many minutes of training; default: 60 if no other stop rule is set",
+        above=0,
+        resumable=True,
     )
     target_return: float | None = key(None, "stop when eval/return_mean reaches this", resumable=True)
-    seed: int = key(0, "names every random number of the run", low=0, high=MAX_SEED)
+    seed: int = key(0, "random seed", low=0, high=MAX_SEED)
     workers: int | None = key(
-        None, "worker processes; 0: all in this one; default: the processors at hand", low=0, resumable=True
+        None,
+        "worker processes; 0: run everything in this process; default: one per available processor",
+        low=0,
+        resumable=True,
     )
     chunk: int | None = key(
         None,
-        "members whose forward pass, or orthogonal noise, is computed together, an even number; a process has up to "
-        "three times as many simulations; theta of the linear policy and the MLP is the same for any; default: from "
-        "the population",
+        "even number of members whose forward pass, or orthogonal noise, is computed together; a process holds up to "
+        "three times their simulations; with other noise and on a CPU, theta of the linear policy and the MLP does "
+        "not depend on it; default: from the population",
         low=2,
     )
     inference: str = key(
         "local",
-        "where the policy runs: local, in the workers; central, in one place for all of them, on the device",
+        "where the policy runs: local (in each worker) or central (in one process for all workers, on device)",
         choices=("local", "central"),
     )
-    device: str = key("auto", "of central inference: cpu, cuda, auto", choices=("cpu", "cuda", "auto"))
-    hang_after: float = key(
-        60.0, "seconds without a finished step after which a worker is replaced", above=0, resumable=True
+    device: str = key(
+        "auto", "device of central inference: cpu, cuda, auto (cuda if available)", choices=("cpu", "cuda", "auto")
     )
-    run: str = key("", "the run's directory; default: runs/ENV/TIME-POLICY")
+    hang_after: float = key(
+        60.0, "replace a worker that finishes no step for this many seconds", above=0, resumable=True
+    )
+    run: str = key("", "directory of the run; default: runs/ENV/TIME-POLICY")
     eval: EvalConfig = group(EvalConfig, "evaluation of the unperturbed policy")
     video: VideoConfig = group(VideoConfig, "videos")
     checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
 
 
 def parse_train(argv: Sequence[str]) -> Config:
-    """The resolved configuration of a new run. Raises `ConfigError`."""
+    """Return the resolved configuration of a new run. Raises `ConfigError`."""
     given = pairs(argv)
     path = given.pop("config", "")
     file = read_file(Path(path)) if path else {}
     if path and file.get("run") and Path(str(file["run"])).resolve() == Path(path).parent.resolve():
-        del file["run"]  # the file is that of a run, which is not to be written over
+        del file["run"]  # the file belongs to a run, which must not be overwritten
     if "env" not in given and ":" in str(file.get("env", "")):
         raise ConfigError(module_rule("env", str(file["env"]), f"config={path}"))
     env = given.get("env") or str(file.get("env") or "")
@@ -103,12 +111,12 @@ def parse_train(argv: Sequence[str]) -> Config:
 
 
 def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> Config:
-    """The configuration of a policy's run that goes on. Raises `ConfigError`."""
+    """Return the configuration of a resumed run. Raises `ConfigError`."""
     return resolve(resumed_config(Config, saved, argv, source, "env"))
 
 
 def resolve(config: Config) -> Config:
-    """Rules between keys, and the defaults that follow from other keys."""
+    """Check the rules between keys, and set defaults that depend on other keys. Raises `ConfigError`."""
     es = config.es
     check_pairs(es, "es.")
     if config.inference == "central" and config.workers == 0:

@@ -1,9 +1,9 @@
-"""Episodes side by side, in the places of a vector environment: the loop in which a run spends its time.
+"""Run episodes side by side in the places of a vector environment: the loop in which a run spends its time.
 
-Shapes: P places, n simulations that run, N episodes that were begun together, O observation, A action.
+Shapes: P places, n running simulations, N episodes begun together, O observation, A action.
 
-Episodes begin in groups and end one by one; whoever is over makes room for another group, so that a step's fixed cost
-is shared by many simulations. An episode depends on its seed and its actor alone, never on those beside it.
+Episodes begin in groups and end one by one. Finished ones make room for another group, so that many simulations share
+the fixed cost of a step. An episode depends only on its seed and its actor, never on other episodes.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from es_rl.policies.normalizer import Moments
 from es_rl.rl.actors import Actor
 from es_rl.rl.compaction import Compaction
 
-Beat = Callable[[int], None]  # told the environment steps done since the last beat
+Beat = Callable[[int], None]  # gets the environment steps done since the last call
 ActionTrace = list[tuple[Ints, NDArray[Any]]]
 
-HUGE = 1e30  # a number beyond is as good as infinite: its square would poison the statistics
+HUGE = 1e30  # larger numbers count as infinite: their squares would ruin the observation statistics
 
 
 @dataclass
 class Episodes:
-    """N finished episodes, in the order in which they were begun. A failed one has a NaN return."""
+    """N finished episodes, in the order in which they began. A failed one has return NaN."""
 
     returns: Floats  # (N,)
     lengths: Ints  # (N,)
-    moments: Moments | None  # of each
-    errors: list[str] = field(default_factory=list)  # of environments that broke
-    simulating: float = 0.0  # seconds spent in the environments' steps, here and in groups that have not ended yet
+    moments: Moments | None  # of each episode
+    errors: list[str] = field(default_factory=list)  # messages of environments that broke
+    simulating: float = 0.0  # seconds in steps of the environments since a group last ended, of all groups in progress
 
 
 class MomentSums:
-    """Moments about a frozen mean of what is observed in each of P places."""
+    """Sums up the moments of the observations in each of P places about a frozen mean."""
 
     def __init__(self, mean: Floats, places: int) -> None:
         self._mean = mean
@@ -48,14 +48,14 @@ class MomentSums:
         self._terms = np.empty((places, 2, len(mean)))
 
     def add(self, places: Ints, obs: Floats) -> None:
-        """One observation in each of these places, (n, O)."""
+        """Add one observation for each of these places, (n, O)."""
         terms = self._terms[: len(obs)]
         np.subtract(obs, self._mean, out=terms[:, 0])
         np.square(terms[:, 0], out=terms[:, 1])
         self._sums[places] += terms
 
     def take(self, places: Ints) -> Floats:
-        """The sums of x − mean and of its square, (n, 2, O), which begin at zero again."""
+        """Return the sums of x − mean and of its square, (n, 2, O), and reset them to zero."""
         sums: Floats = self._sums[places]
         self._sums[places] = 0.0
         return sums
@@ -63,18 +63,18 @@ class MomentSums:
 
 @dataclass
 class _Group:
-    """Episodes that were begun together."""
+    """Episodes that began together."""
 
     key: Any
     episodes: Episodes
-    left: int  # that still run
+    left: int  # episodes that still run
 
 
 class EpisodeBatch:
-    """Episodes in progress. The actor's rows are the simulations that run, in the order of `running`.
+    """Episodes in progress. The actor's rows are the running simulations, in the order of `running`.
 
-    With a `mean`, moments of what the policy sees are gathered about it. A reward, an observation or an action that is
-    not finite, or beyond `HUGE`, ends its simulation as failed. `record` receives (places, actions) of every step.
+    With a `mean`, moments of the observations are summed about it. An episode fails and ends if a reward, an
+    observation or an action is not finite or is beyond `HUGE`. `record` receives (places, actions) of every step.
     Episodes are cut off after `limit` steps.
     """
 
@@ -96,18 +96,18 @@ class EpisodeBatch:
         self._group: list[_Group | None] = [None] * places
         self._item, self._begun = np.zeros(places, np.int64), np.zeros(places, np.int64)
         self._steps, self._simulating = 0, 0.0
-        self.running = np.empty(0, np.int64)  # places
-        self._obs: Floats = np.empty((0, 0))  # of those that run
-        self._sums = np.empty(0)  # of their rewards
+        self.running = np.empty(0, np.int64)  # places of running simulations
+        self._obs: Floats = np.empty((0, 0))  # their latest observations
+        self._sums = np.empty(0)  # their sums of rewards so far
         self._ended: list[_Group] = []
 
     @property
     def busy(self) -> bool:
-        """Whether anything is still to be told or to be stepped."""
+        """True while a simulation runs, or an ended group was not yet returned by `advance`."""
         return self.running.size > 0 or bool(self._ended)
 
     def begin(self, key: Any, seeds: Sequence[int]) -> None:
-        """Begin an episode for each seed. An actor whose rows are members has been given as many more."""
+        """Begin an episode for each seed. An actor with weights per row must already have rows for them."""
         n = len(seeds)
         places = np.array([self._free.pop() for _ in seeds])
         obs = self._reset(places, seeds)
@@ -126,7 +126,7 @@ class EpisodeBatch:
             self._leave(failed, failed)
 
     def advance(self) -> list[tuple[Any, Episodes]]:
-        """One step of all that run, with one call of the actor and one of the environment; the groups that ended."""
+        """Step all running simulations by one call of actor and environment. Return (key, episodes) of ended groups."""
         if self.running.size:
             self._step()
         ended, self._ended = self._ended, []
@@ -159,7 +159,7 @@ class EpisodeBatch:
             self._leave(over, failed)
 
     def _leave(self, over: Bools, failed: Bools | None) -> None:
-        """Note how the episodes of these rows ended, and make room."""
+        """Record how the episodes of these rows ended, and free their places."""
         rows = np.flatnonzero(over)
         places = self.running[rows]
         sums = None if self._tally is None else self._tally.take(places)
@@ -180,7 +180,7 @@ class EpisodeBatch:
             self._free.append(place)
         gaps = Compaction.of(over)
         self._actor.close(gaps)
-        self.running = gaps.close(self.running.copy())  # who was told of it may have kept it
+        self.running = gaps.close(self.running.copy())  # a copy: the actor or `record` may hold the old array
         self._obs, self._sums = gaps.close(self._obs), gaps.close(self._sums)
 
     def _end(self, group: _Group) -> None:
@@ -189,7 +189,7 @@ class EpisodeBatch:
         self._ended.append(group)
 
     def _reset(self, places: Ints, seeds: Sequence[int]) -> Floats:
-        """Begin episodes, (N, O), one after the other: where environments are slow to make, that is progress too."""
+        """Begin episodes, one by one and with beats: environments may be slow to make. Return observations (N, O)."""
         seen = []
         for place, seed in zip(places.tolist(), seeds, strict=True):
             seen.append(self._env.reset([place], [seed]))
@@ -207,7 +207,7 @@ def play(
     record: ActionTrace | None = None,
     limit: int | None = None,
 ) -> Episodes:
-    """One episode in each of the first N = len(seeds) places, all begun together: see `EpisodeBatch`."""
+    """Play one episode in each of the first N = len(seeds) places, all begun together: see `EpisodeBatch`."""
     playing = EpisodeBatch(env, actor, len(seeds), mean=mean, beat=beat, record=record, limit=limit)
     playing.begin(None, seeds)
     while not (ended := playing.advance()):
@@ -216,6 +216,6 @@ def play(
 
 
 def _finite(values: NDArray[Any]) -> Bools:
-    """Which rows hold only finite numbers, below `HUGE`, (n,)."""
+    """Tell for each row, (n,), whether all its numbers are finite and below `HUGE` in magnitude."""
     finite: Bools = (np.abs(values) < HUGE).reshape(len(values), -1).all(axis=1)
     return finite

@@ -1,4 +1,4 @@
-"""Film a policy in its environment, and write mp4 and GIF. No screen is needed."""
+"""Film a policy in its environment, and write mp4 and GIF files. No screen is needed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,9 @@ from es_rl.errors import EnvError
 from es_rl.rng import integer_seed
 from es_rl.run.directory import reporting
 
-GIF_WIDTH, GIF_FPS, GIF_SECONDS = 240, 12, 6
-
-
-MAX_FPS = 30
-
-
-MAX_BYTES = 8_000_000  # chats take ten megabytes
-
+GIF_WIDTH, GIF_FPS, GIF_SECONDS = 240, 12, 6  # pixels, frames per second, seconds
+MAX_FPS = 30  # frames per second of a film at most; at higher rates frames are left out
+MAX_BYTES = 8_000_000  # size of an mp4 at most: chats accept 10 MB
 
 Frame = NDArray[np.uint8]  # (height, width, 3)
 
@@ -40,23 +35,22 @@ def film(
     seconds: float,
     seed: int,
 ) -> tuple[list[Frame], float]:
-    """Frames of episodes one after another until `seconds` of simulated time are full, and their rate per second.
+    """Return frames of `seconds` of simulated time, and their rate per second. Episodes follow one another.
 
-    `act` is an agent: one observation → one action; `reset` makes it forget the episode that was.
-
+    `act`, such as an agent, maps one observation to one action; `reset` makes it forget the previous episode.
     Raises `EnvError` if the environment cannot be rendered.
     """
     _choose_renderer()
     try:
         env = make_one(env_id, env_kwargs, render_mode="rgb_array")
         _follow(env)
-        rate = float(env.metadata.get("render_fps") or MAX_FPS)  # steps a second of simulated time
+        rate = float(env.metadata.get("render_fps") or MAX_FPS)  # steps per second of simulated time
         every = max(1, int(np.ceil(rate / MAX_FPS)))
         fps = rate / every
         frames = list(_frames(act, reset, env, every, max(1, round(seconds * fps)), seed))
         env.close()
-    except Exception as error:  # foreign code, and drivers: any error
-        sys.unraisablehook = lambda _: None  # Gymnasium's half-made viewer complains when it is collected
+    except Exception as error:  # foreign code and drivers may raise any error
+        sys.unraisablehook = lambda _: None  # silence Gymnasium's half-made viewer when it is deleted
         raise EnvError(
             f"env={env_id}: cannot be rendered: {describe(error)}. MuJoCo needs EGL or OSMesa: on Debian, "
             f"apt-get install libegl1 libgl1-mesa-dri, or libosmesa6; other environments, a render_mode of rgb_array."
@@ -65,9 +59,9 @@ def film(
 
 
 def write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
-    """H.264 in mp4, small enough for a chat and playable everywhere; appears only when it is complete."""
-    height, width = (side - side % 2 for side in frames[0].shape[:2])  # H.264 wants even sides
-    bits = int(MAX_BYTES * 8 * 0.9 / max(1.0, len(frames) / fps))  # a second
+    """Write H.264 in mp4, small enough for a chat and playable everywhere. The file appears only when complete."""
+    height, width = (side - side % 2 for side in frames[0].shape[:2])  # H.264 needs even sides
+    bits = int(MAX_BYTES * 8 * 0.9 / max(1.0, len(frames) / fps))  # per second
     options = ["-crf", "26", "-maxrate", str(bits), "-bufsize", str(bits), "-movflags", "+faststart"]
     temporary = path.with_suffix(f".writing-{os.getpid()}.mp4")
     with reporting(path, "Choose another place with out=FILE"):
@@ -84,7 +78,7 @@ def write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
 
 
 def write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
-    """The first seconds, small and at a low rate."""
+    """Write the first `GIF_SECONDS` as a small GIF with a low frame rate."""
     step = max(1, round(fps / GIF_FPS))
     chosen = frames[: max(1, int(GIF_SECONDS * fps)) : step]
     height, width = chosen[0].shape[:2]
@@ -122,7 +116,7 @@ def _frames(
 
 
 def _follow(env: Any) -> None:
-    """Let the camera of a MuJoCo task go along with its robot: Gymnasium leaves it where the robot starts."""
+    """Let the camera of a MuJoCo task follow its robot: Gymnasium leaves it where the robot starts."""
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
     if renderer is None:
         return
@@ -134,8 +128,8 @@ def _follow(env: Any) -> None:
 
 
 def _choose_renderer() -> None:
-    """Before mujoco is imported: the first of EGL and OSMesa that can draw off the screen, unless one is set."""
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # for the environments drawn by pygame
+    """Set MUJOCO_GL, unless it is set, to EGL or else OSMesa, if they can draw. Call this before importing mujoco."""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # for environments drawn by pygame
     if "MUJOCO_GL" in os.environ:
         return
     code = "import mujoco; mujoco.GLContext(64, 64).make_current()"

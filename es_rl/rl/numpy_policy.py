@@ -1,13 +1,15 @@
-"""A feedforward policy computed in NumPy, for many members at once.
+"""Compute a feedforward policy in NumPy, for many members at once.
 
-Shapes: P places, n ≤ P simulations that run, R rank; a matrix is (m, n).
+Shapes: P places, n ≤ P running simulations, R rank; a matrix is (m, n).
 
-For the small networks of control that is most of the difference between the physics' speed and training's: a step of
-physics sweeps the processor's caches, and whatever runs between two steps runs cold, where one operation of torch takes
-the time of ten of NumPy's. A kind of layer = one function and one line in `KERNELS`.
+With small control networks, the overhead of torch is most of the gap between the speed of physics and that of training.
+A step of physics evicts the processor's caches, so code between two steps runs cold; there one torch operation takes as
+long as ten of NumPy's.
 
-A row's result must not depend on the rows beside it, to the last bit: no product of matrices here takes several rows at
-once, for its rounding may depend on their number.
+A row's result must not depend on other rows, to the last bit. So no matrix product here takes several rows at once: its
+rounding may depend on their number.
+
+To add a kind of layer, write one function and one line in `KERNELS`.
 """
 
 from __future__ import annotations
@@ -28,22 +30,23 @@ from es_rl.population.members import LowRank, Members
 from es_rl.rl.compaction import Compaction
 
 Array = NDArray[Any]  # (n, features)
-Kernel = Callable[[Array], Array]  # may write into its argument, except the first one
-Weights = dict[str, Any]  # of a layer, by its own parameter names: (P, …), (1, …) for all, or theta (m, n) and factors
+Kernel = Callable[[Array], Array]  # may overwrite its argument, except the first kernel
+# Weights of a layer, by parameter name: (P, …), (1, …) shared by all rows, or theta (m, n) and factors.
+Weights = dict[str, Any]
 
 
 class NumpyForward:
-    """A chain of layers, an actor: each row with weights of its own, which `join` brings, or all with the policy's."""
+    """An actor: a chain of layers. Each row has its own weights, added by `join`, or all share the policy's."""
 
     def __init__(self, layers: dict[str, nn.Module], places: int = 0) -> None:
         self._layers, self._places, self._rows = layers, places, 0
-        self._own: list[Array] = []  # every array with a row for each place
+        self._own: list[Array] = []  # all arrays with a row for each place
         self._kernels = [] if places else self._bind(_policys(layers))
 
     def join(self, members: dict[str, Members], k: int = 1) -> None:
-        """Rows for more members, k of each. The matrices of low-rank members have the same theta in all calls."""
+        """Add rows for more members, k each. Low-rank members must have the same theta in all calls."""
         arrays = {name: _arrays(_in_use(m, name, self._layers)) for name, m in members.items()}
-        own = [part for parts in arrays.values() for part in parts[-2:]]  # theta is no member's own
+        own = [part for parts in arrays.values() for part in parts[-2:]]  # without theta, which low-rank members share
         if not self._kernels:
             self._own = [np.empty((self._places, *part.shape[1:]), part.dtype) for part in own]
             rest = iter(self._own)
@@ -55,7 +58,7 @@ class NumpyForward:
         self._rows = end
 
     def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
-        """Observations (n, O) → actions (n, A), or (n,) integers."""
+        """Return actions (n, A), or (n,) integers, for observations (n, O)."""
         x: Array = obs
         for kernel in self._kernels:
             x = kernel(x)
@@ -67,7 +70,7 @@ class NumpyForward:
         self._rows = gaps.left
 
     def _bind(self, arrays: dict[str, tuple[Array, ...]]) -> list[Kernel]:
-        """Each layer's kernel with its weights."""
+        """Return each layer's kernel, with its weights."""
         own: dict[str, Weights] = {name: {} for name in self._layers}
         for name, parts in arrays.items():
             prefix, _, short = name.rpartition(".")
@@ -76,43 +79,43 @@ class NumpyForward:
 
 
 def _in_use(m: Members, name: str, layers: dict[str, nn.Module]) -> Members:
-    """Members of a parameter as its layer computes with them: rounded ones are whole and rounded here, once."""
+    """Return a parameter's members as its layer uses them: rounded weights are made explicit and rounded here, once."""
     layer = layers[name.rpartition(".")[0]]
     if not isinstance(layer, RoundedLinear) or not name.endswith(".weight"):
         return m
     if not isinstance(m, LowRank):
         return rounded(m, layer.kind)
-    whole = m.theta  # one rank after the other: the bits of a product of matrices may depend on the number of members
+    whole = m.theta  # one rank after another: rounding in a matrix product may depend on the number of members
     for r in range(m.a.shape[2]):
         whole = whole + m.a[:, :, r, None] * m.b[:, None, :, r]
     return rounded(whole, layer.kind)
 
 
 def _arrays(m: Members) -> tuple[Array, ...]:
-    """Of dense members their weights (N, …), of low-rank ones theta (m, n), a (N, m, R) and bᵀ (N, R, n)."""
+    """Return the weights (N, …) of dense members, or theta (m, n), a (N, m, R) and bᵀ (N, R, n) of low-rank ones."""
     if isinstance(m, LowRank):
         return m.theta.numpy(), m.a.numpy(), m.b.transpose(1, 2).numpy()
     return (m.numpy(),)
 
 
 def _policys(layers: dict[str, nn.Module]) -> dict[str, tuple[Array, ...]]:
-    """The weights of the policy itself, for all rows: (1, …)."""
+    """Return the weights (1, …) of the policy itself, shared by all rows."""
     named = {f"{name}.{short}": value for name, layer in layers.items() for short, value in layer.named_parameters()}
     return {name: _arrays(_in_use(value.detach()[None], name, layers)) for name, value in named.items()}
 
 
 def chain(policy: nn.Module) -> dict[str, nn.Module] | None:
-    """The layers of a feedforward policy by their names in it, or None if NumPy cannot compute one."""
+    """Return the layers of a feedforward policy by name, or None if NumPy cannot compute one of them."""
     if type(policy) is not Feedforward:  # a subclass may compute anything
         return None
     layers = dict(_links(policy))
     weighted = [id(layer) for layer in layers.values() if list(layer.parameters())]
-    each_once = len(set(weighted)) == len(weighted)  # one that comes twice has its weights by its first name only
+    each_once = len(set(weighted)) == len(weighted)  # a layer used twice has its weights under its first name only
     return layers if each_once and all(_has_kernel(layer) for layer in layers.values()) else None
 
 
 def _links(layers: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The layers of a chain, and of chains within it, in their order."""
+    """Yield the layers of a chain in order, with those of nested chains."""
     for name, layer in layers._modules.items():
         if type(layer) is nn.Sequential:
             yield from _links(layer, f"{prefix}{name}.")
@@ -142,7 +145,7 @@ def _linear(layer: nn.Module, w: Weights) -> Kernel:
 
 
 def _low_rank_product(theta: Array, a: Array, b: Array) -> Kernel:
-    """x thetaᵀ + (x b) aᵀ: (m, n), (P, m, R), (P, R, n)."""
+    """Return the kernel x thetaᵀ + (x b) aᵀ, for theta (m, n), a (P, m, R) and bᵀ (P, R, n)."""
     if a.shape[-1] == 1:
         a, b = a[..., 0], b[:, 0]
         own: Kernel = lambda x: np.vecdot(x, b[: len(x)])[:, None] * a[: len(x)]  # noqa: E731
@@ -205,7 +208,7 @@ def _head(layer: nn.Module, w: Weights) -> Kernel:
 
 
 def _clipped(x: Array, low: Any, high: Any) -> Array:
-    """In place. np.clip does the same, three times as slowly for the few numbers of a step."""
+    """Clip in place. `np.clip` takes three times as long for the few numbers of a step."""
     np.maximum(x, low, out=x)
     np.minimum(x, high, out=x)
     return x
@@ -228,19 +231,19 @@ def _leaky_relu(layer: nn.Module, w: Weights) -> Kernel:
 
 
 def _gelu(layer: nn.Module, w: Weights) -> Kernel:
-    from scipy.special import erf  # takes a while, and few policies need it
+    from scipy.special import erf  # slow to import, and few policies need it
 
     half, root = np.float32(0.5), np.float32(0.5**0.5)
     return lambda x: half * x * (1 + erf(root * x))
 
 
 def _silu(layer: nn.Module, w: Weights) -> Kernel:
-    """x/(1 + exp(−x)), which does not overflow when written like this."""
+    """Return the kernel x/(1 + exp(−x)), written with tanh so that it does not overflow."""
     half = np.float32(0.5)
     return lambda x: half * x * (1 + np.tanh(half * x))
 
 
-# How a layer of each kind computes for many members: (layer, their weights) → kernel.
+# For each kind of layer: (layer, weights of its rows) → kernel.
 KERNELS: dict[type[nn.Module], Callable[[nn.Module, Weights], Kernel]] = {
     Normalizer: _normalizer,
     Unnormalized: lambda layer, w: lambda obs: obs[..., : layer.inputs].astype(np.float32),

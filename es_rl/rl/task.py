@@ -1,7 +1,6 @@
-"""The members of a generation → their fitness, by rollouts on workers; and the unperturbed policy → its returns.
+"""Evaluate the members of a generation, and the unperturbed policy, by rollouts on workers.
 
-This is the part that another kind of training replaces: nothing above it knows that there are environments, and
-nothing below it knows of evolution strategies.
+Another kind of training replaces this part: the loop (`es_rl.run.loop`) knows nothing of environments.
 """
 
 from __future__ import annotations
@@ -27,25 +26,25 @@ from es_rl.rng import integer_seed
 from es_rl.workers.pool import Workers
 from es_rl.workers.worker import JobFailure
 
-# Into so many chunks are evaluation episodes cut, whatever the number of workers.
+# Evaluation episodes are cut into at most this many chunks, for any number of workers; more if they were too large.
 EVALUATION_CHUNKS = 8
-SEVERAL = 8  # members, of which none can be run: it is not for one of them alone
+SEVERAL = 8  # members: if none of them can be run, single members are not the cause
 
 
 class RlTask:
-    """Evaluates a run's members and its policy in an environment."""
+    """Evaluates members, and the policy itself, in an environment."""
 
     def __init__(self, config: Config, params: ESParams, spec: EnvSpec, workers: Workers) -> None:
         self._config, self._params, self._workers = config, params, workers
         self._rollout = ChunkRunner(config, spec)
         self._central = Central(config, spec, workers) if config.inference == "central" else None
         independent = self._central is None and numpy_layers(make_policy(config, spec)) is not None
-        self.divisible = independent and not config.es.noise.endswith("orthogonal")  # these draw a chunk's together
+        self.divisible = independent and not config.es.noise.endswith("orthogonal")  # drawn for a whole chunk
 
     def members(self, state: ESState) -> MemberScores:
-        """Fitness of all members of the coming generation.
+        """Return the scores of all members of the coming generation.
 
-        Raises `EnvError` or `TrainingError` as soon as more have failed than `es.max_failed` allows.
+        Raises `EnvError` or `TrainingError` as soon as more members failed than `es.max_failed` allows.
         """
         start, busy = time.monotonic(), self._workers.busy
         p, chunks = es.ask(self._params, state)
@@ -57,12 +56,12 @@ class RlTask:
             results += self._roll_members(generation, self._cut(more), more[-1].stop, failed=failed)
         moments = [result.moments for result in results if result.moments is not None]
         processes = max(1, self._workers.count)
-        available = max(1e-9, processes * (time.monotonic() - start))  # seconds of all processes together
+        available = max(1e-9, processes * (time.monotonic() - start))  # seconds, of all processes together
         return MemberScores(
             fitness=np.concatenate([result.fitness for result in results]),
             buffers=normalizer.merge(state.buffers, moments),
             steps=sum(result.steps for result in results),
-            # Shares of the workers' time: with a job, and inside the simulator.
+            # Shares of the workers' time: busy with a job, and in steps of the environments.
             metrics=_metrics(results)
             | {
                 "time/utilisation": (self._workers.busy - busy) / available if self._workers.count else 1.0,
@@ -71,7 +70,7 @@ class RlTask:
         )
 
     def _cut(self, chunks: list[range]) -> list[range]:
-        """The same members as jobs for workers. No bit depends on it where one's actions do not on those beside it."""
+        """Cut the members into jobs for the workers, unless results depend on how they are cut."""
         if not self.divisible:
             return chunks
         return divide(range(chunks[0].start, chunks[-1].stop), self._workers.count, self._params.chunk)
@@ -79,9 +78,9 @@ class RlTask:
     def _roll_members(
         self, generation: Generation, parts: list[range], population: int, *, failed: int
     ) -> list[ChunkResult]:
-        """The results of these members, given that so many of earlier ones failed.
+        """Return the results of these members, after `failed` earlier ones failed.
 
-        A part that its worker was lost on again and again is cut into pairs, so that none fails for one beside it.
+        A job that could not be done is cut into pairs, so that no pair fails because of another.
         """
         jobs = [Chunk("members", members.start, len(members)) for members in parts]
 
@@ -105,7 +104,7 @@ class RlTask:
         return results
 
     def evaluate(self, state: ESState) -> dict[str, Any]:
-        """`eval/*` of the unperturbed policy on fresh seeds; episodes that failed are counted and left out."""
+        """Return `eval/*` of the unperturbed policy on fresh seeds. Failed episodes are counted and left out."""
         episodes = self._config.eval.episodes
         size = min(self._params.chunk * self._config.es.episodes, -(-episodes // EVALUATION_CHUNKS))
         jobs = [Chunk("evaluation", i, min(size, episodes - i)) for i in range(0, episodes, size)]
@@ -130,7 +129,7 @@ class RlTask:
         return self._workers.map(self._rollout, generation, jobs, on_result=on_result)
 
     def _check(self, failed: int, population: int, result: ChunkResult, chunk: Chunk, generation: int) -> None:
-        """End a run that cannot succeed: too many failed, or the very first chunk could not be run at all."""
+        """Raise if the run cannot succeed: too many members failed, or the very first chunk could not be run at all."""
         share = self._config.es.max_failed
         several = chunk.first == 0 and chunk.count >= min(SEVERAL, population)
         lost = result.steps == 0 and bool(result.errors) and generation == 1 and several
@@ -144,7 +143,7 @@ class RlTask:
 
 
 def probe(workers: Workers, config: Config) -> EnvSpec:
-    """Make the environment once, in a worker: it may hang or crash. Raises `EnvError`."""
+    """Make the environment once, in a worker, since it may hang or crash. Raises `EnvError`."""
     (outcome,) = workers.map(_probe, None, [config])
     if isinstance(outcome, JobFailure):
         known = outcome.message.startswith(("env=", "backend="))
@@ -162,7 +161,7 @@ def _failed(result: ChunkResult) -> int:
 
 
 def _metrics(results: Sequence[ChunkResult]) -> dict[str, Any]:
-    """Statistics of the members that did not fail."""
+    """Return statistics of the members that did not fail."""
     fitness = np.concatenate([result.fitness for result in results])
     sound = np.isfinite(fitness)
     returns = np.concatenate([result.returns for result in results])[sound]
@@ -175,5 +174,5 @@ def _metrics(results: Sequence[ChunkResult]) -> dict[str, Any]:
 
 
 def _statistic(function: Callable[[Any], Any], values: NDArray[np.float64]) -> float | None:
-    """The statistic as a float, or None of no values."""
+    """Return the statistic as a float, or None if there are no values."""
     return float(function(values)) if values.size else None

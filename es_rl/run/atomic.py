@@ -1,7 +1,7 @@
 """Directories of files that appear complete or not at all, and are checked when they are read.
 
-Each has a `MANIFEST.json` with size and sha256 of every file. A directory under its final name is complete: it was
-written under another name, flushed to the disk and renamed.
+Each has a `MANIFEST.json` with the size and sha256 of every file. A directory is written under another name, flushed
+to disk and renamed, so it is complete under its final name.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ MANIFEST = "MANIFEST.json"
 
 
 def write(final: Path, contents: Mapping[str, bytes]) -> None:
-    """A directory of these files and their manifest, which appears complete or not at all. Raises OSError."""
+    """Write a directory of these files and their manifest: it appears complete or not at all. Raises OSError."""
     manifest = {name: {"size": len(data), "sha256": _sha256(data)} for name, data in contents.items()}
     temporary, old = (final.with_name(f".{what}-{os.getpid()}-{final.name}") for what in ("writing", "old"))
-    for leftover in (temporary, old):  # of an earlier process of this number
+    for leftover in (temporary, old):  # of an earlier process with the same id
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir()
     for name, data in {**contents, MANIFEST: json.dumps(manifest, indent=2).encode()}.items():
         _write_to_disk(temporary / name, data)
-    if final.exists():  # a damaged one that a resumed run has fallen back from, or an earlier one
+    if final.exists():  # an earlier one, or a damaged one that a resumed run has skipped
         final.rename(old)
     temporary.rename(final)
     _flush_directory(final.parent)
@@ -39,7 +39,7 @@ def write(final: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def read(path: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """These files of such a directory. Raises `CheckpointError` if one is not what the manifest says, and OSError."""
+    """Return the contents of these files. Raises OSError, or `CheckpointError` if one does not match the manifest."""
     manifest = json.loads((path / MANIFEST).read_bytes())
     contents = {name: (path / name).read_bytes() for name in names}
     for name, data in contents.items():
@@ -50,7 +50,7 @@ def read(path: Path, names: Sequence[str]) -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Whatever is wrong with what is read of a path is a `CheckpointError`."""
+    """Turn any error while reading a path into a `CheckpointError`."""
     try:
         yield
     except OSError as error:
@@ -83,7 +83,7 @@ def _flush_directory(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A file that is there complete or not at all."""
+    """Write a JSON file that appears complete or not at all."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(json.dumps(value, indent=1) + "\n")
     temporary.replace(path)

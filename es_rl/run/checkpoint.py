@@ -1,8 +1,8 @@
-"""Checkpoints: atomic, checksummed, nothing pickled.
+"""Checkpoints: written atomically, with checksums, without pickle.
 
 `checkpoints/<generation>/` holds `model.safetensors` (theta and the policy's buffers by name, and nothing that differs
-between equal runs), `trainer.safetensors` (the optimiser), `state.json` (counters, and what the policy is for) and
-a manifest. `last` and `best` link to two of them.
+between equal runs), `trainer.safetensors` (the optimiser's state), `state.json` (counters, and what the policy is for)
+and a manifest. `last` and `best` are links to checkpoints.
 """
 
 from __future__ import annotations
@@ -30,40 +30,43 @@ from es_rl.run import atomic as directory
 @dataclass(frozen=True)
 class CheckpointConfig:
     every: int = key(
-        10, "generations between checkpoints (also once a minute, and whenever the run ends)", low=1, resumable=True
+        10,
+        "generations between checkpoints; a run also saves once a minute, at a new best score, and when it ends",
+        low=1,
+        resumable=True,
     )
-    keep: int = key(3, "newest checkpoints kept; the best one is kept besides", low=1, resumable=True)
+    keep: int = key(3, "keep this many of the newest checkpoints; the best one is kept as well", low=1, resumable=True)
 
 
 FORMAT = 2
 FILES = ("model.safetensors", "trainer.safetensors", "state.json")
-SAVE_SECONDS = 60.0  # a checkpoint is due when the last one is older than this, whatever the cadence
+SAVE_SECONDS = 60.0  # a checkpoint is also due when the last save is older than this
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run has done so far, besides the strategy's state."""
+    """The progress of a run, apart from the strategy's state."""
 
-    steps: int = 0  # of all members, evaluation not counted; of environments, or tokens
-    seconds: float = 0.0  # of training
-    best_score: float | None = None  # of the evaluations: what they are ranked by
+    steps: int = 0  # environment steps, or tokens, of all members; evaluations do not count
+    seconds: float = 0.0  # of training, evaluations included
+    best_score: float | None = None  # of all evaluations so far
     last_score: float | None = None
-    flat_generations: int = 0  # in a row, that taught nothing
+    flat_generations: int = 0  # in a row without any difference in fitness
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read back."""
+    """A checkpoint read from disk."""
 
     generation: int
     model: dict[str, Tensor]  # parameters and buffers
     optim: dict[str, Tensor]
     progress: Progress
-    about: dict[str, Any]  # what the policy was made for, as it was saved: JSON
+    about: dict[str, Any]  # what the policy is for, as JSON
     path: Path
 
     def state(self, fresh: ESState) -> ESState:
-        """The strategy's state. Raises `CheckpointError` if names, shapes or types are not those of a `fresh` one."""
+        """Return the strategy's state. Raises `CheckpointError` if names, shapes or types differ from `fresh`."""
         check_fit(self.path, self.model, fresh, "policy")
         for full_name, value in self.optim.items():
             name, _, entry = full_name.rpartition("/")
@@ -74,7 +77,7 @@ class Checkpoint:
 
 
 def check_fit(path: Path, model: Mapping[str, Tensor], fresh: ESState, what: str) -> None:
-    """Refuse saved parameters and buffers of other names, shapes or types than fresh ones. Raises `CheckpointError`."""
+    """Raise `CheckpointError` if names, shapes or types of saved parameters and buffers differ from `fresh`."""
     expected = {name: (value.shape, value.dtype) for name, value in (fresh.theta | fresh.buffers).items()}
     found = {name: (value.shape, value.dtype) for name, value in model.items()}
     if expected != found:
@@ -92,10 +95,9 @@ def save(
     best: bool,
     pinned: int | None = None,
 ) -> Path:
-    """Write a checkpoint, point `last` (and `best`) to it, remove old ones but `pinned`.
+    """Write a checkpoint, link `last` (and `best`) to it, and remove old ones except `pinned`. Return its path.
 
-    `about` says what the policy is made for, in JSON. Raises OSError; the checkpoints that were there
-    are then still there.
+    `about` says what the policy is for, as JSON. Raises OSError. If writing fails, earlier checkpoints remain.
     """
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +119,7 @@ def save(
 
 
 class Checkpointer:
-    """Keeps a run's newest state, and saves it when it is due; a save that fails is told of and tried again."""
+    """Holds a run's newest state and saves it when due. After a failed save it warns and tries again."""
 
     def __init__(
         self, run: Path, config: CheckpointConfig, about: Mapping[str, Any], say: Callable[[str], None]
@@ -126,22 +128,22 @@ class Checkpointer:
         self._saved_generation = -1
         self._saved_at = time.monotonic()
         self._best, self._failed = False, False
-        self.before: Callable[[], None] = lambda: None  # called first: what a checkpoint counts as done is on disk
-        self.pinned: int | None = None  # a generation that is being filmed, and so is kept
+        self.before: Callable[[], None] = lambda: None  # called before a save: the log must not lag behind a checkpoint
+        self.pinned: int | None = None  # a generation that is kept because it is being filmed
 
     def start(self, state: ESState, progress: Progress, *, saved: bool) -> None:
-        """The state that a sitting begins with; `saved` if it was just read back."""
+        """Set the first state; `saved` if it was just read from a checkpoint."""
         self.state, self.progress = state, progress
         self._saved_generation = state.generation if saved else -1
 
     def hold(self, state: ESState, progress: Progress) -> None:
-        """Whatever comes, this is what a save saves."""
+        """Set the state that the next save writes."""
         self.state, self.progress = state, progress
 
     def commit(self, state: ESState, progress: Progress, *, best: bool) -> None:
-        """Take over a finished generation; save it if the cadence says so, or if it is the best so far.
+        """Take a finished generation. Save it if a checkpoint is due, or if it is the best so far.
 
-        One that is the best but could not be saved does not count as such, so that the next good one is kept.
+        If the best one could not be saved, the best score stays as before, so that the next good one is saved.
         """
         best_before = self.progress.best_score
         self.state, self.progress = state, progress
@@ -153,7 +155,7 @@ class Checkpointer:
             self.progress = replace(progress, best_score=best_before)
 
     def save(self, *, required: bool = False) -> None:
-        """Save the newest state, unless it is. With `required`, raises `ResourceError` if that is impossible."""
+        """Save the newest state if it is not saved yet. With `required`, raises `ResourceError` if saving fails."""
         if self._saved_generation == self.state.generation:
             return
         self.before()
@@ -179,14 +181,14 @@ class Checkpointer:
 
 
 def load(run: Path, which: str = "last") -> Checkpoint:
-    """The checkpoint `last`, `best`, or of a generation. Raises `CheckpointError` if it is missing or damaged."""
+    """Return the checkpoint `last`, `best` or of a generation. Raises `CheckpointError` if it is missing or damaged."""
     folder = run / "checkpoints"
     if not folder.is_dir():
         raise CheckpointError(f"{run}: has no checkpoints.")
     path = folder / (_name(int(which)) if which.isdecimal() else which)
     if which not in ("last", "best") and not which.isdecimal():
         raise CheckpointError(f"checkpoint={which}: must be last, best or the number of a generation.")
-    path = path.resolve()  # links move while a training goes on
+    path = path.resolve()  # links may move while training goes on
     if not path.is_dir():
         there = ", ".join(str(int(p.name)) for p in _all(folder)) or "none"
         raise CheckpointError(f"{run}: has no checkpoint {which}; generations that there are: {there}.")
@@ -194,7 +196,7 @@ def load(run: Path, which: str = "last") -> Checkpoint:
 
 
 def load_newest(run: Path, on_warning: Callable[[str], None]) -> Checkpoint:
-    """The newest sound checkpoint; damaged ones are warned of. Raises `CheckpointError` if none is sound."""
+    """Return the newest sound checkpoint. Warn of damaged ones. Raises `CheckpointError` if none is sound."""
     found = _all(run / "checkpoints")
     if not found:
         raise CheckpointError(f"{run}: has no checkpoint to resume from.")
@@ -209,7 +211,7 @@ def load_newest(run: Path, on_warning: Callable[[str], None]) -> Checkpoint:
 
 
 def _read(path: Path) -> Checkpoint:
-    """Check every file against the manifest before anything in it is looked at."""
+    """Return a checkpoint. Check every file against the manifest before parsing any."""
     with directory.reading(path):
         contents = directory.read(path, FILES)
         facts = json.loads(contents["state.json"])
@@ -226,7 +228,7 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _progress(saved: dict[str, Any]) -> Progress:
-    """Raises ValueError or TypeError if it holds anything but numbers."""
+    """Raise ValueError or TypeError if a value is not a finite number; scores may be None."""
     progress = Progress(**saved)
     for name, value in asdict(progress).items():
         if not math.isfinite(0.0 if value is None and name.endswith("_score") else value):
@@ -235,7 +237,7 @@ def _progress(saved: dict[str, Any]) -> Progress:
 
 
 def _all(folder: Path) -> list[Path]:
-    """Checkpoint directories, oldest first."""
+    """Return the checkpoint directories, oldest first."""
     return sorted(p for p in folder.glob("*") if p.name.isdecimal() and p.is_dir())
 
 

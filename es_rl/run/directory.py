@@ -1,4 +1,4 @@
-"""A run's directory: where it is, whose it is, and what it says of itself besides metrics and checkpoints."""
+"""A run's directory: its path, its lock, its configuration, command and versions."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ OPTIONAL = ("transformers", "tokenizers")
 
 
 def create(given: str, group: str, name: str) -> Path:
-    """Make the directory of a new run: the one given, or `runs/GROUP/TIME-NAME`.
+    """Create the directory of a new run: `given`, or `runs/GROUP/TIME-NAME`. Return its path.
 
-    Raises `ConfigError` if it is not empty, `ResourceError` if that is refused.
+    Raises `ConfigError` if it is not empty, `ResourceError` if the file system refuses.
     """
     path = Path(given or f"runs/{group.replace(':', '-')}/{time.strftime('%Y%m%d-%H%M%S')}-{name}")
     if not given:
@@ -45,7 +45,7 @@ def create(given: str, group: str, name: str) -> Path:
 
 
 def resumed(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The run that `resume=` names, if any, and the other arguments. Raises `ConfigError`."""
+    """Return the run that `resume=` names, if any, and the other arguments. Raises `ConfigError`."""
     name = pairs(argv).get("resume", "")
     return (Path(name) if name else None), [argument for argument in argv if not argument.startswith("resume=")]
 
@@ -55,9 +55,9 @@ def discard_unbegun(path: Path) -> None:
     if not (path / "config.yaml").exists():
         for name in (".lock", "workers.log", "command.txt", "versions.json", ".config.yaml"):
             (path / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "start"):  # of the untrained policy
+        for name in ("checkpoints", "start"):  # they hold the untrained policy
             shutil.rmtree(path / name, ignore_errors=True)
-        with contextlib.suppress(OSError):  # there is something else in it
+        with contextlib.suppress(OSError):  # it holds other files
             path.rmdir()
 
 
@@ -70,14 +70,14 @@ def describe(path: Path, config: Any, verb: str, argv: Sequence[str]) -> None:
 
 
 def save_config(path: Path, config: Any) -> None:
-    """Write a run's resolved configuration: the file is there complete, or as it was."""
+    """Write a run's resolved configuration. The file is replaced completely or stays as it was."""
     with reporting(path):
         (path / ".config.yaml").write_text(to_yaml(config))
         (path / ".config.yaml").replace(path / "config.yaml")
 
 
 def saved_config(path: Path) -> dict[str, Any]:
-    """The keys of a run, as it was started. Raises `CheckpointError` if the directory holds no run."""
+    """Return the saved keys of a run. Raises `CheckpointError` if the directory holds no run."""
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such run directory.")
     if not (path / "config.yaml").is_file():
@@ -89,7 +89,7 @@ def saved_config(path: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions that results may depend on; `code` is a checksum of the package's own files."""
+    """Return the versions that results may depend on; `code` is a checksum of the package's source files."""
     found = {"python": platform.python_version(), "code": _code()}
     for package in (*PACKAGES, *OPTIONAL):
         try:
@@ -102,14 +102,14 @@ def versions() -> dict[str, str]:
 
 @cache
 def _code() -> str:
-    """The beginning of the sha256 over all of the package's source files, in the order of their names."""
+    """Return the first 12 digits of the sha256 of all source files, in the order of their names."""
     package = Path(__file__).parents[1]
     files = sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).as_posix())
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 def changed_versions(path: Path) -> list[str]:
-    """What has another version now than when the run was last described, one line each."""
+    """Return a line for each version that has changed since the run was started."""
     try:
         before = json.loads((path / "versions.json").read_text())
     except (OSError, ValueError):
@@ -120,7 +120,7 @@ def changed_versions(path: Path) -> list[str]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the run against a second trainer; the kernel lets go when this process ends, however it ends."""
+    """Lock the run against a second trainer. The kernel releases the lock when this process ends, however it ends."""
     with reporting(path):
         file = (path / ".lock").open("a+")
     with file:
@@ -143,7 +143,7 @@ def _take_lock(path: Path, file: IO[str]) -> None:
 
 @contextmanager
 def reporting(path: Path, remedy: str = "Choose another place with run=DIRECTORY") -> Iterator[None]:
-    """Turn what the file system refuses into one line."""
+    """Turn an error of the file system into a `ResourceError` of one line."""
     try:
         yield
     except OSError as error:
@@ -152,6 +152,6 @@ def reporting(path: Path, remedy: str = "Choose another place with run=DIRECTORY
 
 
 def _unused(path: Path) -> Path:
-    """The path, or the first of path-2, path-3, … that does not exist."""
+    """Return the path, or the first of path-2, path-3, … that does not exist."""
     candidates: Callable[[int], Path] = lambda i: path if i == 1 else path.with_name(f"{path.name}-{i}")  # noqa: E731
     return next(p for i in range(1, 10**6) if not (p := candidates(i)).exists())

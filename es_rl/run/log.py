@@ -1,4 +1,4 @@
-"""What a run leaves: metrics.jsonl and TensorBoard, beside what it says on the screen."""
+"""The log of a run: metrics.jsonl, TensorBoard and the screen."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import Tensor
 from es_rl.run.screen import Record, Screen
 from es_rl.run.terms import RunTerms
 
-HISTOGRAM_SIZE = 1 << 22  # numbers of a parameter of which a histogram is drawn
+HISTOGRAM_SIZE = 1 << 22  # a parameter with more numbers than this gets no histogram
 
 
 class Metrics:
-    """metrics.jsonl: one JSON object a generation; one that was not finished when a run ended is dropped on resume."""
+    """metrics.jsonl: one JSON object a generation. On resume, lines after the checkpoint are dropped."""
 
     def __init__(self, path: Path, generation: int) -> None:
         if path.exists():
@@ -36,12 +36,12 @@ class Metrics:
 
 
 class TensorBoard:
-    """Event files with the tags of metrics.jsonl, on an axis of environment steps or of tokens."""
+    """Event files with the tags of metrics.jsonl. The axis is environment steps or tokens."""
 
     def __init__(self, run: Path, config_text: str, terms: RunTerms, resumed_at: int | None) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        # What an earlier sitting wrote beyond its last checkpoint is disowned.
+        # TensorBoard hides what was written after the checkpoint that a run resumes from.
         self._axis = terms.steps
         purge = None if resumed_at is None else resumed_at + 1
         self._writer = SummaryWriter(str(run), purge_step=purge, flush_secs=10)
@@ -65,7 +65,7 @@ class TensorBoard:
                 self._writer.add_histogram(f"theta/{name}", value.numpy(), step)
 
     def animation(self, gif: bytes, size: tuple[int, int], step: int) -> None:
-        """A GIF as an image; TensorBoard shows it moving."""
+        """Write a GIF as an image; TensorBoard shows it moving."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         width, height = size
@@ -83,7 +83,7 @@ class TensorBoard:
 
 
 class RunLog:
-    """The three together, for a run directory."""
+    """The screen, metrics.jsonl and TensorBoard of one run."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class RunLog:
         self._tensorboard = TensorBoard(run, config_text, terms, steps if resumed else None)
 
     def generation(self, record: Record, fitness: NDArray[np.float64], theta: Mapping[str, Tensor]) -> None:
-        """One generation is finished; histograms are kept of those that were evaluated."""
+        """Log a finished generation; write histograms if it was evaluated."""
         self.screen.write(record)
         self._metrics.write(record)
         self._tensorboard.write(record)
@@ -109,7 +109,7 @@ class RunLog:
             self._tensorboard.histograms(fitness, theta, record[self._terms.steps])
 
     def animation(self, gif: Path, step: int) -> None:
-        """Show a video in TensorBoard."""
+        """Show a GIF in TensorBoard."""
         from PIL import Image
 
         with Image.open(gif) as image:
@@ -117,7 +117,7 @@ class RunLog:
         self._tensorboard.animation(gif.read_bytes(), size, step)
 
     def flush(self) -> None:
-        """All that was said so far is in the files, whatever becomes of this process."""
+        """Write all records so far to the files, so that they survive the end of this process."""
         self._tensorboard.flush()
 
     def close(self) -> None:
@@ -126,12 +126,12 @@ class RunLog:
 
 
 def plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
+    """Replace NaN and infinity by None, since JSON has neither."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def keep_until(path: Path, generation: int) -> None:
-    """Drop lines after the generation, and one that was cut off; the rest is replaced in one go."""
+    """Drop lines after the generation and cut-off lines. Replace the file atomically."""
     kept = []
     for line in path.read_text().splitlines():
         try:

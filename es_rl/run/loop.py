@@ -1,7 +1,7 @@
-"""A run, from its directory to its end: what training of every kind shares. Read `run`, `_sitting`, `_train`.
+"""The loop of a run, shared by every kind of training. Start reading at `run`, `_sitting`, `_train`.
 
-A kind of training is a `Training`: who evaluates members, the first state, and what it is for. It knows nothing of
-directories, checkpoints, screens and stops; nothing here knows what is trained.
+A `Training` provides what is specific: its task, its first state, and what its policy is for. This module handles the
+directory, checkpoints, log, screen and stop rules, and knows nothing of what is trained.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from es_rl.run.terms import RunTerms, StopRules
 from es_rl.workers import machine
 from es_rl.workers.pool import Workers
 
-FLAT_WARNING = 3  # generations in a row without any difference in fitness
+FLAT_WARNING = 3  # warn after this many generations in a row without any difference in fitness
 
 
 def run(r: Run) -> int:
-    """Train in a run directory until a stop rule is met; returns the exit code. Raises `Stopped` and other errors."""
+    """Train in a run directory until a stop rule is met. Return the exit code. Raises `Stopped` and other errors."""
     with rundir.locked(r.path), stop_requests() as check, contextlib.ExitStack() as stack:
         stack.callback(rundir.discard_unbegun, r.path)
         screen = Screen(r.title, r.stop_rules, r.terms)
@@ -53,7 +53,7 @@ def run(r: Run) -> int:
 
 
 def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers, stack: contextlib.ExitStack) -> None:
-    """From a run's directory to its end, or to the next stop."""
+    """Begin or resume a run; train until it finishes or is stopped."""
     training = r.prepare(workers, screen.say)
     state, progress = training.state, Progress()
     es.check(ESParams.of(r.config), state)
@@ -63,11 +63,11 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
     saver.start(state, progress, saved=r.resumed)
     text = to_yaml(r.config)
     if not r.resumed:
-        saver.save(required=True)  # before the directory says that it is a run: from then on it can be resumed
+        saver.save(required=True)  # before config.yaml marks the directory as a run that can be resumed
         rundir.describe(r.path, r.config, r.verb, r.argv)
         screen.say(text)
     else:
-        rundir.save_config(r.path, r.config)  # with its newest stop rules
+        rundir.save_config(r.path, r.config)  # resumable keys may have changed
     begun = f" from generation {state.generation}" if state.generation else ""
     screen.say(training.heading + begun)
     log = RunLog(r.path, screen, text, r.terms, generation=state.generation, steps=progress.steps, resumed=r.resumed)
@@ -84,9 +84,9 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
             f"{stop}: generation {saver.state.generation} is saved; go on with resume={r.path}", stop.exit_code
         ) from None
     except TornError:
-        raise  # theta is neither here nor there: the last checkpoint stands
+        raise  # theta is half moved or infinite: keep the last checkpoint
     except BaseException:
-        saver.save()  # whatever happened, nothing that was finished is lost
+        saver.save()  # finished generations must not be lost
         raise
     saver.save(required=True)
     workers.close()
@@ -101,10 +101,10 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
 def _train(
     r: Run, training: Training, log: RunLog, saver: Checkpointer, follower: Follower | None, check: Callable[[], None]
 ) -> str:
-    """Go on from the saver's state until a stop rule is met; return that rule.
+    """Train from the checkpointer's state until a stop rule is met. Return that rule.
 
-    A generation counts once it was told, evaluated, logged and handed to the saver; one that is interrupted before is
-    run again, to the same bits. Where theta is moved in place it counts once it is moved, if need be unevaluated.
+    A generation counts once it was told, evaluated, logged and handed to the checkpointer. If it is interrupted before
+    that, it runs again, with the same bits. If theta moves in place, it counts once theta has moved, even unevaluated.
     """
     rules, terms, every = r.stop_rules, r.terms, r.config.eval.every
     step = training.step or partial(_generation, ESParams.of(r.config), training.task)
@@ -134,7 +134,7 @@ def _train(
 
 
 class _Clock:
-    """Seconds of training over all sittings, and the processor time since it was last asked for."""
+    """Seconds of training, from before a resume too, and processor seconds since the last call."""
 
     def __init__(self, before: float) -> None:
         self._began, self._spent = time.monotonic() - before, machine.family_seconds()
@@ -150,7 +150,7 @@ class _Clock:
 def _advance(
     step: Callable[[ESState], StepResult], saver: Checkpointer, terms: RunTerms, clock: _Clock
 ) -> tuple[StepResult, Progress, dict[str, Any]]:
-    """Run one generation; return what it did, how far the run has come, and the record of it."""
+    """Run one generation. Return its result, the new progress, and its record."""
     before, start = saver.progress, clock.seconds()
     done = step(saver.state)
     progress = replace(
@@ -177,7 +177,7 @@ def _evaluate(
     terms: RunTerms,
     clock: _Clock,
 ) -> tuple[dict[str, Any], Progress, bool]:
-    """Evaluate theta; return the metrics, the progress with its score, and whether it is the best one so far."""
+    """Evaluate theta. Return the metrics, the progress with the score, and whether it is the best so far."""
     log.screen.status("evaluating")
     try:
         found = training.task.evaluate(done.state)
@@ -204,7 +204,7 @@ def _met(rules: StopRules, terms: RunTerms, state: ESState, progress: Progress) 
 
 
 def _generation(params: ESParams, task: Task, state: ESState) -> StepResult:
-    """Members, their fitness, the update."""
+    """Evaluate the members of one generation and update theta."""
     start = time.monotonic()
     seen = task.members(state)
     evaluated = time.monotonic()
@@ -215,7 +215,10 @@ def _generation(params: ESParams, task: Task, state: ESState) -> StepResult:
 
 
 def _restore(path: Path, training: Training, say: Callable[[str], None]) -> tuple[ESState, Progress]:
-    """The newest sound checkpoint. Raises `CheckpointError` if there is none, or it is for something else."""
+    """Return state and progress of the newest sound checkpoint.
+
+    Raises `CheckpointError` if there is none, or if it was trained for something else.
+    """
     loaded = checkpoints.load_newest(path, lambda text: say(f"warning: {text}"))
     if loaded.about != training.about:
         differing = sorted(k for k in {*loaded.about, *training.about} if loaded.about.get(k) != training.about.get(k))

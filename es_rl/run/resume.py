@@ -1,4 +1,4 @@
-"""The configuration of a run that goes on: as it was, save for keys on which theta does not depend."""
+"""The configuration of a resumed run: only keys on which theta does not depend may change."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ C = TypeVar("C")
 
 
 def resumed_config(kind: type[C], saved: Mapping[str, Any], argv: Sequence[str], source: str, code: str) -> C:
-    """Return the configuration of a run that goes on: as `saved`, save for resumable keys. Raises `ConfigError`.
+    """Return the `saved` configuration with the resumable keys in `argv` changed. Raises `ConfigError`.
 
-    `code` is the key that may name a module, which must then be given again.
+    `code` is the key that may name a module. If it does, it must be given again.
     """
     given = pairs(argv)
     previous: Any = build(kind, [(saved, f"{source}: ")])

@@ -1,4 +1,4 @@
-"""What a run says on the console: a live panel on a terminal, plain lines elsewhere."""
+"""Console output of a run: a live panel on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rich.text import Text
 from es_rl.run.terms import RunTerms, StopRules
 
 Record = Mapping[str, Any]
-PLAIN_SECONDS = 5.0  # at most so often is a generation a plain line; evaluations always are
+PLAIN_SECONDS = 5.0  # a plain line at most this often; evaluations always get one
 
 
 @dataclass(frozen=True)
 class Goal:
-    """The nearest stop rule: its text, the share done in [0, 1], and the seconds left, if they can be told."""
+    """The nearest stop rule: its text, the share done in [0, 1], and the seconds left, if known."""
 
     text: str
     share: float
@@ -34,7 +34,7 @@ class Goal:
 def goal(
     rules: StopRules, terms: RunTerms, *, generation: int, steps: int, seconds: float, last_score: float | None
 ) -> Goal:
-    """Which of the stop rules will be met first, as things go."""
+    """Return the stop rule that is expected to be met first; a target only if there is no other rule."""
     goals = []
     for name, limit, done in (
         ("generations", rules.generations, generation),
@@ -47,7 +47,7 @@ def goal(
             goals.append(Goal(f"{name}={limit:,g}" if limit < 1e15 else f"{name}={limit}", share, left))
     if goals:
         return min(goals, key=lambda g: math.inf if g.seconds_left is None else g.seconds_left)
-    assert rules.target is not None  # a run has some rule
+    assert rules.target is not None  # every run has a stop rule
     return Goal(f"{terms.target}={rules.target:g}", float(terms.reached(last_score, rules.target)), None)
 
 
@@ -70,19 +70,19 @@ class Screen:
             self.say(title)
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self._console.print(Text(text))
 
     def status(self, text: str) -> None:
-        """What is being done now."""
+        """Show what is being done now."""
         self._status = text
 
     def steps(self, count: int) -> None:
-        """Steps done in the generation in progress."""
+        """Add steps to the count of the generation in progress."""
         self._steps_in_generation += count
 
     def restart(self, text: str) -> None:
-        """A generation begins."""
+        """Begin a generation: reset its steps and show a status."""
         self._steps_in_generation = 0
         self._status = text
 
@@ -99,7 +99,7 @@ class Screen:
 
     def close(self) -> None:
         if self._live is not None:
-            with contextlib.suppress(OSError):  # a terminal that is gone
+            with contextlib.suppress(OSError):  # the terminal is gone
                 self._live.stop()
             self._live = None
 
@@ -156,7 +156,7 @@ def _line(r: Record, g: Goal, terms: RunTerms) -> str:
 
 
 def number(value: float | None, digits: int | None = None) -> str:
-    """With the digits asked for, or as many as a number of its size needs; – for what is no number."""
+    """Format a number with the given digits, or as many as its size needs. Return – for None, NaN and infinity."""
     if value is None or not math.isfinite(value):
         return "–"
     needed = 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 3

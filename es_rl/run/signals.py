@@ -1,4 +1,4 @@
-"""Wishes to stop: what a run hears from the terminal and the system."""
+"""Requests to stop a run, from the terminal and the system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from es_rl.errors import Stopped
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], None]]:
-    """A `check` that raises `Stopped` after SIGTERM, SIGHUP or Ctrl-C; a second Ctrl-C leaves at once."""
+    """Yield a `check` that raises `Stopped` after SIGTERM, SIGHUP or Ctrl-C. A second Ctrl-C exits at once."""
     received: list[int] = []
 
     def note(number: int, _: Any) -> None:
@@ -27,7 +27,7 @@ def stop_requests() -> Iterator[Callable[[], None]]:
             interrupted = received[0] == signal.SIGINT
             raise Stopped(f"stopped by {signal.Signals(received[0]).name}", 130 if interrupted else 75)
 
-    # What was ignored from the start stays ignored: nohup means it.
+    # Signals ignored from the start stay ignored: nohup relies on it.
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, note) for number in numbers}
     try:
@@ -38,7 +38,7 @@ def stop_requests() -> Iterator[Callable[[], None]]:
 
 
 def _leave_at_once() -> NoReturn:
-    """The kernel ends the workers, who die with their parent."""
+    """Exit now. The kernel ends the workers, which die with their parent."""
     if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the live panel has hidden the cursor
+        os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # show the cursor, which the live panel has hidden
     os._exit(130)

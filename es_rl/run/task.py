@@ -1,6 +1,6 @@
-"""What a kind of training provides: who evaluates members, the first state, and what it is for.
+"""The interface of a kind of training: its task, its first state, and what its policy is for.
 
-It knows nothing of directories, checkpoints, screens and stops.
+`es_rl.run.loop` handles the run's checkpoints, log, screen and stop rules.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ from es_rl.run.log import RunLog
 from es_rl.run.terms import RunTerms, StopRules
 from es_rl.workers.pool import Workers
 
-DEFAULT_MINUTES = 60.0  # of a run without any stop rule
+DEFAULT_MINUTES = 60.0  # length of a run without any stop rule
 
 
 class Task(Protocol):
-    """What is trained."""
+    """What a run trains."""
 
     def members(self, state: ESState) -> MemberScores:
-        """The fitness of all members of the coming generation."""
+        """Return the scores of all members of the coming generation."""
 
     def evaluate(self, state: ESState) -> dict[str, Any]:
-        """Metrics of theta itself, among them the score."""
+        """Return metrics of theta itself, including the score."""
 
 
 class Follower(Protocol):
-    """What goes along with a run beside its log, such as films."""
+    """Extra work beside a run, such as films."""
 
     def poll(self, saver: Checkpointer) -> None:
-        """After each generation."""
+        """Do what is due after a generation."""
 
     def finish(self, saver: Checkpointer, check: Callable[[], None]) -> None:
-        """At the end; `check` may raise to give up."""
+        """Do the last work after training has finished. `check` may raise to give up."""
 
     def close(self) -> None:
-        """However the run ended."""
+        """Release resources, however the run ended."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one generation did."""
+    """The result of one generation."""
 
     state: ESState
     steps: int
     record: dict[str, Any]
     fitness: NDArray[np.float64]
-    flat: bool  # nothing could be learnt
+    flat: bool  # no difference in fitness, so theta did not move
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,20 @@ class Training:
 
     task: Task
     state: ESState  # before the first generation
-    about: dict[str, Any]  # what the policy is for: JSON; a run goes on only with the same
+    about: dict[str, Any]  # what the policy is for, as JSON; a run resumes only with the same
     heading: str
     follow: Callable[[RunLog], Follower] | None = None
-    step: Callable[[ESState], StepResult] | None = None  # in place of a generation of evolution strategies
-    in_place: bool = False  # a step moves theta where it lies: what was before is gone
+    step: Callable[[ESState], StepResult] | None = None  # replaces the usual generation of evolution strategies
+    in_place: bool = False  # a step overwrites theta: the old theta is gone
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is to be run, and where."""
+    """A run: what to train, and where."""
 
-    config: Any  # resolved; with the keys of every run: es, optim, seed, chunk, eval.every, checkpoint, stop rules, …
+    config: Any  # resolved; has the keys of every run: es, optim, seed, chunk, eval.every, checkpoint, stop rules, …
     path: Path
-    prepare: Callable[[Workers, Callable[[str], None]], Training]  # is given a way to say something
+    prepare: Callable[[Workers, Callable[[str], None]], Training]  # gets the workers and a function that prints a line
     verb: str
     argv: Sequence[str]
     title: str
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def stop_rules(self) -> StopRules:
-        """The configured rules, or the default one. Raises `ConfigError` for a target that is never looked at."""
+        """The configured rules, or the default one. Raises `ConfigError` for a target without evaluations."""
         rules, target = StopRules.of(self.config, self.terms), self.terms.target
         if rules.target is not None and not self.config.eval.every:
             raise ConfigError(f"{target}={rules.target:g}: is looked at in evaluations. Give eval.every above 0.")

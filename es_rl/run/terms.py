@@ -1,4 +1,4 @@
-"""What a kind of run counts, what its evaluations are ranked by, and when it stops."""
+"""What a kind of run counts, how its evaluations are ranked, and when it stops."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class RunTerms:
-    """What a kind of run counts, and what its evaluations are ranked by; names of keys and of metrics."""
+    """Names of the metrics and keys that a kind of run counts, ranks and stops by."""
 
-    steps: str  # the metric, and the key of the stop rule
-    unit: str
-    score: str  # the metric
-    spread: str  # the metric; "": there is none
-    best: str  # the metric
-    target: str  # the key of the stop rule
-    sign: int = 1  # −1: lower is better
+    steps: str  # metric, and key of its stop rule
+    unit: str  # of the steps, for display
+    score: str  # metric that evaluations are ranked by
+    spread: str  # metric of the score's spread; "" if there is none
+    best: str  # metric of the best score so far
+    target: str  # key of the stop rule for the score
+    sign: int = 1  # −1 if a lower score is better
 
     def reached(self, score: float | None, target: float) -> bool:
         """Tell whether a score meets a target."""
-        return score is not None and self.sign * score >= self.sign * target  # never true of NaN
+        return score is not None and self.sign * score >= self.sign * target  # false for NaN
 
     def better(self, score: float | None, than: float | None) -> bool:
-        """Tell whether a score beats another; any beats none."""
+        """Tell whether a score beats another. Any finite score beats None."""
         fine = score is not None and math.isfinite(score)
         return fine and (than is None or self.sign * score > self.sign * than)  # type: ignore[operator]
 
 
-# Of agents, by their returns.
+# Runs of agents, ranked by their return_.
 RETURN = RunTerms(
     steps="env_steps",
     unit="steps",
@@ -38,7 +38,7 @@ RETURN = RunTerms(
     best="eval/return_best",
     target="target_return",
 )
-# Of models that write, by the reward of what they write.
+# Runs of language models, ranked by the reward of their completions.
 REWARD = RunTerms(
     steps="tokens",
     unit="tokens",
@@ -51,7 +51,7 @@ REWARD = RunTerms(
 
 @dataclass(frozen=True)
 class StopRules:
-    """When a run stops: the first rule that is met ends it; None: there is no such rule."""
+    """When a run stops: at the first rule that is met. None means that there is no such rule."""
 
     generations: int | None
     steps: int | None
@@ -60,13 +60,13 @@ class StopRules:
 
     @classmethod
     def of(cls, config: Any, terms: RunTerms) -> StopRules:
-        """Return those of a configuration, by the names that its kind of run has for them."""
+        """Return the stop rules of a configuration, with the key names of its kind of run."""
         return cls(config.generations, getattr(config, terms.steps), config.minutes, getattr(config, terms.target))
 
     def met(
         self, terms: RunTerms, *, generation: int, steps: int, seconds: float, last_score: float | None
     ) -> str | None:
-        """Return the rule that is met as the command line has it, or None."""
+        """Return the rule that is met, as written on the command line, or None."""
         if self.generations is not None and generation >= self.generations:
             return f"generations={self.generations}"
         if self.steps is not None and steps >= self.steps:

@@ -1,1 +1,1 @@
-"""Training of a byte-level GPT on a text."""
+"""Train a byte-level GPT on a text."""

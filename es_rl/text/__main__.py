@@ -1,12 +1,12 @@
 """Train a byte-level GPT on a text by evolution strategies: no gradient, any score.
 
     python -m es_rl.text corpus=FILE minutes=15
-    python -m es_rl.text corpus=FILE model=RUN seed=1 minutes=15     # goes on from a trained one, as a new run
-    python -m es_rl.text corpus=FILE reward=my_rewards:politeness    # a score of generated text in place of the loss
-    python -m es_rl.text corpus=FILE baseline=adamw minutes=15       # the same net by backpropagation, to compare
+    python -m es_rl.text corpus=FILE model=RUN seed=1 minutes=15     # start from a trained GPT, as a new run
+    python -m es_rl.text corpus=FILE reward=my_rewards:politeness    # score generated text instead of the loss
+    python -m es_rl.text corpus=FILE baseline=adamw minutes=15       # the same GPT by backpropagation, for comparison
 
-All members of a generation see the same sequences and run through one forward pass a chunk. The composition root of
-this kind of training; `es_rl.run.loop` does the rest.
+All members of a generation see the same sequences. Each chunk of members takes one forward pass. This module puts the
+parts of the training together; `es_rl.run.loop` runs it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Other defaults than those below: {}; with baseline=adamw
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb; returns the exit code."""
+    """Run the command and return its exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(TextConfig, USAGE, without=[f"es.{name}" for name in EPISODIC]))
     resumed, keys = rundir.resumed(argv)
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _terms(config: TextConfig) -> RunTerms:
-    """Bits per byte, lower is better; or the reward."""
+    """Return the terms of the run: bits per byte (lower is better), or the reward."""
     if config.reward:
         return REWARD
     bits = "eval/bits_per_byte"
@@ -102,7 +102,10 @@ def _prepare(
 
 
 def make_model(config: TextConfig, parent: str) -> nn.Module:
-    """A fresh network, or that of another run. Raises `CheckpointError` if it does not fit, `ConfigError`."""
+    """Return a fresh network, or the one of the run `parent`.
+
+    Raises `CheckpointError` if it does not fit, `ConfigError` if that run has the same seed.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(integer_seed(config.seed, "policy"))
         model = Gpt(**asdict(config.gpt), ctx=config.ctx)

@@ -1,4 +1,4 @@
-"""The keys of a training on text, and the rules between them."""
+"""Keys for training on text, and the rules between them."""
 
 from __future__ import annotations
 
@@ -19,73 +19,75 @@ from es_rl.run.checkpoint import CheckpointConfig
 from es_rl.run.resume import resumed_config
 
 DEFAULTS = {"es.noise": "lowrank", "es.population": 256, "es.sigma": 0.02, "optim.lr": 0.01}
-# A step takes the time of a member's, and an evaluation that of ten steps.
+# A step of AdamW takes as long as one member; an evaluation takes as long as ten steps, so it is done less often.
 ADAMW = {"batch": 8, "optim.name": "adamw", "optim.lr": 0.001, "eval.every": 250, "checkpoint.every": 1000}
-TOKENS_AT_ONCE = 8_192  # in one forward pass of a chunk, so that memory does not grow with the population
+TOKENS_AT_ONCE = 8_192  # tokens of one forward pass, so that memory does not grow with the population
 
 
 @dataclass(frozen=True)
 class GptConfig:
-    layers: int = key(2, "blocks of attention and perceptron", low=1)
-    heads: int = key(4, "of each attention", low=1)
-    width: int = key(64, "numbers of a token; a multiple of heads", low=1)
+    layers: int = key(2, "number of blocks, each an attention and a perceptron", low=1)
+    heads: int = key(4, "attention heads per block", low=1)
+    width: int = key(64, "size of a token's vector; a multiple of heads", low=1)
 
 
 @dataclass(frozen=True)
 class TextEvalConfig:
     every: int = key(10, "generations between evaluations; 0: only at the end", low=0, resumable=True)
-    bytes: int = key(16_384, "held-out bytes of an evaluation, at most", low=1, resumable=True)
-    sample: int = key(200, "bytes of text shown with each evaluation", low=0, resumable=True)
+    bytes: int = key(16_384, "maximum held-out bytes per evaluation", low=1, resumable=True)
+    sample: int = key(200, "bytes of generated text shown with each evaluation", low=0, resumable=True)
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    corpus: str = key("", "a file; its last tenth is held out")
-    model: str = key("", "the run of a trained GPT to start from, of another seed; default: from scratch")
-    ctx: int = key(128, "bytes of a sequence", low=2)
-    batch: int = key(2, "sequences of a generation, the same for all members", low=1)
+    corpus: str = key("", "text file; its last tenth is held out")
+    model: str = key("", "run of a trained GPT to start from, with another seed; default: from scratch")
+    ctx: int = key(128, "sequence length in bytes", low=2)
+    batch: int = key(2, "sequences per generation, the same for all members", low=1)
     gpt: GptConfig = group(GptConfig, "the network")
     reward: str = key(
         "", "module:function that scores generated text, (prompts, completions) → numbers; default: the loss"
     )
-    baseline: str = key("", "adamw: train by backpropagation instead, to compare", choices=("", "adamw"))
+    baseline: str = key("", "adamw: train by backpropagation instead, for comparison", choices=("", "adamw"))
     es: EsConfig = group(EsConfig, "the evolution strategy")
     optim: OptimConfig = group(OptimConfig, "the optimiser")
-    generations: int | None = key(None, "stop after so many generations", low=1, resumable=True)
-    tokens: int | None = key(None, "stop after so many bytes, of all members", low=1, resumable=True)
+    generations: int | None = key(None, "stop after this many generations", low=1, resumable=True)
+    tokens: int | None = key(None, "stop after this many bytes, summed over all members", low=1, resumable=True)
     minutes: float | None = key(
-        None, "stop after so many minutes of training; 60 if no rule is given", above=0, resumable=True
+        None, "stop after this many minutes of training; 60 if no stop rule is given", above=0, resumable=True
     )
-    target_bits: float | None = key(None, "stop when eval/bits_per_byte reaches this", resumable=True)
+    target_bits: float | None = key(None, "stop when eval/bits_per_byte falls to this", resumable=True)
     target_reward: float | None = key(None, "stop when eval/reward_mean reaches this", resumable=True)
-    seed: int = key(0, "names every random number of the run", low=0, high=MAX_SEED)
+    seed: int = key(0, "random seed", low=0, high=MAX_SEED)
     workers: int | None = key(
-        None, "worker processes; 0: all in this one, which a reward that hangs then hangs with; default: the "
-        "processors at hand", low=0, resumable=True,
+        None, "worker processes; 0: all work in this process, so a hanging reward hangs the training; default: the "
+        "available processors", low=0, resumable=True,
     )  # fmt: skip
-    chunk: int | None = key(None, "members of one forward pass, an even number; default: from the other keys", low=2)
-    hang_after: float = key(
-        300.0, "seconds without a finished chunk after which a worker is replaced", above=0, resumable=True
+    chunk: int | None = key(
+        None, "members per forward pass, an even number; default: from es.population, batch and ctx", low=2
     )
-    run: str = key("", "the run's directory; default: runs/text/TIME-gpt")
-    eval: TextEvalConfig = group(TextEvalConfig, "evaluation of theta on what is held out")
+    hang_after: float = key(
+        300.0, "replace a worker after this many seconds without a finished chunk", above=0, resumable=True
+    )
+    run: str = key("", "run directory; default: runs/text/TIME-gpt, or TIME-adamw")
+    eval: TextEvalConfig = group(TextEvalConfig, "evaluation of theta on the held-out part")
     checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
 
 
 def parse_text(argv: Sequence[str]) -> TextConfig:
-    """The resolved configuration of a new run. Raises `ConfigError`."""
+    """Return the resolved configuration of a new run. Raises `ConfigError`."""
     given = pairs(argv)
     refuse_episodic(given, "es.")
     return _resolve(build(TextConfig, [(ADAMW if given.get("baseline") else DEFAULTS, ""), (given, "")]))
 
 
 def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> TextConfig:
-    """The configuration of a run that goes on. Raises `ConfigError`."""
+    """Return the resolved configuration of a resumed run. Raises `ConfigError`."""
     return _resolve(resumed_config(TextConfig, saved, argv, source, "reward"))
 
 
 def _resolve(config: TextConfig) -> TextConfig:
-    """Rules between keys, and the defaults that follow from other keys. Raises `ConfigError`."""
+    """Check the rules between keys, and fill in defaults that depend on other keys. Raises `ConfigError`."""
     if not config.corpus:
         raise ConfigError("corpus is missing: give a text file, such as corpus=shakespeare.txt.")
     check_pairs(config.es, "es.")

@@ -1,6 +1,6 @@
-"""A text as bytes, and how well it is predicted without learning. Pure, but for reading the file.
+"""A text as bytes, and baselines that predict it without a network. Pure, except for reading the file.
 
-The last part of the file is held out. All numbers are bits per byte.
+The last part of the file is held out. Baselines are in bits per byte.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from es_rl.errors import ConfigError
 
-HELD_OUT = 0.1  # of the bytes
-BLOCK = 1 << 20  # bytes looked at together, so that memory does not grow with the text
+HELD_OUT = 0.1  # fraction of the bytes
+BLOCK = 1 << 20  # bytes processed at a time, so that memory does not grow with the text
 Bytes = NDArray[np.uint8]
 
 
@@ -26,7 +26,7 @@ class Corpus:
     held_out: Bytes
 
     def digest(self) -> str:
-        """The sha256 of all bytes."""
+        """Return the sha256 of all bytes."""
         found = hashlib.sha256()
         for part in (self.train, self.held_out):
             for first in range(0, len(part), BLOCK):
@@ -35,7 +35,7 @@ class Corpus:
 
 
 def read(path: str, ctx: int) -> Corpus:
-    """A file's bytes in two parts, each longer than a sequence; they stay on the disk. Raises `ConfigError`."""
+    """Return a file's bytes in two parts, each longer than `ctx`. They stay on the disk. Raises `ConfigError`."""
     try:
         size = Path(path).stat().st_size
         content: Bytes = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
@@ -52,18 +52,18 @@ def read(path: str, ctx: int) -> Corpus:
 
 
 def baselines(train: Bytes, inputs: NDArray[np.int64], targets: NDArray[np.int64]) -> dict[str, float]:
-    """What counting in `train` alone predicts of the targets (n, T) after the inputs (n, T), and gzip of the targets.
+    """Return the bits per byte of the targets (n, T), given the inputs (n, T), for three simple predictors.
 
-    Bits per byte of `unigram`, single bytes; `bigram`, each after the one before; `gzip`.
+    `unigram` counts bytes in `train`. `bigram` counts each byte after the one before. `gzip` compresses the targets.
     """
     single, pairs = np.zeros(256), np.zeros(256 * 256)
     for first in range(0, len(train), BLOCK):
-        block = train[first : first + BLOCK + 1].astype(np.int64)  # with the first byte of the next one
+        block = train[first : first + BLOCK + 1].astype(np.int64)  # with the first byte of the next block
         single += np.bincount(block[:BLOCK], minlength=256)
         pairs += np.bincount(block[:-1] * 256 + block[1:], minlength=256 * 256)
-    single += 1.0  # every byte is possible
+    single += 1.0  # no byte has probability 0
     unigram = -np.log2(single / single.sum())
-    # A byte after which little was seen is predicted as a single one.
+    # After a rare byte, the prediction falls back to that of single bytes.
     smooth = pairs.reshape(256, 256) + single / single.sum()
     bigram = -np.log2(smooth / smooth.sum(axis=1, keepdims=True))
     packed = gzip.compress(targets.astype(np.uint8).tobytes(), 9)
@@ -75,6 +75,6 @@ def baselines(train: Bytes, inputs: NDArray[np.int64], targets: NDArray[np.int64
 
 
 def sequences(text: Bytes, starts: NDArray[np.int64], ctx: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The bytes at these places and those one further on: inputs and targets, (n, ctx) each."""
+    """Return inputs and targets, (n, ctx) each: `ctx` bytes from each start on, and those one byte further on."""
     rows = text[starts[:, None] + np.arange(ctx + 1)].astype(np.int64)
     return rows[:, :-1], rows[:, 1:]

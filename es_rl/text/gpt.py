@@ -1,6 +1,6 @@
-"""A byte-level GPT: 256 tokens, learned places, pre-norm blocks, the embedding tied to the output.
+"""A byte-level GPT: 256 tokens, learned positions, pre-norm blocks, output weights tied to the embedding.
 
-Shapes: n sequences, T bytes of each, at most `ctx`; d = width.
+Shapes: n sequences of T bytes, T ≤ `ctx`; d = width.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 BYTES = 256
-INIT_STD = 0.02  # of all matrices (Radford et al. 2019, GPT-2)
+INIT_STD = 0.02  # standard deviation of initial matrices (Radford et al. 2019, GPT-2)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)) (Xiong et al. 2020, arXiv 2002.04745)."""
+    """A block: x + attention(norm(x)), then x + mlp(norm(x)) (Xiong et al. 2020, arXiv 2002.04745)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Block(nn.Module):
         self.narrow = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, T, d) → (n, T, d)."""
+        """Map (n, T, d) to (n, T, d)."""
         split = (*x.shape[:2], *self._split)
         q, k, v = self.qkv(self.norm1(x)).reshape(split).permute(2, 0, 3, 1, 4)  # (n, H, T, d/H) each
         seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class Gpt(nn.Module):
-    """Bytes → logits of the byte after each."""
+    """Maps bytes to the logits of the byte after each."""
 
     def __init__(self, *, layers: int, heads: int, width: int, ctx: int) -> None:
         super().__init__()
@@ -49,27 +49,30 @@ class Gpt(nn.Module):
         self.norm = nn.LayerNorm(width)
         for name, value in self.named_parameters():
             if value.ndim > 1:
-                # What is added to the stream by 2·layers branches begins as small as one (GPT-2).
+                # Scaled so that the 2·layers residual branches together start as small as a single one (GPT-2).
                 branch = name.endswith(("mix.weight", "narrow.weight"))
                 nn.init.normal_(value, std=INIT_STD / (2 * layers) ** 0.5 if branch else INIT_STD)
             elif name.endswith("bias"):
                 nn.init.zeros_(value)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(n, T) integers → logits (n, T, 256)."""
+        """Map tokens (n, T), integers, to logits (n, T, 256)."""
         x = self.embed(tokens) + self.place(torch.arange(tokens.shape[1], device=tokens.device))
         return F.linear(self.norm(self.blocks(x)), self.embed.weight)
 
 
 def bits(logits: Tensor, targets: Tensor) -> Tensor:
-    """Bits per byte of each sequence: (n, T, 256), (n, T) → (n,)."""
+    """Return the bits per byte of each sequence: (n, T, 256), (n, T) → (n,)."""
     nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").reshape(targets.shape)
     return nats.mean(dim=1) / math.log(2)
 
 
 @torch.no_grad()
 def generate(model: nn.Module, prompts: Tensor, count: int, *, ctx: int, generator: torch.Generator | None) -> Tensor:
-    """`count` bytes after each of the prompts (n, T ≥ 1), (n, count): drawn, or without a generator the likeliest."""
+    """Return `count` bytes after each prompt: (n, T ≥ 1) → (n, count).
+
+    Bytes are drawn with the generator; without one, the likeliest is taken.
+    """
     text = prompts
     for _ in range(count):
         logits = model(text[:, -ctx:])[:, -1]  # (n, 256)

@@ -1,4 +1,4 @@
-"""Evaluates the members of a training on text, and theta; a step of backpropagation, to compare with.
+"""Evaluate members and theta on text, or train by backpropagation for comparison.
 
 Shapes: B sequences of a generation, n members.
 """
@@ -30,20 +30,20 @@ from es_rl.workers.machine import available_processors
 from es_rl.workers.pool import Workers
 from es_rl.workers.worker import JobFailure
 
-EVALUATION_ROWS = 16  # sequences of one job of an evaluation
-PROMPT = b"\n"
+EVALUATION_ROWS = 16  # sequences in one evaluation job
+PROMPT = b"\n"  # samples are generated after this
 
 
 @dataclass(frozen=True)
 class Job:
-    """Members, or rows of the held-out part."""
+    """Work for one worker: members, or sequences of an evaluation."""
 
     kind: str  # "members" or "evaluation"
-    items: range
+    items: range  # members, or indices of evaluation sequences
 
 
 class TextScorer:
-    """Scores members on a generation's sequences, and theta on held-out ones, in one process."""
+    """Scores members on a generation's sequences, and theta on held-out sequences, in one process."""
 
     def __init__(self, config: TextConfig) -> None:
         self._config = config
@@ -65,12 +65,12 @@ class TextScorer:
         starts = training_starts(self._config, self._corpus, shared.number)
         with perturb(self._model, job.items, shared.perturbation):
             scores = score(self._corpus.train, starts, len(job.items), beat)
-        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # none of a member's could be judged
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # all scores of a member may be NaN
             of_each: NDArray[np.float64] = np.nanmean(scores.reshape(len(job.items), -1), axis=1)
         return of_each
 
     def _loss(self, text: Bytes, starts: NDArray[np.int64], n: int, beat: Callable[[int], None]) -> NDArray[np.float64]:
-        """Minus bits per byte of each sequence of each of n members, (n·B,)."""
+        """Return minus the bits per byte of each sequence for each of n members, (n·B,)."""
         assert self._model is not None
         x, y = (torch.from_numpy(part).repeat(n, 1) for part in sequences(text, starts, self._config.ctx))
         with torch.inference_mode():
@@ -82,7 +82,7 @@ class TextScorer:
     def _reward(
         self, text: Bytes, starts: NDArray[np.int64], n: int, beat: Callable[[int], None]
     ) -> NDArray[np.float64]:
-        """The reward of what each member writes, greedily, after half a sequence: (n·B,)."""
+        """Return the reward of the text that each member generates greedily after half of each sequence, (n·B,)."""
         assert self._model is not None
         ctx = self._config.ctx
         prompts = torch.from_numpy(sequences(text, starts, ctx)[0][:, : ctx // 2]).repeat(n, 1)
@@ -100,11 +100,11 @@ class TextTask:
         self._params = ESParams.of(config)
         self._judge = TextScorer(config)
         places = evaluation_starts(config, corpus)
-        self.rows = len(places)  # sequences of an evaluation
+        self.rows = len(places)  # sequences in an evaluation
         self.known = baselines(corpus.train, *sequences(corpus.held_out, places, config.ctx))
 
     def members(self, state: ESState) -> MemberScores:
-        """Fitness of all members of the coming generation. Raises `TrainingError` if too many failed."""
+        """Return the fitness of all members of the next generation. Raises `TrainingError` if too many failed."""
         p, chunks = es.ask(self._params, state)
         shared = Generation(state.generation, es.arrays(state), p)
         outcomes = self._workers.map(self._judge, shared, [Job("members", members) for members in chunks])
@@ -121,7 +121,10 @@ class TextTask:
         return MemberScores(fitness, dict(state.buffers), tokens, es.fitness_metrics(fitness))
 
     def evaluate(self, state: ESState) -> dict[str, Any]:
-        """Theta on the held-out part, beside what counting predicts, and a sample of what it writes."""
+        """Return the metrics of theta on the held-out part: the reward, or bits per byte and baselines; and a sample.
+
+        Raises `TrainingError`.
+        """
         shared = Generation(state.generation, es.arrays(state), es.perturbation(self._params, state.generation))
         rows = range(self.rows)
         jobs = [Job("evaluation", rows[i : i + EVALUATION_ROWS]) for i in range(0, len(rows), EVALUATION_ROWS)]
@@ -147,7 +150,7 @@ class TextTask:
         return means | ({"eval/sample": self.sample(state)} if self._config.eval.sample else {})
 
     def sample(self, state: ESState) -> str:
-        """What theta writes from a new line on, drawn with the run's seed."""
+        """Return text that theta generates after a new line, drawn with the run's seed."""
         model = Gpt(**asdict(self._config.gpt), ctx=self._config.ctx).requires_grad_(False).eval()
         model.load_state_dict({**state.theta, **state.buffers})
         generator = torch.Generator().manual_seed(integer_seed(self._config.seed, "record", state.generation))
@@ -157,7 +160,7 @@ class TextTask:
 
 
 class Backpropagation:
-    """One step of AdamW in place of a generation, on all processors: what evolution strategies are compared with."""
+    """Takes one AdamW step instead of a generation, on all processors: the baseline for evolution strategies."""
 
     def __init__(self, config: TextConfig, corpus: Corpus, model: nn.Module) -> None:
         if config.reward:
@@ -188,13 +191,13 @@ class Backpropagation:
 
 
 def training_starts(config: TextConfig, corpus: Corpus, generation: int) -> NDArray[np.int64]:
-    """Where the sequences of a generation begin."""
+    """Return the positions where the sequences of a generation begin."""
     rng = stream(config.seed, "episode", generation)
     return rng.integers(len(corpus.train) - config.ctx, size=config.batch)
 
 
 def evaluation_starts(config: TextConfig, corpus: Corpus) -> NDArray[np.int64]:
-    """Where the sequences of an evaluation begin, side by side or spread over the whole held-out part."""
+    """Return where the sequences of an evaluation begin: side by side, or spread evenly over the held-out part."""
     room = len(corpus.held_out) - 1
     rows = max(1, min(room, config.eval.bytes) // config.ctx)
     return np.linspace(0, room - config.ctx, rows).astype(np.int64)

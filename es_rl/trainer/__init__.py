@@ -1,1 +1,1 @@
-"""The Python interface: any torch.nn.Module, any score."""
+"""The Python interface: train any torch.nn.Module on any fitness."""

@@ -1,4 +1,4 @@
-"""Callbacks of `es_rl.Trainer`: called with (trainer, record) after each generation; True ends the training."""
+"""Callbacks of `es_rl.Trainer`, called with (trainer, record) after each generation; returning True ends training."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class EarlyStopping:
-    """Stop when a metric has not risen by more than `least` for `patience` generations, or has reached `target`.
+    """Stop when a metric has not risen by more than `least` for `patience` generations, or reaches `target`.
 
-    It looks at the trainer's history, so that a trainer that was saved and loaded stops where it would have stopped.
+    It reads the trainer's history, so a trainer that was saved and loaded stops at the same generation.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class EarlyStopping:
 
 
 class Checkpoint:
-    """Save the trainer every so many generations."""
+    """Save the trainer every `every` generations."""
 
     def __init__(self, path: str | Path, *, every: int = 1) -> None:
         self._path, self._every = path, every
@@ -43,7 +43,7 @@ class Checkpoint:
 
 
 class TensorBoard:
-    """Event files with the scalars of each record, on an axis of generations."""
+    """Write the scalars of each record to event files, with the generation as step."""
 
     def __init__(self, path: str | Path) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
@@ -58,7 +58,7 @@ class TensorBoard:
 
 
 class Print:
-    """A line at most every so many seconds."""
+    """Print a line, at most one every `seconds` seconds."""
 
     def __init__(self, seconds: float = 5.0) -> None:
         from rich.console import Console

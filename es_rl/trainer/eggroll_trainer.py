@@ -1,9 +1,9 @@
-"""Constructors with the argument names of the package eggroll-trainer, so that code written for it moves over.
+"""Constructors with the argument names of the package eggroll-trainer, for code written for it.
 
-What is other than there: the seed is kept, callbacks run, populations are antithetic and so even, the perturbation of
-each element has standard deviation `sigma` at every rank, and `train` and `history` give the records of `Trainer`. The
-learning rate multiplies an estimate of the gradient, which has 1/sigma in it, and not the weighted mean of the
-perturbations: it is to be chosen anew, smaller.
+Differences from that package: `seed` is respected, and callbacks are called. Populations are antithetic, so they must
+be even. Each element's perturbation has standard deviation `sigma` at every rank. `train` and `history` give the
+records of `Trainer`. The learning rate multiplies an estimate of the gradient, which contains 1/sigma, not the weighted
+mean of the perturbations: choose a new, smaller one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from es_rl.trainer.trainer import Record, Trainer
 
 
 class MovedTrainer(Trainer):
-    """A `Trainer` that has the words of that package, too."""
+    """A `Trainer` that also has the method names of that package."""
 
     def train(self, generations: int = 0, *, num_generations: int = 0, verbose: bool = False) -> list[Record]:
-        """So many generations; with `verbose`, each second or so a line."""
+        """Run this many generations; with `verbose`, print a line at most once a second."""
         lines = [Print(1.0)] if verbose else []
         self.callbacks += lines
         try:
@@ -34,11 +34,11 @@ class MovedTrainer(Trainer):
 
     @property
     def best_fitness(self) -> float:
-        """What the best member has scored; −∞ before there is one."""
+        """Fitness of the best member; −∞ before there is one."""
         return -math.inf if self.best is None else self.best.fitness
 
     def get_best_model(self) -> nn.Module:
-        """A copy of the model with the best member's weights, or with theta before there is one."""
+        """Return a copy of the model with the best member's weights, or with theta before there is one."""
         model = copy.deepcopy(self.model)
         if self.best is not None:
             model.load_state_dict(self.best.state_dict)
@@ -56,7 +56,10 @@ def VanillaESTrainer(  # noqa: N802 - the name that the code which moves over us
     seed: int | None = None,
     **options: Any,
 ) -> MovedTrainer:
-    """Dense perturbations of all of `params` (default: of the model's), z-scored fitness, plain gradient ascent."""
+    """Return a trainer with dense perturbations, z-scored fitness and plain gradient ascent.
+
+    Only `params` are trained; default: the model's.
+    """
     return _trainer(
         params, model, fitness_fn, population_size, learning_rate, sigma, device, seed,
         {"noise": "dense", **options},
@@ -78,10 +81,10 @@ def EGGROLLTrainer(  # noqa: N802
     seed: int | None = None,
     **options: Any,
 ) -> MovedTrainer:
-    """Low-rank perturbations of the matrices, dense ones of vectors unless `freeze_nonlora`.
+    """Return a trainer with low-rank perturbations of matrices, and dense ones of vectors unless `freeze_nonlora`.
 
-    `noise_reuse` generations share their noise; 0 and 1: fresh noise in each. `group_size` changes nothing here: the
-    mean of a group is subtracted from both members of a pair, and it is their difference that counts.
+    `noise_reuse` generations share their noise; 0 and 1: fresh noise in each. `group_size` has no effect here: a
+    group's mean would be subtracted from both members of a pair, and only their difference counts.
     """
     more = {"noise": "lowrank", "rank": rank, "noise_reuse": max(1, noise_reuse), "freeze_vectors": freeze_nonlora}
     return _trainer(params, model, fitness_fn, population_size, learning_rate, sigma, device, seed, {**more, **options})

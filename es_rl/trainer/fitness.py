@@ -1,6 +1,6 @@
 """The fitness of members of any module, computed one at a time or many at once, in one process.
 
-What a fitness does to the model and to the global random generators is undone.
+Changes that a fitness makes to the model and to the global random generators are undone.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from es_rl.rng import integer_seed
 def batched(fitness: Callable[[nn.Module, int], Any]) -> Callable[[nn.Module, int], Any]:
     """Mark a fitness that scores n members at once: `fitness(model, n)` → n numbers.
 
-    The model is to be called as `model(…)`, with tensors whose first dimension are the rows, k of each member; a tensor
-    of another length is the same for all members.
+    The fitness must call the model as `model(…)`. The first dimension of its tensors is the rows: k for each member,
+    those of one member together. A tensor of another length is shared by all members.
     """
     fitness.batched = True  # type: ignore[attr-defined]
     return fitness
@@ -35,14 +35,14 @@ def batched(fitness: Callable[[nn.Module, int], Any]) -> Callable[[nn.Module, in
 
 @dataclass(frozen=True)
 class Scores:
-    """What one chunk's members have scored; NaN for those that failed."""
+    """Fitness of one chunk's members; NaN for those that failed."""
 
     fitness: NDArray[np.float64]
     failures: list[str]
 
 
 class MemberFitness:
-    """The fitness of a chunk's members, in one process."""
+    """Computes the fitness of a chunk's members in one process."""
 
     def __init__(self, model: nn.Module, fitness: Callable[..., Any]) -> None:
         self._model, self._fitness = model, fitness
@@ -74,7 +74,7 @@ class MemberFitness:
 
 
 def _scores(value: Any, n: int) -> NDArray[np.float64]:
-    """What a fitness has returned, as (n,) numbers. Raises `TrainingError` if it is something else."""
+    """Return what a fitness returned as (n,) numbers. Raises `TrainingError` if that is impossible."""
     try:
         scores = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, np.float64).reshape(-1)
     except (TypeError, ValueError) as error:
@@ -94,10 +94,11 @@ def assign(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 @contextlib.contextmanager
 def restored_after(model: nn.Module) -> Iterator[None]:
-    """Parameters, buffers and train/eval mode are afterwards what they were."""
+    """Restore parameters, buffers and train/eval mode after the block."""
     values = {name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
     modes = {name: part.training for name, part in model.named_modules()}
-    buffers = {name: dict(part._buffers) for name, part in model.named_modules()}  # which may come, go, and be others
+    # The fitness may add, remove or replace buffers.
+    buffers = {name: dict(part._buffers) for name, part in model.named_modules()}
     try:
         with torch.no_grad():
             yield
@@ -111,7 +112,7 @@ def restored_after(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """The global generators begin at a seed, and afterwards go on where they were."""
+    """Seed the global generators for the block, and restore their states after it."""
     before, numpy_before = random.getstate(), np.random.get_state()  # noqa: NPY002 - the fitness may use it
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

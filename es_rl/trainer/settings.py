@@ -1,4 +1,4 @@
-"""The settings of a `Trainer`: its arguments, checked, and back again."""
+"""The settings of a `Trainer`: check its arguments, turn them into parameters, and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from es_rl.rng import MAX_SEED
 
 
 def settings(params: ESParams) -> dict[str, Any]:
-    """The arguments of a `Trainer` that make these parameters."""
+    """Return the arguments of a `Trainer` that give these parameters."""
     strategy, optim = asdict(params.es), asdict(params.optim)
     strategy = {name: value for name, value in strategy.items() if name not in EPISODIC}
     return {**strategy, "optimizer": optim.pop("name"), **optim, "seed": params.seed, "chunk": params.chunk}
@@ -34,7 +34,7 @@ def checked(
     chunk: int | None,
     model: nn.Module,
 ) -> ESParams:
-    """What a `Trainer` with these arguments goes by. Raises `ConfigError`."""
+    """Check the arguments of a `Trainer` and return its parameters. Raises `ConfigError`."""
     own = EsConfig.__dataclass_fields__
     refuse_episodic(options)
     more = {name: value for name, value in options.items() if name in own}
@@ -56,7 +56,7 @@ def checked(
 
 
 def check_model(model: nn.Module) -> None:
-    """Raises `ConfigError` for one that members cannot be made of."""
+    """Refuse a model from which members cannot be made. Raises `ConfigError`."""
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         moves = value.requires_grad and value.dtype != torch.float32
         if moves or value.dtype == torch.bfloat16 or value.device.type != "cpu":

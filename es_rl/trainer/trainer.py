@@ -1,17 +1,18 @@
-"""Train any `torch.nn.Module` on any score, from Python.
+"""Train any `torch.nn.Module` on any fitness, from Python.
 
-    def fitness(model):                       # higher is better; nothing needs a gradient
+    def fitness(model):                       # higher is better; no gradient is needed
         return -((model(x) - y) ** 2).mean().item()
 
     trainer = es_rl.Trainer(model, fitness, population=64, sigma=0.05, lr=0.02)
-    trainer.train(100)                        # the model now holds the trained parameters
+    trainer.train(100)                        # afterwards the model holds the trained parameters
 
     @es_rl.batched                            # many members in one forward pass
     def fitness(model, n):                    # the rows of member 0 first, then those of member 1, …
         error = (model(x.repeat(n, 1)) - y.repeat(n, 1)) ** 2
         return -error.reshape(n, -1).mean(dim=1)
 
-Each generation is a pure function of the trainer's state: the same for any number of workers, and after `load`.
+Each generation is a pure function of the trainer's state. Its result is the same for any number of workers, and after
+`load`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ FORMAT = "trainer-2"
 
 
 class Best(NamedTuple):
-    """The member that has scored most: what it scored, which one it was, and its parameters and buffers."""
+    """The member with the highest fitness so far, with its parameters and buffers."""
 
     fitness: float
     generation: int
@@ -57,18 +58,19 @@ class Best(NamedTuple):
 
 
 class Trainer:
-    """Evolution strategies for a module and a fitness.
+    """Trains a module on a fitness with an evolution strategy.
 
-    `fitness(model)` is called with each member's weights in the model, or, marked by `batched`, with many members at
-    once. It may draw from the global generators of Python, NumPy and torch: all members of a generation see the same
-    numbers. What it does to buffers and to train/eval mode is undone. Only parameters with `requires_grad` move.
-    Workers have a copy of fitness and model from the start of `train` on: what a callback changes, they do not see.
+    `fitness(model)` is called with each member's weights in the model. A fitness marked by `batched` is called with
+    many members at once. It may draw from the global generators of Python, NumPy and torch: all members of a generation
+    see the same numbers. Its changes to parameters, buffers and train/eval mode are undone. Only parameters with
+    `requires_grad` are trained. Workers copy fitness and model when `train` starts: later changes, such as those by a
+    callback, do not reach them.
 
-    `callbacks` are called after each generation with (trainer, record), or are objects with such an `on_generation`;
-    one that returns True ends `train`. `options` are further keys of the strategy and of the optimiser, such as
-    top=8, freeze_vectors=True, sigma_decay=0.99, weight_decay=0.01, momentum=0.9. A worker in which no member is scored
-    for `hang_after` seconds is replaced. Raises `ConfigError` for bad settings and for models that are not of float32
-    on the CPU.
+    `callbacks` are functions of (trainer, record), or objects with such a method `on_generation`. They are called after
+    each generation; one that returns True ends `train`. `options` are further keys of the strategy and of the
+    optimiser, such as top=8, freeze_vectors=True, sigma_decay=0.99, weight_decay=0.01, momentum=0.9. A worker that
+    scores no member for `hang_after` seconds is replaced. Raises `ConfigError` for bad settings, and for a model that
+    is not in float32 on the CPU.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class Trainer:
         self.reset()
 
     def reset(self) -> None:
-        """Back to the parameters that the model came with."""
+        """Go back to the initial parameters; clear `history` and `best`."""
         self._state = self._initial
         self.history: list[Record] = []
         self.best: Best | None = None
@@ -110,16 +112,16 @@ class Trainer:
 
     @property
     def generation(self) -> int:
-        """How many generations there were."""
+        """Number of generations so far."""
         return self._state.generation
 
     @property
     def state_dict(self) -> dict[str, Tensor]:
-        """The trained parameters and the buffers, by name: what `model.load_state_dict` takes."""
+        """A copy of the trained parameters and buffers by name, for `model.load_state_dict`."""
         return {name: value.clone() for name, value in self.model.state_dict().items()}
 
     def train(self, generations: int) -> list[Record]:
-        """So many generations, fewer if a callback says so; their records."""
+        """Run this many generations, fewer if a callback returns True. Return their records."""
         first = len(self.history)
         try:
             for _ in range(generations):
@@ -132,14 +134,17 @@ class Trainer:
         return self.history[first:]
 
     def step(self) -> Record:
-        """One generation. Raises `TrainingError` if more than `max_failed` of the members failed."""
-        with _one_thread():  # as in workers: the bits of a sum depend on it
+        """Run one generation and return its record.
+
+        Raises `TrainingError` if a share of more than `max_failed` of the members failed, or all of them.
+        """
+        with _one_thread():  # as in workers: the rounding of sums depends on the number of threads
             return self._step()
 
     def save(self, path: str | Path) -> None:
-        """Write everything that `load` needs into a directory, in place of what was saved there. Nothing is pickled.
+        """Write everything that `load` needs to a directory, replacing an earlier save. Nothing is pickled.
 
-        Raises `ConfigError` if something else is there.
+        Raises `ConfigError` if the path holds anything else.
         """
         final = Path(path)
         if final.exists() and not all((final / name).exists() for name in (directory.MANIFEST, "state.json")):
@@ -175,10 +180,10 @@ class Trainer:
         hang_after: float = 3600.0,
         callbacks: Sequence[Any] = (),
     ) -> Trainer:
-        """A saved trainer, which goes on to the bits of one that was never saved.
+        """Return a saved trainer. It continues exactly, to the last bit, as if it had never been saved.
 
-        `model` is of the same architecture; its parameters are replaced, and those that were frozen are frozen. Raises
-        `CheckpointError`.
+        `model` must have the same architecture. Its parameters are overwritten, and those frozen at the save are
+        frozen again. Raises `CheckpointError`.
         """
         folder = Path(path)
         with directory.reading(folder):
@@ -196,7 +201,7 @@ class Trainer:
         return trainer
 
     def close(self) -> None:
-        """End the worker processes; they start again when they are needed."""
+        """End the worker processes. They start again when needed."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -254,7 +259,7 @@ class Trainer:
                 self.best = Best(float(fitness[member]), self.generation, member, self.state_dict)
 
     def _show(self) -> None:
-        """The state in the model."""
+        """Write the state into the model."""
         assign(self.model, {**self._state.theta, **self._state.buffers})
 
 

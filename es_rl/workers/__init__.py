@@ -1,1 +1,1 @@
-"""Worker processes: their supervisor, what runs in them, and the machine that they run on."""
+"""Worker processes: the pool, the code that runs in a worker, and facts about the machine."""

@@ -1,4 +1,4 @@
-"""What this machine is, and what its processors have done (Linux)."""
+"""Facts about this machine and the use of its processors (Linux)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def description() -> dict[str, Any]:
-    """The processor's name, how many of them may be used, and the memory in GB."""
+    """Return the processor's name, the number of usable processors, the memory in GB, and the system."""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -33,63 +33,64 @@ def description() -> dict[str, Any]:
 
 
 def children_seconds() -> float:
-    """Processor time of the children that have ended, and of theirs."""
+    """Return the processor seconds of children that were waited for, including their own children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def family_seconds() -> float:
-    """Return the processor time of this process and of all that descend from it and run, or were waited for."""
+    """Return the processor seconds of this process and of all its descendants that run or were waited for."""
     return time.process_time() + children_seconds() + _descendants_ticks("self") / os.sysconf("SC_CLK_TCK")
 
 
 def _descendants_ticks(process: str) -> int:
-    """Return the clock ticks that the running descendants of a process have worked, with those they waited for."""
+    """Return the clock ticks used by the running descendants of a process and by children they waited for."""
     ticks = 0
-    for listed in Path(f"/proc/{process}/task").glob("*/children"):  # of each thread
+    for listed in Path(f"/proc/{process}/task").glob("*/children"):  # one file for each thread
         with contextlib.suppress(OSError):  # the thread has just ended
             for child in listed.read_text().split():
-                with contextlib.suppress(OSError):  # it has just ended, and its parent counts it
+                with contextlib.suppress(OSError):  # it has just ended; its parent counts it
                     words = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
                     ticks += sum(map(int, words[11:15])) + _descendants_ticks(child)  # utime, stime, cutime, cstime
     return ticks
 
 
 def processor_seconds() -> tuple[float, float, float]:
-    """Seconds that our processors have worked, for anybody, all of their seconds, and those of our own children.
+    """Return the busy seconds of our processors, their total seconds, and the seconds of our children.
 
-    Of the machine's processors those that we may run on: side by side, comparisons with their own do not disturb.
+    Busy seconds count the work of all processes. Only processors that we may run on count, so comparisons that run
+    side by side on other processors do not disturb. Children count once they were waited for.
     """
     ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     rows = [line.split() for line in Path("/proc/stat").read_text().splitlines() if line.startswith("cpu")]
     ticks = [sum(int(row[i]) for row in rows if row[0] in ours) for i in range(1, 9)]
     per_second = os.sysconf("SC_CLK_TCK")
-    idle = ticks[3] + ticks[4]  # the latter waiting for disks
+    idle = ticks[3] + ticks[4]  # the second is the time spent waiting for disks
     return (sum(ticks) - idle) / per_second, sum(ticks) / per_second, children_seconds()
 
 
 def available_processors() -> int:
-    """Processors that this process may use: its affinity and its control group's quota, not the machine's number."""
+    """Return how many processors this process may use, by its affinity and its control group's quota."""
     count = float(len(os.sched_getaffinity(0)))
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        count = min(count, float(quota) / float(period))  # "max" is a ValueError: no quota
+        count = min(count, float(quota) / float(period))  # "max" means no quota and raises ValueError
     return max(1, int(count))
 
 
 def available_memory() -> int:
-    """Bytes that could be given to processes: the machine's, and those of this control group."""
+    """Return the bytes available to processes, limited by the machine and by this control group."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 0)
     with contextlib.suppress(OSError, ValueError):
         group = Path("/sys/fs/cgroup")
         most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, max(0, most - used))  # "max" is a ValueError: no limit
+        free = min(free, max(0, most - used))  # "max" means no limit and raises ValueError
     return free
 
 
 def choose_device(name: str) -> torch.device:
-    """`cpu`, `cuda`, or `auto`: the GPU if there is one. Raises `ResourceError` for a GPU that there is not."""
+    """Return the device `cpu`, `cuda` or `auto` (the GPU if any). Raises `ResourceError` for `cuda` without a GPU."""
     import torch
 
     if name == "cpu":
@@ -104,9 +105,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def use_one_thread() -> None:
-    """Arithmetic of torch and NumPy in this process on one thread.
+    """Make torch and NumPy use one thread in this process.
 
-    Workers take a processor each, and the bits of a result must not depend on the number of threads.
+    Each worker takes one processor, and the bits of a result must not depend on the number of threads.
     """
     import torch
     from threadpoolctl import threadpool_limits

@@ -1,17 +1,18 @@
-"""The supervisor of worker processes: jobs out, results in, in order; deaths, hangs and exceptions handled.
+"""A pool of worker processes: send jobs, return results in order, handle deaths, hangs and exceptions.
 
     with Workers(count=4, log=path) as workers:
-        outcomes = workers.map(function, context, jobs)      # outcomes[i] is of jobs[i]
+        outcomes = workers.map(function, context, jobs)      # outcomes[i] belongs to jobs[i]
 
-A worker runs `function(context, job, beat)`, or several jobs side by side if the function has a `stream` (see
-`es_rl.workers.worker`) and the worker asks for more; the fewer jobs are left, the fewer it is given at once. `function`
-is sent to a worker once and lives there, `context` once for all jobs of a `map`, a job is small. `beat(n)` says that n
-steps of work are done: a worker that has not said so for `hang_after` seconds is taken to hang. A worker that died or
-hung is replaced and its jobs are run again, each by itself, so a job must be a pure function; one that keeps failing
-becomes a `JobFailure` outcome.
+A worker runs `function(context, job, beat)`. If the function has a `stream` (see `es_rl.workers.worker`), a worker may
+ask for more jobs and run several side by side. It gets fewer at once as fewer jobs are left. `function` is sent to a
+worker once and stays there. `context` is sent once for all jobs of a `map`. A job should be small.
 
-There is one duplex pipe to each worker, and no lock, queue or shared memory: whatever moment a worker is killed at,
-nothing but its own pipe is broken. `count=0` runs everything in this process, for debugging.
+`beat(n)` reports that n steps of work are done. A busy worker that sends nothing for `hang_after` seconds counts as
+hung. A worker that died or hung is replaced. Its jobs run again, each alone, so a job must be a pure function. A job
+that raises, or loses its worker too often, gets a `JobFailure` as its outcome.
+
+Each worker has its own duplex pipe; there are no locks, queues or shared memory. So a worker can be killed at any
+moment, and only its own pipe breaks. `count=0` runs everything in this process, for debugging.
 """
 
 from __future__ import annotations
@@ -29,27 +30,27 @@ from es_rl.errors import ResourceError
 from es_rl.workers.processes import death, kill_process, limit_waiting, spawning, start_process
 from es_rl.workers.worker import Function, JobFailure, stream_of, tell, work, work_off
 
-SHARE = 4  # a worker is given its part of the jobs that wait, divided by this, so that less and less is given
-DEATHS = 5  # of workers on one job, after which the job has failed
-HANGS = 2
-STARTUP_SECONDS = 180.0  # from the start of a worker to its first word
-PIPE_SECONDS = 30  # for one message to pass, once begun
-POLL_SECONDS = 0.25  # how often `check` is called while nothing happens
-PUMP_SECONDS, NAP_SECONDS = 0.005, 20e-6  # how long a pump runs before workers are heard, and rests between two looks
+SHARE = 4  # a worker gets waiting jobs / (SHARE · workers) at once, so that batches shrink towards the end
+DEATHS = 5  # a job fails after this many deaths of its workers
+HANGS = 2  # a job fails after this many hangs of its workers
+STARTUP_SECONDS = 180.0  # limit from the start of a worker to its first message
+PIPE_SECONDS = 30  # limit for sending or receiving one message, once begun
+POLL_SECONDS = 0.25  # longest wait for messages before `check` is called again
+PUMP_SECONDS, NAP_SECONDS = 0.005, 20e-6  # how long `pump` runs between two polls of workers; its sleep when idle
 
 
 @dataclass(eq=False)
 class _Worker:
-    slot: int  # its place among all
+    slot: int  # its place in the pool, from 0 on
     process: Any
     pipe: Connection
     started: float
     ready: bool = False
-    function: object = None  # what it holds
+    function: object = None  # the last one sent to it; likewise `context`
     context: object = None
     jobs: set[int] = field(default_factory=set)
-    asked: bool = False  # for more
-    given: float = 0.0  # when it got its first job
+    asked: bool = False  # for more jobs
+    given: float = 0.0  # when it last got jobs while idle
     last_beat: float = 0.0
 
 
@@ -61,7 +62,7 @@ class _Tries:
 
 @dataclass
 class _Map:
-    """One `map` in progress."""
+    """A `map` in progress."""
 
     function: Function
     context: object
@@ -76,13 +77,13 @@ class _Map:
         self.on_result(index, outcome)
 
     def suits(self, worker: _Worker) -> bool:
-        """Whether the next job is for this worker: one that a worker was lost on must be by itself."""
+        """Tell whether a worker can take the next job. A job that has lost a worker runs alone."""
         if not worker.ready or not self.waiting:
             return False
         return not worker.jobs or (worker.asked and not ({self.waiting[0], *worker.jobs} & self.tries.keys()))
 
     def next(self, most: int) -> list[int]:
-        """So many jobs if there are, at least one; one that a worker was lost on by itself."""
+        """Take up to `most` waiting jobs, but at least one. A job that has lost a worker is taken alone."""
         chosen = [self.waiting.popleft()]
         if chosen[0] not in self.tries:
             while self.waiting and len(chosen) < most:
@@ -91,10 +92,10 @@ class _Map:
 
 
 class Workers:
-    """A pool of `count` processes. To be made and used in the main thread: workers die with the thread that made them.
+    """A pool of `count` processes. Make and use it in the main thread: workers die with the thread that made them.
 
-    `check` is called about four times a second while jobs run and may raise to abandon them. `on_event` gets a line
-    when a worker had to be replaced, `on_steps` the steps that were done.
+    `check` is called at least about four times a second while jobs run; it may raise to abandon them. `on_event` gets
+    a line of text when a worker is replaced. `on_steps` gets the number of steps just done.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Workers:
         self._siblings: list[Workers] = []
         self._workers: list[_Worker] = []
         self.count = count
-        self.busy = 0.0  # seconds that workers have spent on jobs that they finished
+        self.busy = 0.0  # seconds that workers spent on finished jobs
         for slot in range(count):
             self._workers.append(self._start(slot))
 
@@ -124,21 +125,21 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """Kill the workers, and those of siblings, and wait until they are gone."""
+        """Kill the workers and those of sibling pools. Wait until they are gone."""
         while self._siblings:
             self._siblings.pop().close()
         while self._workers:
             self._kill(self._workers.pop())
 
     def sibling(self, count: int, *, hang_after: float) -> Workers:
-        """Another pool, which hears the same wish to stop, tells the same listener, and is closed with this one."""
+        """Return another pool with the same log, `check` and `on_event`. It is closed together with this one."""
         pool = Workers(count, log=self._log, hang_after=hang_after, check=self._check, on_event=self._on_event)
         self._siblings.append(pool)
         return pool
 
     @property
     def pids(self) -> list[int]:
-        """Process numbers of the workers that are alive."""
+        """Process ids of the workers."""
         return [worker.process.pid for worker in self._workers]
 
     def map(
@@ -150,11 +151,12 @@ class Workers:
         on_result: Callable[[int, Any], None] = lambda index, outcome: None,
         pump: Callable[[], bool] | None = None,
     ) -> list[Any]:
-        """Return the results of `function(context, job, beat)` in the order of jobs, `JobFailure` where there is none.
+        """Return the results of `function(context, job, beat)` in the order of jobs, a `JobFailure` for failed ones.
 
-        `on_result(index, outcome)` is called as each arrives and may raise to abandon the rest. Raises what it or
-        `check` raises, and `ResourceError` if workers cannot be started. `pump`, for jobs that need this process while
-        they run, is called all the time; it says whether there was something to do.
+        `on_result(index, outcome)` is called as each outcome arrives; it may raise to abandon the rest. `pump` is for
+        jobs that need this process while they run. It is called repeatedly and returns whether it had something to
+        do; with `count=0` it is not called. Raises what these functions or `check` raise, and `ResourceError` if
+        workers cannot be started.
         """
         m = _Map(function, context, jobs, on_result, deque(range(len(jobs))))
         if self.count == 0:
@@ -203,7 +205,7 @@ class Workers:
         self._workers.append(self._start(worker.slot))
 
     def _abandon(self) -> None:
-        """Workers that still run jobs of a map that was given up start anew."""
+        """Replace workers that still run jobs of an abandoned map."""
         for worker in list(self._workers):
             if worker.jobs:
                 self._replace(worker)
@@ -227,7 +229,7 @@ class Workers:
             self._lost(worker, "died", "does not take its job", m)
 
     def _listen(self, seconds: float) -> Iterator[tuple[_Worker, Any]]:
-        """Messages at hand, or within some seconds; None, after its last one, for a worker that is gone."""
+        """Yield messages; wait up to `seconds` for the first. A dead worker yields None after its last message."""
         by_pipe = {worker.pipe: worker for worker in self._workers}
         by_sentinel = {worker.process.sentinel: worker for worker in self._workers}
         at_hand = wait([*by_pipe, *by_sentinel], seconds)
@@ -268,7 +270,7 @@ class Workers:
                 self._lost(worker, "died", f"did not start within {STARTUP_SECONDS:g} s", m)
 
     def _lost(self, worker: _Worker, reason: str, text: str, m: _Map) -> None:
-        """Replace a worker; its jobs go to the front of the queue, or have failed if they were lost too often."""
+        """Replace a worker. Put its jobs at the front of the queue; fail those that have lost too many workers."""
         lost, pid, was_ready = sorted(worker.jobs), worker.process.pid, worker.ready
         again = {0: "", 1: ", its chunk is run again"}.get(len(lost), f", its {len(lost)} chunks are run again")
         self._on_event(f"worker {pid} {text}; it is replaced{again}")
@@ -288,7 +290,7 @@ class Workers:
 
 
 def _run(pump: Callable[[], bool]) -> None:
-    """For a while; naps are short, since workers wait."""
+    """Call `pump` for `PUMP_SECONDS`. Naps are short because workers wait for it."""
     end = time.monotonic() + PUMP_SECONDS
     while time.monotonic() < end:
         if not pump():

@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive their parent; the processors, the memory and the GPU that there are."""
+"""Child processes that cannot outlive their parent."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
-spawning = multiprocess.get_context("spawn")  # torch and MuJoCo have threads: fork is not safe
+spawning = multiprocess.get_context("spawn")  # fork is not safe with the threads of torch and MuJoCo
 
 
 _slot = 0
 
 
 def take_slot(slot: int) -> None:
-    """Let this process be the one of that place among its pool's."""
+    """Set this worker's place in its pool."""
     global _slot
     _slot = slot
 
 
 def worker_slot() -> int:
-    """The place of this worker among those of its pool, from 0 on; a worker's successor has its place."""
+    """Return this worker's place in its pool, from 0 on. A replacement gets the place of the lost worker."""
     return _slot
 
 
 def start_process(target: Callable[..., Any], *args: Any, log: Path | None = None) -> Any:
-    """A child running `target(*args)` that dies with this process, hears no Ctrl-C and prints into `log`.
+    """Start a child that runs `target(*args)`, dies with this thread, gets no Ctrl-C and prints into `log`.
 
-    It leads a process group of its own. Raises `ResourceError` if the system refuses.
+    The child leads its own process group. Raises `ResourceError` if the system refuses to start it.
     """
     process = spawning.Process(target=_child, args=(target, args, os.getpid(), str(log or os.devnull)), daemon=True)
     try:
@@ -56,7 +56,7 @@ def start_process(target: Callable[..., Any], *args: Any, log: Path | None = Non
 
 
 def kill_process(process: Any) -> None:
-    """Kill a child with whatever it started, and wait until it is gone."""
+    """Kill a child and its process group. Wait until the child is gone."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
@@ -65,7 +65,7 @@ def kill_process(process: Any) -> None:
 
 
 def death(process: Any) -> str:
-    """How a child came to its end."""
+    """Describe how a child ended."""
     process.join(1.0)
     code = process.exitcode
     if code == -signal.SIGKILL:
@@ -76,7 +76,7 @@ def death(process: Any) -> str:
 
 
 def limit_waiting(pipe: Connection, seconds: int) -> None:
-    """Let no message through a pipe take longer: a stopped or half-dead child must not block its parent."""
+    """Set a time limit for sending and receiving, so that a stopped or half-dead child cannot block its parent."""
     with socket.socket(fileno=os.dup(pipe.fileno())) as link:
         timeval = struct.pack("ll", seconds, 0)
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
@@ -84,7 +84,7 @@ def limit_waiting(pipe: Connection, seconds: int) -> None:
 
 
 def die_with_parent(parent: int, with_signal: int = signal.SIGKILL) -> None:
-    """Let the kernel end this process when the thread that started it ends (Linux); ends at once if it has."""
+    """Let the kernel end this process when the thread that started it ends (Linux). Exit now if the parent is gone."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, with_signal)
@@ -99,7 +99,7 @@ def _child(target: Callable[..., Any], args: tuple[Any, ...], parent: int, log: 
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.close(descriptor)
-    for text in (sys.stdout, sys.stderr):  # what is printed is in the log at once, for whoever looks, or kills
+    for text in (sys.stdout, sys.stderr):  # printed lines reach the log at once, even if the child is killed
         if isinstance(text, io.TextIOWrapper):
             text.reconfigure(line_buffering=True)
     faulthandler.enable()  # a crash of native code leaves a trace in the log
@@ -108,9 +108,9 @@ def _child(target: Callable[..., Any], args: tuple[Any, ...], parent: int, log: 
 
 @contextlib.contextmanager
 def _child_environment() -> Iterator[None]:
-    """What a child inherits: one thread for the numeric libraries, which they read when loaded, and no Ctrl-C."""
+    """Set what a child inherits: one thread for numeric libraries, which read this when loaded, and no Ctrl-C."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for us it is only delayed
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # this process only gets it later
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
         yield

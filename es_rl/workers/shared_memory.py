@@ -1,4 +1,4 @@
-"""Arrays that this process and its workers see at once, in memory without a name: nothing can be left behind."""
+"""Arrays shared by this process and its workers. The memory has no name, so it cannot be left behind."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Fields = Mapping[str, tuple[tuple[int, ...], str]]  # name → shape and type
-ALIGNED = 64  # bytes
+Fields = Mapping[str, tuple[tuple[int, ...], str]]  # name → (shape, dtype)
+ALIGNED = 64  # bytes; each array starts at a multiple of this
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Where the memory is, and how it is cut: small enough to be sent."""
+    """The path and the layout of shared memory. Small enough to send to workers."""
 
-    path: str  # open to processes of the same user, as long as the one that made it lives
+    path: str  # processes of the same user can open it while its maker holds the descriptor
     fields: dict[str, tuple[tuple[int, ...], str]]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Views of it, which keep it alive. Raises OSError."""
+        """Return the arrays by name: views that keep the memory alive. Raises OSError."""
         with open(self.path, "r+b") as file:  # noqa: PTH123 - a descriptor of another process
             memory = mmap.mmap(file.fileno(), _bytes(self.fields))
         start, result = 0, {}
@@ -34,7 +34,7 @@ class Memory:
 
 
 def allocate(fields: Fields) -> tuple[int, Memory]:
-    """Memory of zeros, and the descriptor that keeps it open to others until it is closed."""
+    """Return a descriptor and memory of zeros. Others can open the memory until the descriptor is closed."""
     descriptor = os.memfd_create("es_rl")
     os.ftruncate(descriptor, _bytes(fields))
     return descriptor, Memory(f"/proc/{os.getpid()}/fd/{descriptor}", dict(fields))

@@ -1,11 +1,11 @@
-"""What runs in a worker process: it computes jobs until the pipe to its supervisor ends.
+"""The code that runs in a worker process: it computes jobs until the pipe to the pool closes.
 
     function(context, job, beat) → result             one job after the other
-    function.stream(context, workers, take, beat)     an iterator over (index, result), for whoever has such a method
+    function.stream(context, workers, take, beat)     optional method: an iterator over (index, result)
 
-A stream may do several jobs side by side. It takes the next one, (index, job), by `take()`, which returns None while
-there is none at hand; it ends when it has nothing to do. It should not take more than its share, as one of so many
-workers.
+A stream may run several jobs side by side. `take()` returns the next one, (index, job), or None while none is
+available. The stream ends when it has nothing to do. `workers` is the number of workers in the pool: a stream should
+not take more than its share of the jobs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from es_rl.errors import EsRlError, Stopped
 from es_rl.workers.machine import use_one_thread
 from es_rl.workers.processes import take_slot
 
-BEAT_SECONDS = 0.5  # at most so often does a worker report steps
+BEAT_SECONDS = 0.5  # a worker reports steps at most this often while a job runs
 
 Take = Callable[[], tuple[int, Any] | None]
 Function = Callable[[Any, Any, Callable[[int], None]], Any]
@@ -36,7 +36,7 @@ Stream = Callable[[Any, int, Take, Callable[[int], None]], Iterator[tuple[int, A
 
 @dataclass(frozen=True)
 class JobFailure:
-    """The outcome of a job that could not be done."""
+    """The outcome of a failed job."""
 
     reason: str  # "died", "hung" or "raised"
     message: str  # one line
@@ -44,13 +44,13 @@ class JobFailure:
 
 
 def stream_of(function: Function) -> Stream:
-    """A function's own stream, or one that does a job after the other."""
+    """Return the function's own stream, or one that runs one job after the other."""
     stream: Stream | None = getattr(function, "stream", None)
     return stream or one_by_one(function)
 
 
 def one_by_one(function: Function) -> Stream:
-    """The stream of a function that knows nothing of streams."""
+    """Return a stream that runs a function on one job after the other."""
 
     def stream(context: Any, workers: int, take: Take, beat: Callable[[int], None]) -> Iterator[tuple[int, Any]]:
         while (taken := take()) is not None:
@@ -63,9 +63,9 @@ def one_by_one(function: Function) -> Stream:
 def work_off(
     stream: Stream, context: Any, workers: int, take: Take, beat: Callable[[int], None]
 ) -> Iterator[tuple[int, Any]]:
-    """(index, outcome) of each job that the stream takes.
+    """Yield (index, outcome) of each job that the stream takes.
 
-    If it raises, the jobs that it had taken are run again, each by itself, so that only those fail that raise alone.
+    If the stream raises, its unfinished jobs run again, each alone. So a job fails only if it raises alone.
     """
     taken: dict[int, Any] = {}
 
@@ -83,7 +83,7 @@ def work_off(
         raise
     except Exception as error:  # noqa: BLE001 - sent as text: a foreign exception may not unpickle
         if not taken:
-            noting()  # it raised before it took any: somebody must hear of it
+            noting()  # it raised before it took a job: let one job fail, so that the error is seen
         if len(taken) == 1:
             yield next(iter(taken)), failure(error)
         else:
@@ -92,7 +92,7 @@ def work_off(
 
 
 def work(pipe: Connection, slot: int) -> None:
-    """A worker's life: end of file on the pipe, or the parent's death, ends it."""
+    """Run a worker until the pipe closes or the parent dies."""
     use_one_thread()
     take_slot(slot)
     warnings.simplefilter("ignore", DeprecationWarning)  # shown once, by the parent
@@ -101,14 +101,14 @@ def work(pipe: Connection, slot: int) -> None:
         pipe.send(("ready",))
         _serve(pipe)
     except (EOFError, OSError):
-        pass  # the parent is gone, or has given this worker up
+        pass  # the parent is gone, or has closed the pipe
     os._exit(0)
 
 
 def tell(pipe: Connection, message: tuple[Any, ...]) -> None:
-    """Send plain data. `pipe.send` is for what may hold closures, and takes ten times as long.
+    """Send plain data. Data with closures falls back to `pipe.send`, which is ten times slower.
 
-    It is pickled for the way between a run's own processes, and never lies on a disk.
+    The pickled message only passes between processes of one run. It is never written to disk.
     """
     try:
         data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
@@ -119,17 +119,17 @@ def tell(pipe: Connection, message: tuple[Any, ...]) -> None:
 
 
 class JobQueue:
-    """The jobs that a worker was given."""
+    """The jobs that this worker was given."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._at_hand: deque[tuple[int, Any]] = deque()
-        self.open = 0  # jobs that were taken and are not done
-        self._asked = False  # for more
+        self.open = 0  # jobs taken and not done
+        self._asked = False  # for more jobs
 
     @property
     def laden(self) -> bool:
-        """Whether there are jobs that were not taken."""
+        """True while some jobs are not taken."""
         return bool(self._at_hand)
 
     def put(self, jobs: list[tuple[int, Any]]) -> None:
@@ -137,7 +137,7 @@ class JobQueue:
         self._asked = False
 
     def take(self) -> tuple[int, Any] | None:
-        if not self._at_hand and self.open:  # whoever has nothing to do is given more without asking
+        if not self._at_hand and self.open:  # an idle worker gets jobs without asking
             if self._pipe.poll():
                 _, _, jobs = self._pipe.recv()
                 self.put(jobs)

@@ -430,7 +430,7 @@ def test_real_trainings_are_searched_and_their_best_keys_are_a_config():
 
 @pytest.fixture
 def presets(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "scripts"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
     import search_presets
 
     return search_presets

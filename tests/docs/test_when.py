@@ -15,7 +15,7 @@ import torch
 from es_rl import envs
 from es_rl.errors import EnvError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 

@@ -9,7 +9,7 @@ import pytest
 from es_rl.config import leaves
 from es_rl.rl.config import Config
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 SHORT = "es.population=8 es.top=2 eval.episodes=2 video.seconds=1 env_kwargs.max_episode_steps=30"
 

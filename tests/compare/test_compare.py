@@ -189,10 +189,11 @@ def test_opponents_train_and_are_filmed_and_judged_like_ours(against, tmp_path, 
         assert run["env_steps"] > 0 and run["seconds"] >= 3.0
         assert 0.1 < run["curve"][-1]["cpu_seconds"] <= run["cpu_seconds"] + 0.02
         speed = run["resources"].pop("steps_per_second")
+        run["resources"].pop("note", "")  # how many threads the physics has
         assert speed == pytest.approx(run["env_steps"] / run["seconds"], rel=0.01)
         environments = {"es": 8, "ppo_fast": 64}.get(run["name"], 1)
         assert run["resources"] == {"environments": environments, "processes": 1, "threads": 1}
-        assert run["name"] == "es" or run["command"].endswith("threads=1 processes=1")
+        assert run["name"] == "es" or "threads=1 processes=1" in run["command"]
     if renderer:
         assert len(list((tmp_path / "out").glob("*/video.mp4"))) == 1 + len(against)
 

@@ -12,7 +12,7 @@ import pytest
 
 from es_rl.errors import ConfigError, Stopped, TrainingError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
 
 
@@ -79,7 +79,8 @@ def kept(env="Hopper-v4", minutes=5.0, processors=1, **contenders):
 
 def test_the_results_shown_are_made_of_what_the_runs_say(results):
     shown = json.loads((ROOT / "videos/results.json").read_text())
-    assert results.table(shown) in (ROOT / "README.md").read_text()
+    assert results.brief(shown) in (ROOT / "README.md").read_text()
+    assert results.table(shown) in (ROOT / "docs/results.md").read_text()
     assert results.clips(shown) == (ROOT / "videos/README.md").read_text()
 
 
@@ -97,6 +98,16 @@ def test_a_row_tells_every_seed_its_command_and_its_time_and_bold_is_the_best_wh
     assert "Up to 2 comparisons ran side by side" in results.table([won | {"side_by_side": 2}])
     told = results.table([won]).splitlines()[-1]
     assert "| **10.0** | 9.000 |" in told and told.endswith("'against=[x]'` | 2.0 h |") and "taskset" not in told
+
+
+def test_the_readme_shows_medians_and_the_best_in_bold_whoever_it_is(results):
+    rows = [
+        kept(es=row(3.0, 1.0, 2.0), ppo_fast=row(9.0, 8.0, 7.0)),
+        kept("A-v0", es=row(5.0), ppo_fast=row(4.0), ars=row(1.0)),
+    ]
+    told = results.brief([kept("B-v0", es=row(1.0)), *rows]).splitlines()
+    assert told[2:] == ["| Hopper-v4 | 5 | 2.000 | **8.000** | – |", "| A-v0 | 5 | **5.000** | 4.000 | 1.000 |"]
+    assert "has not been run" in results.brief([kept("B-v0", es=row(1.0))])
 
 
 def test_wins_and_losses_are_counted_from_the_rows(results):

@@ -11,7 +11,7 @@ import pytest
 from conftest import metrics
 from safetensors.numpy import load_file
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_theta_has_the_bits_of_before(bits):
 
 
 def test_a_run_of_version_0_1_0_goes_on_as_one_that_was_never_stopped(train, tmp_path):
-    shutil.copytree(Path(__file__).parent / "data" / "run-0.1.0", tmp_path / "old", symlinks=True)
+    shutil.copytree(Path(__file__).parents[1] / "data" / "run-0.1.0", tmp_path / "old", symlinks=True)
     keys = (tmp_path / "old/command.txt").read_text().split()[3:]
     keys = [key for key in keys if not key.startswith(("generations=", "run=", "workers="))]
     old = train(f"resume={tmp_path / 'old'}", "generations=4", run="old")

@@ -52,6 +52,7 @@ class RewardWorker:
         """Score each completion by itself. Return the scores, NaN where the reward raises, and the errors."""
         scores, errors = np.full(len(rows), np.nan), []
         for i, (row, text) in enumerate(zip(rows, said, strict=True)):
+            beat(0)  # each has the whole time
             try:
                 scores[i] = self([row], [text], beat)[0]
             except Exception as error:  # noqa: BLE001 - foreign code, any error: this one could not be judged

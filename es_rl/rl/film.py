@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -42,13 +43,12 @@ def film(
     """
     _choose_renderer()
     try:
-        env = make_one(env_id, env_kwargs, render_mode="rgb_array")
-        _follow(env)
-        rate = float(env.metadata.get("render_fps") or MAX_FPS)  # steps per second of simulated time
-        every = max(1, int(np.ceil(rate / MAX_FPS)))
-        fps = rate / every
-        frames = list(_frames(act, reset, env, every, max(1, round(seconds * fps)), seed))
-        env.close()
+        with contextlib.closing(make_one(env_id, env_kwargs, render_mode="rgb_array")) as env:
+            _follow(env)
+            rate = float(env.metadata.get("render_fps") or MAX_FPS)  # steps per second of simulated time
+            every = max(1, int(np.ceil(rate / MAX_FPS)))
+            fps = rate / every
+            frames = list(_frames(act, reset, env, every, max(1, round(seconds * fps)), seed))
     except Exception as error:  # foreign code and drivers may raise any error
         sys.unraisablehook = lambda _: None  # silence Gymnasium's half-made viewer when it is deleted
         raise EnvError(

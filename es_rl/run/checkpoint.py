@@ -152,7 +152,7 @@ class Checkpointer:
         if best or old or self._failed or state.generation % self._config.every == 0:
             self.save()
         if best and self._failed:
-            self.progress = replace(progress, best_score=best_before)
+            self.progress, self._best = replace(progress, best_score=best_before), False
 
     def save(self, *, required: bool = False) -> None:
         """Save the newest state if it is not saved yet. With `required`, raises `ResourceError` if saving fails."""

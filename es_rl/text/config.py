@@ -96,6 +96,8 @@ def _resolve(config: TextConfig) -> TextConfig:
     lookup(OPTIMIZERS, config.optim.name, "optim.name")
     if config.baseline and config.optim.name != config.baseline:
         raise ConfigError(f"optim.name={config.optim.name}: baseline={config.baseline} is itself the optimiser.")
+    if config.reward and ":" not in config.reward:
+        raise ConfigError(f"reward={config.reward}: must be module:function, of prompts and completions only.")
     if config.reward and config.target_bits is not None:
         raise ConfigError("target_bits: with a reward, bits per byte are not measured. Give target_reward.")
     if not config.reward and config.target_reward is not None:

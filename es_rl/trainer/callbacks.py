@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from es_rl.errors import lookup
+
 if TYPE_CHECKING:
     from es_rl.trainer.trainer import Record, Trainer
 
@@ -23,6 +25,7 @@ class EarlyStopping:
         self._patience, self._metric, self._least, self._target = patience, metric, least, target
 
     def on_generation(self, trainer: Trainer, record: Record) -> bool:
+        lookup(record, self._metric, "metric")
         told = (past[self._metric] for past in trainer.history)
         values = [-math.inf if value is None else value for value in told]
         best, waited = -math.inf, 0

@@ -104,9 +104,10 @@ def restored_after(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         for name, part in model.named_modules():
-            part.training = modes[name]
-            part._buffers.clear()
-            part._buffers.update(buffers[name])
+            if name in modes:  # it may have added parts as well
+                part.training = modes[name]
+                part._buffers.clear()
+                part._buffers.update(buffers[name])
         assign(model, values)
 
 

@@ -228,6 +228,7 @@ def test_a_target_in_bits_is_met_from_above(file):
         (b"x" * 1000, ["es.limit=5"], "es.limit: is about the episodes"),
         (b"x" * 1000, ["reward=m:f", "target_bits=2"], "target_bits: with a reward"),
         (b"x" * 1000, ["target_reward=2"], "target_reward: needs a reward"),
+        (b"x" * 1000, ["reward=countdown"], "reward=countdown: must be module:function"),
     ],
 )
 def test_bad_input_is_refused(tmp_path, content, keys, message):

@@ -426,3 +426,17 @@ def test_buffers_that_come_and_change_are_undone():
             said.append(model(X))
     assert torch.equal(*said)
     assert model.h is None and model.first.shape == (1, 1)
+
+
+def test_stopping_by_a_metric_that_there_is_not_is_refused():
+    with pytest.raises(ConfigError, match=r"metric=fitness/men: unknown\. Did you mean fitness/mean"):
+        trainer(callbacks=[callbacks.EarlyStopping(3, metric="fitness/men")]).train(2)
+
+
+def test_a_fitness_may_add_parts_to_the_model():
+    def growing(model):
+        if not hasattr(model, "more"):
+            model.more = nn.Tanh()
+        return alone(nn.Sequential(*list(model)[:3]))
+
+    assert len(trainer(growing).train(1)) == 1

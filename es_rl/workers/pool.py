@@ -28,7 +28,7 @@ from multiprocess.connection import Connection, wait
 
 from es_rl.errors import ResourceError
 from es_rl.workers.processes import death, kill_process, limit_waiting, spawning, start_process
-from es_rl.workers.worker import Function, JobFailure, stream_of, tell, work, work_off
+from es_rl.workers.worker import Function, JobFailure, Jobs, stream_of, tell, work, work_off
 
 SHARE = 4  # a worker gets waiting jobs / (SHARE · workers) at once, so that batches shrink towards the end
 DEATHS = 5  # a job fails after this many deaths of its workers
@@ -224,7 +224,7 @@ class Workers:
             if worker.context is not m.context:
                 worker.pipe.send(("context", m.context))
                 worker.context = m.context
-            tell(worker.pipe, ("jobs", self.count, [(i, m.jobs[i]) for i in chosen]))
+            tell(worker.pipe, Jobs(self.count, [(i, m.jobs[i]) for i in chosen]))
         except OSError:
             self._lost(worker, "died", "does not take its job", m)
 

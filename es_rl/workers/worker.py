@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from multiprocess.connection import Connection
 
@@ -34,6 +34,23 @@ Function = Callable[[Any, Any, Callable[[int], None]], Any]
 Stream = Callable[[Any, int, Take, Callable[[int], None]], Iterator[tuple[int, Any]]]
 
 
+@runtime_checkable
+class Streaming(Protocol):
+    """A function that can run several jobs side by side."""
+
+    def stream(
+        self, context: Any, workers: int, take: Take, beat: Callable[[int], None]
+    ) -> Iterator[tuple[int, Any]]: ...
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The message that brings jobs to a worker."""
+
+    workers: int  # in the pool
+    jobs: list[tuple[int, Any]]  # index and job of each
+
+
 @dataclass(frozen=True)
 class JobFailure:
     """The outcome of a failed job."""
@@ -45,8 +62,7 @@ class JobFailure:
 
 def stream_of(function: Function) -> Stream:
     """Return the function's own stream, or one that runs one job after the other."""
-    stream: Stream | None = getattr(function, "stream", None)
-    return stream or one_by_one(function)
+    return function.stream if isinstance(function, Streaming) else one_by_one(function)
 
 
 def one_by_one(function: Function) -> Stream:
@@ -105,7 +121,7 @@ def work(pipe: Connection, slot: int) -> None:
     os._exit(0)
 
 
-def tell(pipe: Connection, message: tuple[Any, ...]) -> None:
+def tell(pipe: Connection, message: Any) -> None:
     """Send plain data. Data with closures falls back to `pipe.send`, which is ten times slower.
 
     The pickled message only passes between processes of one run. It is never written to disk.
@@ -139,8 +155,8 @@ class JobQueue:
     def take(self) -> tuple[int, Any] | None:
         if not self._at_hand and self.open:  # an idle worker gets jobs without asking
             if self._pipe.poll():
-                _, _, jobs = self._pipe.recv()
-                self.put(jobs)
+                message: Jobs = self._pipe.recv()  # nothing else comes while jobs are open
+                self.put(message.jobs)
             elif not self._asked:
                 tell(self._pipe, ("more",))
                 self._asked = True
@@ -174,7 +190,7 @@ def _serve(pipe: Connection) -> None:
                 stream = stream_of(value)
             case ("context", value):
                 context = value
-            case ("jobs", workers, jobs):
+            case Jobs(workers, jobs):
                 desk.put(jobs)
                 last = time.monotonic()
                 while desk.laden:

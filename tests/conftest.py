@@ -19,8 +19,19 @@ import pytest
 from es_rl.rl.compaction import Compaction
 
 HERE = Path(__file__).parent
+PROCESSES = {"workers", "sweep", "test_central.py", "test_compare.py", "test_contenders.py", "test_scripts.py"}
 SUPPORT = HERE / "support"  # modules that tests and the processes that they start import
 TINY = ["video.every=-1", "eval.episodes=2"]
+
+
+def pytest_collection_modifyitems(items):
+    """Mark tests by their room, and by what they start."""
+    for item in items:
+        room, file = item.path.relative_to(HERE).parts[0], item.path.name
+        if room in ("llm", "learning"):
+            item.add_marker(room)
+        if {"command", "start"} & {*item.fixturenames} or {room, file} & PROCESSES:
+            item.add_marker("process")
 
 
 @pytest.fixture(autouse=True)

@@ -1,1 +1,1 @@
-"""The comparison: es_rl, other trainers and the random policy on the same processors, and a report of it."""
+"""Compare es_rl with other trainers and the random policy on the same processors, and write a report."""

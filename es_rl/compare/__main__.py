@@ -2,10 +2,11 @@
 
     python -m es_rl.compare env=Hopper-v4 minutes=5 seeds=3 against=[ppo_fast,ppo,ars,random]
 
-The trainings run one after another, each with all processors, in turn: seed 0 of each, then seed 1 of each, … Before
-the first one of each opponent, short trials find the threads and processes that make it fastest. All are judged alike:
-the deterministic, unperturbed policy with frozen normalisation, on Gymnasium's own environment with its true rewards,
-on the same fresh episodes. What is finished is kept: the same command goes on where it was stopped.
+The trainings run one after another, each with all processors: seed 0 of each contender, then seed 1 of each, …
+Before the first training of an opponent, short trials find the threads and processes that make it fastest. All
+contenders are evaluated alike: the deterministic, unperturbed policy with frozen normalisation plays the same fresh
+episodes, in Gymnasium's own environment with its true rewards. Finished trainings are kept: the same command continues
+an interrupted comparison.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ TAKEN = ("config", "seed", "run", "resume", "generations", "env_steps", "target_
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb; returns the exit code."""
+    """Run the verb and return the exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(CompareConfig, USAGE))
     config, ours, resolved = _parse(argv)
@@ -75,7 +76,7 @@ def _folder(out: Path, name: str, seed: int) -> Path:
 
 
 def _train(place: str, name: str, seed: int, out: Path, config: CompareConfig, ours: list[str]) -> bool:
-    """One training, unless it is done already; whether it was not."""
+    """Run one training unless it is already done. Tell whether it was run."""
     folder, title = _folder(out, name, seed), f"{label(name, config.env)}, seed {seed}"
     new = "return_mean" not in contender.outcome(folder)
     if new:
@@ -92,7 +93,7 @@ def _train(place: str, name: str, seed: int, out: Path, config: CompareConfig, o
 
 
 def _check_env(out: Path, config: CompareConfig, resolved: Config) -> None:
-    """Make the environment once, in a process of its own, before anything is trained. Raises `EnvError`."""
+    """Make the environment once in a separate process, before any training. Raises `EnvError` if it cannot be used."""
     with Workers(
         1, log=out / "workers.log", hang_after=resolved.hang_after, check=lambda: None,
         on_event=lambda text: None, on_steps=lambda steps: None,
@@ -103,7 +104,10 @@ def _check_env(out: Path, config: CompareConfig, resolved: Config) -> None:
 
 
 def _parse(argv: Sequence[str]) -> tuple[CompareConfig, list[str], Config]:
-    """The comparison's own keys, those of es_rl's training, and what these come to. Raises `ConfigError`."""
+    """Return the comparison's own keys, those of es_rl's training, and the resolved configuration of the latter.
+
+    Raises `ConfigError`, `EnvError` or `ResourceError` for what cannot be compared.
+    """
     own = dict(leaves(CompareConfig))
     given = pairs(argv)
     config = parse(CompareConfig, [f"{k}={v}" for k, v in given.items() if k in own])
@@ -122,7 +126,7 @@ def _parse(argv: Sequence[str]) -> tuple[CompareConfig, list[str], Config]:
 
 
 def _keep_settings(out: Path, config: CompareConfig, resolved: Config) -> None:
-    """Refuse to mix comparisons of different settings in one directory. Raises `ConfigError`."""
+    """Save the settings. Raises `ConfigError` if the directory holds a comparison with other settings."""
     path = out / "comparison.json"
     # More seeds and other baselines may be added later.
     fixed = {k: v for k, v in asdict(config).items() if k in ("env", "minutes", "episodes")}
@@ -141,7 +145,7 @@ def _keep_settings(out: Path, config: CompareConfig, resolved: Config) -> None:
 
 
 def _results(out: Path, config: CompareConfig, ours: list[str], plan: list[tuple[str, int]]) -> dict[str, Any]:
-    """Everything that the report shows: what is planned, and what earlier calls have done besides."""
+    """Return everything that the report shows: the planned runs, and other runs of earlier calls."""
     names = (OURS, *BASELINES)
     found = [re.fullmatch(r"(\w+)-(\d+)", path.name) for path in out.iterdir()]
     earlier = [(match[1], int(match[2])) for match in found if match and match[1] in names]
@@ -154,7 +158,7 @@ def _results(out: Path, config: CompareConfig, ours: list[str], plan: list[tuple
             else ["es_rl.compare.baselines", *contender.baseline_keys(name, seed, folder, config, ours)]
         )
         run = {"name": name, "seed": seed, "command": shlex.join(["python", "-m", *keys]), **contender.outcome(folder)}
-        with contextlib.suppress(OSError, ValueError):  # that of a training that was killed may be cut off
+        with contextlib.suppress(OSError, ValueError):  # a killed training may leave an incomplete line
             run["curve"] = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
         video, reason = folder / "video.mp4", folder / contender.NO_VIDEO
         run |= {"video": str(video.relative_to(out))} if video.exists() else {}
@@ -171,7 +175,7 @@ def _results(out: Path, config: CompareConfig, ours: list[str], plan: list[tuple
 
 
 def _given(config: CompareConfig, ours: list[str], runs: list[dict[str, Any]]) -> list[str]:
-    """A command that makes all of these runs, or at least those of this call, with every default spelt out."""
+    """Return arguments that repeat all of these runs, or at least those of this call, with defaults spelt out."""
     seeds = {run["seed"] for run in runs}
     against = f"against=[{','.join(name for name in BASELINES if any(run['name'] == name for run in runs))}]"
     known, count = asdict(config), max(seeds) - min(seeds) + 1
@@ -182,7 +186,7 @@ def _given(config: CompareConfig, ours: list[str], runs: list[dict[str, Any]]) -
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM is an exception; Ctrl-C is one already."""
+    """Turn SIGTERM and Ctrl-C inside the block into `Stopped`."""
 
     def stop(number: int, _: Any) -> None:
         raise Stopped("stopped by SIGTERM: the same command goes on", 75)

@@ -1,9 +1,10 @@
-"""What es_rl is compared with, one training at a time.
+"""Train and evaluate one opponent of es_rl.
 
     python -m es_rl.compare.baselines name=ppo env=Hopper-v4 minutes=5 seed=0 out=DIRECTORY
 
-Writes `DIRECTORY/curve.jsonl` while it trains and `DIRECTORY/result.json` at the end, and a video if asked. An opponent
-is one function in `BASELINES`: it trains by the clock and returns its policy, one observation → one action.
+Writes `DIRECTORY/curve.jsonl` during training, `DIRECTORY/result.json` at the end, and a video if `film` is set. An
+opponent is one function in `BASELINES`: it trains until the clock stops it and returns its policy, a function from one
+observation to one action.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ USAGE = (
 
 
 def random(config: BaselineConfig, clock: Clock) -> Act:
-    """Uniformly random actions; nothing is trained."""
+    """Return a policy of uniformly random actions. Nothing is trained."""
     env = make_env(config)
     env.close()
     space = env.action_space
@@ -53,8 +54,8 @@ BASELINES: dict[str, Callable[[BaselineConfig, Clock], Act]] = {
     "evotorch": evotorch.evotorch,
     "random": random,
 }
-MANY = ("ppo_fast", "ppo", "sac")  # who can have several environments in a process
-# The libraries that each needs, and the extra that brings them.
+MANY = ("ppo_fast", "ppo", "sac")  # contenders that can have several environments in one process
+# contender → the extra of es-rl to install, and the libraries that it must bring.
 LIBRARIES = {
     "ppo_fast": ("baselines", ("stable_baselines3",)),
     "ppo": ("baselines", ("stable_baselines3",)),
@@ -67,7 +68,7 @@ ZOO = {
     "sac": ("SAC (Stable-Baselines3", SAC, ""),
     "ars": ("ARS (sb3-contrib", ARS, ", normalised"),
 }
-# The settings of each by environment, and those that it has everywhere.
+# The settings of each contender by environment; `EVERYWHERE` has those for every environment.
 TABLES: dict[str, Mapping[str, dict[str, Any]]] = {
     "ppo_fast": ppo_fast.SETTINGS, "ppo": PPO, "sac": SAC, "ars": ARS, "evotorch": evotorch.SETTINGS,
 }  # fmt: skip
@@ -81,7 +82,7 @@ NAMED = {
 
 
 def label(name: str, env: str) -> str:
-    """What a contender is called in a report, and whose settings it has."""
+    """Return the name of a contender in reports, with the source of its settings."""
     if name in NAMED:
         return NAMED[name]
     text, table, normalised = ZOO[name]
@@ -89,12 +90,12 @@ def label(name: str, env: str) -> str:
 
 
 def settings(name: str, env: str) -> dict[str, Any]:
-    """Return the settings of a contender for an environment, with dotted names; none where its library's hold."""
+    """Return a contender's settings for an environment, with dotted names; empty if its library's defaults apply."""
     return flatten({**EVERYWHERE.get(name, {}), **TABLES.get(name, {}).get(family(env), {})})
 
 
 def check_libraries(names: Sequence[str]) -> None:
-    """Refuse contenders whose libraries are missing, before anything is trained. Raises `ResourceError`."""
+    """Raise `ResourceError` if a contender's library is not installed. Call it before any training."""
     missing, extras = [], []
     for name in names:
         extra, libraries = LIBRARIES.get(name, ("", ()))
@@ -107,13 +108,13 @@ def check_libraries(names: Sequence[str]) -> None:
 
 
 def check_spaces(name: str, env: str, action: spaces.Space[Any]) -> None:
-    """Refuse an environment in which a contender cannot act. Raises `EnvError`."""
+    """Raise `EnvError` if a contender cannot act in an environment."""
     if name == "sac" and not isinstance(action, spaces.Box):
         raise EnvError(f"env={env}: SAC acts in continuous spaces only, and this is {action}. Leave sac out.")
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb; returns the exit code."""
+    """Run the verb and return the exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(BaselineConfig, USAGE))
     config = parse(BaselineConfig, argv)
@@ -140,11 +141,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check(config: BaselineConfig) -> None:
-    """Refuse what cannot be trained before anything is. Raises `ConfigError`, `EnvError`, `ResourceError`."""
+    """Raise `ConfigError`, `EnvError` or `ResourceError` for what cannot be trained. Call it before training."""
     check_libraries([config.name])
     envs.check_id(config.env)
     if config.environments is not None and config.name not in MANY:
         raise ConfigError(f"environments={config.environments}: {config.name} has one in each process. Give processes.")
+    if config.measure and config.name == "random":
+        raise ConfigError(f"measure={config.measure:g}: random trains nothing whose speed could be measured.")
     if config.settings and config.name == "random":
         raise ConfigError("settings: random has none.")
     spec = envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"), "gymnasium")
@@ -152,7 +155,7 @@ def _check(config: BaselineConfig) -> None:
 
 
 def use_threads(count: int) -> None:
-    """Let arithmetic of torch and NumPy in this process run on exactly so many threads."""
+    """Let torch and NumPy in this process compute on exactly `count` threads."""
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -161,7 +164,7 @@ def use_threads(count: int) -> None:
 
 
 def _judge(config: BaselineConfig, clock: Clock, act: Act) -> dict[str, Any]:
-    """What came of a training. Raises `TrainingError` if nothing did."""
+    """Evaluate a trained policy and return the result. Raises `TrainingError` without updates or if episodes fail."""
     seconds, cpu = clock.seconds, clock.cpu_seconds
     clock.check_updates()
     returns, lengths = episodes(act, config, config.episodes)
@@ -181,12 +184,12 @@ def _judge(config: BaselineConfig, clock: Clock, act: Act) -> dict[str, Any]:
 
 
 def _stop(number: int, frame: Any) -> None:
-    """SIGTERM is an exception: processes are ended on the way out."""
+    """Turn SIGTERM into `Stopped`, so that child processes are ended on the way out."""
     raise Stopped("stopped by SIGTERM", 75)
 
 
 def _film(config: BaselineConfig, act: Act, path: Path) -> None:
-    """The video, or why there is none, beside where it would be."""
+    """Write the video, or the reason why there is none into a .txt file in its place."""
     try:
         frames, fps = film(
             acting(config, act), lambda: None, config.env, config.env_kwargs, seconds=config.film, seed=0

@@ -1,8 +1,8 @@
-"""What an opponent runs on: the threads and processes that make it fastest here, found by short trials.
+"""Find the threads and processes that make an opponent fastest on this machine, by short trials.
 
-All candidates are tried in turn, each `ROUNDS` times, so that what else the machine does hits all alike. What is
-chosen is kept in the comparison's directory and holds for all seeds. The number of environments is not tried: it is a
-setting of the algorithm, since a rollout is as many steps of each.
+All candidates are tried in turn, `ROUNDS` times each, so that other load on the machine affects all alike. The choice
+is saved in the comparison's directory and holds for all seeds. The number of environments is not tried: it is a setting
+of the algorithm, because a rollout has a fixed number of steps in each environment.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from es_rl.workers.machine import available_processors
 
 FILE = "calibration.json"
 ROUNDS = 2
-SECONDS = 3.0  # of each trial, at least one update long
-GROWING = ("popsize_max", "num_interactions")
+SECONDS = 3.0  # a trial measures for at least this long, and at least one update
+GROWING = ("popsize_max", "num_interactions")  # settings that let the population of EvoTorch grow
 PATIENCE = 300.0  # seconds after which a trial counts as hung
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to run an opponent; `physics_threads` of one that steps many simulations in one process."""
+    """One way to run an opponent. `physics_threads` is for one that steps many simulations in one process."""
 
     threads: int = 1
     processes: int = 1
@@ -42,23 +42,23 @@ class Candidate:
         return ", ".join(counted(count, name) for name, count in self.parts().items())
 
     def parts(self) -> dict[str, int]:
-        """Return the counts that it sets, by key."""
+        """Return the counts that are set, by key."""
         return {name: count for name, count in asdict(self).items() if count is not None}
 
     def keys(self) -> list[str]:
-        """Return them as the command line has them."""
+        """Return the counts as command-line arguments."""
         return [f"{name}={count}" for name, count in self.parts().items()]
 
 
 def counted(count: int, name: str) -> str:
-    """Return a count with the name of what is counted: 1 thread, 2 physics threads."""
+    """Return a count with its unit, such as 1 thread or 2 physics threads."""
     plural = name.replace("_", " ")
     singular = plural.removesuffix("es" if plural.endswith("sses") else "s")
     return f"{count} {singular if count == 1 else plural}"
 
 
 def candidates(name: str, env: str, processors: int, given: Mapping[str, int] | None = None) -> list[Candidate]:
-    """Return what to try on so many processors, with the counts that are `given`; a single one is not tried."""
+    """Return the candidates for this many processors; threads and processes in `given` are fixed."""
     fixed = {key: count for key, count in (given or {}).items() if key in ("threads", "processes")}
     return list(dict.fromkeys(replace(way, **fixed) for way in _ways(name, env, processors)))
 
@@ -82,7 +82,7 @@ def _ways(name: str, env: str, n: int) -> list[Candidate]:
 
 
 def shorter(name: str, processors: int) -> list[str]:
-    """Settings of a trial that leave a step as it is but make an update come sooner."""
+    """Return settings that make updates come sooner in a trial but leave a step as it is."""
     return {
         "sac": ["settings.learning_starts=256"],
         "ars": [f"settings.n_delta={processors}", f"settings.n_top={processors}"],
@@ -91,9 +91,9 @@ def shorter(name: str, processors: int) -> list[str]:
 
 
 def choose(name: str, env: str, out: Path, keys: Sequence[str], given: Mapping[str, int]) -> None:
-    """Find and note what is fastest, unless it is known already.
+    """Find and save the fastest candidate, unless it is already known or there is only one.
 
-    `keys` are those of the opponent's training, `given` what the command line says that it runs on.
+    `keys` are those of the opponent's training. `given` are the resources that the command line sets.
     """
     ways = candidates(name, env, available_processors(), given)
     if len(ways) == 1 or _known(name, out, given):
@@ -112,19 +112,19 @@ def choose(name: str, env: str, out: Path, keys: Sequence[str], given: Mapping[s
 
 
 def chosen(name: str, out: Path, given: Mapping[str, int]) -> list[str]:
-    """Return the keys of what was chosen, with those that are given."""
+    """Return the chosen and the given resources as command-line arguments."""
     counts = {**given, **_known(name, out, given).get("chosen", {})}
     return [f"{key}={count}" for key, count in counts.items()]
 
 
 def tried(name: str, out: Path, given: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return every candidate with its steps per second, or nothing."""
+    """Return every candidate with its steps per second; empty if none was tried."""
     found: list[dict[str, Any]] = _known(name, out, given).get("tried", [])
     return found
 
 
 def _known(name: str, out: Path, given: Mapping[str, int]) -> dict[str, Any]:
-    """Return what was found under the same conditions, or nothing."""
+    """Return what was found under the same conditions; empty if nothing was."""
     known: dict[str, Any] = _read(out).get(name, {})
     return known if {**known, **_conditions(given)} == known else {}
 
@@ -134,7 +134,7 @@ def _conditions(given: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _speed(keys: list[str], out: Path) -> float:
-    """Steps per second of one trial, 0 if it failed: the training will say why."""
+    """Return the steps per second of one trial; 0 if it failed, since the training will say why."""
     with tempfile.TemporaryDirectory(dir=out, prefix=".trial-") as folder:
         given = [*keys, f"out={folder}", f"measure={SECONDS:g}"]
         if call(Path(folder), "es_rl.compare.baselines", given, seconds=PATIENCE):

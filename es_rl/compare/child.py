@@ -1,4 +1,4 @@
-"""Processes of a comparison: modules run with all that they say in a log, which end when they should."""
+"""Run the modules of a comparison in child processes that write to a log and do not outlive their parent."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from es_rl.workers.processes import die_with_parent
 
-STOP_SECONDS = 60.0  # that a stopped process has to save
+STOP_SECONDS = 60.0  # time for a terminated process to save before it is killed
 
 
 def call(folder: Path, module: str, keys: list[str], *, seconds: float, stdout: Path | None = None) -> str | None:
-    """Run a module; its last line if it failed, or that it hung for so many seconds.
+    """Run a module. Return why it failed, or None: its last line, or that it had not ended after `seconds`.
 
-    Raises `Stopped` or KeyboardInterrupt after the child has ended: a training saves first.
+    Raises `Stopped` or KeyboardInterrupt only after the child has ended, because a training saves first.
     """
     log = folder / "log.txt"
     with log.open("ab") as errors, (stdout or log).open("wb" if stdout else "ab") as output:
@@ -26,7 +26,7 @@ def call(folder: Path, module: str, keys: list[str], *, seconds: float, stdout: 
         command = [sys.executable, "-m", module, *keys]
         process = subprocess.Popen(
             command, stdout=output, stderr=errors, stdin=subprocess.DEVNULL, preexec_fn=dies, start_new_session=True
-        )  # a session of its own: Ctrl-C comes to it as SIGTERM from here
+        )  # its own session does not receive Ctrl-C: `_end` sends SIGTERM instead
         try:
             code = process.wait(seconds)
         except BaseException as error:
@@ -40,7 +40,7 @@ def call(folder: Path, module: str, keys: list[str], *, seconds: float, stdout: 
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end, wait for that, and kill it in the end, also when another signal comes."""
+    """Terminate the process and wait. Kill it if that takes too long or another signal arrives."""
     process.terminate()
     try:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -52,6 +52,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _end_group(leader: int) -> None:
-    """Kill what a process has started and left."""
+    """Kill the processes that a child has started and left behind."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)

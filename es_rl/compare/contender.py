@@ -1,4 +1,4 @@
-"""One contender of a comparison: its training and evaluation, in processes of their own, and what came of them."""
+"""Train and evaluate one contender of a comparison in separate processes, and save the result."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from es_rl.workers import machine
 from es_rl.workers.machine import available_processors
 
 RETURN = "eval/return_mean"
-NO_VIDEO = "video.txt"  # says why there is none
-PATIENCE = 3600.0  # seconds, beside twice its minutes, after which a training counts as hung
+NO_VIDEO = "video.txt"  # the reason why there is no video
+PATIENCE = 3600.0  # a training counts as hung after twice its minutes plus this many seconds
 LIBRARIES = ("stable-baselines3", "sb3-contrib", "evotorch", "ray")
 
 
 def run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> None:
-    """One training and its evaluation, or why it failed, where its result would be.
+    """Train and evaluate one contender; write the result, or why it failed, to `result.json`.
 
-    One that others disturbed is run again, once; the less disturbed of the two is kept.
+    A training that other programs disturbed is repeated once. The less disturbed of the two is kept.
     """
     first = folder.with_name(f"{folder.name}.disturbed")
     if not first.exists():
@@ -58,13 +58,13 @@ def run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[st
 
 
 def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> None:
-    """One training, once, after the trials that find what it runs on."""
+    """Run one training, after the trials that choose the resources of an opponent."""
     if name != OURS:
         keys = opponent_keys(name, seed, config, ours)
         calibration.choose(name, config.env, folder.parent, keys, _given(name, config))
     path = folder / "result.json"
     path.unlink(missing_ok=True)
-    meter = folder / "processors.json"  # over all sittings of a training that goes on
+    meter = folder / "processors.json"  # sums over all parts of a resumed training
     goes_on = name == OURS and (folder / "run" / "config.yaml").exists() and meter.exists()
     sums, start = json.loads(meter.read_text()) if goes_on else [0.0, 0.0, 0.0], machine.processor_seconds()
     try:
@@ -72,12 +72,13 @@ def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[s
     finally:
         sums = [done + now - then for done, now, then in zip(sums, machine.processor_seconds(), start, strict=True)]
         write_json(meter, sums)
-    found = outcome(folder)  # which is there if only the film has failed
+    found = outcome(folder)  # not empty if only the film has failed
     busy, passed, own = sums
-    own = max(own, found.get("family_seconds", 0.0))  # servers such as Ray's do not end as our children
+    # Servers such as Ray's do not end as our children, so that `own` lacks them.
+    own = max(own, found.get("family_seconds", 0.0))
     about: dict[str, Any] = {"date": time.strftime("%Y-%m-%d")}
     about |= {"machine": machine.description(), "versions": library_versions()}
-    if available_processors() == len(os.sched_getaffinity(0)):  # with a quota on more of them, others may use the rest
+    if available_processors() == len(os.sched_getaffinity(0)):  # with a CPU quota, others may use the rest
         others = max(0.0, busy - own) / passed
         about |= {"others": others, "disturbed": others > config.tolerate and name != RANDOM}
     if tried := calibration.tried(name, folder.parent, _given(name, config)):
@@ -88,7 +89,7 @@ def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[s
 def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> str | None:
     path = folder / "run"
     begun = (path / "config.yaml").exists()
-    if not begun:  # something was killed before it was a run
+    if not begun:  # left by a training that was killed before its run existed
         shutil.rmtree(path, ignore_errors=True)
     keys = [f"resume={path}", f"minutes={config.minutes:g}", f"env={config.env}"]
     if failed := _call(folder, config, "es_rl.train", keys if begun else train_keys(seed, path, config, ours)):
@@ -116,12 +117,12 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> st
 
 
 def resolved(config: CompareConfig, ours: list[str]) -> Config:
-    """The configuration of our trainings. Raises `ConfigError`."""
+    """Return the resolved configuration of es_rl's trainings. Raises `ConfigError`."""
     return parse_train([f"env={config.env}", *ours] if config.env else ours)
 
 
 def resources(config: Config) -> dict[str, Any]:
-    """What our training runs on; so many environments at most, side by side."""
+    """Return what es_rl's training runs on; `environments` is how many run side by side at most."""
     workers = available_processors() if config.workers is None else config.workers
     processes = max(1, workers * (PROCESSES if config.inference == "central" else 1))
     environments = min(config.es.population * config.es.episodes, processes * sum(capacity(config)))
@@ -130,7 +131,7 @@ def resources(config: Config) -> dict[str, Any]:
 
 
 def film(folder: Path, config: CompareConfig) -> None:
-    """The video of es_rl's policy, if there is none yet, or why there is none."""
+    """Write the video of es_rl's policy, or the reason why there is none. Do nothing if the video exists."""
     video = folder / "video.mp4"
     if not video.exists():
         keys = [f"run={folder / 'run'}", f"env={config.env}", f"out={video}", f"seconds={config.film:g}"]
@@ -145,18 +146,21 @@ def _theirs(name: str, seed: int, folder: Path, config: CompareConfig, ours: lis
 
 
 def train_keys(seed: int, run: Path, config: CompareConfig, ours: list[str]) -> list[str]:
-    """Of `python -m es_rl.train`, for one of our trainings."""
+    """Return the keys of `python -m es_rl.train` for one training of es_rl."""
     return [f"env={config.env}", f"minutes={config.minutes:g}", f"seed={seed}", f"run={run}", "video.every=-1", *ours]
 
 
 def baseline_keys(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> list[str]:
-    """Of `python -m es_rl.compare.baselines`, for one of theirs, with what it runs on."""
+    """Return the keys of `python -m es_rl.compare.baselines` for one training of an opponent, resources included."""
     keys = [*opponent_keys(name, seed, config, ours), f"out={folder}", f"episodes={config.episodes}"]
     return [*keys, *calibration.chosen(name, folder.parent, _given(name, config))]
 
 
 def opponent_keys(name: str, seed: int, config: CompareConfig, ours: list[str]) -> list[str]:
-    """What an opponent is trained on; of our keys it gets those of the environment, and what is seen of it."""
+    """Return the keys of an opponent's training, without those of its resources.
+
+    Of es_rl's keys, it gets `env_kwargs`. ppo_fast also gets `obs_first`, unless its own settings choose it.
+    """
     environment = [argument for argument in ours if argument.startswith(("env_kwargs.", "env_kwargs="))]
     keys = [f"name={name}", f"env={config.env}", f"minutes={config.minutes:g}", f"seed={seed}", *environment]
     first = resolved(config, ours).obs_first if name == "ppo_fast" and not _chooses_obs_first(config.env) else None
@@ -164,12 +168,12 @@ def opponent_keys(name: str, seed: int, config: CompareConfig, ours: list[str]) 
 
 
 def _chooses_obs_first(env: str) -> bool:
-    """Whether the settings of ppo_fast say for themselves what it sees."""
+    """Tell whether the settings of ppo_fast choose `obs_first` themselves."""
     return "obs_first" in ppo_fast.SETTINGS.get(family(env), {})
 
 
 def _given(name: str, config: CompareConfig) -> dict[str, int]:
-    """What the command line says that an opponent runs on, as far as it can use it."""
+    """Return the resources that the command line sets, as far as a contender can use them."""
     given = {"threads": config.threads, "processes": config.processes}
     given |= {"environments": config.environments} if name in MANY else {}
     return {key: value for key, value in given.items() if value is not None and name not in (OURS, RANDOM)}
@@ -182,7 +186,7 @@ def _call(
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What is known of a training so far."""
+    """Return the result of a training; empty if there is none yet."""
     try:
         found: dict[str, Any] = json.loads((folder / "result.json").read_text())
     except (OSError, ValueError):
@@ -191,7 +195,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what results may depend on, the baselines' libraries among them."""
+    """Return the versions of packages that results may depend on, including the opponents' libraries."""
     found = versions()
     for package in LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):

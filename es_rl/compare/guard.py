@@ -1,8 +1,8 @@
-"""End what a process has started and left: `python -m es_rl.compare.guard NAME=VALUE FOLDER`.
+"""Kill what a process has started and left behind: `python -m es_rl.compare.guard NAME=VALUE FOLDER`.
 
-Its stdin is a pipe from that process. As soon as the other end is gone, however that came about, whoever has NAME=VALUE
-in its environment is killed, and FOLDER removed. Libraries that start servers of their own, as Ray does, need it: these
-outlive a killed parent.
+The guard's stdin is a pipe from that process. When the other end closes for any reason, the guard kills every process
+that has NAME=VALUE in its environment, with its descendants, and removes FOLDER. Libraries that start their own
+servers, such as Ray, need this: the servers outlive a killed parent.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 NAME = "ES_RL_GUARDED"
-ROUNDS = 50  # of looking for what was started meanwhile
-PAUSE = 0.1  # seconds between two
+ROUNDS = 50  # searches at most: processes may start others meanwhile
+PAUSE = 0.1  # seconds between two searches
 
 
 @contextlib.contextmanager
 def guarded(folder: str) -> Iterator[None]:
-    """Let nothing that is started inside outlive this block, or this process; `folder` is removed at the end."""
+    """Kill what was started inside the block when the block or this process ends, then remove `folder`."""
     command = [sys.executable, "-m", "es_rl.compare.guard", f"{NAME}={folder}", folder]
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     os.environ[NAME] = folder
@@ -36,7 +36,7 @@ def guarded(folder: str) -> Iterator[None]:
 
 
 def main(mark: str, folder: str) -> None:
-    """Wait for the end of the pipe, then end all that bears the mark."""
+    """Wait until the pipe closes, then kill all processes with the mark and remove the folder."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdin.read()
     for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""How all contenders are judged: their policies, the environment that they all have, and its episodes."""
+"""Evaluate all contenders alike: their policies, the environment that they share, and its episodes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Act = Callable[[Any], Any]  # one observation → one action, deterministic
 
 @dataclass(frozen=True)
 class Policy:
-    """An `Act` that can be asked for many observations at once, which makes the points of a curve cheap."""
+    """An `Act` that also takes many observations at once, which makes the points of a curve cheap."""
 
     batch: Callable[[Any], Any]  # observations (n, O) → actions (n, A), or (n,) integers
-    obs_first: int | None = None  # of an observation it sees so many numbers
+    obs_first: int | None = None  # the policy sees this many leading numbers of an observation; None: all
 
     def __call__(self, obs: Any) -> Any:
         """Return the action for one observation."""
@@ -36,11 +36,11 @@ class Policy:
 
 
 def episodes(act: Act, config: BaselineConfig, count: int, *index: int) -> tuple[Floats, Ints]:
-    """Returns and lengths, (count,) each, of fresh episodes; without an index, those of `evaluate`.
+    """Play fresh episodes; return their returns and lengths, (count,) each. A failed episode has a NaN return.
 
-    Points of a curve, which have an index, are played side by side where the policy can and observations are vectors,
-    on the fast environment if there is one; everything else is, one by one, on Gymnasium's own. A failed episode has a
-    NaN return.
+    With an index they are the episodes of a point of a curve, otherwise those of `evaluate`. Episodes of a point run
+    side by side if `act` is a `Policy` and observations are vectors, on the fast environment if there is one. All
+    others run one by one on Gymnasium's own.
     """
     purpose, seed = ("eval", config.seed) if index else ("evaluate", 0)
     seeds = [integer_seed(seed, purpose, *index, i) for i in range(count)]
@@ -55,7 +55,7 @@ def episodes(act: Act, config: BaselineConfig, count: int, *index: int) -> tuple
 
 
 def _side_by_side(policy: Policy, config: BaselineConfig, seeds: list[int], *, start: int) -> tuple[Floats, Ints]:
-    """On our own environments, whose discrete actions begin at `start`."""
+    """Play all episodes at once on es_rl's vector environment, whose discrete actions begin at `start`."""
     vector = envs.make_vector(config.env, len(seeds), "auto", config.env_kwargs, policy.obs_first)
     found = play(vector, _Together(policy, start), seeds)
     vector.close()
@@ -64,7 +64,7 @@ def _side_by_side(policy: Policy, config: BaselineConfig, seeds: list[int], *, s
 
 @dataclass(frozen=True)
 class _Together:
-    """One policy that acts in all episodes; it has no memory, so that nothing is to be done when one ends."""
+    """An actor with one policy for all episodes."""
 
     policy: Policy
     start: int
@@ -73,7 +73,7 @@ class _Together:
         return np.asarray(self.policy.batch(obs)) + self.start if self.start else np.asarray(self.policy.batch(obs))
 
     def close(self, gaps: Compaction) -> None:
-        """Forget nothing."""
+        """Do nothing: the policy has no memory of episodes."""
 
 
 def _one_by_one(act: Act, env: gymnasium.Env[Any, Any], seeds: list[int]) -> tuple[Floats, Ints]:
@@ -83,16 +83,17 @@ def _one_by_one(act: Act, env: gymnasium.Env[Any, Any], seeds: list[int]) -> tup
         over = False
         while not over:
             obs, reward, terminated, truncated, _ = env.step(act(obs))
-            returns[i] += np.nan if diverged(env) else np.asarray(reward, np.float64).item()  # as es_rl judges itself
+            # A diverged episode has failed, as in es_rl's own evaluation.
+            returns[i] += np.nan if diverged(env) else np.asarray(reward, np.float64).item()
             lengths[i] += 1
             over = terminated or truncated
     return returns, lengths
 
 
 def make_env(config: BaselineConfig) -> gymnasium.Env[Any, Any]:
-    """Gymnasium's own environment, as other libraries can take it.
+    """Make Gymnasium's own environment in a form that other libraries accept.
 
-    Observations that are Dicts or Tuples are one vector, as es_rl sees them; discrete actions begin at zero.
+    Dict and Tuple observations are flattened to one vector, as for es_rl. Discrete actions begin at zero.
     """
     env = make_one(config.env, config.env_kwargs)
     if isinstance(env.observation_space, (spaces.Dict, spaces.Tuple)):
@@ -105,7 +106,7 @@ def make_env(config: BaselineConfig) -> gymnasium.Env[Any, Any]:
 
 
 def acting(config: BaselineConfig, act: Act) -> Act:
-    """The same on Gymnasium's environment as it is, without what `make_env` makes of it."""
+    """Return `act` for Gymnasium's environment without the conversions of `make_env`."""
     env = make_one(config.env, config.env_kwargs)
     env.close()
     observations, start = env.observation_space, getattr(env.action_space, "start", 0)

@@ -1,10 +1,10 @@
-"""Put the comparisons of several tasks together: one page, its figures as SVG and PNG, its numbers as CSV.
+"""Put the comparisons of several tasks on one page, with figures as SVG and PNG and numbers as CSV.
 
     python -m es_rl.compare.suite runs/compare/Hopper-v4 runs/compare/Ant-v4 out=runs/suite
 
-Each directory is one that `python -m es_rl.compare` has written. The returns of a task are put on a scale on which the
-random policy's median is 0 and the highest median of any contender is 1; what is said of all tasks together are the
-interquartile mean of these scores and their performance profile (Agarwal et al. 2021, arXiv 2108.13264).
+Each directory is one that `python -m es_rl.compare` has written. The returns of a task are rescaled to scores: the
+random policy's median is 0, and the highest median of any contender is 1. Over all tasks together, the page shows the
+interquartile mean of the scores and their performance profile (Agarwal et al. 2021, arXiv 2108.13264).
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from es_rl.keys import key
 from es_rl.run.directory import reporting
 
 USAGE = "python -m es_rl.compare.suite DIRECTORY … out=DIRECTORY   several tasks' comparisons on one page"
-POINTS = 201  # of a profile
-MARGIN = 1.1  # a profile goes on to the highest score times this
+POINTS = 201  # points of a profile
+MARGIN = 1.1  # a profile ends at the highest score times this
 
 
 @dataclass(frozen=True)
 class SuiteConfig:
-    out: str = key("", "directory of the page; default: suite beside the first comparison")
-    contenders: list[str] = key([], "the contenders to compare; default: those that ran on more than half of the tasks")
+    out: str = key("", "directory of the page; default: suite, beside the first comparison")
+    contenders: list[str] = key([], "contenders to compare; default: those that ran on more than half of the tasks")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One comparison: what was found of each contender that has returns, and the two ends of its scale."""
+    """One comparison: the summary of each contender that has returns, and the two ends of the scale of scores."""
 
     env: str
     results: Results
@@ -77,15 +77,15 @@ class Suite:
 
     tasks: Sequence[Task]
     compared: Sequence[str]  # contenders
-    entered: Sequence[Task]
+    entered: Sequence[Task]  # those in the aggregate
     left_out: Mapping[str, str]  # task → why
     taus: Array  # (T,)
     aggregates: Mapping[str, Aggregate]
-    wins: Mapping[str, tuple[list[str], list[str], list[str]]]  # contender → tasks that es_rl wins, loses, neither
+    wins: Mapping[str, tuple[list[str], list[str], list[str]]]  # contender → tasks where es_rl wins, loses, is level
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb; return the exit code."""
+    """Run the verb and return the exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(SuiteConfig, USAGE))
     folders = [Path(argument) for argument in argv if "=" not in argument]
@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read(folder: Path) -> Results:
-    """Return the results of a comparison's directory. Raises `ConfigError`."""
+    """Return the results in a comparison's directory. Raises `ConfigError` if there are none."""
     path = folder / "results.json"
     try:
         results: Results = json.loads(path.read_text())
@@ -123,7 +123,7 @@ def read(folder: Path) -> Results:
 
 
 def gather(every: Sequence[Results], wanted: Sequence[str] = ()) -> Suite:
-    """Return what several comparisons say together. Raises `ConfigError` if two are of the same task."""
+    """Combine several comparisons. Raises `ConfigError` if two are of the same task."""
     tasks = [_task(results) for results in every]
     envs = [task.env for task in tasks]
     if again := [env for env in envs if envs.count(env) > 1]:
@@ -145,19 +145,19 @@ def _task(results: Results) -> Task:
 
 
 def _place(name: str) -> tuple[int, str]:
-    """Return the place of a contender in `LABELS`; unknown ones come last."""
+    """Return the sort key of a contender: its place in `LABELS`; unknown ones come last, by name."""
     known = list(LABELS)
     return known.index(name) if name in known else len(known), name
 
 
 def _common(tasks: Sequence[Task]) -> list[str]:
-    """Return the contenders, the random policy aside, that ran on more than half of the tasks."""
+    """Return the contenders that ran on more than half of the tasks, without the random policy."""
     names = {name for task in tasks for name in task.found if name != RANDOM}
     return sorted((n for n in names if sum(n in task.found for task in tasks) > len(tasks) / 2), key=_place)
 
 
 def _why_not(task: Task, compared: Sequence[str]) -> str:
-    """Return why a task cannot enter the aggregate; nothing if it can."""
+    """Return why a task cannot be in the aggregate; empty if it can."""
     lacking = [LABELS.get(name, name) for name in (*compared, RANDOM) if name not in task.found]
     if lacking:
         return f"no return of {' and '.join(lacking)}"
@@ -170,7 +170,7 @@ def _aggregate(strata: Sequence[Array], taus: Array) -> Aggregate:
 
 
 def _wins(tasks: Sequence[Task], name: str) -> tuple[list[str], list[str], list[str]]:
-    """Return the tasks on which es_rl's median is higher than a contender's, lower, and equal."""
+    """Return the tasks where es_rl's median is higher than, lower than and equal to a contender's."""
     signs = {t.env: beats(t.found[OURS], t.found[name])[0] for t in tasks if OURS in t.found and name in t.found}
     won, lost, level = ([env for env, sign in signs.items() if sign == s] for s in (1, -1, 0))
     return won, lost, level

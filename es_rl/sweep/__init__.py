@@ -1,1 +1,1 @@
-"""Search for settings: many trainings of different keys, the hopeless ones stopped early."""
+"""Search for settings: train with many of them, and stop the hopeless trials early."""

@@ -1,10 +1,10 @@
-"""Search for the settings of a training: Optuna's TPE, hopeless trials stopped at equal environment steps.
+"""Search for the settings of a training with Optuna's TPE. Stop hopeless trials at equal environment steps.
 
     python -m es_rl.sweep env=Hopper-v4 es.sigma=0.01..0.5:log optim.lr=0.005..0.2:log env_steps=500000 trials=40
 
-The first trial has the default settings, so what is found is at least as good as they are on the sweep's seeds. What is
-finished is kept: the same command goes on where it was stopped, and may run on several machines at a time if `out` is
-a directory that they share. `out/best.yaml` is for `config=` of training.
+The first trial has the default settings, so the best settings are at least as good on the sweep's seeds. Finished
+trials are kept: the same command continues an interrupted sweep. It may run on several machines at a time if they share
+the directory `out`. Give `out/best.yaml` as `config=` to a training.
 """
 
 from __future__ import annotations
@@ -41,19 +41,21 @@ USAGE = """python -m es_rl.sweep env=ID env_steps=N KEY=RANGE … [key=value …
 Any key of training, or setting of another contender, may be given: as a range, KEY=0.01..0.5 or KEY=0.01..0.5:log, as
 a choice, KEY=[32,64,128], or as one value for all trials. The same command goes on where it was stopped."""
 POLL = 0.5  # seconds between looks at the trainings
-FAILURES = 3  # in a row, after which the sweep gives up
+FAILURES = 3  # the sweep gives up after this many in a row
 
 
 @dataclass(frozen=True)
 class SweepConfig:
     env: str = key("", "Gymnasium id, such as Hopper-v4, or module:Id")
-    contender: str = key("es", "whose settings: es, or a contender of es_rl.compare, such as ppo_fast")
+    contender: str = key("es", "what to tune: es, or an opponent of es_rl.compare such as ppo_fast")
     env_steps: int | None = key(None, "environment steps of each training; must be given", low=1)
-    trials: int = key(40, "settings that are tried", low=1)
-    parallel: int | None = key(None, "trainings at a time, one processor each; default: the processors at hand", low=1)
-    seeds: list[int] = key([1000, 1001], "of the trainings of each trial, whose median counts", low=0, high=MAX_SEED)
+    trials: int = key(40, "number of settings to try", low=1)
+    parallel: int | None = key(
+        None, "trainings at a time, on one processor each; default: the available processors", low=1
+    )
+    seeds: list[int] = key([1000, 1001], "seeds of each trial, whose median score counts", low=0, high=MAX_SEED)
     seed: int = key(0, "random seed of the search itself", low=0, high=MAX_SEED)
-    out: str = key("", "a directory; default: runs/sweep/ENV")
+    out: str = key("", "output directory; default: runs/sweep/ENV")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -88,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> tuple[SweepConfig, dict[str, str]]:
-    """Part the sweep's own keys from those of what is trained. Raises `ConfigError`, `EnvError`."""
+    """Separate the sweep's own keys from those of the training. Raises `ConfigError`, `EnvError`."""
     own = dict(leaves(SweepConfig))
     given = pairs(argv)
     if "seeds" in given and not given["seeds"].startswith("["):
@@ -103,7 +105,7 @@ def _parse(argv: Sequence[str]) -> tuple[SweepConfig, dict[str, str]]:
 
 
 def _search(sweep: Sweep, plan: Plan, config: SweepConfig, out: Path, write: Callable[[], None]) -> None:
-    """Keep `parallel` trials under way until there are enough. Raises `Stopped`, `TrainingError`."""
+    """Run `parallel` trials at a time until there are enough. Raises `Stopped`, `TrainingError`."""
     running: dict[optuna.Trial, Running] = {}
     failures = 0
     with stop_requests() as check, _ending(sweep, running):
@@ -127,7 +129,7 @@ def _search(sweep: Sweep, plan: Plan, config: SweepConfig, out: Path, write: Cal
 
 
 def _fill(running: dict[optuna.Trial, Running], sweep: Sweep, plan: Plan, config: SweepConfig, out: Path) -> None:
-    """Begin trials until `parallel` of them run."""
+    """Start trials until `parallel` of them run or no more are needed."""
     while len(running) < (config.parallel or available_processors()) and sweep.counted() < config.trials:
         trial, keys, number = sweep.ask()
         running[trial] = Running(plan, keys, out / "trials" / f"{number:03}", partial(sweep.hopeless, trial))
@@ -135,7 +137,7 @@ def _fill(running: dict[optuna.Trial, Running], sweep: Sweep, plan: Plan, config
 
 @contextlib.contextmanager
 def _ending(sweep: Sweep, running: dict[optuna.Trial, Running]) -> Iterator[None]:
-    """Stop what is under way, however the search ends, and queue it to be tried again."""
+    """Stop the running trials when the search ends for any reason, and queue them to be tried again."""
     try:
         yield
     except Stopped as stop:
@@ -157,7 +159,7 @@ def _tell(sweep: Sweep, trial: optuna.Trial, current: Running, outcome: Outcome)
 
 
 def _say(sweep: Sweep, trial: optuna.Trial, current: Running, outcome: Outcome, left: int) -> None:
-    """Write one line about a trial that has ended."""
+    """Print one line about a trial that has ended."""
     keys = " ".join(f"{k}={v}" for k, v in trial.user_attrs["keys"].items()) or "the default settings"
     best = sweep.best()
     said = f"{current.value:.4g}" if outcome.state == "complete" else f"{outcome.state}, {outcome.reason}"

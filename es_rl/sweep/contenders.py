@@ -1,4 +1,4 @@
-"""Whose settings are searched: how keys become a training, and where its learning curve is."""
+"""The contenders whose settings can be searched: how keys become a training, and where its learning curve is."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from es_rl.rl.config import Config, parse_train
 from es_rl.rl.presets import preset
 
 RETURN = "eval/return_mean"
-EVALUATIONS = 20  # of a training, at least about so many
-SHARE = 0.3  # of a training's steps that its evaluations may take besides
+EVALUATIONS = 20  # of a training; about the smallest number wanted
+SHARE = 0.3  # evaluations may add about this share to the steps of a training
 TAKEN = (
     "resume", "run", "generations", "minutes", "target_return", "workers", "inference", "device", "eval.every",
     "video.every", "checkpoint.every", "checkpoint.keep",
@@ -49,33 +49,33 @@ LIBRARIES = {
     "ars": ("sb3_contrib", "ARS"),
 }
 OF_THE_VERB = ("environments", "processes", "threads")  # keys of es_rl.compare.baselines
-EPISODES = 10  # of the evaluation at the end of a contender's training, as of every other point of its curve
+EPISODES = 10  # of the final evaluation of an opponent, as of every other point of its curve
 Curve = list[tuple[int, float]]  # environment steps and return of each evaluation
 
 
 class Contender(Protocol):
-    """Who is trained."""
+    """A trainer whose settings are searched."""
 
     def kind(self, name: str) -> str:
-        """Return what a key holds: int, float, list, any or other. Raises `ConfigError` for an unknown key."""
+        """Return the type of a key: int, float, list, any or other. Raises `ConfigError` for an unknown key."""
 
     def value(self, name: str, text: str) -> Any:
         """Return a key's value as a training reads it. Raises `ConfigError`."""
 
     def defaults(self, fixed: Mapping[str, str]) -> dict[str, Any]:
-        """Return the values of all keys where only these are given. Raises `ConfigError`."""
+        """Return the values of all keys if only the `fixed` ones are given. Raises `ConfigError`."""
 
     def check(self, keys: Mapping[str, str]) -> None:
-        """Refuse keys that do not go together. Raises `ConfigError`."""
+        """Raise `ConfigError` if keys contradict each other."""
 
     def command(self, keys: Mapping[str, str], seed: int, folder: Path) -> list[str]:
-        """Return the arguments after `python -m` of one training; it goes on where it was stopped, if it can."""
+        """Return the arguments after `python -m` for one training; it continues an interrupted one if it can."""
 
     def curve(self, folder: Path) -> Curve:
         """Return the learning curve of a training so far."""
 
     def best(self, keys: Mapping[str, str]) -> dict[str, Any]:
-        """Return what to write down so that these settings can be used again."""
+        """Return the settings to save, for use in other trainings."""
 
 
 class Ours:
@@ -93,7 +93,7 @@ class Ours:
         if name.startswith("env_kwargs."):
             return "any"
         if name not in (*self._fields, "config"):
-            parse_train([f"env={self._env}", f"{name}=0"])  # says what is near
+            parse_train([f"env={self._env}", f"{name}=0"])  # raises, with a hint at similar keys
         return "other" if name == "config" else _kind(str(self._fields[name].type))
 
     def value(self, name: str, text: str) -> Any:
@@ -115,13 +115,13 @@ class Ours:
         run = folder / "run"
         if (run / "config.yaml").exists():
             return ["es_rl.train", f"resume={run}", f"env={self._env}"]
-        shutil.rmtree(run, ignore_errors=True)  # something was killed before it was a run
+        shutil.rmtree(run, ignore_errors=True)  # left by a training that was killed before its run existed
         own = [f"env={self._env}", f"env_steps={self._env_steps}", f"seed={seed}", f"run={run}", "workers=0"]
         own += ["video.every=-1", f"eval.every={self.every(self.defaults(keys))}", "checkpoint.keep=1"]
         return ["es_rl.train", *own, *(f"{k}={v}" for k, v in keys.items())]
 
     def every(self, keys: Mapping[str, Any]) -> int:
-        """Return the generations between evaluations: enough points of the curve for little time."""
+        """Return the generations between evaluations, such that the curve has enough points at little cost."""
         members: int = keys["es.population"] * keys["es.episodes"]
         longest = min(self._longest, keys["es.limit"] or self._longest)
         points: int = self._env_steps // (EVALUATIONS * members * longest)
@@ -138,19 +138,19 @@ class Ours:
 
 
 class Theirs:
-    """A contender of `es_rl.compare`, by its name there; its keys are its settings, and some of its verb."""
+    """An opponent of `es_rl.compare`, by its name there. Its keys are its settings and some keys of its verb."""
 
     def __init__(self, name: str, env: str, env_steps: int) -> None:
         self._name, self._env, self._env_steps = name, env, env_steps
         self._table = settings(name, env)
         self._defaults: dict[str, Any] = {**dict.fromkeys(OF_THE_VERB), **_arguments(name), **self._table}
-        self._examples: dict[str, list[Any]] = {}  # values of each setting
+        self._examples: dict[str, list[Any]] = {}  # values that each setting has, by default or in its table
         for example in (self._defaults, *map(flatten, TABLES.get(name, {}).values())):
             for key, value in example.items():
                 self._examples.setdefault(key, []).append(value)
 
     def kind(self, name: str) -> str:
-        if name in OF_THE_VERB or name == "obs_first":  # whose default, null, does not tell its type
+        if name in OF_THE_VERB or name == "obs_first":  # the default, null, does not tell the type
             return "int"
         if name.startswith("env_kwargs."):
             return "any"
@@ -171,7 +171,7 @@ class Theirs:
         return self._defaults | {k: _plain(v) for k, v in fixed.items()}
 
     def check(self, keys: Mapping[str, str]) -> None:
-        """Refuse nothing: the training itself knows what goes together."""
+        """Accept everything: the training itself refuses keys that contradict each other."""
 
     def command(self, keys: Mapping[str, str], seed: int, folder: Path) -> list[str]:
         for name in ("curve.jsonl", "result.json"):
@@ -184,7 +184,7 @@ class Theirs:
         return ["es_rl.compare.baselines", *own, f"out={folder}", f"episodes={EPISODES}", *given]
 
     def _whole(self, keys: Mapping[str, str]) -> dict[str, str]:
-        """Add what the table has in the groups of these keys, since a group is replaced as a whole."""
+        """Add the table's other settings in the groups of these keys: a group inside a group is replaced as a whole."""
         groups = {k.partition(".")[0] for k in keys if "." in k}
         beside = {k: json.dumps(v) for k, v in self._table.items() if "." in k and k.partition(".")[0] in groups}
         return {**beside, **keys}
@@ -201,14 +201,14 @@ class Theirs:
 
 
 def make(name: str, env: str, env_steps: int) -> Contender:
-    """Return the contender of that name. Raises `ConfigError`."""
+    """Return the contender of this name. Raises `ConfigError`."""
     if name != "es":
         lookup({"es": None, **BASELINES}, name, "contender")
     return Ours(env, env_steps) if name == "es" else Theirs(name, env, env_steps)
 
 
 def _arguments(name: str) -> dict[str, Any]:
-    """Return the settings that an algorithm of a library takes, with their defaults. Raises `ResourceError`."""
+    """Return the settings that a library's algorithm takes, with their defaults. Raises `ResourceError`."""
     if name not in LIBRARIES:
         return {}
     module, algorithm = LIBRARIES[name]
@@ -221,12 +221,12 @@ def _arguments(name: str) -> dict[str, Any]:
 
 
 def _finite(value: float | None) -> float:
-    """Return a return as it is written: null where it was not finite."""
+    """Turn null, which is written for a return that is not finite, into NaN."""
     return math.nan if value is None else value
 
 
 def _kind(annotation: str) -> str:
-    """Return what a key holds, by the name of its type."""
+    """Return the type of a key, as of `Contender.kind`, by its annotation."""
     plain = annotation.removesuffix(" | None")
     if plain in ("int", "float"):
         return plain
@@ -234,12 +234,12 @@ def _kind(annotation: str) -> str:
 
 
 def _plain(text: str) -> Any:
-    """Read a value as YAML, as the command line does."""
+    """Parse a value as YAML, as the command line does."""
     return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
 
 
 def _lines(path: Path) -> typing.Iterator[dict[str, Any]]:
-    """Yield the complete lines of a file of JSON objects, if there is one."""
+    """Yield the objects in the complete lines of a JSON lines file, if it exists."""
     try:
         text = path.read_text()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a sweep has found: the best keys as YAML, all trials as a table, how the best value rose, what mattered."""
+"""The report of a sweep: the best keys as YAML, a table of trials, the history, and the importance of keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATES = {
     TrialState.WAITING: "waiting",
 }
 FIGURES = ("history", "importance")
-ENOUGH = 4  # complete trials for an estimate of what mattered
+ENOUGH = 4  # complete trials needed to estimate the importance of keys
 
 
 def write(out: Path, sweep: Sweep, plan: Plan, command: str) -> None:
@@ -52,7 +52,7 @@ def figures(out: Path, sweep: Sweep) -> None:
 
 
 def importance(sweep: Sweep) -> dict[str, float]:
-    """Estimate how much each key matters (PED-ANOVA, Watanabe et al. 2023); nothing from too few complete trials."""
+    """Estimate the importance of keys (PED-ANOVA, Watanabe et al. 2023); empty for one key or too few trials."""
     copy = optuna.create_study(direction="maximize")
     names = list(sweep.space)
     for trial in sweep.trials:
@@ -68,14 +68,14 @@ def importance(sweep: Sweep) -> dict[str, float]:
 
 
 def _rank(trial: FrozenTrial) -> tuple[int, float, int]:
-    """Order trials: complete ones, the best first, then those that came farthest."""
+    """Return the sort key of a trial: complete ones first, best first; then those that came farthest."""
     if trial.state == TrialState.COMPLETE:
         return 0, -float(trial.value or 0.0), trial.number
     return 1, -float(max(trial.intermediate_values, default=-1)), trial.number
 
 
 def _cells(trial: FrozenTrial, plan: Plan) -> dict[str, str]:
-    """Return what the tables say of a trial besides its keys."""
+    """Return the cells of a trial in the tables, without its keys."""
     about, complete = trial.user_attrs, trial.state == TrialState.COMPLETE
     values = about.get("values", [])
     found = {"trial": str(trial.number), "state": STATES[trial.state]}
@@ -122,7 +122,7 @@ def _markdown(trials: list[FrozenTrial], sweep: Sweep, plan: Plan, command: str)
 
 
 def _keys(trial: FrozenTrial) -> str:
-    """Return a trial's keys as they can be given."""
+    """Return a trial's keys as command-line arguments, in Markdown."""
     keys = " ".join(f"{k}={v}" for k, v in trial.user_attrs["keys"].items())
     return f"`{keys}`" if keys else "the default settings"
 
@@ -165,7 +165,7 @@ def _bars(shares: dict[str, float]) -> Any:
 
 
 def _canvas(height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # without pyplot: no window system is looked for
+    from matplotlib.figure import Figure  # pyplot would look for a window system
 
     figure = Figure(figsize=(6, height), layout="constrained")
     axes = figure.add_subplot()
@@ -180,7 +180,7 @@ def _save(path: Path, figure: Any) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file that is there complete, or as it was."""
+    """Write a file atomically: after a crash it is complete, or as it was."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(text)
     temporary.replace(path)

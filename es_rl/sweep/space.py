@@ -1,7 +1,7 @@
-"""What a sweep searches: ranges of numbers and choices, read from `key=value` arguments.
+"""The space that a sweep searches: ranges of numbers and choices, read from `key=value` arguments.
 
-`a..b` is a range, `a..b:log` one on a logarithmic scale, `[x,y,z]` a choice; anything else is a fixed value. A key that
-is itself a list has choices of lists, `[[64,64],[32,32]]`.
+`a..b` is a range, `a..b:log` a range on a logarithmic scale, and `[x,y,z]` a choice. Anything else is a fixed value.
+For a key that is itself a list, give a list of lists as the choice: `[[64,64],[32,32]]`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from es_rl.sweep.contenders import Contender
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 RANGE = re.compile(rf"({NUMBER})\.\.({NUMBER})(?::(\w*))?")
-DIGITS = 4  # significant digits of a value that is tried
-EVEN = ("es.population", "es.population_max", "chunk")  # members come in pairs
+DIGITS = 4  # significant digits of the values to try
+EVEN = ("es.population", "es.population_max", "chunk")  # must be even: members come in pairs
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Range:
         return number and self.low <= value <= self.high
 
     def text(self, value: float) -> str:
-        """Return a value as it is given to a training."""
+        """Return a value as the text that a training is given."""
         if self.integer:
             return str(int(value) - int(value) % 2 if self.even else int(value))
         return repr(float(min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)))
@@ -45,7 +45,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """Values as they are given to a training, and what they mean."""
+    """The values to choose from: the texts that a training is given, and the values that it reads from them."""
 
     texts: tuple[str, ...]
     values: tuple[Any, ...]
@@ -56,7 +56,7 @@ Space = dict[str, Dimension]
 
 
 def parse(arguments: Mapping[str, str], contender: Contender) -> tuple[Space, dict[str, str]]:
-    """Part what is searched from what is fixed. Raises `ConfigError` for what no training would take."""
+    """Separate searched keys from fixed ones. Raises `ConfigError` for what no training would accept."""
     space: Space = {}
     fixed: dict[str, str] = {}
     for name, text in arguments.items():
@@ -73,7 +73,7 @@ def parse(arguments: Mapping[str, str], contender: Contender) -> tuple[Space, di
 
 
 def describe(space: Space) -> dict[str, Any]:
-    """Return the space as JSON, to be compared with that of an earlier call."""
+    """Return the space in a form for JSON, to compare it with that of an earlier call."""
     described: dict[str, Any] = {}
     for name, dimension in space.items():
         if isinstance(dimension, Range):
@@ -84,7 +84,7 @@ def describe(space: Space) -> dict[str, Any]:
 
 
 def _range(name: str, text: str, found: re.Match[str], contender: Contender) -> Range:
-    """Return a range whose ends a training takes."""
+    """Return a range. Raises `ConfigError` unless a training accepts its ends."""
     low_text, high_text, scale = found.groups()
     kind, low, high = contender.kind(name), float(low_text), float(high_text)
     if scale not in (None, "log"):
@@ -107,7 +107,7 @@ def _range(name: str, text: str, found: re.Match[str], contender: Contender) -> 
 
 
 def _choice(name: str, text: str, texts: list[str], contender: Contender) -> Choice:
-    """Return a choice of different values that a training takes."""
+    """Return a choice. Raises `ConfigError` unless a training accepts its values and they differ."""
     values = [contender.value(name, item) for item in texts]
     if not values:
         raise ConfigError(f"{name}={text}: nothing to choose from. Give values: {name}=[…,…].")
@@ -128,7 +128,7 @@ def _choices(text: str, kind: str) -> list[str] | None:
 
 
 def _split(text: str) -> list[str]:
-    """Split at the commas that stand outside of brackets."""
+    """Split at the commas outside brackets."""
     depth, parts = 0, [""]
     for character in text:
         depth += (character in "[{") - (character in "]}")

@@ -1,4 +1,4 @@
-"""The trials of a sweep: Optuna's study in a journal that several processes and machines may share."""
+"""The trials of a sweep: an Optuna study in a journal that several processes and machines may share."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from es_rl.rng import integer_seed
 from es_rl.sweep.space import Choice, Range, Space
 
 NAME = "sweep"
-ENOUGH = 5  # complete trials before hopeless ones are stopped
-UNCLAIMED = timedelta(minutes=2)  # after which a trial that nobody has claimed was left behind
-GRACE = 10  # seconds after which the lock of a dead process is taken away
+ENOUGH = 5  # complete trials needed before hopeless ones are stopped
+UNCLAIMED = timedelta(minutes=2)  # a running trial without an owner counts as left behind after this time
+GRACE = 10  # seconds after which the lock of a dead process is removed
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
 class Sweep:
-    """A study of the space; trial 0 has the default settings, whatever the ranges are."""
+    """A study of the space. Trial 0 has the default settings, even if they lie outside the ranges."""
 
     def __init__(
         self, out: Path, space: Space, *, settings: Mapping[str, Any], defaults: Mapping[str, Any], seed: int
@@ -62,15 +62,15 @@ class Sweep:
         return self.study.get_trials(deepcopy=False)
 
     def counted(self) -> int:
-        """Count the trials that are complete, stopped or under way."""
+        """Count the trials that are complete, stopped or running."""
         return sum(trial.state in COUNTED for trial in self.trials)
 
     def ask(self) -> tuple[optuna.Trial, dict[str, str], int]:
-        """Begin a trial; return it, the keys that it tries, and the number of its folder."""
+        """Begin a trial. Return it, the keys that it tries, and the number of its folder."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is called experimental
+            warnings.simplefilter("ignore")  # about experimental features
             count = len(self.trials)
-            seed = integer_seed(self._seed, "sweep", count)  # another one for each trial, also after a resume
+            seed = integer_seed(self._seed, "sweep", count)  # different for each trial, also after a resume
             sampler = partial(optuna.samplers.TPESampler, multivariate=True, group=True, constant_liar=True)
             self.study.sampler = sampler(seed=seed)
             trial = self.study.ask()
@@ -80,7 +80,7 @@ class Sweep:
         return trial, keys, folder(trial)
 
     def hopeless(self, trial: optuna.Trial, step: int, value: float) -> bool:
-        """Note a value at a rung and tell whether it is below the median of the others there; defaults never are."""
+        """Record a value at a rung. Tell whether it is below the median of the others there; never for the defaults."""
         trial.report(value, step)
         if "defaults" in trial.user_attrs:
             return False
@@ -91,13 +91,13 @@ class Sweep:
         return bool(others) and value < statistics.median(others)
 
     def tell(self, trial: optuna.Trial, state: str, value: float | None, **about: Any) -> None:
-        """Note how a trial ended."""
+        """Record how a trial ended."""
         for name, text in about.items():
             trial.set_user_attr(name, text)
         self.study.tell(trial, value if state == "complete" else None, STATES[state])
 
     def again(self, trial: FrozenTrial | optuna.Trial) -> None:
-        """Give up a trial whose process has ended, and queue its settings to be tried again in the same folder."""
+        """Give up a trial whose process has ended. Queue its settings to be tried again in the same folder."""
         place = folder(trial)
         queued = [other.user_attrs.get("folder") for other in self.trials if other.state == TrialState.WAITING]
         kept = {k: v for k, v in trial.user_attrs.items() if k == "defaults"}
@@ -107,12 +107,12 @@ class Sweep:
         self.study.tell(trial.number, state=TrialState.FAIL)
 
     def best(self) -> FrozenTrial | None:
-        """Return the complete trial of the highest value, the first of equal ones."""
+        """Return the complete trial with the highest value; of equal ones, the first."""
         complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
         return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
     def _keep_settings(self, out: Path, settings: Mapping[str, Any]) -> None:
-        """Refuse to mix searches of different settings in one study. Raises `ConfigError`."""
+        """Save the settings of the sweep. Raises `ConfigError` if the study has other ones."""
         before, now = self.study.user_attrs.get("settings"), json.loads(json.dumps(settings))
         if before is None:
             self.study.set_user_attr("settings", now)
@@ -121,7 +121,7 @@ class Sweep:
 
 
 def known(space: Space, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the default settings that lie in the space, as its parameters."""
+    """Return the default settings that lie in the space, as parameters of Optuna."""
     found: dict[str, Any] = {}
     for name, dimension in space.items():
         value = defaults.get(name)
@@ -133,7 +133,10 @@ def known(space: Space, defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, str]:
-    """Draw the keys of a trial; none for that of the default settings, whose values are noted if the space has them."""
+    """Draw the keys of a trial.
+
+    The trial of the default settings has no keys; its values are recorded as far as the space has them.
+    """
     defaults = trial.user_attrs.get("defaults")
     keys: dict[str, str] = {}
     for name, dimension in space.items():
@@ -150,7 +153,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, str]:
 
 
 def folder(trial: FrozenTrial | optuna.Trial) -> int:
-    """Return the number of a trial's folder: its own, or that of the trial that it continues."""
+    """Return the number of a trial's folder: its own number, or the folder of the trial that it continues."""
     return int(trial.user_attrs.get("folder", trial.number))
 
 
@@ -164,7 +167,7 @@ def differences(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mappi
 
 
 def _left_behind(trial: FrozenTrial) -> bool:
-    """Tell whether a trial counts as running although its process, on this machine, has ended."""
+    """Tell whether a trial counts as running although its process here has ended or nobody has claimed it."""
     if trial.state != TrialState.RUNNING:
         return False
     owner = trial.user_attrs.get("owner")
@@ -174,7 +177,7 @@ def _left_behind(trial: FrozenTrial) -> bool:
 
 
 def _owner(process: int) -> dict[str, Any]:
-    """Describe a process of this machine: its number, and when it began, since numbers are used again."""
+    """Describe a process of this machine by its number and its start, because numbers are used again."""
     try:
         words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         begun = int(words[19])
@@ -185,14 +188,14 @@ def _owner(process: int) -> dict[str, Any]:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Let one process at a time open the study."""
+    """Let only one process at a time enter the block."""
     with (out / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _mend(path: Path, lock: JournalFileOpenLock) -> None:
-    """Cut off the line that a process was writing when it was killed."""
+    """Cut off an incomplete last line, left by a process that was killed while it wrote."""
     if not path.exists():
         return
     lock.acquire()

@@ -1,4 +1,4 @@
-"""One trial: the same settings trained on several seeds, one after another, each in a process of its own."""
+"""One trial: the same settings trained on several seeds, one after another, each in its own process."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from es_rl.sweep.contenders import Contender, Curve
 from es_rl.workers.processes import THREAD_VARIABLES, die_with_parent
 
 RUNGS = (0.25, 0.5, 0.75)  # shares of a training's steps at which it may be stopped
-LAST = 0.2  # share of a training's steps, at its end, whose evaluations are its score
-NICE = 10
-STOP_SECONDS = 20.0  # that a stopped training has to end
-HUNG = 3600.0  # seconds without an evaluation after which a training is given up
+LAST = 0.2  # the score is the mean of the evaluations in this last share of the steps
+NICE = 10  # of the trainings
+STOP_SECONDS = 20.0  # time for a stopped training to end before it is killed
+HUNG = 3600.0  # a training without an evaluation for this many seconds has failed
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all trials of a sweep share."""
+    """The settings that all trials of a sweep share."""
 
     contender: Contender
     env_steps: int
@@ -46,11 +46,11 @@ class Outcome:
     reason: str = ""
 
 
-Hopeless = Callable[[int, float], bool]  # step and value: whether the trial is to be stopped there
+Hopeless = Callable[[int, float], bool]  # step and value → whether to stop the trial there
 
 
 class Running:
-    """A trial under way. `poll` often; `values` are the scores of the seeds that are done."""
+    """A running trial. Call `poll` often. `values` are the scores of the seeds that are done."""
 
     def __init__(self, plan: Plan, keys: Mapping[str, str], folder: Path, hopeless: Hopeless) -> None:
         self._plan, self._keys, self._folder, self._hopeless = plan, {**plan.fixed, **keys}, folder, hopeless
@@ -64,14 +64,14 @@ class Running:
 
     @property
     def value(self) -> float:
-        """The score of the trial."""
+        """The score of the trial: the median of its seeds."""
         return float(np.median(self.values))
 
     def poll(self) -> Outcome | None:
-        """Return how the trial ended, if it has; begin with its next seed where one is done."""
+        """Return how the trial ended, or None while it runs. Begin its next seed when one is done."""
         if self._ending is not None:
             return self._ended()
-        code = self._process.poll() if self._process is not None else 0  # before its curve is read
+        code = self._process.poll() if self._process is not None else 0  # before the curve is read: it is complete then
         curve = self._plan.contender.curve(self._place)
         reason = self._look(curve)
         if reason:
@@ -79,20 +79,20 @@ class Running:
         if code is None:
             return self._wait(curve)
         if code:
-            state = "stopped" if code == 5 else "failed"  # 5: trained to pieces, which these settings do
+            state = "stopped" if code == 5 else "failed"  # 5, `TrainingError`: these settings are to blame
             return self._end(Outcome(state, f"seed {self._seed}: exit code {code}: {_last_line(self._place)}"))
         if not curve:
             return self._end(Outcome("failed", f"seed {self._seed}: it ended without a single evaluation"))
         return self._finish(curve)
 
     def stop(self) -> None:
-        """Ask the training to end, if it has not; `poll` until it has, or `kill` it."""
+        """Ask the training to end, if it has not. Then `poll` until it has ended, or `kill` it."""
         if self._process is not None:
             self._deadline = time.monotonic() + STOP_SECONDS
             self._process.terminate()
 
     def kill(self) -> None:
-        """End the training at once, with whatever it has started."""
+        """Kill the training with all processes that it has started."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -101,12 +101,12 @@ class Running:
 
     @property
     def over(self) -> bool:
-        """Whether the training of the moment has ended."""
+        """Tell whether the current training has ended."""
         return self._process is None or self._process.poll() is not None
 
     @property
     def late(self) -> bool:
-        """Whether a training that was asked to end has had its time."""
+        """Tell whether a training that was asked to end has exceeded its time for this."""
         return not self.over and time.monotonic() > self._deadline
 
     @property
@@ -118,7 +118,7 @@ class Running:
         return self._folder / f"seed-{self._seed}"
 
     def _begin(self) -> None:
-        """Start the training of the next seed, unless an earlier sitting has finished it."""
+        """Start the training of the next seed, unless an earlier call has finished it."""
         place = self._place
         place.mkdir(parents=True, exist_ok=True)
         self._rung, self._points, self._begun = 0, 0, time.monotonic()
@@ -133,7 +133,7 @@ class Running:
         self._process = start(self._plan.contender.command(self._keys, self._seed, place), place / "log.txt")
 
     def _look(self, curve: Curve) -> str:
-        """Report every rung that was reached; return why the trial is to be stopped there, or nothing."""
+        """Report each newly reached rung. Return why the trial must stop there; empty if it need not."""
         for index, value in enumerate(rungs(curve, self._plan.env_steps)):
             if index >= self._rung:
                 self._rung += 1
@@ -151,7 +151,7 @@ class Running:
         return self._end(Outcome("failed", f"seed {self._seed}: no evaluation for {HUNG / 60:.0f} minutes"))
 
     def _finish(self, curve: Curve) -> Outcome | None:
-        """Note the score of a seed, and begin with the next one if there is one."""
+        """Record the score of a seed, and begin the next one if there is one."""
         done, value = self._place / "done.json", score(curve, self._plan.env_steps)
         if not math.isfinite(value):
             return self._end(Outcome("stopped", f"seed {self._seed}: an evaluation that is not finite"))
@@ -180,13 +180,13 @@ class Running:
 
 
 def score(curve: Curve, env_steps: int) -> float:
-    """Return the mean of the evaluations in the last part of the steps, at least the last one."""
+    """Return the mean of the evaluations in the last part of the steps, or the last one if there are none."""
     last = [value for steps, value in curve if steps > (1 - LAST) * env_steps]
     return float(np.mean(last or [curve[-1][1]]))
 
 
 def rungs(curve: Curve, env_steps: int) -> list[float]:
-    """Return the curve's values at the rungs that it has reached, interpolated."""
+    """Return the interpolated values of a curve at the rungs that it has reached."""
     if not curve:
         return []
     steps, values = zip(*curve, strict=True)
@@ -195,7 +195,7 @@ def rungs(curve: Curve, env_steps: int) -> list[float]:
 
 
 def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Run a module on one thread, its words in a log; it dies with this process, and hears no Ctrl-C."""
+    """Start a module on one thread, with its output in `log`. It dies with this process and receives no Ctrl-C."""
 
     def prepare() -> None:
         die_with_parent(parent, signal.SIGKILL)
@@ -215,7 +215,7 @@ def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _last_line(place: Path) -> str:
-    """Return what a training said last."""
+    """Return the last line of a training's log."""
     log = place / "log.txt"
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     return lines[-1] if lines else "nothing was said"

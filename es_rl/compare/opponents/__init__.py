@@ -1,1 +1,1 @@
-"""Whom es_rl is compared with: how each is trained, with what settings."""
+"""The opponents of es_rl: how each is trained, and with which settings."""

@@ -1,7 +1,7 @@
-"""What all opponents of a comparison share: their keys, the clock that they train by, and how they are judged.
+"""The parts that all opponents share: their settings, and the clock that times and evaluates their training.
 
-An opponent trains until `Clock.goes_on` says no, and hands back an `Act`. The clock evaluates the points of its curve
-on the way, and leaves out the time that this takes.
+An opponent trains until `Clock.goes_on` returns False, then returns an `Act`. The clock evaluates the points of the
+learning curve on the way and does not count the time that this takes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from es_rl.errors import ConfigError, TrainingError, nearest
 from es_rl.rl.presets import family
 from es_rl.workers import machine
 
-# What an opponent needs.
+# All that an opponent needs.
 __all__ = [
     "Act",
     "BaselineConfig",
@@ -33,21 +33,21 @@ __all__ = [
     "settings_of",
 ]
 
-POINTS = 20  # of a curve, at equal distances in what stops the training
-CURVE_EPISODES = 10  # of each point
+POINTS = 20  # evaluations of a curve, evenly spaced in the time or the steps that end the training
+CURVE_EPISODES = 10  # episodes of each evaluation
 
 
 class Clock:
-    """Training time and environment steps, from the first look at it, with the evaluations of the curve left out."""
+    """Training time and environment steps, counted from the first `goes_on`, without the evaluations of the curve."""
 
     def __init__(self, config: BaselineConfig, path: Path | None) -> None:
         self._config, self._path = config, path
         self._start, self._paused, self._points = float("nan"), 0.0, 0
         self._idle_cpu = 0.0
         self._ended: tuple[float, float] | None = None  # seconds and processor seconds of the whole training
-        self.family_seconds = 0.0  # processor time of all processes up to the end of the training, evaluations too
+        self.family_seconds = 0.0  # processor time of all processes until the training ended, with evaluations
         self.env_steps = 0
-        self.updates: int | None = None  # of the policy; None: the opponent does not count them
+        self.updates: int | None = None  # updates of the policy so far; None: the opponent does not count them
         self.steps_of_an_update: int | None = None
         self.resources: dict[str, Any] = {"environments": 1, "processes": 1, "threads": config.threads or 1}
         if path is not None:
@@ -55,53 +55,53 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training so far; they end with the training."""
+        """Seconds of training so far; the count stops when the training ends."""
         if self._ended is not None:
             return self._ended[0]
         return 0.0 if math.isnan(self._start) else time.monotonic() - self._start - self._paused
 
     @property
     def done(self) -> float:
-        """The share of the training that is over, by the stop rule that is nearest; beyond 1 if it took longer."""
+        """The share of the training that is over, by the stop rule that is closest; above 1 if it took longer."""
         steps = 0.0 if self._config.env_steps is None else self.env_steps / self._config.env_steps
         return max(steps, self.seconds / (60 * self._config.limit))
 
     @property
     def left(self) -> float:
-        """The share of the training that is left."""
+        """The share of the training that is left, at least 0."""
         return max(0.0, 1 - self.done)
 
     @property
     def cpu_seconds(self) -> float:
-        """Processor time of training, in this process and its descendants; it ends with the training."""
+        """Processor seconds of training, in this process and its descendants; the count stops when it ends."""
         if self._ended is not None:
             return self._ended[1]
         return machine.family_seconds() - self._idle_cpu
 
     def uses(self, **resources: Any) -> None:
-        """Note what the opponent runs on: environments, processes, threads, and a note if need be."""
+        """Record what the opponent runs on: environments, processes, threads, or a note for the report."""
         self.resources |= resources
 
     def begin(self) -> None:
-        """Start to count; the first look does it otherwise."""
+        """Start to count, unless it has started. The first `goes_on` does this too."""
         if math.isnan(self._start):
             self._start, self._idle_cpu = time.monotonic(), machine.family_seconds()
 
     def goes_on(self, env_steps: int, act: Act) -> bool:
-        """Whether there is time left; evaluate when a point of the curve has come. To be called often."""
+        """Tell whether there is time left; evaluate if a point of the curve is due. Call it often."""
         self.begin()
         self.env_steps = env_steps
         done = self.done
         if done * POINTS >= self._points:
             self._evaluate(act)
             self._points = int(done * POINTS) + 1
-        if done >= 1 and self._ended is None:  # closing what was used is no training
+        if done >= 1 and self._ended is None:  # closing the environments is not training
             self.family_seconds = machine.family_seconds()
             self._ended = self.seconds, self.cpu_seconds
         return done < 1
 
     def check_updates(self) -> None:
-        """Refuse a result without a single update: it is that of no training. Raises `TrainingError`."""
+        """Raise `TrainingError` if no update was made: the result would be that of an untrained policy."""
         if self.updates == 0:
             needed = f" of {self.steps_of_an_update} steps" if self.steps_of_an_update else ""
             rule = self._config.stop_rule
@@ -113,7 +113,7 @@ class Clock:
         returns, _ = episodes(act, self._config, CURVE_EPISODES, self._points + 1)
         self._idle_cpu += self.cpu_seconds - cpu
         mean = float(returns.mean())
-        value = mean if math.isfinite(mean) else None  # of a failed episode; JSON has no NaN
+        value = mean if math.isfinite(mean) else None  # None if an episode failed: JSON has no NaN
         point = {"seconds": seconds, "cpu_seconds": cpu, "env_steps": self.env_steps, "return": value}
         if self._path is not None:
             with self._path.open("a") as file:
@@ -122,15 +122,15 @@ class Clock:
 
 
 class Meter(Clock):
-    """Measures the speed of training, from one update to another one at least `measure` seconds later."""
+    """Measures the speed of training, from the first update to one at least `measure` seconds later."""
 
     def __init__(self, config: BaselineConfig) -> None:
         super().__init__(config, None)
-        self._marks: list[tuple[int, float]] = []  # steps and seconds after an update: the first and the last one
+        self._marks: list[tuple[int, float]] = []  # steps and seconds after the first and the last update
         self._counted = 0
 
     def goes_on(self, env_steps: int, act: Act) -> bool:
-        """Whether to measure on; nothing is evaluated."""
+        """Tell whether to go on measuring. Nothing is evaluated."""
         self.begin()
         self.env_steps = env_steps
         if (self.updates or 0) > self._counted:
@@ -141,7 +141,7 @@ class Meter(Clock):
 
     @property
     def speed(self) -> float:
-        """Steps per second."""
+        """Environment steps per second."""
         (first, start), (last, end) = self._marks
         return (last - first) / (end - start)
 
@@ -149,9 +149,9 @@ class Meter(Clock):
 def settings_of(
     table: Mapping[str, Mapping[str, Any]], config: BaselineConfig, known: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the settings of a table for an environment, whatever its version, with those of the command line over it.
+    """Return a table's settings for an environment of any version, with those of the command line instead where given.
 
-    `known` has an example of each setting's value. Raises `ConfigError` for a setting or a value that is none.
+    `known` has an example of each setting's value. Raises `ConfigError` for an unknown setting or an invalid value.
     """
     for name, value in config.settings.items():
         if name not in known:
@@ -167,7 +167,7 @@ def settings_of(
 
 
 def _refusal(value: Any, example: Any) -> str:
-    """Return what a value must be instead, by an example; nothing if it will do. Null always does."""
+    """Return what a value must be, judged by an example; empty if the value is valid. Null is always valid."""
     words = value.split() if isinstance(value, str) else []
     if isinstance(example, bool):
         return "" if value is None or isinstance(value, bool) else "true or false"
@@ -187,19 +187,19 @@ def _is_number(text: str) -> bool:
 
 
 def predict(model: Any, normalize_env: Any, obs: Any) -> Any:
-    """The deterministic actions of a model of Stable-Baselines3, for one observation or many, with its statistics."""
+    """Return a Stable-Baselines3 model's deterministic actions for one observation or many, normalised if need be."""
     seen = obs if normalize_env is None else normalize_env.normalize_obs(obs)
     return model.predict(seen, deterministic=True)[0]
 
 
 class Enough(Exception):  # noqa: N818
-    """The training is over: the way out of algorithms that cannot be told otherwise."""
+    """Raised at the end of the training, to leave an algorithm that cannot be stopped otherwise."""
 
 
 def looks(clock: Clock, act: Act, event: str = "_on_step") -> Any:
-    """A callback of Stable-Baselines3 that looks at the clock at an event, and counts the updates of the policy.
+    """Return a Stable-Baselines3 callback that asks the clock at an event and counts the updates of the policy.
 
-    `_on_step` ends the training by itself; every other event raises `Enough`.
+    At `_on_step` its return value ends the training. At `_on_rollout_start` it raises `Enough`.
     """
     from stable_baselines3.common.callbacks import BaseCallback
 
@@ -213,7 +213,7 @@ def looks(clock: Clock, act: Act, event: str = "_on_step") -> Any:
             on_policy = hasattr(model, "rollout_buffer")
             first = model.n_steps * model.n_envs if on_policy else getattr(model, "learning_starts", None)
             clock.steps_of_an_update = first
-            self._look()  # at what has not been trained yet
+            self._look()  # evaluates the untrained policy
 
         def _on_step(self) -> bool:
             return event != "_on_step" or self._look()

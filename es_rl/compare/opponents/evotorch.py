@@ -1,7 +1,7 @@
 """EvoTorch's PGPE with ClipUp (Toklu, Liskowski and Srivastava 2020, arXiv 2008.02387) on its `GymNE`.
 
-The settings are those of EvoTorch's own example of that paper, which has Walker2d and Humanoid. Other tasks get those
-of Walker2d, without its correction for the reward of being alive where a task has none.
+The settings are those of EvoTorch's own example for that paper, which has Walker2d and Humanoid. Other tasks get those
+of Walker2d; tasks without a reward for staying alive do not get its correction of this reward.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "decrease_rewards_by": 0.0,
     "popsize": 100,
     "popsize_max": 800,
-    "num_interactions": 75_000,  # the population of a generation grows until it has made so many
+    "num_interactions": 75_000,  # the population grows until a generation has made this many steps
     "max_speed": 0.015,
     "momentum": 0.9,
     "center_learning_rate": 0.75 * 0.015,
@@ -43,11 +43,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 OF_PROBLEM = ("network", "observation_normalization", "decrease_rewards_by")
 OF_OPTIMIZER = ("max_speed", "momentum")
-STORE_BYTES = 100_000_000  # of Ray's memory for messages
+STORE_BYTES = 100_000_000  # size of Ray's shared memory for messages
 
 
 def evotorch(config: BaselineConfig, clock: Clock) -> Act:
-    """Policy gradients with parameter-based exploration; `processes` Ray actors evaluate, and one does without Ray."""
+    """Train by policy gradients with parameter-based exploration. `processes` Ray actors evaluate; one needs no Ray."""
     settings = DEFAULTS | settings_of(SETTINGS, config, DEFAULTS)
     actors = config.processes or 1
     clock.uses(environments=actors, processes=actors)
@@ -58,7 +58,7 @@ def evotorch(config: BaselineConfig, clock: Clock) -> Act:
 
         logging.getLogger("evotorch").setLevel(logging.ERROR)
         several = {"num_actors": actors, "num_subbatches": 4 * actors} if actors > 1 else {}
-        torch.manual_seed(config.seed)  # with a seed of the problem's own its actors break (EvoTorch 0.6.1)
+        torch.manual_seed(config.seed)  # `GymNE(seed=…)` breaks its actors (EvoTorch 0.6.1)
         problem = GymNE(partial(_seeded, config), **{name: settings.pop(name) for name in OF_PROBLEM}, **several)
         optimizer = {name: settings.pop(name) for name in OF_OPTIMIZER}
         searcher = PGPE(problem, optimizer="clipup", optimizer_config=optimizer, **settings)
@@ -70,7 +70,7 @@ def evotorch(config: BaselineConfig, clock: Clock) -> Act:
 
 
 def _train(problem: Any, searcher: Any, clock: Clock) -> Act:
-    """Generation by generation; the policy is the centre of the search distribution."""
+    """Train generation by generation; return the centre of the search distribution as the policy."""
     clock.updates, clock.steps_of_an_update = 0, None
     act = _policy(problem, searcher)
     while clock.goes_on(int(problem.interaction_count), act):
@@ -81,7 +81,7 @@ def _train(problem: Any, searcher: Any, clock: Clock) -> Act:
 
 
 def _policy(problem: Any, searcher: Any) -> Policy:
-    """The centre with the observation statistics of now, which do not change any more."""
+    """Return the centre as a policy, with the current observation statistics, frozen."""
     import torch
 
     network = problem.make_net(searcher.status["center"])
@@ -100,7 +100,7 @@ def _policy(problem: Any, searcher: Any) -> Policy:
 
 
 def _moments(problem: Any) -> tuple[Any, Any]:
-    """Mean and standard deviation of what was observed, as far as they are known and used."""
+    """Return mean and standard deviation of the observations so far; 0 and 1 if unknown or not used."""
     if problem.observation_normalization:
         stats = problem.get_observation_stats()
         if stats.count > 1:
@@ -109,7 +109,7 @@ def _moments(problem: Any) -> tuple[Any, Any]:
 
 
 class _FirstSeed(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Seeds its first episode; the others follow from it."""
+    """An environment that seeds its first episode; the others follow from it."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], seed: int) -> None:
         super().__init__(env)
@@ -121,7 +121,7 @@ class _FirstSeed(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def _seeded(config: BaselineConfig) -> gymnasium.Env[Any, Any]:
-    """The environment of this process, seeded as EvoTorch has seeded torch in it."""
+    """Return the environment of this process, with the seed that EvoTorch has given to torch here."""
     import torch
 
     return _FirstSeed(make_env(config), torch.initial_seed() % 2**31)
@@ -129,7 +129,7 @@ def _seeded(config: BaselineConfig) -> gymnasium.Env[Any, Any]:
 
 @contextmanager
 def _ray(actors: int) -> Iterator[None]:
-    """Run Ray on this machine for so many actors, end it with us and leave nothing; one actor needs no Ray."""
+    """Run Ray for this many actors during the block, and leave nothing behind. One actor needs no Ray."""
     if actors == 1:
         yield
         return
@@ -146,7 +146,7 @@ def _ray(actors: int) -> Iterator[None]:
             object_store_memory=STORE_BYTES,
             _temp_dir=folder,
         )
-        signal.signal(signal.SIGTERM, before)  # Ray has put its own there
+        signal.signal(signal.SIGTERM, before)  # Ray has replaced the handler
         try:
             yield
         finally:

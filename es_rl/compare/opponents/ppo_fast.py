@@ -1,6 +1,6 @@
-"""PPO on the fast environments: Stable-Baselines3's, unchanged, with as many simulations side by side as pay.
+"""PPO on the fast environments: Stable-Baselines3's PPO, unchanged, with many simulations side by side.
 
-The settings below are all that it is given. Where an environment has no fast backend, each simulation is a process.
+The settings below are all that it is given. If an environment has no fast backend, each simulation is a process.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from es_rl.errors import ConfigError
 from es_rl.rl.presets import family
 from es_rl.workers.machine import available_processors
 
-# Of every environment: a rollout of 64 steps in each of 64 simulations, in 16 minibatches. `normalize`: observations
-# and rewards. `obs_first`: the policy sees the first so many numbers of an observation; null: all of them.
+# For every environment: rollouts of 64 steps in each of 64 simulations, in 16 minibatches. `normalize`: normalise
+# observations and rewards. `obs_first`: the policy sees this many leading numbers of an observation; null: all of them.
 DEFAULTS: dict[str, Any] = {
     "n_envs": 64, "n_steps": 64, "batch_size": 256, "n_epochs": 5, "gamma": 0.99, "gae_lambda": 0.95,
     "learning_rate": 3e-4, "normalize": True, "obs_first": None,
     "policy_kwargs": {"net_arch": [64, 64], "log_std_init": -1.0, "activation_fn": "Tanh"},
 }  # fmt: skip
-# What differs from these, by environment.
+# Exceptions from `DEFAULTS`, by environment.
 SETTINGS: dict[str, dict[str, Any]] = {}
 
 
 def sees(first: int) -> str:
-    """Say that a policy sees a part of an observation only."""
+    """Return a note that a policy sees only a part of an observation."""
     return f"sees the first {first} numbers of an observation"
 
 
 def settings(env: str) -> dict[str, Any]:
-    """The settings of an environment, whatever its version."""
+    """Return the settings of an environment of any version."""
     return {**DEFAULTS, **SETTINGS.get(family(env), {})}
 
 
 def ppo_fast(config: BaselineConfig, clock: Clock) -> Act:
-    """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
+    """Train by proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
     import stable_baselines3
 
     given = arguments({family(config.env): settings(config.env)}, config, clock, stable_baselines3.PPO, "obs_first")
@@ -65,7 +65,7 @@ def ppo_fast(config: BaselineConfig, clock: Clock) -> Act:
 
 
 def _fast(config: BaselineConfig, clock: Clock, n: int, first: int | None, *, normalize: bool, gamma: float) -> Any:
-    """The fast environments, normalised if asked."""
+    """Return the fast environments, normalised if `normalize`."""
     from stable_baselines3.common.vec_env import VecNormalize
 
     kwargs: Mapping[str, Any] = config.env_kwargs

@@ -1,11 +1,11 @@
-"""The hyperparameters of RL-Zoo (rl-baselines3-zoo) for what es_rl is compared with, by environment."""
+"""The hyperparameters of RL-Zoo (rl-baselines3-zoo) for the opponents of es_rl, by environment."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# hyperparams/ppo.yml (the -v4 ids or, where there are none, -v2). `lin`: falls
-# in a straight line to zero over the training. `normalize`: observations and rewards, unless it is False.
+# hyperparams/ppo.yml (the -v4 ids or, where there are none, -v2). `lin X`: falls linearly from X to zero over the
+# training. Observations and rewards are normalised, unless `normalize` is False.
 BIG = {
     "log_std_init": -2,
     "ortho_init": False,
@@ -69,7 +69,7 @@ PPO: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3, "clip_range": 0.2, "use_sde": True, "sde_sample_freq": 4, "normalize": False,
     },
 }  # fmt: skip
-# hyperparams/ars.yml. `normalize`: observations.
+# hyperparams/ars.yml. Observations are normalised, unless `normalize` is False.
 SMALL = {
     "policy": "MlpPolicy", "learning_rate": 0.018, "n_delta": 4, "n_top": 1, "delta_std": 0.1, "zero_policy": False,
     "policy_kwargs": {"net_arch": [16]},

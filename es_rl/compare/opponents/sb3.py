@@ -1,4 +1,4 @@
-"""Opponents of Stable-Baselines3 and sb3-contrib, with the settings of RL-Zoo: PPO, SAC, ARS."""
+"""PPO, SAC and ARS of Stable-Baselines3 and sb3-contrib, with the settings of RL-Zoo."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from es_rl.errors import ConfigError
 from es_rl.workers.machine import use_one_thread
 from es_rl.workers.processes import die_with_parent
 
-# Arguments of the algorithms that are not settings.
+# Constructor arguments of the algorithms that are not settings.
 OURS = {"env", "seed", "device", "verbose", "tensorboard_log", "stats_window_size", "_init_setup_model"}
 
 
 def ppo(config: BaselineConfig, clock: Clock) -> Act:
-    """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
+    """Train by proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
     import stable_baselines3
 
     settings = arguments(PPO, config, clock, stable_baselines3.PPO)
@@ -50,7 +50,7 @@ def ppo(config: BaselineConfig, clock: Clock) -> Act:
 
 
 def sac(config: BaselineConfig, clock: Clock) -> Act:
-    """Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905)."""
+    """Train by soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905)."""
     import stable_baselines3
 
     settings = arguments(SAC, config, clock, stable_baselines3.SAC)
@@ -68,7 +68,7 @@ def sac(config: BaselineConfig, clock: Clock) -> Act:
 
 
 def ars(config: BaselineConfig, clock: Clock) -> Act:
-    """Augmented random search (Mania et al. 2018, arXiv 1803.07055), members evaluated by `processes` processes."""
+    """Train by augmented random search (Mania et al. 2018, arXiv 1803.07055); `processes` evaluate the members."""
     import sb3_contrib
     from sb3_contrib.common.vec_env import AsyncEval
 
@@ -88,16 +88,17 @@ def ars(config: BaselineConfig, clock: Clock) -> Act:
             10**12, callback=looks(clock, act, "_on_rollout_start"), async_eval=evaluators, log_interval=1_000_000
         )
     except Enough:
-        pass  # the only way out of it between two updates
+        pass  # ARS cannot be left between two updates otherwise
     finally:
-        for process in evaluators.processes:  # however this ends, at once
+        for process in evaluators.processes:  # at once, however the training ends
             process.terminate()
             process.join()
+        env.close()
     return act
 
 
 def _alone(make: Callable[[], Any], parent: int) -> Any:
-    """The environment of an evaluating process, which computes on one thread and dies with its parent."""
+    """Return the environment of an evaluating process; let the process use one thread and die with its parent."""
     die_with_parent(parent)
     use_one_thread()
     return make()
@@ -106,9 +107,10 @@ def _alone(make: Callable[[], Any], parent: int) -> Any:
 def arguments(
     table: Mapping[str, Mapping[str, Any]], config: BaselineConfig, clock: Clock, algorithm: type[Any], *also: str
 ) -> dict[str, Any]:
-    """The settings of a table as the constructor of an algorithm takes them, with `n_envs`, `normalize` and `also`.
+    """Return a table's settings as the constructor of an algorithm takes them.
 
-    `lin X` falls from X to zero while the clock runs out. Raises `ConfigError` for a setting that there is not.
+    `n_envs`, `normalize` and the names in `also` are settings too. `lin X` falls from X to zero over the training.
+    Raises `ConfigError` for an unknown setting or an invalid value.
     """
     taken = {name: parameter.default for name, parameter in inspect.signature(algorithm).parameters.items()}
     known = {k: v for k, v in taken.items() if k not in OURS} | {"n_envs": 1, "normalize": True, **dict.fromkeys(also)}
@@ -123,7 +125,7 @@ def arguments(
 
 
 def construct(algorithm: Any, policy: Any, env: Any, config: BaselineConfig, settings: Mapping[str, Any]) -> Any:
-    """Return the model of an algorithm. Raises `ConfigError` for settings that it refuses."""
+    """Return the model of an algorithm. Raises `ConfigError` if its library refuses the settings."""
     try:
         return algorithm(policy, env, device="cpu", seed=config.seed, **settings)
     except (AssertionError, TypeError, ValueError) as error:
@@ -131,7 +133,7 @@ def construct(algorithm: Any, policy: Any, env: Any, config: BaselineConfig, set
 
 
 def schedule(value: Any, clock: Clock) -> Any:
-    """`lin X` falls from X to zero while the clock runs out; anything else stays as it is."""
+    """Turn `lin X` into a schedule from X to zero over the training; return anything else unchanged."""
     if not (isinstance(value, str) and value.startswith("lin ")):
         return value
     start = float(value.removeprefix("lin "))
@@ -141,7 +143,7 @@ def schedule(value: Any, clock: Clock) -> Any:
 def vector(
     config: BaselineConfig, n: int, *, normalize: bool = True, norm_reward: bool = True, gamma: float = 0.99
 ) -> Any:
-    """Stable-Baselines3's vector environment on Gymnasium's own, normalised if asked, in several processes if asked."""
+    """Return a Stable-Baselines3 vector of `n` Gymnasium environments, normalised if asked, in processes if asked."""
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
@@ -155,5 +157,5 @@ def vector(
     )
     if not normalize:
         return env
-    numbers = isinstance(env.observation_space, spaces.Box)  # others cannot be normalised
+    numbers = isinstance(env.observation_space, spaces.Box)  # other spaces cannot be normalised
     return VecNormalize(env, norm_obs=numbers, norm_reward=norm_reward, gamma=gamma)

@@ -1,1 +1,1 @@
-"""What the runs of a comparison say: numbers, figures, tables and pages."""
+"""The report of a comparison: numbers, figures, tables and pages."""

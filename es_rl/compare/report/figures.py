@@ -1,7 +1,7 @@
-"""The figures of a comparison, as SVG and PNG: one colour, dash and marker per contender everywhere.
+"""The figures of a comparison, as SVG and PNG. A contender has the same colour, dashes and marker in all of them.
 
-Figures are deterministic: the same results give the same bytes. The text of an SVG is text, and its paper and ink
-follow the reader's dark or light scheme.
+Figures are deterministic: the same results give the same bytes. The text of an SVG stays text. Its background and text
+colours follow the reader's dark or light scheme.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from es_rl.compare.report.statistics import MIN_SEEDS, Array, at, interval, iqm
 from es_rl.compare.report.summary import COSTS, RANDOM, Results, curve, finished, label, summary
 
-# Told apart also by readers who confuse red and green, or blue and yellow; at least 3:1 against both papers.
+# Distinct also for readers who confuse red and green, or blue and yellow; contrast at least 3:1 on both backgrounds.
 COLORS = {
     "es": "#5d8dfa",
     "ppo_fast": "#b04623",
@@ -39,9 +39,9 @@ DASHES: dict[str, Any] = {
 MARKERS = {"es": "o", "ppo_fast": "s", "ppo": "D", "sac": "^", "ars": "v", "evotorch": "P", "random": "x"}
 PAPER, INK = "#ffffff", "#333333"
 DARK_PAPER, DARK_INK = "#17191e", "#d5d8de"
-GRID = 100  # points of a curve
-FAR = 10.0  # ratio of two contenders' budgets from which the axis is logarithmic
-SIZE = (5.0, 3.9)  # inches
+GRID = 100  # points at which a curve is drawn
+FAR = 10.0  # the cost axis is logarithmic if the ends of the curves differ by more than this factor
+SIZE = (5.0, 3.9)  # width and height, inches
 RC: dict[Any, Any] = {
     "svg.hashsalt": "es_rl",
     "svg.fonttype": "none",
@@ -59,7 +59,7 @@ DARK = f"""<style>@media (prefers-color-scheme: dark) {{
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure in both formats, and what it shows."""
+    """One figure in both formats, with its caption."""
 
     svg: str
     png: bytes
@@ -67,12 +67,12 @@ class Drawing:
 
 
 def draw(results: Results) -> dict[str, Drawing]:
-    """Draw every figure of one comparison: the curves against each cost, and the returns; by file name."""
+    """Draw every figure of one comparison, by file name: the curves against each cost, and the returns."""
     return {name: curves(results, name) for name in COSTS} | {"returns": returns(results)}
 
 
 def curves(results: Results, name: str) -> Drawing:
-    """Draw the return against one of the costs: a line and a band for each contender with enough seeds."""
+    """Draw the return against one cost: a line and a band for each contender with enough seeds."""
     text, cost = COSTS[name]
     with canvas() as (figure, axes):
         found = {who: [c for r in finished(results, who) if len((c := curve(r, cost))[0])] for who in summary(results)}
@@ -91,7 +91,7 @@ def curves(results: Results, name: str) -> Drawing:
 
 
 def _far_apart(xs: Sequence[Array]) -> bool:
-    """Return whether the costs at the ends of the curves differ by more than `FAR`."""
+    """Tell whether the costs at the ends of the curves differ by more than a factor of `FAR`."""
     ends = [float(x[-1]) for x in xs if x[-1] > 0]
     return bool(ends) and max(ends) > FAR * min(ends)
 
@@ -102,7 +102,7 @@ def _level(axes: Any, who: str, text: str, values: Sequence[float]) -> None:
 
 
 def _curve(axes: Any, who: str, text: str, pairs: Sequence[tuple[Array, Array]]) -> None:
-    """Draw the evaluations as dots and their IQM with its band; of too few seeds, a line for each of them."""
+    """Draw the evaluations as dots, and their IQM with its band; with too few seeds, one line per seed."""
     for x, y in pairs:
         axes.plot(x, y, ".", color=color(who), alpha=0.35, ms=3)
     if len(pairs) < MIN_SEEDS:
@@ -121,7 +121,7 @@ def _curve(axes: Any, who: str, text: str, pairs: Sequence[tuple[Array, Array]])
 
 
 def returns(results: Results) -> Drawing:
-    """Draw the return of each training, and the median and the interval of the IQM of each contender."""
+    """Draw the return of each training, and each contender's median and interval of the IQM."""
     found = summary(results)
     with canvas(height=1.2 + 0.42 * len(found)) as (figure, axes):
         for i, (who, row) in enumerate(found.items()):
@@ -145,15 +145,15 @@ def color(who: str) -> str:
 
 
 def curve_style(who: str) -> dict[str, Any]:
-    """Return how the line of a contender is drawn."""
+    """Return the line style of a contender."""
     return {"color": color(who), "ls": DASHES.get(who, "-"), "lw": 1.8}
 
 
 @contextmanager
 def canvas(height: float = SIZE[1]) -> Iterator[tuple[Any, Any]]:
-    """Give a figure with one pair of axes, in our style while it is drawn."""
+    """Yield a figure and its axes; the report's style applies inside the block."""
     from matplotlib import rc_context
-    from matplotlib.figure import Figure  # without pyplot: no window system is looked for
+    from matplotlib.figure import Figure  # pyplot would look for a window system
 
     with rc_context(RC):
         figure = Figure(figsize=(SIZE[0], height), layout="constrained")
@@ -164,7 +164,7 @@ def canvas(height: float = SIZE[1]) -> Iterator[tuple[Any, Any]]:
 
 
 def finish(figure: Any, axes: Any, caption: str) -> Drawing:
-    """Add the legend and render; to be called while the canvas is open."""
+    """Add the legend and render the figure. Call it inside the `canvas` block."""
     handles, names = axes.get_legend_handles_labels()
     if names:
         figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9, handlelength=3)

@@ -1,7 +1,7 @@
-"""A comparison as one HTML file that needs nothing else, its figures as SVG and PNG, and its numbers as CSV.
+"""Write a comparison as one self-contained HTML file, its figures as SVG and PNG, and its numbers as CSV.
 
-`results` is what `results.json` holds: see `es_rl.compare`. Everything in the report is computed from it and from the
-videos beside it.
+`results` is the content of `results.json`: see `es_rl.compare.__main__`. The report is computed from it and from the
+videos beside it alone.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ could use. Others: the largest share of these processors that other programs too
 
 
 def write(out: Path, results: Results) -> None:
-    """Write `report.html`, its figures and its tables into the directory that holds the results' videos."""
+    """Write `report.html`, its figures and its tables into `out`, which holds the videos of the results."""
     drawings = figures.draw(results)
     for name, content in figures.files(drawings).items():
         (out / name).write_bytes(content)
@@ -63,7 +63,7 @@ def write(out: Path, results: Results) -> None:
 
 
 def page(results: Results, drawings: Mapping[str, figures.Drawing], videos: Mapping[str, tuple[int, bytes]]) -> str:
-    """Return the report's HTML, with all that it shows inside; videos by contender, with the seed of each."""
+    """Return the report as self-contained HTML. `videos` has the seed and the content of each contender's video."""
     players = "".join(
         f'<figure><video controls loop muted autoplay playsinline src="{web.data("video/mp4", film)}"></video>'
         f"<figcaption>{escape(label(results, name))}, seed {seed}</figcaption></figure>"
@@ -94,7 +94,7 @@ page, and their numbers are in curves.csv, returns.csv and summary.csv.</p>
 
 
 def _setting(results: Results) -> str:
-    """Return what was run where and when."""
+    """Return what was run, where and when."""
     machines = sorted({_machine(run.get("machine", results["machine"])) for run in runs(results)})
     dates = sorted({run.get("date", results["date"]) for run in runs(results)})
     seeds = len({run["seed"] for run in runs(results)})
@@ -128,7 +128,7 @@ def _returns(results: Results) -> str:
 
 
 def _name(results: Results, name: str, row: Mapping[str, Any]) -> str:
-    """Return a contender's colour, short name, long name, and what went wrong."""
+    """Return a contender's colour, short name, long name and problems."""
     short, long = label(results, name), str(results["labels"][name])
     text = web.swatch(figures.color(name)) + escape(short)
     text += f'<br><span class="quiet">{escape(long)}</span>' if long not in (short, "random actions") else ""
@@ -140,7 +140,7 @@ def _name(results: Results, name: str, row: Mapping[str, Any]) -> str:
 
 
 def _environments(results: Results) -> str:
-    """Say whose environments the contenders step."""
+    """Say in whose environments the contenders train."""
     fast = [label(results, name) for name in results["labels"] if name in FAST]
     others = [label(results, name) for name in results["labels"] if name not in (*FAST, RANDOM)]
     parts = [f"{joined(fast)} train{'s' * (len(fast) == 1)} on es_rl's own environments where it has a fast one"]
@@ -172,7 +172,7 @@ def _resources(results: Results) -> str:
 
 
 def _calibrations(results: Results) -> str:
-    """Return what was tried to find each contender's fastest resources, if anything was."""
+    """Return the trials that chose each contender's resources; empty if there were none."""
     tried = {run["name"]: run["calibration"] for run in runs(results) if run.get("calibration")}
     lines = [f"{label(results, name)}: {_trial(row)}" for name, rows in tried.items() for row in rows]
     if not lines:
@@ -181,14 +181,14 @@ def _calibrations(results: Results) -> str:
 
 
 def _trial(row: Mapping[str, Any]) -> str:
-    """Return one way to run a contender, and how fast each of its trials was."""
+    """Return one way to run a contender, and the speed of each of its trials."""
     way = ", ".join(f"{row[key]} {key}" for key in ("environments", "threads", "processes") if row.get(key) is not None)
     speeds = " and ".join(number(speed, 0) for speed in np.atleast_1d(row.get("steps_per_second", np.nan)))
     return f"{way}: {speeds} steps/s"
 
 
 def _times(results: Results) -> str:
-    """Return the costs of reaching each of three levels, a row for each contender that is trained."""
+    """Return the costs of reaching each of three returns, with one row per trained contender."""
     marks, found = levels(results), summary(results)
     if not marks:
         return "<p>No contender is better than the random policy.</p>"
@@ -211,13 +211,13 @@ def _times(results: Results) -> str:
 
 
 def _no_videos(results: Results) -> str:
-    """Return why a video is missing, for each that is."""
+    """Return the reason for each missing video."""
     lines = [f"{label(results, run['name'])}: {run['no_video']}" for run in runs(results) if run.get("no_video")]
     return "".join(f'<p class="bad">No video of {escape(line)}</p>' for line in lines)
 
 
 def _repeat(results: Results) -> str:
-    """Return the commands and versions that repeat the comparison."""
+    """Return the commands and versions needed to repeat the comparison."""
     versions = sorted({_versions(run.get("versions", results["versions"])) for run in runs(results)})
     commands = "\n".join(str(run["command"]) for run in runs(results))
     return f"""<h2>How to repeat it</h2>

@@ -1,4 +1,4 @@
-"""What to say of a few runs: interquartile mean, bootstrap intervals, performance profiles. Pure functions.
+"""Statistics of a few runs: interquartile mean, bootstrap intervals, performance profiles. Pure functions.
 
 After Agarwal et al. 2021 (Deep reinforcement learning at the edge of the statistical precipice, arXiv 2108.13264).
 Shapes: K runs (seeds) of one task, T points of a curve or of a profile, B resamples.
@@ -15,23 +15,23 @@ from scipy.stats import trim_mean
 
 from es_rl.rng import stream
 
-RESAMPLES = 10_000
-LEVEL = 0.95
+RESAMPLES = 10_000  # of each bootstrap
+LEVEL = 0.95  # confidence level of the intervals
 MIN_SEEDS = 3  # fewer runs than these get no interval and no probability
 
 Array = NDArray[np.float64]
 
 
 def iqm(values: Array) -> Any:
-    """The mean of what is left without the lowest and the highest quarter, over the first axis (section 4.3).
+    """Return the mean over the first axis without the lowest and the highest quarter (section 4.3).
 
-    Of fewer than four values nothing is left out.
+    With fewer than four values, nothing is left out.
     """
     return trim_mean(values, 0.25, axis=0)
 
 
 def interval(values: Array, statistic: Callable[[Array], Any] = iqm) -> tuple[Any, Any]:
-    """Ends of the 95 % percentile bootstrap interval of a statistic of runs (K, …); both NaN of too few runs."""
+    """Return the ends of the 95 % percentile bootstrap interval of a statistic of runs (K, …); NaN for too few runs."""
     if len(values) < MIN_SEEDS:
         nothing = np.full(values.shape[1:], np.nan)
         return nothing, nothing
@@ -40,10 +40,10 @@ def interval(values: Array, statistic: Callable[[Array], Any] = iqm) -> tuple[An
 
 
 def probability_of_improvement(ours: Array, theirs: Array) -> tuple[float, float, float]:
-    """That a run of ours (K,) returns more than one of theirs (K',), ties counting half, and the ends of its interval.
+    """Return the probability that a run of ours (K,) returns more than one of theirs (K',), and its interval's ends.
 
-    The Mann-Whitney statistic over all pairs of runs (section 4.3, "probability of improvement"). All three are NaN if
-    either has too few runs.
+    This is the Mann-Whitney statistic over all pairs of runs, where ties count half (section 4.3, "probability of
+    improvement"). All three are NaN if either side has too few runs.
     """
     wins = np.sign(ours[:, None] - theirs) / 2 + 0.5  # (K, K')
     if min(wins.shape) < MIN_SEEDS:
@@ -58,8 +58,8 @@ def probability_of_improvement(ours: Array, theirs: Array) -> tuple[float, float
 def stratified_interval(strata: Sequence[Array], statistic: Callable[[Array], Any] = iqm) -> tuple[float, float]:
     """Return the ends of the 95 % bootstrap interval of a statistic of several tasks' runs together (section 4.1).
 
-    `strata` holds the scores (K,) of each task. Each resample draws as many runs of each task as there are, so no task
-    is ever drawn more often than another. Both ends are NaN if a task has too few runs.
+    `strata` holds the scores (K,) of each task. Each resample draws as many runs of a task as it has, so that no task
+    gains weight. Both ends are NaN if a task has too few runs.
     """
     if not strata or min(len(scores) for scores in strata) < MIN_SEEDS:
         return float("nan"), float("nan")
@@ -69,7 +69,7 @@ def stratified_interval(strata: Sequence[Array], statistic: Callable[[Array], An
 
 
 def profile(strata: Sequence[Array], taus: Array) -> Array:
-    """Return the share of runs (T,) that score more than each of `taus`, as the mean over tasks (section 4.2)."""
+    """Return the share of runs (T,) that score more than each of `taus`, averaged over tasks (section 4.2)."""
     shares: Array = np.stack([_above(scores, taus).mean(axis=0) for scores in strata]).mean(axis=0)
     return shares
 
@@ -88,12 +88,12 @@ def profile_band(strata: Sequence[Array], taus: Array) -> tuple[Array, Array]:
 
 
 def normalised(returns: Array, low: float, high: float) -> Array:
-    """Return scores (K,) on the scale on which `low` is 0 and `high` is 1."""
+    """Return scores (K,) on a scale where `low` is 0 and `high` is 1."""
     return (returns - low) / (high - low)
 
 
 def first_reached(level: float, x: Array, y: Array) -> float:
-    """Return the x at which a curve (T,) of straight lines first reaches a level; infinity if it never does."""
+    """Return the x at which a piecewise linear curve (T,) first reaches a level; infinity if it never does."""
     above = np.flatnonzero(y >= level)
     if not len(above):
         return float("inf")
@@ -104,7 +104,7 @@ def first_reached(level: float, x: Array, y: Array) -> float:
 
 
 def median_interval(values: Array) -> tuple[float, float]:
-    """Return the ends of the 95 % bootstrap interval of the median of runs (K,), of which some may be infinite.
+    """Return the ends of the 95 % bootstrap interval of the median of runs (K,), some of which may be infinite.
 
     Both are NaN if there are too few runs.
     """
@@ -112,15 +112,15 @@ def median_interval(values: Array) -> tuple[float, float]:
         return float("nan"), float("nan")
     drawn = stream(0, "bootstrap").integers(len(values), size=(len(values), RESAMPLES))
     medians = np.median(values[drawn], axis=0)  # (B,)
-    # Of the sorted medians themselves: between a finite and an infinite one there is nothing.
+    # Do not interpolate: between a finite and an infinite median there is no value.
     low, high = np.quantile(medians, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
     return float(low), float(high)
 
 
 def round_levels(low: float, high: float, shares: Sequence[float] = (0.25, 0.5, 0.75)) -> list[float]:
-    """Return the round numbers nearest to these shares of the way from `low` to `high`; none if the way leads down.
+    """Return the round numbers nearest to these shares of the way from `low` to `high`; none unless `low` < `high`.
 
-    Round means: a multiple of the largest of 1, 2 and 5 times a power of ten that is at most an eighth of the way.
+    Round numbers are multiples of a step: the largest 1, 2 or 5 times a power of ten up to an eighth of the way.
     """
     span = high - low
     if not span > 0 or not np.isfinite(span):
@@ -131,7 +131,7 @@ def round_levels(low: float, high: float, shares: Sequence[float] = (0.25, 0.5, 
 
 
 def at(grid: Array, curves: Sequence[tuple[Array, Array]]) -> Array:
-    """Curves (x, y) on one grid (T,), by straight lines: (K, T); NaN outside of a curve."""
+    """Interpolate curves (x, y) linearly on one grid (T,) and return (K, T); NaN outside a curve."""
     return np.stack([np.interp(grid, x, y, left=np.nan, right=np.nan) for x, y in curves])
 
 
@@ -141,7 +141,7 @@ def _ends(resampled: Array) -> tuple[Any, Any]:
 
 
 def _stratified(strata: Sequence[Array]) -> Iterator[NDArray[np.int64]]:
-    """Yield the runs (K, B) that each resample draws of each task, independently."""
+    """Yield for each task the runs (K, B) that the resamples draw, independently of other tasks."""
     rng = stream(0, "bootstrap")
     for scores in strata:
         yield rng.integers(len(scores), size=(len(scores), RESAMPLES))

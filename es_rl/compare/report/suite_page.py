@@ -1,4 +1,4 @@
-"""The page about several tasks: what it draws, tabulates and says. See `es_rl.compare.suite`."""
+"""The page on several tasks: its figures, tables and texts. See `es_rl.compare.suite`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def draw(suite: Suite) -> dict[str, Drawing]:
-    """Draw the interquartile means and the profiles, by file name; nothing if no task entered."""
+    """Draw the interquartile means and the profiles, by file name; nothing if no task is in the aggregate."""
     return {"iqm": _means(suite), "profile": _profiles(suite)} if suite.entered else {}
 
 
@@ -50,7 +50,7 @@ def _profiles(suite: Suite) -> Drawing:
 
 
 def tables(suite: Suite) -> dict[str, str]:
-    """Return the CSV files by name: the score of each training, each task's medians, the means and the profiles."""
+    """Return the CSV files by name: scores of the trainings, medians of the tasks, means and profiles."""
     scores = [
         (task.env, name, run, value, score)
         for task in suite.entered
@@ -77,7 +77,7 @@ def tables(suite: Suite) -> dict[str, str]:
 
 
 def page(suite: Suite, drawings: Mapping[str, Drawing]) -> str:
-    """Return the page's HTML, with all that it shows inside."""
+    """Return the page as self-contained HTML."""
     body = f"""<h1>es_rl and others on {_tasks(suite.tasks)}</h1>
 <p class="headline">{escape(headline(suite))}</p>
 <h2>Median returns</h2>
@@ -94,7 +94,7 @@ took more than {DISTURBED:.0%} of the processors.</p>
 
 
 def headline(suite: Suite) -> str:
-    """Say against whom es_rl wins and loses how often, and who is best over all tasks."""
+    """Say which contender is best over all tasks, and how often es_rl wins and loses against each."""
     said = []
     for name, (won, lost, level) in suite.wins.items():
         if name != RANDOM:
@@ -149,7 +149,7 @@ def _wins(suite: Suite) -> str:
 
 
 def _together(suite: Suite, drawings: Mapping[str, Drawing]) -> str:
-    """Return the aggregate, what it is made of, and what is left out of it."""
+    """Return the aggregate, how it is computed, and what it leaves out."""
     left = "; ".join(f"{env} ({why})" for env, why in suite.left_out.items())
     aside = [name for name in (OURS, *suite.wins) if name not in (*suite.compared, RANDOM)]
     said = f"Left out: {left or 'no task'}." + (

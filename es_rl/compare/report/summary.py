@@ -1,6 +1,6 @@
-"""What the runs of a comparison say: returns, resources, times to fixed returns, and who wins. Pure functions.
+"""Summarise the runs of a comparison: returns, resources, times to fixed returns, and who wins. Pure functions.
 
-`Results` is what `results.json` holds. Fields that an older file lacks count as unknown.
+`Results` is the content of `results.json`. Fields that an older file lacks count as unknown.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from es_rl.run.screen import number
 Results = Mapping[str, Any]
 OURS = "es"
 RANDOM = "random"
-DISTURBED = 0.1  # share of the processors' time that others may take before a training is marked
-# What each contender is called in figures, tables and sentences.
+DISTURBED = 0.1  # mark a training if other programs took more than this share of processor time
+# Short names of the contenders in figures, tables and sentences.
 LABELS = {
     OURS: "es_rl",
     "ppo_fast": "PPO, fast envs",
@@ -36,19 +36,19 @@ LABELS = {
     "evotorch": "PGPE, EvoTorch",
     RANDOM: "random",
 }
-FAST = (OURS, "ppo_fast")  # who trains on es_rl's own environments
-# What a training costs: name, unit and the cost at a point of its curve.
+FAST = (OURS, "ppo_fast")  # contenders that train on es_rl's own environments
+# Costs of a training: name → what it counts, and the cost at a point of the curve.
 COSTS: dict[str, tuple[str, Callable[[Results], float]]] = {
     "wall-clock": ("minutes of training", lambda point: point.get("seconds", np.nan) / 60),
     "cpu-hours": ("processor hours of training", lambda point: point.get("cpu_seconds", np.nan) / 3600),
     "env-steps": ("environment steps, millions", lambda point: point.get("env_steps", np.nan) / 1e6),
 }
-SPANS = 20  # of a training; of each, only the last evaluation counts for the time to a return
+SPANS = 20  # equal parts of a training; only the last evaluation of each counts for the time to a return
 RESOURCES = ("environments", "processes", "threads")
 
 
 def label(results: Results, name: str) -> str:
-    """Return the short name of a contender; the comparison's own one of a contender unknown here."""
+    """Return the short name of a contender; the name in the results if `LABELS` has none."""
     return LABELS.get(name) or str(results["labels"].get(name, name))
 
 
@@ -63,12 +63,12 @@ def finished(results: Results, name: str) -> list[Any]:
 
 
 def summary(results: Results) -> dict[str, dict[str, Any]]:
-    """Return of each contender: returns by seed, median, IQM and its interval, what was spent, and what failed."""
+    """Return for each contender: returns by seed, median, IQM and its interval, costs, resources and failures."""
     return {name: _row(list(runs(results, name)), finished(results, name)) for name in _order(results)}
 
 
 def _order(results: Results) -> list[str]:
-    """Return the contenders in the order of `LABELS`, unknown ones last."""
+    """Return the contenders in the order of `LABELS`; unknown ones come last."""
     known = list(LABELS)
     return sorted(results["labels"], key=lambda name: known.index(name) if name in known else len(known))
 
@@ -86,7 +86,7 @@ def _row(every: list[Any], done: list[Any]) -> dict[str, Any]:
         "failed": [run["failed"] for run in every if "failed" in run],
         "missing": sum("failed" not in run and "return_mean" not in run for run in every),
         "others": max(others) if others else np.nan,
-        # The random policy trains for no time that could be taken from it.
+        # The random policy has no training that could be disturbed.
         "disturbed": [run["seed"] for run in done if (run.get("others") or 0.0) > DISTURBED and run.get("seconds")],
         "repeated": sum(bool(run.get("repeated")) for run in done),
         "resources": {name: _distinct(every, name) for name in RESOURCES},
@@ -95,36 +95,36 @@ def _row(every: list[Any], done: list[Any]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[float | None]) -> float:
-    """Return the mean, NaN if one is unknown or there are none."""
+    """Return the mean; NaN if a value is unknown or there are none."""
     return float(np.mean([np.nan if value is None else value for value in values])) if values else np.nan
 
 
 def _distinct(every: Sequence[Any], name: str) -> list[Any]:
-    """Return what the trainings of a contender say of one of their resources, each answer once."""
+    """Return the distinct values of one resource over the trainings of a contender."""
     said = [(run.get("resources") or {}).get(name) for run in every]
     return list(dict.fromkeys(value for value in said if value is not None))
 
 
 def curve(run: Results, cost: Callable[[Results], float]) -> tuple[Array, Array]:
-    """Return cost (T,) and return (T,) of the evaluations during a training that have both."""
+    """Return cost (T,) and return (T,) of those evaluations of a training that have both."""
     points = [(cost(point), point["return"]) for point in run.get("curve") or () if point["return"] is not None]
     x, y = np.array([point for point in points if np.isfinite(point).all()], np.float64).reshape(-1, 2).T
     return x, y
 
 
 def thinned(run: Results) -> Results:
-    """Return a training with the last point of each of the equal spans of its curve, the first one besides."""
+    """Return a training with the first point of its curve, and the last one of each of `SPANS` equal spans."""
     points, total = run.get("curve") or (), run.get("seconds")
     if not total:
         return run
-    last = {int(np.ceil(SPANS * point["seconds"] / total)): point for point in points}
-    return {**run, "curve": list(last.values())}
+    last = {int(np.ceil(SPANS * point["seconds"] / total)): point for point in points[1:]}
+    return {**run, "curve": [*points[:1], *last.values()]}
 
 
 def levels(results: Results) -> list[float]:
     """Return three round returns between the random policy's median and the best median.
 
-    If the random policy was not run, from the lowest first evaluation of any training.
+    If the random policy was not run, the lowest first evaluation of any training takes its place.
     """
     found = summary(results)
     medians = [row["median"] for row in found.values() if np.isfinite(row["median"])]
@@ -139,14 +139,14 @@ def levels(results: Results) -> list[float]:
 def times(results: Results, name: str, level: float, cost: Callable[[Results], float]) -> Array:
     """Return what each finished training of a contender (K,) had cost when its curve first reached a level.
 
-    Who is evaluated more often does not reach it earlier: curves are thinned to the same number of points.
+    Curves are thinned to the same number of points, so that more frequent evaluation is no advantage.
     """
     curves = [curve(thinned(run), cost) for run in finished(results, name)]
     return np.array([first_reached(level, x, y) for x, y in curves if len(x)], np.float64)
 
 
 def time_text(reached: Array) -> str:
-    """Return the median with its interval, or how many of the seeds reached the level."""
+    """Return the median with its interval, and how many of the seeds reached the level, as text."""
     count = int(np.isfinite(reached).sum())
     if not count:
         return "not reached" if len(reached) else "–"
@@ -159,24 +159,24 @@ def time_text(reached: Array) -> str:
 
 
 def _short(value: float) -> str:
-    """Return a cost with the decimals that a number of its size needs."""
+    """Return a cost as text, with fewer decimals the larger it is."""
     decimals = next((d for d, limit in ((3, 1), (2, 10), (1, 100)) if value < limit), 0)
     return f"{value:,.{decimals}f}"
 
 
 def beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[int, bool]:
-    """Return the sign of the difference of two medians, and whether it is clear.
+    """Return the sign of the difference of two medians, and whether the difference is clear.
 
-    It is clear if the intervals of the IQMs lie apart and that of the probability of improvement excludes one half.
+    It is clear if the intervals of the IQMs do not overlap and that of the probability of improvement excludes 0.5.
     """
     sign = int(np.sign(one["median"] - other["median"]))
     _, low, high = probability_of_improvement(one["returns"], other["returns"])
     (a, b), (c, d) = one["interval"], other["interval"]
-    return sign, bool((sign > 0 and d < a and low > 0.5) or (sign < 0 and b < c and high < 0.5))  # never of NaN
+    return sign, bool((sign > 0 and d < a and low > 0.5) or (sign < 0 and b < c and high < 0.5))  # NaN is never clear
 
 
 def better(results: Results, name: str) -> tuple[float, float, float]:
-    """Return the probability that es_rl is better than a contender, with its interval; NaN where it is not told."""
+    """Return the probability that es_rl is better than a contender, with its interval; NaN if it is unknown."""
     found = summary(results)
     if name == OURS or OURS not in found:
         return np.nan, np.nan, np.nan
@@ -184,7 +184,7 @@ def better(results: Results, name: str) -> tuple[float, float, float]:
 
 
 def headline(results: Results) -> str:
-    """Say who wins and against whom es_rl wins and loses, by medians."""
+    """Say which contender wins, and against which ones es_rl wins and loses, by medians."""
     found = {name: row for name, row in summary(results).items() if len(row["returns"])}
     lost = [label(results, name) for name in results["labels"] if name not in found]
     said = [_winner(results, found)] if len(found) > 1 else []
@@ -214,7 +214,7 @@ def _winner(results: Results, found: Mapping[str, Any]) -> str:
 
 
 def _verdicts(results: Results, found: Mapping[str, Any]) -> list[str]:
-    """Say what es_rl wins and loses; the lost comparisons first."""
+    """Say which contenders es_rl loses to, beats and is level with, in this order."""
     verbs = {-1: "loses to", 1: "beats", 0: "is level with"}
     groups: dict[str, list[str]] = {verb: [] for verb in verbs.values()}
     for name, row in found.items():
@@ -226,6 +226,6 @@ def _verdicts(results: Results, found: Mapping[str, Any]) -> list[str]:
 
 
 def joined(names: Sequence[str]) -> str:
-    """Return names in a sentence."""
-    # Labels hold commas of their own.
+    """Join names for a sentence."""
+    # Not with commas: labels contain commas.
     return "; ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]

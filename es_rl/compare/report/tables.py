@@ -42,7 +42,7 @@ def tables(results: Results) -> dict[str, str]:
 
 
 def csv_text(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return CSV; what is unknown is an empty cell."""
+    """Return CSV; unknown values are empty cells."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heads)

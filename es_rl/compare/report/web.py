@@ -1,4 +1,4 @@
-"""The parts of an HTML page that needs nothing else: style, tables that become cards on a phone, embedded files."""
+"""The parts of a self-contained HTML page: style, tables that become cards on a phone, embedded files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ code, pre { font-size: .82rem } pre { overflow-x: auto; padding: .6rem; backgrou
 
 
 def page(title: str, body: str) -> str:
-    """Return a whole page."""
+    """Return a whole HTML page."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title><style>{STYLE}</style></head><body>
@@ -51,7 +51,7 @@ def page(title: str, body: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], *, cards: bool = True) -> str:
-    """Return a table of rows (class, cells of HTML), which becomes one card a row on a phone, or scrolls in a box."""
+    """Return a table of rows (class, HTML cells). On a phone each row becomes a card; without `cards` it scrolls."""
     top = "".join(f"<th>{escape(head)}</th>" for head in heads)
     lines = []
     for kind, cells in rows:
@@ -64,7 +64,7 @@ def table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], *, ca
 
 
 def figures(drawings: Mapping[str, Drawing]) -> str:
-    """Return figures with their captions, side by side where there is room."""
+    """Return figures with their captions, side by side if there is room."""
     return f'<div class="figures">{"".join(_figure(drawing) for drawing in drawings.values())}</div>'
 
 
@@ -90,5 +90,5 @@ def data(kind: str, content: bytes) -> str:
 
 
 def escape(text: object) -> str:
-    """Return a text as HTML."""
+    """Escape a text for HTML."""
     return html.escape(str(text))

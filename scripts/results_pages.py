@@ -1,4 +1,7 @@
-"""The pages that show the results: the README's block and videos/README.md, from what `videos/results.json` keeps."""
+"""The pages that show the results: blocks of README.md and docs/results.md, and videos/README.md.
+
+All are made from what `videos/results.json` keeps.
+"""
 
 import re
 import shlex
@@ -12,13 +15,30 @@ from es_rl.compare.report.summary import LABELS, OURS, RANDOM, beats
 from es_rl.run.screen import number
 
 OPPONENT = "ppo_fast"  # a comparison without it is no claim
+BRIEF = (OURS, OPPONENT, "ars")  # who is in the README's table
 LONG_MINUTES = 60  # older comparisons of so long trainings stay, marked
 SAID = ("env", "minutes", "seeds", "against")  # keys that a command has in any case
 UNSAID = ("film", "out")  # keys on which no number depends
 
 
+def brief(results):
+    """Return the README's block: the median of each task, the best one in bold, whoever's it is."""
+    claims = [result for result in results if OPPONENT in result["contenders"]]
+    if not claims:
+        return "The comparison on the same fast environments has not been run to its end yet."
+    lines = ["| task | minutes on a core | " + " | ".join(LABELS[name] for name in BRIEF) + " |", "|---" * 5 + "|"]
+    for result in claims:
+        returns = {name: result["contenders"].get(name, {}).get("returns") for name in BRIEF}
+        medians = {name: np.median(values) for name, values in returns.items() if values}
+        cells = [f"{number(medians[name])}" if name in medians else "–" for name in BRIEF]
+        best = max(medians, key=medians.get, default=None)
+        cells = [f"**{cell}**" if name == best else cell for name, cell in zip(BRIEF, cells, strict=True)]
+        lines.append("| " + " | ".join([result["env"], f"{result['minutes']:g}", *cells]) + " |")
+    return "\n".join(lines)
+
+
 def table(results):
-    """Return the README's block: who wins how often, a row for each comparison, and older ones, marked."""
+    """Return the block of docs/results.md: who wins how often, a row for each comparison, and older ones, marked."""
     claims = [result for result in results if OPPONENT in result["contenders"]]
     older = [r for r in results if r not in claims and r["minutes"] >= LONG_MINUTES]
     parts = [wins(claims), rows(claims)] if claims else []
@@ -147,7 +167,7 @@ def clips(results):
         "# Trained policies",
         "",
         "Each clip is of the policy that its command trained, of the median seed.",
-        "`es_rl.load('videos/policies/NAME')` is the policy itself. Made by `python scripts/results.py show`.",
+        "`es_rl.load('videos/policies/NAME')` is the policy itself. Made by `python scripts/make_results.py show`.",
         "",
     ]
     for result in filter(partial(longest, results), results):

@@ -13,7 +13,7 @@ import pytest
 from es_rl.errors import ConfigError, Stopped, TrainingError
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "scripts"
+SCRIPTS, BENCHMARKS = ROOT / "scripts", ROOT / "benchmarks"
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ SCRIPTS = ROOT / "scripts"
 )
 def test_throughput_of_training_and_of_the_simulations_alone(keys, tmp_path):
     done = subprocess.run(
-        [sys.executable, SCRIPTS / "throughput.py", *keys.split(), "es.population=8", "rounds=1"],
+        [sys.executable, BENCHMARKS / "throughput.py", *keys.split(), "es.population=8", "rounds=1"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = {line.split()[0]: line.split() for line in done.stdout.splitlines()}
@@ -37,12 +37,12 @@ def test_throughput_of_training_and_of_the_simulations_alone(keys, tmp_path):
 
 def test_peers_are_those_that_throughput_asks_for():
     code = "import throughput, peers; assert set(throughput.PEERS) == set(peers.PEERS)"
-    subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, check=True)
 
 
 def test_the_forward_pass_is_compared_with_plain_inference(tmp_path):
     done = subprocess.run(
-        [sys.executable, SCRIPTS / "forward.py", "8x6x2x3"], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, BENCHMARKS / "population_forward.py", "8x6x2x3"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     sizes, shares, memory = done.stdout.splitlines()[1].split("|")
     assert sizes.split() == ["8", "6", "2", "3"] and all(float(share) > 0 for share in shares.split())
@@ -50,7 +50,7 @@ def test_the_forward_pass_is_compared_with_plain_inference(tmp_path):
 
 
 def test_kinds_of_noise_are_compared_and_the_comparison_goes_on_where_it_stopped(tmp_path):
-    argv = [sys.executable, SCRIPTS / "noise.py", "out=runs", "envs=InvertedDoublePendulum-v4", "seeds=1", "scale=0.01"]
+    argv = [sys.executable, BENCHMARKS / "noise_kinds.py", "out=runs", "envs=InvertedDoublePendulum-v4", "seeds=1", "scale=0.01"]
     tables = [subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert tables[0] == tables[1]
     assert [line.split("|")[2].strip() for line in tables[0].splitlines()[2:]] == ["dense", "lowrank"]
@@ -59,7 +59,7 @@ def test_kinds_of_noise_are_compared_and_the_comparison_goes_on_where_it_stopped
 @pytest.fixture
 def results(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    import results
+    import make_results as results
 
     return results
 
@@ -217,7 +217,7 @@ def test_what_is_walked_is_walked_in_the_episodes_of_evaluate():
         subprocess.run(
             [sys.executable, *command, f"run={policy}", "episodes=2"], capture_output=True, text=True, check=True
         )
-        for command in ([SCRIPTS / "walked.py"], ["-m", "es_rl.evaluate"])
+        for command in ([SCRIPTS / "distance_walked.py"], ["-m", "es_rl.evaluate"])
     )
     means = {line[:26].strip(): float(line[26:].split()[0]) for line in walked.stdout.splitlines()}
     # One observation at a time, and so other rounding than a batch.

@@ -1,7 +1,7 @@
 """The data sets of the language-model examples: Countdown problems, and questions with short answers.
 
-    python scripts/prompts.py                       # examples/data/*.jsonl, as they are in the repository
-    python scripts/prompts.py out=DIRECTORY train=2000 test=200 seed=1
+    python scripts/make_prompts.py                       # examples/data/*.jsonl, as they are in the repository
+    python scripts/make_prompts.py out=DIRECTORY train=2000 test=200 seed=1
 
 Every Countdown problem can be solved: its target is the value of an expression in its numbers.
 """

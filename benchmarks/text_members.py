@@ -1,6 +1,6 @@
 """Members of a GPT scored per second, beside a loop that perturbs, scores and restores the same net one by one.
 
-    python scripts/members.py corpus=my.txt                      # any key of es_rl.text, and rounds=N
+    python benchmarks/text_members.py corpus=my.txt                      # any key of es_rl.text, and rounds=N
 
 Both see the same sequences and alternate, so that a machine whose speed wavers slows both alike. The loop has all
 processors for its matrix products; the population has a worker on each. What counts is the ratio. The last line is the

@@ -1,7 +1,7 @@
 """Language models: tokens per second of members evaluated together and in turn, memory, and exact restoration.
 
-    python scripts/language.py model=DIRECTORY                       # any key of es_rl.llm that is used here
-    python scripts/language.py model=DIRECTORY device=cuda dtype=bfloat16 members=64 prompts=2 tokens=32
+    python benchmarks/llm_members.py model=DIRECTORY                       # any key of es_rl.llm that is used here
+    python benchmarks/llm_members.py model=DIRECTORY device=cuda dtype=bfloat16 members=64 prompts=2 tokens=32
 
 In one run and interleaved: the plain model's `generate` for members × prompts rows; the same rows by so many low-rank
 members; and the members in turn, each written over the model. Every row says all its tokens. Then the peak memory of

@@ -1,9 +1,9 @@
 """Steps per second of training, and of its simulations stepped alone with the recorded actions.
 
-    python scripts/throughput.py env=HalfCheetah-v4                       # any key of training, and rounds=N
-    python scripts/throughput.py env=Hopper-v4 policy=mlp workers=1 rounds=5
-    python scripts/throughput.py env=Hopper-v4 skip=30             # after 30 generations: longer episodes
-    python scripts/throughput.py env=Humanoid-v4 peers=20                 # other trainers too, 20 s each a round
+    python benchmarks/throughput.py env=HalfCheetah-v4                       # any key of training, and rounds=N
+    python benchmarks/throughput.py env=Hopper-v4 policy=mlp workers=1 rounds=5
+    python benchmarks/throughput.py env=Hopper-v4 skip=30             # after 30 generations: longer episodes
+    python benchmarks/throughput.py env=Humanoid-v4 peers=20                 # other trainers too, 20 s each a round
 
 Each round trains one generation, then rolls out the same members once more to record their actions, and steps the
 simulations with these and nothing else: no policy, no noise, no update. On the fast backend that is `Batch.step`

@@ -1,7 +1,7 @@
 """Low-rank against dense perturbations: the same network, settings and evaluations, several seeds.
 
-    python scripts/noise.py out=runs/noise                     # all tasks; goes on where it was stopped
-    python scripts/noise.py out=runs/noise envs=Swimmer-v4 seeds=3 scale=0.5
+    python benchmarks/noise_kinds.py out=runs/noise                     # all tasks; goes on where it was stopped
+    python benchmarks/noise_kinds.py out=runs/noise envs=Swimmer-v4 seeds=3 scale=0.5
 
 Prints, for each task and kind, the mean over seeds of `eval/return_mean` after each quarter of the generations, and the
 last one of each seed.

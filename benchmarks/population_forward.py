@@ -1,9 +1,9 @@
 """The population's forward pass: its speed against plain inference, and what its members cost in memory.
 
-    python scripts/forward.py                       # the cases below
-    python scripts/forward.py 1024x1024 256x256x2   # width x members, x rank, x tokens
-    python scripts/forward.py threads=2             # of torch, one if not told
-    python scripts/forward.py device=cuda           # on a GPU
+    python benchmarks/population_forward.py                       # the cases below
+    python benchmarks/population_forward.py 1024x1024 256x256x2   # width x members, x rank, x tokens
+    python benchmarks/population_forward.py threads=2             # of torch, one if not told
+    python benchmarks/population_forward.py device=cuda           # on a GPU
 
 One linear layer of the given width, one row of tokens a member. The same batch goes, in turn, through the plain
 module, through the population's forward pass with low-rank noise, with dense noise, and, in the way of torch itself,

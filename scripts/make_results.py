@@ -1,15 +1,15 @@
 """Every result that the README shows, and the commands that made it.
 
-    python scripts/results.py run parallel=2 first_seed=100     # all tasks: many hours; goes on where it was stopped
-    python scripts/results.py run tasks=Swimmer-v4,Hopper-v4 against=[ppo_fast,random]
-    python scripts/results.py show                              # what is finished → videos/ and the README
-    python scripts/results.py table                             # videos/results.json → the README again
+    python scripts/make_results.py run parallel=2 first_seed=100     # all tasks, many hours; goes on where it stopped
+    python scripts/make_results.py run tasks=Swimmer-v4,Hopper-v4 against=[ppo_fast,random]
+    python scripts/make_results.py show                              # what is finished → videos/ and the pages
+    python scripts/make_results.py table                             # videos/results.json → the pages again
 
 `run` calls `python -m es_rl.compare` for each task, with the minutes and the opponents below if not given, and any key
 of it. Each comparison has one core of its own, `parallel` of them run side by side, and all contenders of one share its
-fate. `show` writes what the runs' own files say into `videos/results.json`, from which the tables in README.md and
-videos/README.md are made, and copies the curves, and the video and the small policy of our median seed, into `videos/`.
-`table` makes the two pages from `videos/results.json` alone.
+fate. `show` writes what the runs' own files say into `videos/results.json`, from which the tables in README.md,
+docs/results.md and videos/README.md are made, and copies the curves, and the video and the small policy of our median
+seed, into `videos/`. `table` makes the pages from `videos/results.json` alone.
 """
 
 import json
@@ -23,7 +23,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from results_pages import LONG_MINUTES, OPPONENT, clips, longest, processors, repeat, short, table
+from results_pages import LONG_MINUTES, OPPONENT, brief, clips, longest, processors, repeat, short, table
 
 from es_rl.cli import run
 from es_rl.compare.report.summary import OURS, RANDOM, summary
@@ -41,7 +41,7 @@ AGAINST = ["ppo_fast", "ars", RANDOM]
 MORE = {"HalfCheetah-v4": ["sac", "evotorch"], "Humanoid-v4": ["sac", "evotorch"]}
 MAX_BYTES = 1_000_000  # of a clip
 CLIP_SECONDS = 8
-BEGIN, END = "<!-- results: made by scripts/results.py -->", "<!-- /results -->"
+BEGIN, END = "<!-- results: made by scripts/make_results.py -->", "<!-- /results -->"
 
 
 def compare_all(tasks, out, keys, parallel):
@@ -200,11 +200,12 @@ def gather(results, tasks, out):
 
 
 def write_pages(results):
-    """Write the README's block and videos/README.md."""
+    """Write the blocks of README.md and docs/results.md, and videos/README.md."""
     (ROOT / "videos" / "README.md").write_text(clips(results))
-    readme = (ROOT / "README.md").read_text()
-    before, after = readme.split(BEGIN)[0], readme.split(END)[1]
-    (ROOT / "README.md").write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
+    for path, block in ((ROOT / "README.md", brief(results)), (ROOT / "docs" / "results.md", table(results))):
+        page = path.read_text()
+        before, after = page.split(BEGIN)[0], page.split(END)[1]
+        path.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}")
 
 
 def main(argv):

@@ -1,8 +1,8 @@
 """Steps per second of other trainers in training, with all processors: one JSON line.
 
-    python scripts/peers.py sb3_ppo HalfCheetah-v4 20        # name, environment, seconds
+    python benchmarks/peers.py sb3_ppo HalfCheetah-v4 20        # name, environment, seconds
 
-Needs the extra `peers`. `scripts/throughput.py peers=20` runs all of them beside es_rl's own training.
+Needs the extra `peers`. `benchmarks/throughput.py peers=20` runs all of them beside es_rl's own training.
 """
 
 import contextlib

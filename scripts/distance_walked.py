@@ -1,6 +1,6 @@
 """How far a trained robot walks, and what it returns besides the bonus for not falling.
 
-    python scripts/walked.py run=RUN                       # of a MuJoCo task with such a bonus; episodes=N, seed=S
+    python scripts/distance_walked.py run=RUN    # of a MuJoCo task with such a bonus; episodes=N, seed=S
 
 Episodes begin as those of `python -m es_rl.evaluate`, on Gymnasium's own environment.
 """

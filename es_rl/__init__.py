@@ -1,14 +1,14 @@
-"""es_rl: neural networks trained by evolution strategies, reinforcement-learning agents first of all.
+"""es_rl: train neural networks by evolution strategies, above all reinforcement-learning agents.
 
     python -m es_rl.train env=HalfCheetah-v4        # or: es-rl train env=HalfCheetah-v4
 
     import es_rl
     policy = es_rl.load("runs/HalfCheetah-v4/...")  # a trained policy
-    action = policy(obs)                            # one observation; policy.reset() between episodes
-    es_rl.Trainer(module, fitness).train(100)       # any torch.nn.Module, any score
+    action = policy(obs)                            # one observation; call policy.reset() between episodes
+    es_rl.Trainer(module, fitness).train(100)       # any torch.nn.Module, any fitness
 
-The rooms `es_rl.envs`, `es_rl.policies`, `es_rl.noise`, `es_rl.population`, … are imported when first touched, so
-that `import es_rl` stays instant.
+The modules `es_rl.envs`, `es_rl.policies`, `es_rl.noise`, `es_rl.population`, … are imported on first use, so that
+`import es_rl` stays fast.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 ROOMS = {
-    **{name: name for name in ("envs", "es", "noise", "policies", "population", "rng")},
-    "callbacks": "trainer.callbacks",
+    **{name: name for name in ("callbacks", "envs", "es", "noise", "policies", "population", "rng")},
     "optim": "es.optim",
     "shaping": "es.shaping",
 }
@@ -37,10 +36,11 @@ __all__ = ["load", *ROOMS, *NAMES]
 
 
 def load(run: str | Path, checkpoint: str = "last") -> Agent:
-    """The trained policy of a run directory, ready to act.
+    """Return the trained policy of a run directory, ready to act.
 
     `checkpoint` is `last`, `best` or a generation number. Raises `es_rl.errors.CheckpointError` if it is missing or
-    damaged. Nothing in the run is executed: weights come from safetensors, names from the package's registries.
+    damaged. Nothing in the run is executed: weights are read from safetensors, names are looked up in the package's
+    registries.
     """
     from es_rl.rl.agent import load as load_agent
 

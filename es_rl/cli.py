@@ -1,4 +1,4 @@
-"""What all verbs share: `es-rl VERB …`, exit codes, and errors as one line."""
+"""The parts that all verbs share: the command `es-rl VERB …`, exit codes, and errors as one line."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, 
 
 
 def main() -> NoReturn:
-    """The console script `es-rl`."""
+    """Run the console script `es-rl`."""
     run(_dispatch)
 
 
 def run(verb: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a verb, with the arguments of the process, and leave with its exit code; expected errors are one line."""
+    """Run a verb and exit with its code; print an expected error as one line. `argv` defaults to the process's."""
     try:
         code = verb(sys.argv[1:] if argv is None else argv)
     except EsRlError as error:
@@ -37,7 +37,7 @@ def run(verb: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: no second error when stdout is flushed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader is gone: avoid a second error when stdout is flushed
         code = 141
     except OSError as error:
         if error.errno not in REFUSALS:
@@ -47,12 +47,12 @@ def run(verb: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
-    """Whether a verb is to explain itself."""
+    """Tell whether the arguments ask for help."""
     return any(argument in ("-h", "--help", "help") for argument in argv)
 
 
 def show(text: str) -> int:
-    """Write a text to stdout; the exit code of having done so."""
+    """Write a text to stdout; return exit code 0."""
     sys.stdout.write(text + "\n")
     return 0
 

@@ -1,6 +1,6 @@
 """Keys: declared as fields of frozen dataclasses, given as `key=value` or in a file, checked, explained by `--help`.
 
-Of what the keys of each kind of run are, `config.py` and the verbs know.
+The keys themselves are declared in the `config.py` of each kind of run, and in the modules of the smaller verbs.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ C = TypeVar("C")
 
 
 def parse(kind: type[C], argv: Sequence[str]) -> C:
-    """The dataclass `kind` with the `key=value` arguments of one of the smaller verbs. Raises `ConfigError`."""
+    """Return a `kind` with the `key=value` arguments of one of the smaller verbs. Raises `ConfigError`."""
     return build(kind, [(pairs(argv), "")])
 
 
 def pairs(argv: Sequence[str]) -> dict[str, str]:
-    """`key=value` arguments as a dict. Raises `ConfigError` for one without `=`, or given twice."""
+    """Return `key=value` arguments as a dict. Raises `ConfigError` for one without `=`, or given twice."""
     found: dict[str, str] = {}
     for argument in argv:
         name, equals, text = argument.partition("=")
@@ -38,7 +38,7 @@ def pairs(argv: Sequence[str]) -> dict[str, str]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The keys of a YAML file, flattened to dotted names. YAML is loaded safely. Raises `ConfigError`."""
+    """Return the keys of a YAML file, flattened to dotted names. YAML is loaded safely. Raises `ConfigError`."""
     try:
         loaded = OmegaConf.load(path)
         if not isinstance(loaded, DictConfig):
@@ -53,9 +53,9 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
-    """An instance of the dataclass from (keys, where they are from) in order. Raises `ConfigError`.
+    """Return an instance of the dataclass built from (keys, source) in order; later ones win. Raises `ConfigError`.
 
-    Keys from nowhere, "", are those of the command line.
+    The source begins error messages. It is "" for the command line.
     """
     known = dict(leaves(kind))
     tree = OmegaConf.structured(kind)
@@ -63,17 +63,17 @@ def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
     for values, source in sources:
         for name, value in values.items():
             _check_name(name, known, source)
-            if "${" in str(value):  # it would be resolved after every check, and could name an environment variable
+            if "${" in str(value):  # OmegaConf would resolve it after all checks, even to an environment variable
                 raise ConfigError(f"{source}{name}={value}: must not contain ${{: values are taken as they are.")
             _assign(tree, name, value, source, inside=name not in known)
-            if name in known:  # what is inside an open dictionary has no range
+            if name in known:  # entries of an open dictionary have no range
                 _check_range(name, OmegaConf.select(tree, name), known[name], source)
     result: C = OmegaConf.to_object(tree)  # type: ignore[assignment]
     return result
 
 
 def leaves(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
-    """(dotted name, field) of every key, groups opened, in order."""
+    """Yield (dotted name, field) of every key, in order, including those in groups."""
     hints = get_type_hints(kind)
     for f in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[f.name]):
@@ -83,7 +83,7 @@ def leaves(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, dataclasses
 
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as {dotted name: value}; groups that are empty vanish."""
+    """Return a nested mapping as {dotted name: value}. Empty mappings vanish at the top level; deeper ones stay."""
     result: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping) and (value or not prefix):
@@ -94,12 +94,15 @@ def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def to_yaml(config: Any) -> str:
-    """The configuration as YAML, as `config.yaml` holds it."""
+    """Return the configuration as YAML, in the form of `config.yaml`."""
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
 def help_text(kind: type[Any], usage: str, *, without: Sequence[str] = ()) -> str:
-    """`--help`: every key with type, default, range and meaning, one line each; but not those that are refused."""
+    """Return the text of `--help`: one line for each key with its default, meaning, type and range.
+
+    Keys in `without` are left out: those that a verb refuses.
+    """
     about = {f.name: f.metadata["help"] for f in dataclasses.fields(kind)}
     lines, opened = [usage, "", "keys, given as key=value:"], ""
     for name, f in leaves(kind):
@@ -117,7 +120,7 @@ def help_text(kind: type[Any], usage: str, *, without: Sequence[str] = ()) -> st
 
 
 def _leaf(name: str, known: Mapping[str, Any]) -> str | None:
-    """The key that `name` sets: itself, or the open dictionary that it lies in."""
+    """Return the key that `name` sets: itself, or the open dictionary that contains it; None if there is none."""
     if name in known:
         return name
     return next((k for k, f in known.items() if "dict" in str(f.type) and name.startswith(k + ".")), None)
@@ -135,9 +138,9 @@ def _check_name(name: str, known: Mapping[str, Any], source: str) -> None:
 
 
 def _assign(tree: DictConfig, name: str, value: Any, source: str, *, inside: bool) -> None:
-    """Set one key, or what is `inside` an open dictionary.
+    """Set one key or, with `inside`, an entry of an open dictionary.
 
-    Text from the command line, which has no source, is read as YAML unless the key is itself text.
+    Text from the command line, which has no source, is parsed as YAML unless the key holds text.
     """
     if not source and isinstance(value, str) and not isinstance(OmegaConf.select(tree, name), str):
         try:
@@ -184,7 +187,7 @@ def _type_name(f: dataclasses.Field[Any]) -> str:
 
 
 def _writable(node: DictConfig) -> None:
-    """Frozen dataclasses give read-only nodes: unlock them while the keys are set."""
+    """Unlock a tree so that keys can be set: the nodes of frozen dataclasses are read-only."""
     OmegaConf.set_readonly(node, False)
     for name in node:
         child = node._get_node(name)

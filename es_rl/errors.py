@@ -1,4 +1,4 @@
-"""The expected errors, and the exit code of each. A message holds the value received, the rule and the remedy."""
+"""Expected errors and their exit codes. A message gives the value received, the rule and the remedy."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ T = TypeVar("T")
 
 
 class EsRlError(Exception):
-    """An error that a user can act on: shown as one or two lines, never as a traceback."""
+    """An error that a user can act on. It is shown as one or two lines, never as a traceback."""
 
     exit_code = 1
 
 
 class ConfigError(EsRlError):
-    """A key or a value on the command line, or in a file of keys, that breaks a rule."""
+    """An invalid key or value, on the command line or in a file of keys."""
 
     exit_code = 2
 
@@ -28,29 +28,29 @@ class EnvError(EsRlError):
 
 
 class CheckpointError(EsRlError):
-    """A run or a checkpoint that is missing, damaged or does not fit."""
+    """A run or a checkpoint that is missing, damaged or incompatible."""
 
     exit_code = 4
 
 
 class TrainingError(EsRlError):
-    """Training that cannot go on, such as one in which most members fail."""
+    """Training that cannot continue, for example because most members fail."""
 
     exit_code = 5
 
 
 class TornError(TrainingError):
-    """theta was left half moved, or infinite: it must not be saved."""
+    """theta is only partly updated, or infinite. It must not be saved."""
 
 
 class ResourceError(EsRlError):
-    """The machine refuses something: disk, memory, processes, permission."""
+    """A refusal of the system: disk, memory, processes or permissions."""
 
     exit_code = 6
 
 
 class Stopped(EsRlError):  # noqa: N818 - a wish, not an error
-    """The user or the system asked the program to stop: 75 for SIGTERM and SIGHUP, 130 for Ctrl-C."""
+    """A request by the user or the system to stop. Exit code: 75 for SIGTERM and SIGHUP, 130 for Ctrl-C."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -58,14 +58,14 @@ class Stopped(EsRlError):  # noqa: N818 - a wish, not an error
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`Did you mean …?` with up to three close names, or an empty string."""
+    """Return ` Did you mean …?` with up to three close names, or an empty string."""
     known = list(names)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [k for k in known if name and name in k][:3]
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def lookup(table: Mapping[str, T], name: str, key: str) -> T:
-    """The entry `name` of a registry; `key` is the config key that chose it. Raises `ConfigError`."""
+    """Return the entry `name` of a registry. Raises `ConfigError`, naming the config `key`, if there is none."""
     if name not in table:
         raise ConfigError(f"{key}={name}: unknown.{nearest(name, table)} Known: {', '.join(sorted(table))}.")
     return table[name]

@@ -1,4 +1,4 @@
-"""Evaluate a run's policy: fresh seeds, unshaped rewards, no perturbation. The last line of stdout is one JSON object.
+"""Evaluate a run's policy: fresh seeds, original rewards, no perturbation. The last line of stdout is a JSON object.
 
 python -m es_rl.evaluate run=runs/HalfCheetah-v4/… episodes=20 seed=0
 """
@@ -24,21 +24,21 @@ from es_rl.run.directory import versions
 from es_rl.workers.machine import use_one_thread
 
 USAGE = "python -m es_rl.evaluate run=RUN [key=value …]   returns of a trained policy, as JSON"
-BATCH = 16  # episodes simulated side by side
+BATCH = 16  # episodes simulated at once
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    run: str = key("", "the run's directory")
-    checkpoint: str = key("last", "last, best, or the number of a generation")
-    episodes: int = key(20, "episodes", low=1)
-    seed: int = key(0, "names the initial states", low=0, high=MAX_SEED)
-    backend: str = key("gymnasium", "simulation: gymnasium (its own environment), batch, auto")
-    env: str = key("", "another environment of the same spaces; needed again for module:Id")
+    run: str = key("", "run directory")
+    checkpoint: str = key("last", "checkpoint: last, best, or a generation number")
+    episodes: int = key(20, "number of episodes", low=1)
+    seed: int = key(0, "random seed of the initial states", low=0, high=MAX_SEED)
+    backend: str = key("gymnasium", "simulation: gymnasium (any id), batch (MuJoCo tasks, fast), auto: the faster one")
+    env: str = key("", "another environment with the same spaces; must be given again for module:Id")
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb; returns the exit code."""
+    """Run the verb; return the exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(EvaluateConfig, USAGE))
     config = parse(EvaluateConfig, argv)
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths of the episodes that did not fail. Raises `EnvError` if all did."""
+    """Run the episodes and give the returns and lengths of those that did not fail. Raises `EnvError` if all failed."""
     seeds = [integer_seed(config.seed, "evaluate", episode) for episode in range(config.episodes)]
     n, trained = min(BATCH, config.episodes), agent.config
     vector = envs.make_vector(env, n, config.backend, trained.env_kwargs, trained.obs_first)

@@ -20,7 +20,7 @@ def key(
 ) -> Any:
     """Declare a key with its help text and its range: low ≤ value ≤ high, above < value < below, value in choices.
 
-    A `resumable` key may change when a run goes on: theta does not depend on it.
+    A `resumable` key may change when a run is resumed, because theta does not depend on it.
     """
     metadata = {"help": text, "low": low, "high": high, "above": above, "below": below, "choices": tuple(choices)}
     metadata |= {"resumable": resumable}
@@ -30,5 +30,5 @@ def key(
 
 
 def group(kind: type[Any], text: str) -> Any:
-    """Declare a group of keys."""
+    """Declare a group of keys: a nested dataclass with a help text."""
     return field(default_factory=kind, metadata={"help": text})

@@ -1,19 +1,19 @@
-"""Perturbations of a set of parameters, drawn again from their streams wherever they are needed. Pure functions.
+"""Perturbations of a set of parameters, drawn again from their random streams wherever needed. Pure functions.
 
 Shapes: P pairs, D parameters in all, R rank; a matrix is (m, n). Member 2i is theta + sigma*epsilon_i, member 2i+1 is
 theta − sigma*epsilon_i.
 
     dense               epsilon ~ N(0, I)                                  (Salimans et al. 2017, algorithm 1)
-    orthogonal          the epsilons of one block of pairs orthogonal to one another, their lengths kept as drawn
+    orthogonal          the epsilons of one block of pairs are made orthogonal to one another and keep their lengths
                         (Choromanski et al. 2018, arXiv 1804.02395, section 3: Gaussian orthogonal directions)
-    lowrank             epsilon = A Bᵀ/√R for a matrix, A (m, R) and B (n, R) standard normal, so that each element's
-                        standard deviation is 1 at every rank; dense for a vector   (EGGROLL: Sarkar et al. 2025,
+    lowrank             epsilon = A Bᵀ/√R for a matrix, with A (m, R) and B (n, R) standard normal; each element has
+                        standard deviation 1 at every rank; dense for a vector   (EGGROLL: Sarkar et al. 2025,
                         arXiv 2511.16652)
-    lowrank_orthogonal  the same, the columns of A of one block of pairs orthogonal to one another, and those of B
+    lowrank_orthogonal  as lowrank; in one block of pairs the columns of all A are orthogonal, and those of all B
 
-Each parameter of each pair has a stream of its own, so no array of P×D numbers is kept (orthogonal: those of a block).
+Each parameter of each pair has its own stream, so no array of P×D numbers is kept (orthogonal: only that of one block).
 
-A kind is a function that yields directions and one line in `KINDS`.
+To add a kind, write a function that yields directions and add one line to `KINDS`.
 """
 
 from __future__ import annotations
@@ -32,40 +32,40 @@ from es_rl.rng import stream
 if TYPE_CHECKING:
     import torch
 
-Shapes = Mapping[str, tuple[int, ...]]  # of the parameters, by name, in the order of the module
+Shapes = Mapping[str, tuple[int, ...]]  # shapes of the parameters, by name, in the order of the module
 Array = NDArray[np.float64]
 Dense = NDArray[np.float32]
 
-# The estimate multiplies the factors of so many pairs at a time: memory does not grow with the population.
+# `estimate` multiplies the factors of this many pairs at a time, so that memory does not grow with the population.
 PAIRS_AT_ONCE = 256
 
 
 class Factors(NamedTuple):
-    """The direction a bᵀ of a matrix (m, n); 1/√R is in a."""
+    """The direction a bᵀ of a matrix (m, n); a includes the factor 1/√R."""
 
     a: Dense  # (m, R)
     b: Dense  # (n, R)
 
 
-Directions = dict[str, Dense | Factors]  # one epsilon, by parameter name; those that are frozen are missing
+Directions = dict[str, Dense | Factors]  # one epsilon, by parameter name, without frozen parameters
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """Which noise a generation uses. A member is fully named by (Perturbation, index)."""
+    """The noise of a generation. (Perturbation, index) fully identifies a member."""
 
     kind: str = "dense"  # a name of KINDS
     sigma: float = 0.05  # standard deviation of each element's perturbation, > 0
     seed: int = 0
     generation: int = 0
-    block: int = 8  # pairs made orthogonal to one another; one chunk, so that a chunk draws its noise alone
-    rank: int = 1  # of a low-rank epsilon
-    freeze_vectors: bool = False  # biases and gains stay as they are
-    frozen: frozenset[str] = frozenset()  # names of further parameters that stay as they are
+    block: int = 8  # pairs made orthogonal to one another: one chunk, so that a chunk needs no noise of others
+    rank: int = 1  # rank of a low-rank epsilon
+    freeze_vectors: bool = False  # do not perturb biases and gains
+    frozen: frozenset[str] = frozenset()  # names of further parameters that are not perturbed
 
 
 def directions(shapes: Shapes, pairs: Sequence[int], p: Perturbation) -> Iterator[Directions]:
-    """The epsilon of each of the pairs, in order; one at a time, so that memory does not grow with their number.
+    """Yield the epsilon of each pair, in order, one at a time, so that memory does not grow with the number of pairs.
 
     Raises `ConfigError` for a rank that a matrix cannot have.
     """
@@ -74,14 +74,15 @@ def directions(shapes: Shapes, pairs: Sequence[int], p: Perturbation) -> Iterato
 
 
 def moves(name: str, shape: tuple[int, ...], p: Perturbation) -> bool:
-    """Whether a parameter of this name and shape is perturbed."""
+    """Tell whether a parameter of this name and shape is perturbed."""
     return name not in p.frozen and (len(shape) > 1 or not p.freeze_vectors)
 
 
 def matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """(m, n) of a parameter that has factors, all dimensions but the first flattened; None of a vector.
+    """Return the size (m, n) of a parameter as a matrix, or None for a vector.
 
-    Dimensions of size one in front count for nothing, and a single row or column is a vector.
+    All dimensions but the first are flattened. Leading dimensions of size one are ignored. A single row or column is
+    a vector.
     """
     while shape and shape[0] == 1:
         shape = shape[1:]
@@ -90,7 +91,7 @@ def matrix(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def check_rank(shapes: Shapes, p: Perturbation) -> None:
-    """Refuse a rank that a matrix cannot have. Raises `ConfigError`."""
+    """Raise `ConfigError` for a rank that a perturbed matrix cannot have."""
     if not p.kind.startswith("lowrank"):
         return
     for name, shape in shapes.items():
@@ -103,12 +104,12 @@ def check_rank(shapes: Shapes, p: Perturbation) -> None:
 
 
 def estimate(shapes: Shapes, pairs: Sequence[int], differences: Array, p: Perturbation) -> dict[str, Dense]:
-    """The ascent direction 1/(2 P sigma) Σ_pairs (u⁺ − u⁻) epsilon, by parameter name; what is frozen is missing.
+    """Return the ascent direction 1/(2 P sigma) Σ_pairs (u⁺ − u⁻) epsilon, by parameter name, without frozen ones.
 
-    `differences` (P,) are u⁺ − u⁻ of the `pairs` (P,), P being the pairs that count. With fixed utilities of
-    all pairs and dense noise, an unbiased estimate of the gradient of the expected utility under the perturbation
-    (Salimans et al. 2017, equation 1, antithetic). Low-rank noise is not Gaussian: there it is exact for fitness up to
-    second order, with an error of O(1/rank) beyond; the sum over pairs is one matrix product (Sarkar et al. 2025).
+    `differences` (P,) are u⁺ − u⁻ of `pairs` (P,), the pairs that count. With fixed utilities, all pairs and dense
+    noise, this is an unbiased estimate of the gradient of the expected utility under the perturbation (Salimans et al.
+    2017, equation 1, antithetic). Low-rank noise is not Gaussian. With it, the estimate is exact for fitness up to
+    second order and has an error of O(1/rank) beyond; the sum over pairs is one matrix product (Sarkar et al. 2025).
     """
     total = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if moves(name, shape, p)}
     waiting: dict[str, list[Factors]] = {name: [] for name in total}
@@ -129,14 +130,14 @@ def estimate(shapes: Shapes, pairs: Sequence[int], differences: Array, p: Pertur
 
 
 def explicit(direction: Dense | Factors, shape: tuple[int, ...]) -> Dense:
-    """A direction as an array of the parameter's shape."""
+    """Return a direction as an array of the parameter's shape."""
     if isinstance(direction, Factors):
         return (direction.a @ direction.b.T).reshape(shape)
     return direction
 
 
 def member_weights(module: torch.nn.Module, member: int, p: Perturbation) -> dict[str, torch.Tensor]:
-    """The parameters of one member, explicitly: for oracles, and for a fitness that looks at one member at a time."""
+    """Return all parameters of one member, as a reference or for a fitness that takes one member at a time."""
     import torch
 
     parameters = {name: value.detach() for name, value in module.named_parameters()}
@@ -151,7 +152,7 @@ def member_weights(module: torch.nn.Module, member: int, p: Perturbation) -> dic
 
 
 def _add_products(total: Dense, factors: list[Factors]) -> None:
-    """Add Σ a bᵀ to the total, and empty the list."""
+    """Add Σ a bᵀ to `total` and empty the list."""
     if factors:
         a, b = (np.concatenate(side, axis=1) for side in zip(*factors, strict=True))  # (m, P·R), (n, P·R)
         total += (a @ b.T).reshape(total.shape)
@@ -159,7 +160,7 @@ def _add_products(total: Dense, factors: list[Factors]) -> None:
 
 
 def _dense(shapes: Shapes, pair: int, p: Perturbation) -> Directions:
-    """Independent standard normal numbers."""
+    """Draw a direction of independent standard normal numbers."""
     return {
         name: _normal(p, pair, index, shape)
         for index, (name, shape) in enumerate(shapes.items())
@@ -168,7 +169,7 @@ def _dense(shapes: Shapes, pair: int, p: Perturbation) -> Directions:
 
 
 def _lowrank(shapes: Shapes, pair: int, p: Perturbation) -> Directions:
-    """Independent standard normal factors, or numbers."""
+    """Draw a direction of independent standard normal factors; vectors are dense."""
     return {
         name: factors(p, pair, index, shape)
         for index, (name, shape) in enumerate(shapes.items())
@@ -177,7 +178,7 @@ def _lowrank(shapes: Shapes, pair: int, p: Perturbation) -> Directions:
 
 
 def factors(p: Perturbation, pair: int, index: int, shape: tuple[int, ...]) -> Dense | Factors:
-    """The low-rank direction of one parameter, the `index`-th of the module."""
+    """Draw the low-rank direction of the `index`-th parameter of the module; a vector's is dense."""
     if (size := matrix(shape)) is None:
         return _normal(p, pair, index, shape)
     m, n = size
@@ -190,7 +191,7 @@ def _normal(p: Perturbation, pair: int, index: int, shape: tuple[int, ...]) -> D
 
 
 def parameter_stream(p: Perturbation, pair: int, index: int) -> np.random.Generator:
-    """The stream that a pair's noise for the `index`-th parameter is drawn from."""
+    """Return the stream of a pair's noise for the `index`-th parameter."""
     return stream(p.seed, "noise", p.generation, pair, index)
 
 
@@ -199,7 +200,10 @@ def _independent(draw: Callable[[Shapes, int, Perturbation], Directions]) -> Any
 
 
 def _in_blocks(orthogonal: Callable[[list[Directions]], list[Directions]], draw: Any) -> Any:
-    """Blocks are drawn whole, each only once if `pairs` ascend: a direction depends on those before it in its block."""
+    """Return a kind that draws whole blocks, as a direction depends on those before it in its block.
+
+    If `pairs` ascend, each block is drawn only once.
+    """
 
     def kind(shapes: Shapes, pairs: Sequence[int], p: Perturbation) -> Iterator[Directions]:
         block, drawn = -1, list[Directions]()
@@ -216,9 +220,9 @@ def _in_blocks(orthogonal: Callable[[list[Directions]], list[Directions]], draw:
 
 
 def _orthogonal_whole(drawn: list[Directions]) -> list[Directions]:
-    """Each direction's parameters taken together as one vector."""
+    """Make directions orthogonal to one another, each seen as one vector of all its parameters."""
     if not drawn[0]:
-        return drawn  # all is frozen
+        return drawn  # every parameter is frozen
     flat = [np.concatenate([np.reshape(value, -1) for value in directions.values()]) for directions in drawn]
     rows = orthogonalize(np.stack(flat))
     shapes = {name: np.shape(value) for name, value in drawn[0].items()}
@@ -230,7 +234,7 @@ def _orthogonal_whole(drawn: list[Directions]) -> list[Directions]:
 
 
 def _orthogonal_factors(drawn: list[Directions]) -> list[Directions]:
-    """The columns of each side of each matrix's factors."""
+    """Make the columns of all a of a matrix orthogonal to one another, and those of all b."""
     result = [dict(directions) for directions in drawn]
     for name, value in drawn[0].items():
         if isinstance(value, Factors):
@@ -241,16 +245,16 @@ def _orthogonal_factors(drawn: list[Directions]) -> list[Directions]:
 
 
 def _orthogonal_columns(sides: list[Dense]) -> list[Dense]:
-    """Arrays (m, R) whose columns are orthogonal to one another, all arrays taken together."""
+    """Make the columns of all arrays (m, R) orthogonal to one another."""
     columns = orthogonalize(np.concatenate([side.T for side in sides]))
     return [np.ascontiguousarray(part.T) for part in np.split(columns, len(sides))]
 
 
 def orthogonalize(rows: Dense) -> Dense:
-    """Rows (n, D) of the same lengths, mutually orthogonal within each run of D rows (no more can be in D dimensions).
+    """Make rows (n, D) orthogonal to one another within each group of D rows (the most possible); keep their lengths.
 
-    Gram-Schmidt in float64, each row swept twice ("twice is enough": Giraud et al. 2005), which leaves each row's
-    direction uniform and independent of its length.
+    Gram-Schmidt in float64 with two sweeps per row ("twice is enough": Giraud et al. 2005). Each row's direction stays
+    uniform and independent of its length.
     """
     n, size = rows.shape  # (n, D)
     result = rows.astype(np.float64)

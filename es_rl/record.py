@@ -1,4 +1,4 @@
-"""Film a run's policy: an mp4 small enough for a chat, and a GIF if asked. No screen is needed.
+"""Film a run's policy: write an mp4 small enough for a chat, and a GIF on request. No screen is needed.
 
 python -m es_rl.record run=runs/HalfCheetah-v4/… out=videos/cheetah.mp4
 """
@@ -28,17 +28,17 @@ USAGE = "python -m es_rl.record run=RUN [key=value …]   a video of a trained p
 
 @dataclass(frozen=True)
 class RecordConfig:
-    run: str = key("", "the run's directory")
-    checkpoint: str = key("last", "last, best, or the number of a generation")
-    out: str = key("", "the mp4; default: RUN/videos/ENV-GENERATION.mp4")
-    gif: str = key("", "a GIF besides, of the first seconds; default: none")
-    seconds: float = key(12.0, "length; episodes follow one another until it is full", above=0, high=600)
-    seed: int = key(0, "names the initial states", low=0, high=MAX_SEED)
-    env: str = key("", "another environment of the same spaces; needed again for module:Id")
+    run: str = key("", "run directory")
+    checkpoint: str = key("last", "checkpoint: last, best, or a generation number")
+    out: str = key("", "mp4 file to write; default: RUN/videos/ENV-GENERATION.mp4")
+    gif: str = key("", "GIF file to write as well, of the first seconds; default: none")
+    seconds: float = key(12.0, "length of the video, filled with one episode after another", above=0, high=600)
+    seed: int = key(0, "random seed of the initial states", low=0, high=MAX_SEED)
+    env: str = key("", "another environment with the same spaces; must be given again for module:Id")
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb; returns the exit code."""
+    """Run the verb; return the exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(RecordConfig, USAGE))
     config = parse(RecordConfig, argv)
@@ -60,13 +60,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def in_background(argv: Sequence[str]) -> None:
-    """The verb as a process of its own beside a training, which it lets go first."""
+    """Run the verb in a separate process during training, at a lower priority than the training."""
     os.nice(10)
     cli.run(main, argv)
 
 
 class Films:
-    """Films a run's checkpoints in a process of its own while training goes on; one at a time."""
+    """Videos of a run's checkpoints, made one at a time in a separate process while training goes on."""
 
     def __init__(
         self, run: Path, config: Config, *, say: Callable[[str], None], done: Callable[[Path, int], None]
@@ -77,7 +77,7 @@ class Films:
         self._next = config.video.every
 
     def poll(self, saver: Checkpointer) -> None:
-        """Take a finished film; start the next if its generation has come, after having it saved."""
+        """Collect a finished film. If the next one is due, save a checkpoint and start to film it."""
         if self._process is not None and self._process.exitcode is not None:
             self._take()
             saver.pinned = None
@@ -88,7 +88,7 @@ class Films:
             self._start(generation, saver.progress.steps)
 
     def finish(self, saver: Checkpointer, check: Callable[[], None]) -> None:
-        """The film of the last checkpoint, waited for; `check` may raise to give up."""
+        """Film the last checkpoint and wait for the film; `check` may raise to give up."""
         if self._config.video.every < 0:
             return
         self._wait(check)
@@ -96,7 +96,7 @@ class Films:
         self._wait(check)
 
     def close(self) -> None:
-        """End a film that is not finished."""
+        """Kill the process of an unfinished film and delete its partial files."""
         if self._process is not None:
             kill_process(self._process)
             self._process = None

@@ -1,8 +1,8 @@
-"""All randomness: counter-based streams, each named by what it is for.
+"""All randomness: counter-based random streams, each named by its seed, purpose and indices.
 
 A stream is a Philox generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Its key is
-(seed, purpose), the upper three words of its counter are the indices, and the lowest word counts the blocks drawn. Two
-streams of different names therefore never overlap, and any stream can be opened anywhere, at any time, by its name.
+(seed, purpose). The upper three words of its counter are the indices; the lowest word counts the blocks drawn.
+Streams with different names therefore never overlap. Any stream can be opened anywhere, at any time, by its name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 MAX_SEED = 2**63 - 1
 
-# Codes are part of the bits of every run: add, never renumber.
+# The random numbers of every run depend on these codes: add new ones, never renumber.
 PURPOSES = {
     "noise": 1,
     "episode": 2,
@@ -33,7 +33,7 @@ PURPOSES = {
 
 
 class _Key(ISeedSequence):
-    """The key of a stream. Given as `key=` it would be the same, but NumPy asks the system for entropy first."""
+    """The key of a stream. Philox's `key=` would do the same, but NumPy would first ask the system for entropy."""
 
     def __init__(self, seed: int, purpose: str) -> None:
         self._words = np.array([seed, PURPOSES[purpose]], dtype=np.uint64)
@@ -42,13 +42,13 @@ class _Key(ISeedSequence):
         return self._words
 
 
-_key: Any = lru_cache(_Key)  # of a (seed, purpose); Any, since NumPy's types know no sequence but its own
+_key: Any = lru_cache(_Key)  # by (seed, purpose); Any, because NumPy's types accept only its own SeedSequence
 
 
 def stream(seed: int, purpose: str, *indices: int) -> np.random.Generator:
-    """The random stream of a purpose and up to three indices, such as (generation, pair, parameter).
+    """Return the random stream of a purpose and up to three indices, such as (generation, pair, parameter).
 
-    `seed` lies in [0, MAX_SEED] and 0 is a seed like any other; indices are non-negative. Raises ValueError.
+    `seed` lies in [0, MAX_SEED]; 0 has no special meaning. Indices are non-negative. Raises ValueError otherwise.
     """
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed={seed}: must lie between 0 and {MAX_SEED}")
@@ -60,5 +60,5 @@ def stream(seed: int, purpose: str, *indices: int) -> np.random.Generator:
 
 
 def integer_seed(seed: int, purpose: str, *indices: int) -> int:
-    """A 31-bit integer from a stream, for libraries that take a seed, such as Gymnasium's `reset(seed=…)`."""
+    """Return a 31-bit integer from a stream, for libraries that take a seed, such as Gymnasium's `reset(seed=…)`."""
     return int(stream(seed, purpose, *indices).integers(2**31))

@@ -3,7 +3,7 @@
     python -m es_rl.train env=HalfCheetah-v4 minutes=4
     python -m es_rl.train resume=runs/HalfCheetah-v4/… minutes=8
 
-The composition root: it wires environments, policy and workers together; `es_rl.run.loop` does the rest.
+The composition root: it connects environments, policy and workers. `es_rl.run.loop` does the rest.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Ctrl-C or SIGTERM saves a checkpoint and leaves."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb; returns the exit code."""
+    """Run the verb; return the exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(Config, USAGE))
     resumed, keys = rundir.resumed(argv)
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _prepare(config: Config, run: Path, workers: Workers, say: Callable[[str], None]) -> Training:
-    """The environment, the policy, who rolls it out, and the films."""
+    """Make the policy, the task that evaluates it in the environment, and the films."""
     spec = probe(workers, config)
     for text in spec.warnings:
         say(f"warning: {text}")
@@ -91,7 +91,7 @@ def _prepare(config: Config, run: Path, workers: Workers, say: Callable[[str], N
 
 
 def _check_names(config: Config) -> None:
-    """Refuse names that no registry has, before anything is made. Raises `ConfigError`."""
+    """Raise `ConfigError` for a name that its registry does not have, before anything is created."""
     lookup(POLICIES, config.policy, "policy")
     lookup(BACKENDS | {"auto": None}, config.backend, "backend")
     lookup(KINDS, config.es.noise, "es.noise")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import es_rl
-from es_rl.trainer.callbacks import EarlyStopping, Print
+from es_rl.callbacks import EarlyStopping, Print
 
 EPISODES = 3  # of each member
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import es_rl
-from es_rl.trainer.callbacks import Print
+from es_rl.callbacks import Print
 
 BATCH = 256
 

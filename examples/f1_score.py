@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 import es_rl
-from es_rl.trainer.callbacks import Print
+from es_rl.callbacks import Print
 
 
 def f1(said, truth):

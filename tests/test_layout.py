@@ -17,7 +17,7 @@ ORDER = [
     ["es", "population", "envs", "policies", "rewards", "workers"],
     ["run"],
     ["rl", "text", "llm", "trainer"],
-    ["cli", "train", "evaluate", "record", "compare", "sweep"],
+    ["callbacks", "cli", "train", "evaluate", "record", "compare", "sweep"],
 ]
 # Rooms that know those beside them, one way only.
 BESIDE = {"policies": {"population"}}

@@ -1,5 +1,6 @@
 """Evolution strategies: ask for the members of a generation, tell their fitness, get the next state."""
 
+from es_rl.es.config import EsConfig, OptimConfig
 from es_rl.es.diagnostics import UpdateStats, effective_rank, fitness_metrics
 from es_rl.es.strategy import (
     ESParams,
@@ -19,8 +20,10 @@ from es_rl.es.strategy import (
 __all__ = [
     "ESParams",
     "ESState",
+    "EsConfig",
     "Generation",
     "MemberScores",
+    "OptimConfig",
     "UpdateStats",
     "arrays",
     "ask",

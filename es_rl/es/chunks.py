@@ -1,24 +1,25 @@
-"""How a population is cut into chunks, the members of one job, and chunks into the shares of workers."""
+"""The sizes of chunks, the members that are computed together, and the division of members into jobs for workers."""
 
 from __future__ import annotations
 
-TOGETHER = 64  # simulations side by side in a worker, above which it takes no further chunk
+TOGETHER = 64  # most simulations of a default chunk; a worker that runs this many takes no further chunk
 
 
-TOGETHER_CENTRAL = 1024  # of a chunk of central inference
+TOGETHER_CENTRAL = 1024  # most simulations of a default chunk with central inference
 
 
-WORTHWHILE = 8  # members of a chunk of a small population, or half of it
+WORTHWHILE = 8  # members of a default chunk of a small population; about half the population if that is fewer
 
 
-LARGE = 256  # members of a population that keeps eight workers busy, smaller ones four
+LARGE = 256  # a population of this many members is cut into eight chunks or more; a smaller one into four or more
 
 
 def default_chunk(population: int, episodes: int, *, central: bool = False) -> int:
-    """Members of a chunk of at most so many simulations, all chunks as equal as can be.
+    """Return the default number of members in a chunk: even, limited in simulations, with chunks of about equal size.
 
-    A share of the population, so that work spreads over workers, but of a small one half, since a step of a few
-    simulations costs nearly as much as one of many. Half where one place acts for them all, and two chunks take turns.
+    A chunk is a fraction of the population, so that work spreads over workers. In a small population it is up to half,
+    because a step of a few simulations costs nearly as much as a step of many. With `central` inference it is half, so
+    that two chunks take turns.
     """
     spread = max(population // (4 if population < LARGE else 8), min(-(-population // 4) * 2, WORTHWHILE))
     share, together = (population // 2, TOGETHER_CENTRAL) if central else (spread, TOGETHER)
@@ -28,7 +29,7 @@ def default_chunk(population: int, episodes: int, *, central: bool = False) -> i
 
 
 def idle_workers(population: int, chunk: int, workers: int) -> str:
-    """What to tell whoever has more workers than there are chunks for them; nothing if there are enough."""
+    """Return a warning if there are fewer chunks than workers, else an empty string."""
     chunks = -(-population // chunk)
     if chunks >= workers:
         return ""
@@ -38,10 +39,10 @@ def idle_workers(population: int, chunk: int, workers: int) -> str:
 
 
 def divide(members: range, workers: int, most: int) -> list[range]:
-    """Parts of the members, of at most so many and an even number each, as jobs for workers.
+    """Divide the members into jobs for workers, each of an even number of members, at most `most`.
 
-    Half of the members in four for each worker, a quarter in as many, and the last quarter in smaller ones still: the
-    smaller the last parts are, the less does one worker wait for another, and each part costs something.
+    Each worker gets about four jobs from the first half of the members, four from the next quarter and eight from the
+    last quarter. Small jobs at the end shorten the wait for the slowest worker, but every job has a cost.
     """
     n, parts, start = len(members), [], 0
     for i, end in enumerate((n // 4 * 2, n // 8 * 6, n)):

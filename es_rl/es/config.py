@@ -11,25 +11,27 @@ from es_rl.keys import key
 
 @dataclass(frozen=True)
 class EsConfig:
-    noise: str = key("dense", "perturbations: dense, orthogonal, lowrank, lowrank_orthogonal")
-    rank: int = key(1, "of low-rank perturbations", low=1)
-    noise_reuse: int = key(1, "generations that share their perturbations; 1: fresh ones each generation", low=1)
-    freeze_vectors: bool = key(False, "biases and gains stay as they are, only matrices move")
-    population: int = key(64, "members of a generation, an even number (antithetic pairs)", low=2)
+    noise: str = key("dense", "kind of perturbations: dense, orthogonal, lowrank, lowrank_orthogonal")
+    rank: int = key(1, "rank of low-rank perturbations", low=1)
+    noise_reuse: int = key(1, "use the same perturbations for this many generations in a row", low=1)
+    freeze_vectors: bool = key(False, "train matrices only; keep biases and gains fixed")
+    population: int = key(64, "members of a generation; even, because they come in antithetic pairs", low=2)
     steps: int | None = key(
-        None, "environment steps that a generation is to have: the population grows until it has about so many", low=1
+        None, "grow the population until a generation takes about this many environment steps; default: do not", low=1
     )
-    population_max: int | None = key(None, "members that it may grow to; default: 16 times es.population", low=2)
+    population_max: int | None = key(
+        None, "most members that the population grows to with es.steps; default: 16 times es.population", low=2
+    )
     sigma: float = key(0.05, "standard deviation of the perturbation of each parameter", above=0)
-    sigma_decay: float = key(1.0, "sigma is multiplied by this after each generation", above=0, high=1)
+    sigma_decay: float = key(1.0, "multiply sigma by this after each generation", above=0, high=1)
     shaping: str = key("centered_ranks", "fitness to utilities: centered_ranks, zscore, normalized, sign, raw")
-    top: int | None = key(None, "pairs that count, the best ones (ARS); default: all", low=1)
+    top: int | None = key(None, "use only this many pairs of es.population, the best ones (ARS); default: all", low=1)
     episodes: int = key(1, "episodes of each member; fitness is their mean", low=1)
-    limit: int | None = key(None, "steps after which episodes of training are cut off at first; default: never", low=1)
-    limit_growth: float = key(1.01, "es.limit is multiplied by this after each generation", low=1)
-    reward_shift: float = key(0.0, "subtracted from each step's reward in training (an alive bonus)")
+    limit: int | None = key(None, "cap training episodes at this many steps at first; default: no cap", low=1)
+    limit_growth: float = key(1.01, "multiply the cap of es.limit by this after each generation", low=1)
+    reward_shift: float = key(0.0, "subtract this from each step's reward in training (an alive bonus)")
     max_failed: float = key(
-        0.5, "share of failed members in a generation above which the run stops", low=0, high=1, resumable=True
+        0.5, "stop the run if more than this share of a generation's members fails", low=0, high=1, resumable=True
     )
 
 
@@ -37,28 +39,28 @@ class EsConfig:
 class OptimConfig:
     name: str = key("adam", "optimiser: sgd, adam, adamw, clipup")
     lr: float = key(0.02, "learning rate", above=0)
-    lr_decay: float = key(1.0, "lr is multiplied by this after each generation", above=0, high=1)
-    weight_decay: float = key(0.0, "pull of theta towards zero", low=0)
-    momentum: float = key(0.9, "of sgd and clipup", low=0, high=1)
-    beta1: float = key(0.9, "of adam and adamw", low=0, below=1)
-    beta2: float = key(0.999, "of adam and adamw", low=0, below=1)
-    eps: float = key(1e-8, "of adam and adamw", above=0)
-    max_speed: float | None = key(None, "of clipup: largest step of theta; default: twice lr", above=0)
+    lr_decay: float = key(1.0, "multiply lr by this after each generation", above=0, high=1)
+    weight_decay: float = key(0.0, "strength of the pull of theta towards zero", low=0)
+    momentum: float = key(0.9, "momentum of sgd and clipup", low=0, high=1)
+    beta1: float = key(0.9, "adam and adamw: decay rate of the mean of the gradient", low=0, below=1)
+    beta2: float = key(0.999, "adam and adamw: decay rate of the mean of the squared gradient", low=0, below=1)
+    eps: float = key(1e-8, "adam and adamw: added to the denominator of a step", above=0)
+    max_speed: float | None = key(None, "clipup: largest norm of a step of theta; default: twice lr", above=0)
 
 
-# Keys of the strategy that are about the episodes of environments.
+# Keys of the strategy that only make sense with environments.
 EPISODIC = ("steps", "population_max", "episodes", "limit", "limit_growth", "reward_shift")
 
 
 def refuse_episodic(names: Iterable[str], prefix: str = "") -> None:
-    """Refuse keys that mean nothing where there are no episodes. Raises `ConfigError`."""
+    """Raise `ConfigError` for keys that only make sense with environments."""
     for name in names:
         if name.startswith(prefix) and name.removeprefix(prefix) in EPISODIC:
             raise ConfigError(f"{name}: is about the episodes of environments, of which there are none. Leave it out.")
 
 
 def check_pairs(es: EsConfig, prefix: str) -> None:
-    """Refuse numbers of members that cannot be. Raises `ConfigError`, with the keys' names behind the prefix."""
+    """Raise `ConfigError` for impossible numbers of members or pairs; `prefix` begins the keys' names in messages."""
     if es.population % 2:
         raise ConfigError(
             f"{prefix}population={es.population}: members come in antithetic pairs, so it must be even: "

@@ -1,4 +1,4 @@
-"""What a generation and its update did, in numbers for the log."""
+"""Statistics of a generation and its update, for the log."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-GRAM_SIDE = 512  # of a matrix whose singular values are looked at
+GRAM_SIDE = 512  # `effective_rank` skips matrices whose smaller side exceeds this
 
 
 @dataclass(frozen=True)
 class UpdateStats:
-    """What one update did, for the log."""
+    """Statistics of one update."""
 
     update_norm: float  # ‖theta' − theta‖
-    gradient_norm: float  # of the estimate
-    failed: int  # members
-    flat: bool  # all utilities equal: nothing could be learnt
+    gradient_norm: float  # norm of the estimate
+    failed: int  # failed members
+    flat: bool  # both members of every pair have equal utility: theta stays the same
     agreement: float | None  # cosine between the estimates of two halves of the pairs; None if they are not independent
-    effective_rank: float | None  # of theta' − theta, mean over its matrices; None if there is none that moved
+    effective_rank: float | None  # of theta' − theta, mean over its matrices; None if no matrix changed
 
     def metrics(self) -> dict[str, Any]:
-        """For the log."""
+        """Return the statistics by their names in the log."""
         return {
             "update/norm": self.update_norm,
             "update/effective_rank": self.effective_rank,
@@ -36,17 +36,17 @@ class UpdateStats:
 
 
 def fitness_metrics(fitness: NDArray[np.float64]) -> dict[str, float | None]:
-    """Statistics of those that did not fail, for the log; None if all did."""
+    """Return statistics of the members that did not fail, by their names in the log; None if all failed."""
     sound = fitness[np.isfinite(fitness)]
     statistics: dict[str, Any] = {"mean": np.mean, "max": np.max, "min": np.min, "std": np.std}
     return {f"fitness/{name}": float(f(sound)) if sound.size else None for name, f in statistics.items()}
 
 
 def effective_rank(changes: Iterable[Tensor]) -> float | None:
-    """(Σ s²)²/Σ s⁴ of the singular values s, between 1 and the rank; mean over the matrices that are not zero.
+    """Return (Σ s²)²/Σ s⁴ of the singular values s, the mean over non-zero matrices; `None` if there are none.
 
-    The participation ratio: how many directions share the change. Of matrices with a side of at most `GRAM_SIDE`: of
-    larger ones it would take as long as the update. `None` if there is none.
+    This is the participation ratio, between 1 and the rank: how many directions share the change. Matrices whose
+    smaller side exceeds `GRAM_SIDE` are skipped, because they would take as long as the update.
     """
     ranks = []
     for change in changes:

@@ -1,6 +1,7 @@
 """Ascent on theta by an optimiser of torch.optim, or by ClipUp, as one pure function `step`.
 
-An optimiser = one line in `OPTIMIZERS`: a function of (parameters, settings) that builds a torch optimiser.
+To add an optimiser, add one line to `OPTIMIZERS`: a function of (parameters, settings, lr) that builds a torch
+optimiser.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ Named = Mapping[str, Tensor]
 class ClipUp(torch.optim.Optimizer):
     """Normalised gradient with momentum and a speed limit (Toklu et al. 2020, arXiv 2008.02387, algorithm 1).
 
-    v ← momentum·v + lr·g/‖g‖, then ‖v‖ is clipped to `max_speed`, theta ← theta + v; norms over all parameters.
-    With weight decay, g is first g − weight_decay·theta. A zero g leaves only the momentum.
+    v ← momentum·v + lr·g/‖g‖; then ‖v‖ is clipped to `max_speed` and theta ← theta + v. Norms are over all parameters.
+    With weight decay, g is replaced by g − weight_decay·theta. If g is zero, only the momentum remains.
     """
 
     def __init__(
@@ -79,9 +80,9 @@ OPTIMIZERS: dict[str, Callable[[list[Tensor], OptimConfig, float], torch.optim.O
 def step(
     theta: Named, update: Named, state: Named, *, config: OptimConfig, lr: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """theta and the optimiser's state after one ascent step along `update`; the arguments are left as they were.
+    """Return theta and the optimiser's state after one ascent step along `update`. The arguments are not changed.
 
-    `state` maps `parameter/entry` (such as `0.weight/exp_avg`) to a tensor and is empty before the first step.
+    `state` maps `parameter/entry` (such as `0.weight/exp_avg`) to a tensor. It is empty before the first step.
     """
     params = {name: value.clone() for name, value in theta.items()}
     optimizer = lookup(OPTIMIZERS, config.name, "optim.name")(list(params.values()), config, lr)

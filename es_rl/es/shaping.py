@@ -1,10 +1,10 @@
-"""Fitness → utilities: how much each member is to move the mean. Pure functions.
+"""Fitness → utilities: how much each member moves theta. Pure functions.
 
-Shapes: M members, member 2i and 2i+1 are the pair i. Fitness is higher-is-better; NaN and ±inf mark a failed member,
-which is judged as the worst finite one (by rank: as worse than every finite one).
+Shapes: M members; members 2i and 2i+1 are pair i. Higher fitness is better. NaN and ±inf mark a failed member. It
+counts as the worst finite one; for shapings by rank, as worse than every finite one.
 
-A shaping is a function (M,) → (M,) and one line in `SHAPINGS`, with its name in `BY_ORDER` if it looks at the order
-alone; it may rely on finite input.
+To add a shaping, write a function (M,) → (M,) and add one line to `SHAPINGS`. Add its name to `BY_ORDER` if it uses
+only the order of the fitness. It may rely on finite input.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ Array = NDArray[np.float64]
 
 
 def centered_ranks(fitness: Array) -> Array:
-    """rank/(M−1) − 1/2, in [−1/2, 1/2]; equal fitness shares its mean rank (Salimans et al. 2017, section 2.1)."""
+    """Return rank/(M−1) − 1/2, with ranks from 0 on; ties share their mean rank (Salimans et al. 2017, section 2.1)."""
     return (_mean_ranks(fitness) - 1) / (len(fitness) - 1) - 0.5
 
 
 def _mean_ranks(values: Array) -> Array:
-    """Return ranks (M,) from 1 on; equal values share the mean of theirs. (SciPy's takes a second to import.)"""
+    """Return ranks (M,) from 1 on; equal values share their mean rank. (SciPy's version takes a second to import.)"""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     last: Array = counts.cumsum()
     return (last - (counts - 1) / 2)[places]
 
 
 def zscore(fitness: Array) -> Array:
-    """(f − mean)/std; with `es.top` the scaling of ARS (Mania et al. 2018, equation 4)."""
+    """Return (f − mean)/std. With `es.top` this is the scaling of ARS (Mania et al. 2018, equation 4)."""
     return _divided(fitness - fitness.mean(), fitness.std(), fitness)
 
 
 def normalized(fitness: Array) -> Array:
-    """Fitness mapped linearly to [−1/2, 1/2], worst to best."""
+    """Map fitness linearly to [−1/2, 1/2], worst to best."""
     return _divided(fitness - (fitness.min() + fitness.max()) / 2, np.ptp(fitness), fitness)
 
 
 def sign(fitness: Array) -> Array:
-    """±1/2: which member of each pair is the better one; 0 for a tie."""
+    """Return 1/2 for the better member of each pair and −1/2 for the other; 0 for a tie."""
     plus = np.sign(fitness[0::2] - fitness[1::2]) / 2
     return np.stack([plus, -plus], axis=1).reshape(-1)
 
 
 def raw(fitness: Array) -> Array:
-    """Fitness as it is."""
+    """Return the fitness unchanged."""
     return fitness
 
 
@@ -61,16 +61,16 @@ SHAPINGS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-# Those that look at nothing but the order: for them a failed member is worse than every other.
+# Shapings that use only the order of the fitness. For them a failed member is worse than every finite one.
 BY_ORDER = {"centered_ranks", "sign"}
 
 
 def utilities(fitness: Array, *, shaping: str, top: int) -> tuple[Array, NDArray[np.int64]]:
-    """Utilities (M,) and the pairs (top,) that count, ascending; the members of all other pairs get utility 0.
+    """Return utilities (M,) and the pairs (top,) that count, ascending; members of all other pairs get utility 0.
 
-    `top` pairs with the best better member are kept (ARS V1-t, V2-t); `top = M/2` keeps all. Failed members are
-    replaced by one value below every finite fitness for the choice of pairs and for ranks, by the worst finite fitness
-    for shapings that use the value itself. Equal fitness everywhere, or no finite fitness at all, gives zeros.
+    The `top` pairs with the best better member count (ARS V1-t, V2-t); `top = M/2` keeps all. Failed members get the
+    worst finite fitness. For the choice of pairs, and for shapings in `BY_ORDER`, they get a value below it. All
+    utilities are zero if no fitness is finite or, except with `raw`, if all fitness is equal.
     """
     members = len(fitness)  # M
     if members == 0 or members % 2:
@@ -93,6 +93,6 @@ def utilities(fitness: Array, *, shaping: str, top: int) -> tuple[Array, NDArray
 
 
 def _divided(values: Array, scale: float, fitness: Array) -> Array:
-    """values/scale, and zeros where the scale is too small to be more than rounding of the fitness."""
+    """Return values/scale, or zeros if the scale is so small that it is only rounding error of the fitness."""
     floor = 1e-12 * float(np.abs(fitness).max())
     return values / scale if scale > floor else np.zeros_like(values)

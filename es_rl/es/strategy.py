@@ -1,7 +1,7 @@
-"""The evolution strategy: ask for the members of a generation, tell their fitness, get the next state. Pure.
+"""The evolution strategy: ask for the members of a generation, tell their fitness, get the next state. Pure functions.
 
-Antithetic evolution strategy (Salimans et al. 2017, algorithm 2) with any perturbation, shaping and optimiser; with
-`top` pairs and z-scores it is ARS (Mania et al. 2018, algorithm 2).
+This is the antithetic evolution strategy (Salimans et al. 2017, algorithm 2) with any perturbation, shaping and
+optimiser. With `top` pairs and z-scores it is ARS (Mania et al. 2018, algorithm 2).
 """
 
 from __future__ import annotations
@@ -23,50 +23,50 @@ from es_rl.es.diagnostics import UpdateStats, effective_rank, norm
 from es_rl.es.shaping import utilities
 from es_rl.noise import Perturbation, Shapes, check_rank, estimate
 
-MAX_LIMIT = 10**9  # times es.limit: as good as none
-GROWTH = 16  # times es.population, to which it may grow
+MAX_LIMIT = 10**9  # episodes are not cut off any more once es.limit has grown by this factor
+GROWTH = 16  # default of es.population_max, as a multiple of es.population
 
 
 @dataclass(frozen=True)
 class ESParams:
-    """What stays fixed during a run."""
+    """Settings that stay fixed during a run."""
 
     es: EsConfig
     optim: OptimConfig
     seed: int
-    chunk: int  # members of a chunk, even
-    frozen: frozenset[str] = frozenset()  # names of parameters that stay as they are
+    chunk: int  # members of a chunk; even
+    frozen: frozenset[str] = frozenset()  # names of parameters that are not trained
 
     @classmethod
     def of(cls, config: Any) -> ESParams:
-        """Those of a resolved configuration of any kind of training."""
+        """Return the settings of a resolved configuration of any kind of training."""
         assert config.chunk is not None
         return cls(config.es, config.optim, config.seed, config.chunk)
 
 
 @dataclass(frozen=True)
 class ESState:
-    """What moves: exactly what a checkpoint holds of the strategy. A generation is a pure function of it."""
+    """The changing state of the strategy, exactly as a checkpoint holds it. A generation is a pure function of it."""
 
-    generation: int  # generations told so far
+    generation: int  # number of finished generations
     theta: dict[str, Tensor]  # mean parameters, by name
-    buffers: dict[str, Tensor]  # of the policy: the observation statistics
-    optim: dict[str, Tensor]  # the optimiser's, by parameter/entry
+    buffers: dict[str, Tensor]  # buffers of the policy: the observation statistics
+    optim: dict[str, Tensor]  # state of the optimiser, by parameter/entry
 
 
 @dataclass(frozen=True)
 class MemberScores:
-    """What a generation's members have shown."""
+    """Results of the members of a generation."""
 
     fitness: NDArray[np.float64]  # (M,); NaN: failed
-    buffers: dict[str, Tensor]  # the policy's, moved by what was seen
-    steps: int  # of the environments, or tokens
+    buffers: dict[str, Tensor]  # buffers of the policy, updated by this generation's observations
+    steps: int  # environment steps, or tokens
     metrics: dict[str, Any]  # for the log
 
 
 def init(module: nn.Module) -> ESState:
-    """The state before the first generation: a module's parameters and buffers as they are."""
-    whole = torch.contiguous_format  # whatever the order in which a module holds them
+    """Return the state before the first generation: a module's current parameters and persistent buffers."""
+    whole = torch.contiguous_format  # whatever the memory layout of the module's tensors
     theta = {name: value.detach().clone(memory_format=whole) for name, value in module.named_parameters()}
     kept = module.state_dict().keys()
     buffers = {name: value.clone(memory_format=whole) for name, value in module.named_buffers() if name in kept}
@@ -74,17 +74,17 @@ def init(module: nn.Module) -> ESState:
 
 
 def arrays(state: ESState) -> dict[str, NDArray[Any]]:
-    """Parameters and buffers by name, as they are sent to workers; no copies."""
+    """Return parameters and buffers by name, as they are sent to workers, without a copy."""
     return {name: value.numpy() for name, value in {**state.theta, **state.buffers}.items()}
 
 
 def check(params: ESParams, state: ESState) -> None:
-    """Refuse perturbations that these parameters cannot have. Raises `ConfigError`."""
+    """Raise `ConfigError` for perturbations that these parameters cannot have."""
     check_rank({name: tuple(value.shape) for name, value in state.theta.items()}, perturbation(params, 0))
 
 
 def perturbation(params: ESParams, generation: int) -> Perturbation:
-    """The noise of a generation."""
+    """Return the noise of a generation."""
     es = params.es
     return Perturbation(
         kind=es.noise,
@@ -99,9 +99,9 @@ def perturbation(params: ESParams, generation: int) -> Perturbation:
 
 
 def limit(params: ESParams, generation: int) -> int | None:
-    """Steps after which the episodes of a generation are cut off; None: they run to their end.
+    """Return the number of steps after which a generation's episodes are cut off, or None for no limit.
 
-    Short episodes teach the beginnings many times over before whole ones are played.
+    With short episodes, the policy learns the beginning many times before it plays whole episodes.
     """
     es = params.es
     if es.limit is None or generation * math.log(es.limit_growth) > math.log(MAX_LIMIT):
@@ -110,14 +110,14 @@ def limit(params: ESParams, generation: int) -> int | None:
 
 
 def ask(params: ESParams, state: ESState) -> tuple[Perturbation, list[range]]:
-    """The noise of the coming generation, and the members of each chunk."""
+    """Return the noise of the next generation and the members of each chunk."""
     return perturbation(params, state.generation), _chunks(params, 0, params.es.population)
 
 
 def grow(params: ESParams, members: int, steps: int) -> list[range]:
-    """The chunks of further members, after so many have taken so many environment steps in all.
+    """Return the chunks of further members, after the first `members` took `steps` environment steps in all.
 
-    While episodes are short, a generation of more members tells more in the same time (Toklu et al. 2020, section 4).
+    While episodes are short, more members give more information in the same time (Toklu et al. 2020, section 4).
     """
     es = params.es
     if es.steps is None or steps >= es.steps:
@@ -128,10 +128,10 @@ def grow(params: ESParams, members: int, steps: int) -> list[range]:
 
 
 def _chunks(params: ESParams, first: int, end: int) -> list[range]:
-    """These members in chunks; the first and the last one may be smaller.
+    """Cut members `first` to `end` − 1 into chunks; the first and the last chunk may be smaller.
 
-    None goes across a multiple of the size: the directions between two multiples may be orthogonal to one another, and
-    are drawn together.
+    No chunk crosses a multiple of the chunk size: the directions between two multiples may be orthogonal to one
+    another, and are drawn together.
     """
     starts = [first, *range(first - first % params.chunk + params.chunk, end, params.chunk)]
     return [range(i, min(j, end)) for i, j in zip(starts, [*starts[1:], end], strict=True) if i < min(j, end)]
@@ -140,10 +140,10 @@ def _chunks(params: ESParams, first: int, end: int) -> list[range]:
 def tell(
     params: ESParams, state: ESState, fitness: NDArray[np.float64], buffers: Mapping[str, Tensor]
 ) -> tuple[ESState, UpdateStats]:
-    """The state after a generation, given the fitness (M,) of its members and the policy's new buffers.
+    """Return the state after a generation, given the fitness (M,) of its members and the policy's new buffers.
 
-    NaN and ±inf mark failed members, which are judged worst. Equal fitness everywhere is a zero update: theta and the
-    optimiser stay as they were. Raises `TrainingError` if theta would become infinite.
+    NaN and ±inf mark failed members, which count as the worst. Equal fitness everywhere is a zero update: theta and
+    the optimiser do not change. Raises `TrainingError` if theta would become infinite.
     """
     es = params.es
     grown = len(fitness) / es.population
@@ -176,11 +176,11 @@ def tell(
 def _gradient(
     shapes: Shapes, pairs: NDArray[np.int64], differences: NDArray[np.float64], p: Perturbation
 ) -> tuple[dict[str, NDArray[np.float32]], float | None]:
-    """The estimate, from those of two halves of the pairs, and the cosine between these.
+    """Return the estimate, computed from two halves of the pairs, and the cosine between the halves' estimates.
 
-    It tells how much of the estimate is signal: 0 for noise alone, 1 for a population that knows the gradient.
-    Directions of one block may have been made orthogonal to one another, so the halves are of different blocks; without
-    two there is no cosine.
+    The cosine tells how much of the estimate is signal: 0 for pure noise, 1 for a population that knows the gradient.
+    Directions of one block may be orthogonal to one another, so the halves share no block. If there are no two such
+    halves, the cosine is None.
     """
     n, middle = len(pairs), len(pairs) // 2
     if p.kind.endswith("orthogonal"):
@@ -199,7 +199,7 @@ def _gradient(
 
 @dataclass(frozen=True)
 class Generation:
-    """What the jobs of one generation share."""
+    """Data that all jobs of one generation share."""
 
     number: int
     model: dict[str, NDArray[Any]]  # parameters and buffers, by name

@@ -1,4 +1,4 @@
-"""nn.MultiheadAttention in terms of linear maps and scaled dot products, which have rules for many members."""
+"""nn.MultiheadAttention written as linear maps and scaled dot products, which work for many members at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from es_rl.population.interception import NoRuleError
 
 
 def attention(layer: Any) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """A forward for the layer. Raises `NoRuleError` for what it cannot do for all members at once."""
+    """Return a forward for the layer. It raises `NoRuleError` for options it cannot compute for all members at once."""
 
     def forward(
         query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None, need_weights: bool = True,
@@ -52,7 +52,7 @@ def attention(layer: Any) -> Callable[..., tuple[Tensor, Tensor | None]]:
 
 
 def _additive(mask: Tensor, heads: int, q: Tensor) -> Tensor:
-    """A mask to be added to scores (rows, heads, T, S), of a boolean one (True: not seen) or of numbers."""
+    """Return a mask to add to scores (rows, heads, T, S), given a boolean one (True: not seen) or one of numbers."""
     if mask.ndim == 3:  # (rows·heads, T, S)
         mask = mask.reshape(-1, heads, *mask.shape[1:])
     return torch.zeros_like(mask, dtype=q.dtype).masked_fill_(mask, -torch.inf) if mask.dtype == torch.bool else mask

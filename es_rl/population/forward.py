@@ -1,11 +1,11 @@
-"""Many members of one nn.Module in one forward pass; the module stays as it was written.
+"""Many members of one nn.Module in one forward pass, without changes to the module.
 
-Shapes: N members, k rows a member; the module sees N·k rows, those of one member together.
+Shapes: N members, k rows per member. The module sees N·k rows; the rows of one member are contiguous.
 
-Inside `with perturb(module, members, p):` a call of the module is intercepted where torch uses its parameters, and
-what has a rule in `es_rl.population.rules` is computed for all members at once. A module that uses a parameter in any
-other way is called once for each member, which a warning says once. The module, its parameters and its buffers stay
-untouched.
+Inside `with perturb(module, members, p):`, torch functions that use the module's parameters are intercepted. Functions
+with a rule in `es_rl.population.rules` are computed for all members at once. A module that uses a parameter in any
+other way is called once for each member, with a single warning. The module, its parameters and its buffers do not
+change.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from es_rl.population.rules import RULES
 
 @contextmanager
 def perturb(module: nn.Module, members: Sequence[int], p: Perturbation) -> Iterator[Population]:
-    """Let `module` stand for `members` (2i and 2i+1 are the pair ±) until the block ends.
+    """Make calls of `module` compute `members` (2i and 2i+1 are a pair, + and −) until the block ends.
 
-    The first dimension of every tensor that goes in or comes out are the rows. No gradients are tracked. Memory: the
-    members' noise, N copies of the parameters if dense. Raises `EnvError` for batch norm in training mode.
+    The first dimension of every input and output tensor is the rows. No gradients are tracked. Memory: the members'
+    noise; if it is dense, N copies of the parameters. Raises `EnvError` for batch norm in training mode.
     """
     for name, part in module.named_modules():
         if part.training and isinstance(part, nn.modules.batchnorm._BatchNorm):
@@ -52,9 +52,9 @@ def perturb(module: nn.Module, members: Sequence[int], p: Perturbation) -> Itera
 
 @contextmanager
 def _standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Calls of the module are calls of `forward`; afterwards of what they were."""
+    """Replace the module's forward inside the block; restore it afterwards."""
     own = vars(module)
-    before = own.get("forward")  # somebody's own, in place of the class's
+    before = own.get("forward")  # set on the instance, if the user did so
     own["forward"] = forward
     try:
         yield
@@ -66,11 +66,11 @@ def _standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[Non
 
 
 class Population:
-    """The members that a perturbed module stands for; called in place of its forward."""
+    """The members that a perturbed module computes; called instead of the module's forward."""
 
     def __init__(self, module: nn.Module, members: dict[str, Members], n: int) -> None:
         self._module, self._all = module, members
-        self.__signature__ = inspect.signature(module.forward)  # for whoever asks which arguments it takes
+        self.__signature__ = inspect.signature(module.forward)  # for code that inspects the arguments of forward
         self._forward = module.forward
         parts = [part for part in module.modules() if type(part) is nn.MultiheadAttention]
         self._attentions = [part for part in parts if "forward" not in vars(part)]
@@ -78,10 +78,10 @@ class Population:
         self._n = self._everyone = n
         self._parameters = dict(module.named_parameters())
         self.select(range(self._n))
-        self.together = _VERDICTS.get(module, True)  # computed at once; False: one after the other
+        self.together = _VERDICTS.get(module, True)  # True: compute members at once; False: one after the other
 
     def select(self, index: Sequence[int] | NDArray[np.int64]) -> None:
-        """From now on the rows are those of the members at these positions only."""
+        """Compute only the members at these positions from now on."""
         at = torch.as_tensor(np.asarray(index), device=next(self._module.parameters()).device)
         self._n = len(at)
         self._live = self._all
@@ -106,9 +106,9 @@ class Population:
             return self._each(range(self._n), rows, args, kwargs)
 
     def _first(self, rows: int, args: Any, kwargs: Any) -> Any:
-        """Compute all members at once, and check some of them by themselves: it is not known yet whether it is sound.
+        """Compute all members at once, and check two of them alone, because the module has not been checked yet.
 
-        A module that writes into what it is given gets copies.
+        A module may write into its inputs, so each call gets copies.
         """
         before = _generators()
         try:
@@ -116,14 +116,14 @@ class Population:
             if self._n > 1:
                 after = _generators()
                 self._check(out, rows, args, kwargs)
-                _set_generators(after)  # what a check draws, nobody misses
+                _set_generators(after)  # the check must not use up random numbers
         except NoRuleError:
-            _set_generators(before)  # as if it had never been tried
+            _set_generators(before)  # nor must a failed attempt
             raise
         return out
 
     def _give_up(self, use: NoRuleError, args: Any, kwargs: Any) -> None:
-        """Compute members one after the other from now on. Raises `EnvError` where that cannot be done."""
+        """Compute members one after the other from now on. Raises `EnvError` if that is impossible."""
         name = type(self._module).__name__
         if _keeps((args, kwargs)):
             raise EnvError(
@@ -134,15 +134,15 @@ class Population:
         _warn_once(f"{name} {use}: its members are computed one after the other")
 
     def _together(self, rows: int, args: Any, kwargs: Any) -> Any:
-        """Compute all members in one forward pass. Raises `NoRuleError` where that is impossible."""
+        """Compute all members in one forward pass. Raises `NoRuleError` if that is impossible."""
         interception = Interception(dict(self._by_id), self._n, rows, RULES)
-        alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)  # most of the time
+        alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)  # the usual case
         interception.mark(args if alone else tree_flatten((args, kwargs))[0])
         with interception:
             return self._intercepted(*args, **kwargs) if self._attentions else self._forward(*args, **kwargs)
 
     def _intercepted(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's forward, with attention in terms of functions that have rules."""
+        """Run the module's forward, with attention written in functions that can be computed for all members."""
         parts: dict[nn.Module, Callable[..., Any]] = {part: attention(part) for part in self._attentions}
         with ExitStack() as stack:
             for part, forward in parts.items():
@@ -151,9 +151,9 @@ class Population:
             return parts.get(self._module, self._forward)(*args, **kwargs)
 
     def _check(self, out: Any, rows: int, args: Any, kwargs: Any) -> None:
-        """Once for a module: whether its rows are independent, by its first and its last member alone.
+        """Check, once per module, that its rows are independent: compute its first and its last member alone.
 
-        What counts is the error in proportion to what the perturbation does.
+        The error is compared with the effect of the perturbation. Raises `NoRuleError` if it is too large.
         """
         if _keeps((args, kwargs)):
             return
@@ -170,11 +170,11 @@ class Population:
         _VERDICTS[self._module] = True
 
     def _each(self, index: Sequence[int], rows: int, args: Any, kwargs: Any) -> Any:
-        """The module by itself for some members, one after the other, with explicit weights."""
+        """Compute some members one after the other, with explicit weights."""
         before = _generators()
         parts = []
         for i in index:
-            _set_generators(before)  # what is drawn, all members draw
+            _set_generators(before)  # all members draw the same random numbers
             parts.append(self._alone(self._weights(i), *tree_map(_part(i, rows, self._n), (args, kwargs))))
         flat = [tree_flatten(part) for part in parts]
         name = type(self._module).__name__
@@ -182,7 +182,10 @@ class Population:
         return tree_unflatten(joined, flat[0][1])
 
     def _alone(self, weights: dict[str, Tensor], args: Any, kwargs: Any) -> Any:
-        """The module's own forward with these weights, wherever it holds its parameters; its hooks are the caller's."""
+        """Run the module's own forward with these weights; its hooks are run by the outer call.
+
+        The weights are set on the parameters themselves, wherever the module holds them.
+        """
         before = {name: self._parameters[name].data for name in weights}
         try:
             for name, value in weights.items():
@@ -202,7 +205,7 @@ class Population:
 
 
 def _joined(parts: Sequence[Any], rows: int, name: str) -> Any:
-    """The members' outputs, one below the other; what is no tensor of rows must be the same for all."""
+    """Concatenate the members' outputs. Raises `EnvError` if an output without rows differs between members."""
     first = parts[0]
     if all(isinstance(part, Tensor) and part.ndim and len(part) == rows for part in parts):
         return torch.cat(list(parts))
@@ -219,7 +222,7 @@ def _joined(parts: Sequence[Any], rows: int, name: str) -> Any:
 
 
 def _generators() -> tuple[Any, ...]:
-    """Where the global generators of random numbers are."""
+    """Return the states of the global random number generators."""
     return torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 - a module may use it
 
 
@@ -229,7 +232,7 @@ def _set_generators(states: tuple[Any, ...]) -> None:
     np.random.set_state(states[2])  # noqa: NPY002
 
 
-# Whether the members of a module may be computed at once, where that was checked.
+# The modules that were checked, and whether their members may be computed at once.
 _VERDICTS: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 _WARNED: set[str] = set()
 
@@ -241,12 +244,12 @@ def _warn_once(text: str) -> None:
 
 
 def _keeps(arguments: Any) -> bool:
-    """Whether there is something, such as a cache, that a second call would change."""
+    """Tell whether there is an argument, such as a cache, that a second call would change."""
     return any(not isinstance(x, (Tensor, int, float, str, type(None))) for x in tree_flatten(arguments)[0])
 
 
 def _copy(x: Any) -> Any:
-    """A module may write into what it is given."""
+    """Copy a tensor, because a module may write into its inputs."""
     return x.clone() if isinstance(x, Tensor) else x
 
 
@@ -255,7 +258,10 @@ def _numbers(out: Any) -> list[Tensor]:
 
 
 def _alike(one: Tensor, base: Tensor, many: Tensor) -> bool:
-    """Whether a member's output alone is that among many, but for rounding, in proportion to what its noise does."""
+    """Tell whether a member's output alone (`one`) equals that among many, within 1 % of the effect of its noise.
+
+    `base` is the output without noise. Rounding errors are allowed for.
+    """
     finite = one.isfinite()
     if one.shape != many.shape or not torch.equal(one[~finite].nan_to_num(), many[~finite].nan_to_num()):
         return False
@@ -269,7 +275,7 @@ def _alike(one: Tensor, base: Tensor, many: Tensor) -> bool:
 def _rows(arguments: Any) -> int:
     args = arguments[0]
     if args and isinstance(args[0], Tensor) and args[0].ndim:
-        return len(args[0])  # most of the time
+        return len(args[0])  # the usual case
     for leaf in tree_flatten(arguments)[0]:
         if isinstance(leaf, Tensor) and leaf.ndim:
             return len(leaf)
@@ -277,6 +283,6 @@ def _rows(arguments: Any) -> int:
 
 
 def _part(i: int, rows: int, n: int) -> Callable[[Any], Any]:
-    """The rows of member i of whatever has rows."""
+    """Return a function that takes the rows of member i of a tensor, and returns anything without rows unchanged."""
     k = rows // n
     return lambda x: x[i * k : (i + 1) * k] if isinstance(x, Tensor) and x.ndim and len(x) == rows else x

@@ -1,6 +1,6 @@
-"""Interception of torch's functions where a parameter of many members is used.
+"""Interception of torch functions that use a parameter of many members.
 
-Shapes: N members. A batch has rows of each member, those of one member together.
+Shapes: N members. A batch has rows of each member; the rows of one member are contiguous.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from es_rl.population.members import LowRank, Members
 
-# How a function computes for all members: its own arguments, after the interception.
+# Computes a torch function for all members. Its arguments are the interception, then those of the torch function.
 Rule = Callable[..., Any]
 TRANSPOSES = {Tensor.t, torch.t, Tensor.transpose, torch.transpose, Tensor.T.__get__, Tensor.mT.__get__}  # type: ignore[attr-defined]
 
@@ -30,21 +30,21 @@ _READS = {"item", "tolist", "__bool__", "__float__", "__int__", "__index__", "nu
 
 
 class Interception(TorchFunctionMode):
-    """Calls of torch that use a perturbed parameter, or what was made of one, go to their rule.
+    """A torch mode that sends functions of a perturbed parameter, or of a tensor made from one, to their rule.
 
-    Three kinds of tensors meet there: those that stand for members; batches, which go into the module or are computed
-    from what does; and constants, the same for all members.
+    There are three kinds of tensors: those that stand for members; batches, which are inputs of the module or computed
+    from them; and constants, which are the same for all members.
     """
 
     def __init__(self, members: dict[int, Members], n: int, rows: int, rules: Mapping[Any, Rule]) -> None:
         super().__init__()
         self.n, self._rows, self._rules = n, rows, rules
         self._members = members
-        self._made: list[Tensor] = []  # kept, so that no id is used again
-        self._mark = object()  # on every batch
+        self._made: list[Tensor] = []  # kept alive, so that no id is used again
+        self._mark = object()  # set as an attribute on every batch
 
     def mark(self, x: Any) -> Any:
-        """Let tensors be batches, which `x` is or holds."""
+        """Mark `x`, or all tensors in it, as batches; return `x`."""
         if isinstance(x, Tensor):
             x._es_rl_batch = self._mark  # type: ignore[attr-defined]
         elif isinstance(x, (tuple, list)):
@@ -55,7 +55,7 @@ class Interception(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         perturbed = batch = False
-        for x in (*args, *kwargs.values()):  # a plain loop: this stands before every call of torch
+        for x in (*args, *kwargs.values()):  # a plain loop, because this runs before every call of torch
             if id(x) in self._members or (type(x) in (tuple, list) and self._is_perturbed(x)):
                 perturbed = True
             elif not batch:
@@ -68,24 +68,24 @@ class Interception(TorchFunctionMode):
         return self.mark(result) if batch and id(result) not in self._members else result
 
     def is_batch(self, x: Tensor) -> bool:
-        """Whether the first dimension are rows: as many as went into the module, or a multiple of that."""
+        """Tell whether the first dimension is rows: as many as the module's input has, or a multiple of that."""
         return self._is_marked(x) and x.ndim > 0 and len(x) % self._rows == 0 and len(x) > 0
 
     def follow(self, x: Tensor, y: Tensor) -> Tensor:
-        """y, computed within a rule, is a batch if x is one."""
+        """Mark `y`, computed by a rule, as a batch if `x` is one; return `y`."""
         return self.mark(y) if self._is_marked(x) else y
 
     def refuse(self, x: Any) -> None:
-        """An argument that a rule does not know as a parameter."""
+        """Raise `NoRuleError` if `x` is a parameter where a rule cannot handle one."""
         if self.members(x) is not None:
             raise NoRuleError("computes with parameters alone")
 
     def members(self, x: Any) -> Members | None:
-        """Those of a parameter, None of anything else."""
+        """Return the members that `x` stands for, or None if it stands for none."""
         return self._members.get(id(x))
 
     def make(self, like: Tensor, members: Members) -> Tensor:
-        """`like` stands for these members from now on."""
+        """Let `like` stand for these members from now on; return it."""
         self._members[id(like)] = members
         self._made.append(like)
         return like
@@ -101,7 +101,10 @@ class Interception(TorchFunctionMode):
         return id(x) in self._members
 
     def alone(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What asks for a shape or a type; what computes an array of one parameter alone."""
+        """Call a function without a rule, which asks for a shape or a type, or uses one parameter and no other tensor.
+
+        Raises `NoRuleError` for any other function.
+        """
         name = getattr(func, "__name__", str(func))
         lists = [x for x in args if isinstance(x, (tuple, list))]
         tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
@@ -115,7 +118,10 @@ class Interception(TorchFunctionMode):
         return self._array(func, name, args, kwargs, result)
 
     def _array(self, func: Any, name: str, args: Any, kwargs: Any, result: Tensor) -> Tensor:
-        """A function of one parameter alone; a matrix that is no factor of a product is formed."""
+        """Compute a function of one parameter alone for each member.
+
+        Casts, transposes and row slices keep low-rank factors; for anything else each member's matrix is formed.
+        """
         at = next(i for i, x in enumerate(args) if isinstance(x, Tensor)) if args else -1
         members = self.members(args[at]) if at >= 0 else None
         if members is None or name in _WRITES or (name.endswith("_") and not name.endswith("__")):
@@ -139,9 +145,9 @@ class Interception(TorchFunctionMode):
 
 
 def of_each(func: Callable[..., Tensor], *own: Tensor) -> Tensor:
-    """func of each member's arrays, (N, …) → (N, …)."""
+    """Return func of each member's arrays, (N, …) → (N, …). Raises `NoRuleError` if vmap cannot compute it."""
     try:
         stack: Tensor = vmap(func)(*own)
-    except RuntimeError as error:  # what cannot be done to all at once, such as what draws numbers
+    except RuntimeError as error:  # for example because func draws random numbers
         raise NoRuleError(f"uses a parameter in a way that vmap refuses ({str(error).splitlines()[0]})") from error
     return stack

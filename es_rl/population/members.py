@@ -1,4 +1,4 @@
-"""Members as arrays: each parameter theta ± sigma*epsilon of many members, whole or as factors.
+"""Members as arrays: each parameter theta ± sigma*epsilon of many members, in full or as low-rank factors.
 
 Shapes: N members, R rank; a matrix is (m, n).
 """
@@ -20,7 +20,7 @@ class LowRank(NamedTuple):
     """Members of a matrix: theta + a bᵀ."""
 
     theta: Tensor  # (m, n)
-    a: Tensor  # (N, m, R), with the sign, sigma and 1/√R
+    a: Tensor  # (N, m, R), includes the sign, sigma and 1/√R
     b: Tensor  # (N, n, R)
 
     def select(self, index: Tensor) -> LowRank:
@@ -33,32 +33,32 @@ class LowRank(NamedTuple):
         return LowRank(self.theta.T, self.b, self.a)
 
     def rows(self, index: Tensor) -> Tensor:
-        """Some rows of each member, (N, i, n)."""
+        """Return some rows of each member, (N, i, n)."""
         return torch.baddbmm(self.theta[index], self.a[:, index], self.b.transpose(1, 2))
 
     def explicit(self) -> Tensor:
-        """(N, m, n)."""
+        """Return the matrix of each member, (N, m, n)."""
         return torch.baddbmm(self.theta, self.a, self.b.transpose(1, 2))
 
 
-Members = Tensor | LowRank  # of one parameter: (N, *shape), or factors
+Members = Tensor | LowRank  # the members of one parameter: (N, *shape), or factors
 
 
 def select(all_of: dict[str, Members], index: Tensor) -> dict[str, Members]:
-    """The members at these positions, of each parameter."""
+    """Return the members at these positions, for each parameter."""
     return {name: m.select(index) if isinstance(m, LowRank) else m[index] for name, m in all_of.items()}
 
 
 def members_of(
     module: nn.Module, members: Sequence[int], p: Perturbation, *, include_frozen: bool = True
 ) -> dict[str, Members]:
-    """Every member's parameters by name: theta ± sigma*epsilon, each epsilon drawn once a pair.
+    """Return every member's parameters by name: theta ± sigma*epsilon. Each epsilon is drawn once per pair.
 
-    Without `include_frozen`, frozen ones are missing. On a GPU nothing but the noise is sent there, or dense members.
+    Without `include_frozen`, frozen parameters are missing. A GPU is sent only low-rank noise and dense members.
     """
     device = next(module.parameters()).device
     theta = {name: value.detach() for name, value in module.named_parameters()}
-    host: dict[str, Tensor] = {}  # of what is dense
+    host: dict[str, Tensor] = {}  # theta, on the CPU where the noise is dense
     shapes = {name: tuple(value.shape) for name, value in theta.items()}
     rows: dict[int, list[int]] = {}
     for row, member in enumerate(members):

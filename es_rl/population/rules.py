@@ -1,13 +1,13 @@
-"""Functions of torch computed for many members at once: a rule for each function that `interception` hands over.
+"""Rules that compute torch functions for many members at once, for functions that `interception` hands over.
 
-Shapes: N members, k rows a member, R rank; a matrix is (m, n). A batch has N·k rows, those of one member together.
+Shapes: N members, k rows per member, R rank; a matrix is (m, n). A batch has N·k rows; the rows of one member are
+contiguous.
 
 With low-rank noise the members share the product with theta, and a bᵀ is never formed: x Wᵀ + (x b) aᵀ (EGGROLL:
-Sarkar et al. 2025, arXiv 2511.16652). Only a matrix that is no factor of a product, such as one that is added, is
-formed for each member.
+Sarkar et al. 2025, arXiv 2511.16652). The matrix of each member is formed only where it is not a factor of a product,
+for example where it is added.
 
-A use of parameters = one function, which takes the interception and then the arguments of torch's function, and one
-line in `RULES`.
+To add a rule, write a function of the interception and the arguments of torch's function, and add one line to `RULES`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from es_rl.population.members import LowRank, Members
 
 
 def _product(m: Interception, x: Tensor, w: Members, bias: Tensor | None = None) -> Tensor:
-    """x (N·k, …, n) times each member's own w (m, n), transposed, + its bias (N, m): (N·k, …, m)."""
+    """Return x (N·k, …, n) times each member's own w (m, n), transposed, plus its bias (N, m): (N·k, …, m)."""
     if not m.is_batch(x) or x.ndim < 2:
         raise NoRuleError("multiplies rows that are not a number for each member")
     if isinstance(w, LowRank):
@@ -35,7 +35,7 @@ def _product(m: Interception, x: Tensor, w: Members, bias: Tensor | None = None)
 
 
 def _low_rank_product(members: int, x: Tensor, w: LowRank, bias: Tensor | None) -> Tensor:
-    """What is each member's own comes first, then the product that all share is added in place: no copy of either."""
+    """Compute each member's own part, then add the shared product in place, so that neither is copied."""
     n = w.b.shape[1]
     t, a = _inner(x.reshape(members, -1, n), w.b), w.a.transpose(1, 2)  # (N, K, R), (N, R, m)
     y = _outer(t, a) if bias is None else _outer(t, a, bias[:, None])
@@ -44,10 +44,10 @@ def _low_rank_product(members: int, x: Tensor, w: LowRank, bias: Tensor | None) 
 
 
 def _inner(rows: Tensor, b: Tensor) -> Tensor:
-    """rows (N, K, n) times b (N, n, R): (N, K, R).
+    """Return rows (N, K, n) times b (N, n, R): (N, K, R).
 
-    Where b is one column, torch's product takes several times as long on a CPU as multiplying and adding up. On a GPU
-    that would be one more array as large as the rows, so only single rows are multiplied so.
+    If b is one column, torch's matrix product takes several times as long on a CPU as multiplying and summing. On a
+    GPU that would need another array as large as the rows, so it is done for single rows only.
     """
     if b.shape[2] == 1 and (rows.shape[1] == 1 or rows.is_cpu):
         column: Tensor = torch.linalg.vecdot(rows, b.transpose(1, 2))
@@ -56,7 +56,7 @@ def _inner(rows: Tensor, b: Tensor) -> Tensor:
 
 
 def _outer(t: Tensor, a: Tensor, start: Tensor | None = None) -> Tensor:
-    """start + t (N, K, R) times a (N, R, m): (N, K, m). At rank one these are multiples of a."""
+    """Return start + t (N, K, R) times a (N, R, m): (N, K, m). At rank one, the product is a multiple of a."""
     if t.shape[2] == 1:
         return t * a if start is None else torch.addcmul(start, t, a)
     return torch.bmm(t, a) if start is None else torch.baddbmm(start, t, a)
@@ -105,12 +105,12 @@ def _embedding(
     w = m.members(weight)
     if w is None or max_norm is not None:
         raise NoRuleError("looks up an embedding with max_norm")
-    if not m.is_batch(input):  # places, for instance, which are the same for all rows
+    if not m.is_batch(input):  # for instance positions, which are the same for all rows
         index = input.flatten()
         own = w.rows(index) if isinstance(w, LowRank) else w.index_select(1, index)  # faster than w[:, input]
         return m.make(F.embedding(input, weight), own.reshape(m.n, *input.shape, own.shape[2]))
     member = torch.arange(m.n, device=input.device).repeat_interleave(len(input) // m.n)
-    own = input + (member * len(weight)).reshape(-1, *([1] * (input.ndim - 1)))  # into the members' tables on end
+    own = input + (member * len(weight)).reshape(-1, *([1] * (input.ndim - 1)))  # in the concatenated tables
     if not isinstance(w, LowRank):
         return F.embedding(own, w.reshape(-1, w.shape[-1]))
     y = F.embedding(input, w.theta).reshape(m.n, -1, w.theta.shape[1])  # (N, K, d)
@@ -131,7 +131,7 @@ def _convolution(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
     ) -> Tensor:
         m.refuse(input)
         w = m.members(weight)
-        if isinstance(w, LowRank) and len(w.theta) != len(weight):  # a single filter, whose matrix is another one
+        if isinstance(w, LowRank) and len(w.theta) != len(weight):  # one filter: its matrix has another shape
             w = w.explicit().reshape(-1, *weight.shape)
         if input.ndim != weight.ndim or not m.is_batch(input) or (groups != 1 and w is not None):
             raise NoRuleError("convolves in groups, or rows that are not a number for each member")
@@ -139,7 +139,7 @@ def _convolution(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if w is None:
             y = conv(input, weight, None, groups=groups, **how)
         else:
-            # One convolution whose groups are the members: their rows side by side as channels.
+            # One convolution with a group per member: the rows of all members are stacked as channels.
             k, filters = len(input) // m.n, weight.shape[1:]
             wide = input.reshape(m.n, k, *input.shape[1:]).transpose(0, 1).flatten(1, 2)  # (k, N·C, …)
             if isinstance(w, LowRank):
@@ -157,7 +157,7 @@ def _convolution(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _on_channels(m: Interception, func: Any, y: Tensor, p: Tensor) -> Tensor:
-    """A parameter (C,) with y (N·k, C, …)."""
+    """Return func of y (N·k, C, …) and a parameter (C,)."""
     rest = [1] * (y.ndim - 2)
     own = m.members(p)
     if own is None:
@@ -195,7 +195,7 @@ def _batch_norm(
 
 
 def _affine(m: Interception, apply: Callable[..., Tensor], input: Tensor, y: Tensor, gain: Any, bias: Any) -> Tensor:
-    """y, which is `input` normalised, scaled and shifted."""
+    """Scale and shift y, which is the normalised `input`."""
     m.refuse(input)
     y = m.follow(input, y)
     for func, p in ((torch.mul, gain), (torch.add, bias)):
@@ -205,7 +205,7 @@ def _affine(m: Interception, apply: Callable[..., Tensor], input: Tensor, y: Ten
 
 
 def _of_two(func: Any) -> Rule:
-    """The rule of a function that computes element by element."""
+    """Return the rule of a function that computes element by element."""
 
     def rule(m: Interception, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 2 and not kwargs and all(isinstance(x, Tensor) for x in args):
@@ -216,14 +216,14 @@ def _of_two(func: Any) -> Rule:
 
 
 def _elementwise(m: Interception, func: Any, x: Any, y: Any) -> Tensor:
-    """Of two arrays, of which one or both are parameters, or made of them."""
+    """Return func of two arrays, each of which may stand for members."""
     one, other = _stack(m, x), _stack(m, y)
     if one is not None and other is not None:
         return m.make(func(x, y), of_each(func, one, other))
     if other is None:
         x, y, other, func = y, x, one, _swapped(func)
     if other is None:
-        plain: Tensor = func(x, y)  # neither
+        plain: Tensor = func(x, y)  # neither stands for members
         return plain
     if m.is_batch(x):
         return _pointwise(m, func, x, other)
@@ -231,7 +231,7 @@ def _elementwise(m: Interception, func: Any, x: Any, y: Any) -> Tensor:
 
 
 def _stack(m: Interception, x: Any) -> Tensor | None:
-    """The arrays of its members, (N, *shape)."""
+    """Return the arrays (N, *shape) of the members that `x` stands for, or None."""
     own = m.members(x)
     return own.explicit().reshape(m.n, *x.shape) if isinstance(own, LowRank) else own
 
@@ -241,7 +241,7 @@ def _swapped(func: Any) -> Any:
 
 
 def _pointwise(m: Interception, func: Any, batch: Tensor, own: Tensor) -> Tensor:
-    """func(batch (N·k, …), own (N, *shape)), each member's rows with its own."""
+    """Return func(batch (N·k, …), own (N, *shape)), each member's rows with its own array."""
     if own.ndim - 1 == batch.ndim and own.shape[1] == 1:
         own = own[:, 0]
     if own.ndim > batch.ndim or not m.is_batch(batch):

@@ -15,11 +15,14 @@ SHORT = "es.population=8 es.top=2 eval.episodes=2 video.seconds=1 env_kwargs.max
 
 
 def commands():
-    return [
+    """The README's, and those of the guides for text and language models that begin a run."""
+    guides = "".join((ROOT / f"docs/guides/{name}.md").read_text() for name in ("text", "language_models"))
+    found = [
         shlex.split(line, comments=True)
-        for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-        for line in block.splitlines()
+        for block in re.findall(r"```sh\n(.*?)```", README + guides, re.DOTALL)
+        for line in block.replace("\\\n", " ").splitlines()
     ]
+    return [words for words in found if not any("/RUN" in word or word.startswith("export=") for word in words)]
 
 
 @pytest.mark.timeout(600)  # all commands, one after the other
@@ -51,7 +54,8 @@ def test_the_commands_run_in_their_order(command, tiny, renderer):
             pytest.skip("no off-screen renderer here")
         assert result.returncode == 0, result.stderr
         done.append(kind)
-    assert done == ["train", "resume", "evaluate", "record", "compare", "sweep", "text", "text", "text", "llm", "llm"]
+    assert done[:6] == ["train", "resume", "evaluate", "record", "compare", "sweep"]
+    assert done.count("text") >= 3 and done.count("llm") >= 2
     assert Path("videos/cheetah.mp4").exists() and Path("videos/cheetah.gif").exists()
 
     code = "\n".join(re.findall(r"```python\n(import es_rl.*?)```", README, re.DOTALL))
@@ -67,21 +71,17 @@ def test_the_two_commands_that_do_everything_are_there_as_they_are_run_elsewhere
 
 
 def test_files_that_are_named_exist():
-    map_ = README.split("| file | |")[1].split("## Adding")[0]
-    for row in map_.splitlines():
-        if row.startswith("| `"):
-            folder = ""
-            for name in re.findall(r"`([\w/.]+)`", row.split("|")[1]):
-                folder = str(Path(name).parent) if "/" in name else folder
-                assert (ROOT / folder / Path(name).name).exists() or (ROOT / name).exists(), name
-    for path in (ROOT / "es_rl").glob("*.py"):
-        assert path.name == "__init__.py" or re.search(rf"[`/]{path.name}`", map_), f"{path.name} is not in the map"
-    for name in re.findall(r"!\[.*?\]\((.*?)\)", README):
+    rooms = README.split("| where | what |")[1].split("\n\n")[0]
+    for name in re.findall(r"`([\w/]+/[\w/.]*)`", rooms) + re.findall(r"\]\((?!http)(.*?)\)", README):
         assert (ROOT / name).exists(), name
+    for path in (ROOT / "es_rl").iterdir():
+        if path.is_dir() and path.name != "__pycache__":
+            assert f"`es_rl/{path.name}/`" in rooms, f"{path.name} is not in the map"
+    assert len(README.splitlines()) <= 150
 
 
 def test_keys_that_are_named_are_keys():
     known = {name for name, _ in leaves(Config)} | {"config"}
-    table = README.split("| key | |")[1].split("\n\n")[0]
+    table = README.split("| key | meaning |")[1].split("\n\n")[0]
     for name in re.findall(r"([a-z_]+(?:\.[a-z_]+)?)=", table):
         assert name in known or name.startswith("env_kwargs."), name

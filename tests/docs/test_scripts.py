@@ -42,7 +42,11 @@ def test_peers_are_those_that_throughput_asks_for():
 
 def test_the_forward_pass_is_compared_with_plain_inference(tmp_path):
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "population_forward.py", "8x6x2x3"], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, BENCHMARKS / "population_forward.py", "8x6x2x3"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     sizes, shares, memory = done.stdout.splitlines()[1].split("|")
     assert sizes.split() == ["8", "6", "2", "3"] and all(float(share) > 0 for share in shares.split())
@@ -50,7 +54,14 @@ def test_the_forward_pass_is_compared_with_plain_inference(tmp_path):
 
 
 def test_kinds_of_noise_are_compared_and_the_comparison_goes_on_where_it_stopped(tmp_path):
-    argv = [sys.executable, BENCHMARKS / "noise_kinds.py", "out=runs", "envs=InvertedDoublePendulum-v4", "seeds=1", "scale=0.01"]
+    argv = [
+        sys.executable,
+        BENCHMARKS / "noise_kinds.py",
+        "out=runs",
+        "envs=InvertedDoublePendulum-v4",
+        "seeds=1",
+        "scale=0.01",
+    ]
     tables = [subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert tables[0] == tables[1]
     assert [line.split("|")[2].strip() for line in tables[0].splitlines()[2:]] == ["dense", "lowrank"]

@@ -27,7 +27,7 @@ def _ars(pairs: int, top: int | None, sigma: float, alpha: float, shift: float, 
 
 
 def _adam(population: int, sigma: float, lr: float, **more: Any) -> dict[str, Any]:
-    """Return settings, by default Adam on centred ranks as in OpenAI-ES (Salimans et al. 2017): scripts/search.md."""
+    """Return settings, by default Adam on centred ranks as in OpenAI-ES (Salimans et al. 2017): docs/tried.md."""
     return {
         "policy": "linear",
         "es.population": population,
@@ -54,7 +54,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "Humanoid": _ars(128, None, 0.05, 0.1, 5.0, obs_first=45, obs_clip=5.0),
     # The same with fewer members, since every episode runs to its full length: 256 members would take 256,000 steps.
     "HumanoidStandup": _ars(32, None, 0.05, 0.1, 0.0, obs_first=45, obs_clip=5.0),
-    # Found by search, on seed 1000 and few others (scripts/search.md). With small perturbations Swimmer stays in a gait
+    # Found by search, on seed 1000 and few others (docs/tried.md). With small perturbations Swimmer stays in a gait
     # with a return_ of 45.
     "Swimmer": _adam(32, 0.5, 0.2, obs_norm=False),
     "InvertedDoublePendulum": _adam(256, 0.05, 0.01, **{"es.shaping": "zscore"}),

@@ -48,9 +48,9 @@ def speeds(language, theta, asked, members, tokens, rounds):
 
     def in_turn():
         for member in range(members):
-            write(language.model, theta, dense, Direction(member // 2, 0.001 * (-1) ** member))
+            write(language.model, theta.__getitem__, dense, Direction(member // 2, 0.001 * (-1) ** member))
             speak(asked, 1)
-        write(language.model, theta, dense)
+        write(language.model, theta.__getitem__, dense)
 
     ways = {"plain": lambda: speak(asked, members), "together": together, "in turn": in_turn}
     speak(asked, members)
@@ -79,7 +79,7 @@ def peak(keys, members, pipe):
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     p = Perturbation(kind="dense", sigma=0.001)
     for member in range(members):
-        write(language.model, theta, p, Direction(member // 2, 0.001))
+        write(language.model, theta.__getitem__, p, Direction(member // 2, 0.001))
         language.complete(asked, copies=1, most=int(keys["tokens"]), beat=lambda rows: None)
     ascend(theta, [Direction(i, 1e-6) for i in range(members // 2)], p, lr=1e-6)
     pipe.send(
@@ -116,8 +116,8 @@ def restored(keys, cycles):
     model.to(choose_device(keys["device"]))
     p = Perturbation(kind="dense", sigma=0.001)
     for cycle in range(cycles):
-        write(model, theta, p, Direction(cycle, 0.001))
-        write(model, theta, p)
+        write(model, theta.__getitem__, p, Direction(cycle, 0.001))
+        write(model, theta.__getitem__, p)
     return sum(int((value.cpu() != before[name]).sum()) for name, value in model.named_parameters())
 
 

@@ -75,20 +75,24 @@ class Completer:
         """Write theta into the model, unless it is there already."""
         assert self._language is not None
         if self._holds != shared.number:
-            write(self._language.model, self._theta, shared.perturbation)
+            write(self._language.model, self._theta.__getitem__, shared.perturbation)
             self._holds = shared.number
 
     def _hold_start(self, shared: Round) -> None:
         """Write the starting weights into the model."""
         assert self._language is not None
         self._holds = None
-        read = start_weights(self._start, self._theta)
-        write(self._language.model, _Reading(read, self._theta), shared.perturbation)
+        write(self._language.model, start_weights(self._start, self._theta), shared.perturbation)
 
     def _in_place(self, shared: Round, member: int, beat: Callable[[int], None]) -> list[Completion]:
         assert self._language is not None
         self._holds = None
-        write(self._language.model, self._theta, shared.perturbation, direction(member, shared, self._mirrored))
+        write(
+            self._language.model,
+            self._theta.__getitem__,
+            shared.perturbation,
+            direction(member, shared, self._mirrored),
+        )
         (said,) = self._complete(shared.prompts, 1, beat)
         return said
 
@@ -125,17 +129,6 @@ def direction(member: int, shared: Round, mirrored: bool) -> Direction:
     if mirrored:
         return Direction(member // 2, sigma if member % 2 == 0 else -sigma)
     return Direction(member, sigma)
-
-
-class _Reading(dict[str, Tensor]):
-    """Weights by name, each read only when it is used."""
-
-    def __init__(self, read: Callable[[str], Tensor], names: Iterable[str]) -> None:
-        super().__init__(dict.fromkeys(names, torch.empty(0)))
-        self._read = read
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._read(name)
 
 
 def start_weights(path: Path, names: Iterable[str]) -> Callable[[str], Tensor]:

@@ -32,11 +32,13 @@ class Direction:
     weight: float
 
 
-def write(model: nn.Module, theta: Theta, p: Perturbation, direction: Direction | None = None) -> None:
-    """Overwrite a model's weights with theta, or with theta + weight·epsilon (dense noise only)."""
+def write(
+    model: nn.Module, theta: Callable[[str], Tensor], p: Perturbation, direction: Direction | None = None
+) -> None:
+    """Overwrite a model's weights with `theta(name)`, or with that + weight·epsilon (dense noise only)."""
     with torch.no_grad():
         for position, (name, value) in enumerate(model.named_parameters()):
-            mean, own = theta[name].reshape(-1), value.data.view(-1)
+            mean, own = theta(name).reshape(-1), value.data.view(-1)
             if direction is None or not moves(name, tuple(value.shape), p):
                 own.copy_(mean)
                 continue

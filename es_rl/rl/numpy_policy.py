@@ -14,7 +14,8 @@ To add a kind of layer, write one function and one line in `KERNELS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,19 @@ from es_rl.rl.compaction import Compaction
 
 Array = NDArray[Any]  # (n, features)
 Kernel = Callable[[Array], Array]  # may overwrite its argument, except the first kernel
-# Weights of a layer, by parameter name: (P, …), (1, …) shared by all rows, or theta (m, n) and factors.
-Weights = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A matrix of many members: theta + a b, low rank."""
+
+    theta: Array  # (m, n), shared by all rows
+    a: Array  # (P, m, R)
+    b: Array  # (P, R, n)
+
+
+Weight = Array | Factors  # an array is (P, …), or (1, …) shared by all rows
+Weights = dict[str, Any]  # a layer's `Weight`s, by parameter name
 
 
 class NumpyForward:
@@ -45,12 +57,11 @@ class NumpyForward:
 
     def join(self, members: dict[str, Members], k: int = 1) -> None:
         """Add rows for more members, k each. Low-rank members must have the same theta in all calls."""
-        arrays = {name: _arrays(_in_use(m, name, self._layers)) for name, m in members.items()}
-        own = [part for parts in arrays.values() for part in parts[-2:]]  # without theta, which low-rank members share
+        weights = {name: _weight(_in_use(m, name, self._layers)) for name, m in members.items()}
+        own = [part for weight in weights.values() for part in _own(weight)]
         if not self._kernels:
-            self._own = [np.empty((self._places, *part.shape[1:]), part.dtype) for part in own]
-            rest = iter(self._own)
-            places = {name: (*parts[:-2], *(next(rest) for _ in parts[-2:])) for name, parts in arrays.items()}
+            places = {name: _placed(weight, self._places) for name, weight in weights.items()}
+            self._own = [part for weight in places.values() for part in _own(weight)]
             self._kernels = self._bind(places)
         end = self._rows + k * len(own[0])
         for array, part in zip(self._own, own, strict=True):
@@ -69,12 +80,12 @@ class NumpyForward:
             gaps.close(array)
         self._rows = gaps.left
 
-    def _bind(self, arrays: dict[str, tuple[Array, ...]]) -> list[Kernel]:
+    def _bind(self, weights: Mapping[str, Weight]) -> list[Kernel]:
         """Return each layer's kernel, with its weights."""
         own: dict[str, Weights] = {name: {} for name in self._layers}
-        for name, parts in arrays.items():
+        for name, weight in weights.items():
             prefix, _, short = name.rpartition(".")
-            own[prefix][short] = parts if len(parts) > 1 else parts[0]
+            own[prefix][short] = weight
         return [KERNELS[type(layer)](layer, own[name]) for name, layer in self._layers.items()]
 
 
@@ -91,17 +102,29 @@ def _in_use(m: Members, name: str, layers: dict[str, nn.Module]) -> Members:
     return rounded(whole, layer.kind)
 
 
-def _arrays(m: Members) -> tuple[Array, ...]:
-    """Return the weights (N, …) of dense members, or theta (m, n), a (N, m, R) and bᵀ (N, R, n) of low-rank ones."""
+def _weight(m: Members) -> Weight:
+    """Return a parameter's members as NumPy has them."""
     if isinstance(m, LowRank):
-        return m.theta.numpy(), m.a.numpy(), m.b.transpose(1, 2).numpy()
-    return (m.numpy(),)
+        return Factors(m.theta.numpy(), m.a.numpy(), m.b.transpose(1, 2).numpy())
+    array: Array = m.numpy()
+    return array
 
 
-def _policys(layers: dict[str, nn.Module]) -> dict[str, tuple[Array, ...]]:
+def _own(weight: Weight) -> list[Array]:
+    """Return the arrays that have a row for each place."""
+    return [weight.a, weight.b] if isinstance(weight, Factors) else [weight]
+
+
+def _placed(weight: Weight, places: int) -> Weight:
+    """Return a weight of the same kind with so many empty rows."""
+    rows = [np.empty((places, *part.shape[1:]), part.dtype) for part in _own(weight)]
+    return Factors(weight.theta, *rows) if isinstance(weight, Factors) else rows[0]
+
+
+def _policys(layers: dict[str, nn.Module]) -> dict[str, Weight]:
     """Return the weights (1, …) of the policy itself, shared by all rows."""
     named = {f"{name}.{short}": value for name, layer in layers.items() for short, value in layer.named_parameters()}
-    return {name: _arrays(_in_use(value.detach()[None], name, layers)) for name, value in named.items()}
+    return {name: _weight(_in_use(value.detach()[None], name, layers)) for name, value in named.items()}
 
 
 def chain(policy: nn.Module) -> dict[str, nn.Module] | None:
@@ -133,7 +156,8 @@ def _has_kernel(layer: nn.Module) -> bool:
 
 def _linear(layer: nn.Module, w: Weights) -> Kernel:
     weight, bias = w["weight"], w.get("bias")
-    product = _low_rank_product(*weight) if isinstance(weight, tuple) else lambda x: np.matvec(weight[: len(x)], x)
+    low_rank = isinstance(weight, Factors)
+    product = _low_rank_product(weight) if low_rank else lambda x: np.matvec(weight[: len(x)], x)
 
     def kernel(x: Array) -> Array:
         y: Array = product(x)
@@ -144,8 +168,9 @@ def _linear(layer: nn.Module, w: Weights) -> Kernel:
     return kernel
 
 
-def _low_rank_product(theta: Array, a: Array, b: Array) -> Kernel:
-    """Return the kernel x thetaᵀ + (x b) aᵀ, for theta (m, n), a (P, m, R) and bᵀ (P, R, n)."""
+def _low_rank_product(weight: Factors) -> Kernel:
+    """Return the kernel x thetaᵀ + (x bᵀ) aᵀ."""
+    theta, a, b = weight.theta, weight.a, weight.b
     if a.shape[-1] == 1:
         a, b = a[..., 0], b[:, 0]
         own: Kernel = lambda x: np.vecdot(x, b[: len(x)])[:, None] * a[: len(x)]  # noqa: E731

@@ -50,10 +50,9 @@ class RlTask:
         p, chunks = es.ask(self._params, state)
         limit = es.limit(self._params, state.generation)
         generation = Generation(state.generation, es.arrays(state), p, limit)
-        results = self._roll_members(generation, self._cut(chunks), chunks[-1].stop, failed=0)
+        results, failed = self._roll_members(generation, self._cut(chunks), chunks[-1].stop, failed=0)
         if more := es.grow(self._params, chunks[-1].stop, sum(result.steps for result in results)):
-            failed = sum(map(_failed, results))
-            results += self._roll_members(generation, self._cut(more), more[-1].stop, failed=failed)
+            results += self._roll_members(generation, self._cut(more), more[-1].stop, failed=failed)[0]
         moments = [result.moments for result in results if result.moments is not None]
         processes = max(1, self._workers.count)
         available = max(1e-9, processes * (time.monotonic() - start))  # seconds, of all processes together
@@ -77,8 +76,8 @@ class RlTask:
 
     def _roll_members(
         self, generation: Generation, parts: list[range], population: int, *, failed: int
-    ) -> list[ChunkResult]:
-        """Return the results of these members, after `failed` earlier ones failed.
+    ) -> tuple[list[ChunkResult], int]:
+        """Return the results of these members, and how many members failed, with the `failed` earlier ones.
 
         A job that could not be done is cut into pairs, so that no pair fails because of another.
         """
@@ -96,12 +95,12 @@ class RlTask:
         results: list[ChunkResult] = []
         for job, outcome in zip(jobs, self._roll(generation, jobs, on_result), strict=True):
             if to_cut(outcome, job):
-                of_pairs = [range(first, first + 2) for first in job.items[::2]]
-                results += self._roll_members(generation, of_pairs, population, failed=failed)
-                failed += sum(map(_failed, results[-len(of_pairs) :]))
+                pairs = [range(first, first + 2) for first in job.items[::2]]
+                of_pairs, failed = self._roll_members(generation, pairs, population, failed=failed)
+                results += of_pairs
             else:
                 results.append(result_of(outcome, job))
-        return results
+        return results, failed
 
     def evaluate(self, state: ESState) -> dict[str, Any]:
         """Return `eval/*` of the unperturbed policy on fresh seeds. Failed episodes are counted and left out."""

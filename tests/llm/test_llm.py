@@ -106,9 +106,9 @@ def test_members_in_turn_are_those_of_the_population_context_to_the_bit(speaker)
     p = Perturbation(kind="dense", sigma=0.1, seed=3, generation=2)
     theta = theta_of(speaker.model)
     expected = members_of(speaker.model, [5], p)
-    write(speaker.model, theta, p, Direction(2, -p.sigma))
+    write(speaker.model, theta.__getitem__, p, Direction(2, -p.sigma))
     assert all(torch.equal(value, expected[name][0]) for name, value in speaker.model.named_parameters())
-    write(speaker.model, theta, p)
+    write(speaker.model, theta.__getitem__, p)
     assert all(torch.equal(value, theta[name]) for name, value in speaker.model.named_parameters())
 
 
@@ -153,8 +153,8 @@ def test_a_thousand_members_leave_bfloat16_weights_as_they_were(tiny):
     theta, before = theta_of(model), {name: value.clone() for name, value in model.named_parameters()}
     p = Perturbation(sigma=0.01)
     for i in range(1000):
-        write(model, theta, p, Direction(i, p.sigma))
-        write(model, theta, p)
+        write(model, theta.__getitem__, p, Direction(i, p.sigma))
+        write(model, theta.__getitem__, p)
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
     assert in_place.unchanged(theta, Perturbation(sigma=1e-6), torch.bfloat16) > 0.9
     assert in_place.unchanged(theta, p, torch.float32) < 0.01
@@ -171,7 +171,7 @@ def test_a_batch_of_members_says_what_each_says_alone(speaker):
             speaker.model.get_parameter(name).data.copy_(value)
         alone = [speaker.complete([prompt], copies=1, most=6, beat=lambda rows: None)[0][0] for prompt in prompts]
         assert said == alone
-        write(speaker.model, theta, p)
+        write(speaker.model, theta.__getitem__, p)
     assert len({own[0].text for own in together}) > 1
 
 

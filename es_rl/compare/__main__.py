@@ -115,11 +115,11 @@ def _parse(argv: Sequence[str]) -> tuple[CompareConfig, list[str], Config]:
     for name in config.against:
         lookup(BASELINES, name, "against")
     if len(set(config.against)) < len(config.against):
-        raise ConfigError(f"against={','.join(config.against)}: each only once.")
+        raise ConfigError(f"against={','.join(config.against)}: give each only once.")
     check_libraries(config.against)
     for taken in TAKEN:
         if any(k.startswith(f"{taken}=") for k in ours):
-            raise ConfigError(f"{taken}: is the comparison's to set; it compares at equal minutes.")
+            raise ConfigError(f"{taken}: is set by the comparison, which gives all equal minutes. Leave it out.")
     resolved = contender.resolved(config, ours)
     envs.check_id(config.env)
     return config, ours, resolved

@@ -145,11 +145,13 @@ def _check(config: BaselineConfig) -> None:
     check_libraries([config.name])
     envs.check_id(config.env)
     if config.environments is not None and config.name not in MANY:
-        raise ConfigError(f"environments={config.environments}: {config.name} has one in each process. Give processes.")
+        raise ConfigError(
+            f"environments={config.environments}: {config.name} has one in each process. Give processes instead."
+        )
     if config.measure and config.name == "random":
         raise ConfigError(f"measure={config.measure:g}: random trains nothing whose speed could be measured.")
     if config.settings and config.name == "random":
-        raise ConfigError("settings: random has none.")
+        raise ConfigError("settings: the random policy has none. Leave them out.")
     spec = envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"), "gymnasium")
     check_spaces(config.name, config.env, spec.action_space)
 

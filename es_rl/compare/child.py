@@ -32,7 +32,7 @@ def call(folder: Path, module: str, keys: list[str], *, seconds: float, stdout: 
         except BaseException as error:
             _end(process)
             if isinstance(error, subprocess.TimeoutExpired):
-                return f"{module} had not ended after {seconds / 60:.0f} minutes"
+                return f"{module} was ended after {seconds / 60:.0f} minutes"
             raise
         _end_group(process.pid)
     said = log.read_text(errors="replace").strip().splitlines() or ["nothing was said"]

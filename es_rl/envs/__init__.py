@@ -169,7 +169,7 @@ def _check_counts(id: str, num_envs: int, threads: int, backend: str) -> None:
     if num_envs < 1 or threads < 1:
         raise ConfigError(f"num_envs={num_envs}, threads={threads}: both must be at least 1.")
     if threads > 1 and backend != "batch":
-        raise ConfigError(f"threads={threads}: {id} has no fast environment, which they would step. Leave it out.")
+        raise ConfigError(f"threads={threads}: only fast environments have threads, and {id} is none. Leave it out.")
 
 
 @contextmanager
@@ -201,7 +201,7 @@ def choose_backend(id: str, backend: str = "auto") -> str:
         return "batch"
     if backend == "batch":
         raise EnvError(f"backend=batch: needs a newer mujoco than {found}. Install one: {_MUJOCO}.")
-    warnings.warn(f"mujoco {found} has no batches: {id} is simulated slowly. Install {_MUJOCO}", stacklevel=2)
+    warnings.warn(f"mujoco {found} has no mujoco.batch, so {id} is simulated slowly. Install {_MUJOCO}", stacklevel=2)
     return "gymnasium"
 
 

@@ -62,7 +62,10 @@ class FastVectorEnv(gymnasium.vector.VectorEnv[Floats, NDArray[Any], NDArray[Any
         """Step all simulations with actions (num_envs, A), and restart finished ones as `autoreset_mode` says."""
         before = np.flatnonzero(self._over)
         if len(before) and self._mode == AutoresetMode.DISABLED:
-            raise ConfigError(f"step: simulations {before.tolist()} are over. Reset them with options=reset_mask.")
+            raise ConfigError(
+                f"step: the episodes of simulations {before.tolist()} have ended. Reset them with "
+                f"options={{'reset_mask': mask}}."
+            )
         obs, reward, terminated, truncated, diverged = self._simulations.step(actions)
         infos: dict[str, Any] = {}
         if len(before):  # only in next-step mode: these restart and ignore their actions

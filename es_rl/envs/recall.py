@@ -31,7 +31,7 @@ class Recall(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
     def __init__(self, render_mode: str | None = None, *, gap: int = GAP) -> None:
         """Raise `EnvError` for a gap that is not a whole number from 1 to `MAX_GAP`."""
         if isinstance(gap, bool) or not isinstance(gap, int) or not 1 <= gap <= MAX_GAP:
-            raise EnvError(f"env_kwargs.gap={gap}: steps from the cue to the question, a whole number 1 to {MAX_GAP}.")
+            raise EnvError(f"env_kwargs.gap={gap}: must be a whole number of steps from 1 to {MAX_GAP}.")
         self.render_mode, self._gap = render_mode, gap
         self.observation_space = spaces.Box(-1.0, 1.0, (2,), np.float64)
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)

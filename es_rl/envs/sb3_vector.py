@@ -38,7 +38,9 @@ class FastVecEnv(VecEnv):  # type: ignore[misc]
         render_mode: str | None = None,
     ) -> None:
         if render_mode is not None and backend != "batch":
-            raise ConfigError(f"render_mode={render_mode}: only the fast backend draws. Leave obs_first out.")
+            raise ConfigError(
+                f"render_mode={render_mode}: with obs_first, only the fast backend can render. Leave one of them out."
+            )
         vector = envs.make_vector(id, num_envs, backend, env_kwargs, obs_first, threads=threads)
         self._simulations = Restarting(vector, id, num_envs, env_kwargs, obs_first=obs_first, render_mode=render_mode)
         self._begun = time.time()
@@ -94,11 +96,13 @@ class FastVecEnv(VecEnv):  # type: ignore[misc]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
         """Raise `ConfigError`: simulations have no attributes of their own."""
-        raise ConfigError(f"set_attr({attr_name}): fast simulations have none. Give arguments when making them.")
+        raise ConfigError(
+            f"set_attr({attr_name}): fast simulations have no attributes. Give arguments to es_rl.envs.sb3."
+        )
 
     def env_method(self, method_name: str, *args: Any, indices: Indices = None, **kwargs: Any) -> list[Any]:
         """Raise `ConfigError`: simulations have no methods of their own."""
-        raise ConfigError(f"env_method({method_name}): fast simulations have none. Use a DummyVecEnv.")
+        raise ConfigError(f"env_method({method_name}): fast simulations have no methods. Use a DummyVecEnv.")
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Indices = None) -> list[bool]:
         """Tell whether simulations do what a wrapper does. The statistics of `Monitor` are built in."""

@@ -34,11 +34,11 @@ def flatten(space: Space, obs: Any) -> NDArray[np.float64]:
     if isinstance(space, spaces.Box):
         array = np.asarray(obs, dtype=np.float64)
         if array.shape != space.shape:
-            raise ValueError(f"an observation of shape {array.shape}; its space has {space.shape}")
+            raise ValueError(f"the observation has shape {array.shape}, but its space has {space.shape}")
         return array.reshape(-1)
     vector = np.asarray(spaces.flatten(space, obs), dtype=np.float64)
     if len(vector) != size(space):
-        raise ValueError(f"an observation of {len(vector)} numbers; its space has {size(space)}")
+        raise ValueError(f"the observation has {len(vector)} numbers, but its space has {size(space)}")
     return vector
 
 

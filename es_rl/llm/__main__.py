@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         if not asked.out:
             raise ConfigError("out is missing: give a directory that is to be made.")
         if Path(asked.out).exists():
-            raise ConfigError(f"out={asked.out}: is there already. Give a directory that is to be made.")
+            raise ConfigError(f"out={asked.out}: exists. Give the path of a new directory.")
         export(Path(asked.export), Path(asked.out), asked.checkpoint)
         return cli.show(asked.out)
     resumed, keys = rundir.resumed(argv)

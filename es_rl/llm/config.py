@@ -107,9 +107,9 @@ def resolve(config: LlmConfig) -> LlmConfig:
     check_pairs(config.es, "es.")
     lookup(SHAPINGS, config.es.shaping, "es.shaping")
     if config.es.noise not in ("lowrank", "dense"):
-        raise ConfigError(f"es.noise={config.es.noise}: a language model's is lowrank or dense.")
+        raise ConfigError(f"es.noise={config.es.noise}: must be lowrank or dense for a language model.")
     if not config.mirrored and (config.es.noise == "lowrank" or config.es.shaping == "sign" or config.es.top):
-        raise ConfigError("mirrored=false: needs es.noise=dense, all members, and a shaping that knows no pairs.")
+        raise ConfigError("mirrored=false: needs es.noise=dense, no es.top, and a shaping other than sign.")
     if config.chunk is not None and config.chunk % 2:
         raise ConfigError(f"chunk={config.chunk}: must be even, both members of a pair speak together.")
     device = choose_device(config.device).type

@@ -50,7 +50,7 @@ def fetch(name: str) -> Path:
         return Path(hub.snapshot_download(name, allow_patterns=[WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja"]))
     except Exception as error:
         raise EnvError(
-            f"model={name}: neither a directory nor to be had from the Hub ({_line(error)}). Give a directory."
+            f"model={name}: not a directory, and not found on the Hub ({_line(error)}). Give a directory."
         ) from error
 
 
@@ -68,7 +68,7 @@ def check(path: Path) -> dict[str, Any]:
         raise EnvError(f"model={name}: config.json cannot be read ({error}).") from error
     if "auto_map" in config:
         raise EnvError(
-            f"model={name}: brings code of its own (auto_map in config.json, trust_remote_code), which is never run. "
+            f"model={name}: needs code of its own (auto_map in config.json, trust_remote_code), which is never run. "
             f"Use a model of an architecture that transformers knows."
         )
     quantized = sorted(path.glob("*.gguf"))
@@ -214,7 +214,7 @@ def check_lengths(language: Language, rows: Sequence[dict[str, Any]], most: int,
     model has no template.
     """
     if language.tokenizer.chat_template is None and any(not isinstance(row["prompt"], str) for row in rows):
-        raise ConfigError(f"{key}: has chat messages, and the model no template for them. Give prompts as strings.")
+        raise ConfigError(f"{key}: has chat messages, but the model has no chat template. Give prompts as strings.")
     limit = getattr(language.text_config, "max_position_embeddings", None)
     lengths = [len(ids) for ids in language.encode([row["prompt"] for row in rows])]
     for i, length in enumerate(lengths, 1):

@@ -66,7 +66,7 @@ def _row(line: str, where: str) -> Row:
     if not isinstance(row, dict) or "prompt" not in row:
         raise ConfigError(f'{where}: has no prompt. A line is such as {{"prompt": "2+2=", "answer": "4"}}.')
     if taken := row.keys() & {"prompts", "completions"}:
-        raise ConfigError(f"{where}: a column must not be called {min(taken)}, which rewards are given otherwise.")
+        raise ConfigError(f"{where}: the column {min(taken)} has a name that rewards are given already. Rename it.")
     if not _is_prompt(row["prompt"]):
         raise ConfigError(f'{where}: the prompt must be a string, or messages {{"role": …, "content": …}}.')
     return row

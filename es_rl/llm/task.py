@@ -66,7 +66,9 @@ def _check_modules(modules: list[str], theta: Theta) -> None:
     known = {part for name in theta for part in name.split(".")}
     for name in modules:
         if name not in known:
-            raise ConfigError(f"modules={name}: no parameter of the model lies in one.{nearest(name, known)}")
+            raise ConfigError(
+                f"modules={name}: the model has no module of this name with parameters.{nearest(name, known)}"
+            )
 
 
 class LlmTask:

@@ -113,7 +113,9 @@ class _Remote:
             board["request"][job] = self._step
         while board["answer"][job] != self._step:
             if board["answer"][job] == LOST:
-                raise RuntimeError("the environment went another way when its episode was run again")
+                raise RuntimeError(
+                    "the environment is not deterministic: with the same seed and actions, its episode was another one"
+                )
             time.sleep(NAP_SECONDS)
             self._beat(0)
         with fence:

@@ -120,14 +120,14 @@ def resolve(config: Config) -> Config:
     es = config.es
     check_pairs(es, "es.")
     if config.inference == "central" and config.workers == 0:
-        raise ConfigError("inference=central: needs worker processes that simulate. Leave workers=0 out.")
+        raise ConfigError("inference=central: needs worker processes. Leave workers=0 out.")
     if config.inference == "local" and config.device == "cuda":
-        raise ConfigError("device=cuda: needs inference=central, one place for the policies of all members.")
+        raise ConfigError("device=cuda: works with inference=central only. Add it, or leave device out.")
     width, heads = config.transformer.width, config.transformer.heads
     if width % heads:
         raise ConfigError(f"transformer.width={width}: must be a multiple of transformer.heads={heads}.")
     central = config.inference == "central"
     chunk = default_chunk(es.population, es.episodes, central=central) if config.chunk is None else config.chunk
     if chunk % 2:
-        raise ConfigError(f"chunk={chunk}: must be even, both members of a pair are rolled out together.")
+        raise ConfigError(f"chunk={chunk}: must be even, since a chunk holds whole pairs.")
     return dataclasses.replace(config, chunk=min(chunk, es.population))

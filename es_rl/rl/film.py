@@ -53,7 +53,7 @@ def film(
         sys.unraisablehook = lambda _: None  # silence Gymnasium's half-made viewer when it is deleted
         raise EnvError(
             f"env={env_id}: cannot be rendered: {describe(error)}. MuJoCo needs EGL or OSMesa: on Debian, "
-            f"apt-get install libegl1 libgl1-mesa-dri, or libosmesa6; other environments, a render_mode of rgb_array."
+            f"apt-get install libegl1 libgl1-mesa-dri, or libosmesa6. Others need render_mode=rgb_array."
         ) from error
     return frames, fps
 

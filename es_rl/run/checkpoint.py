@@ -173,7 +173,7 @@ class Checkpointer:
             text = f"generation {self.state.generation} could not be saved: {error.strerror} ({error.filename})"
             if required:
                 raise ResourceError(f"{text}. Free the disk, then resume={self._run}.") from error
-            self._say(f"warning: {text}; tried again after the next generation")
+            self._say(f"warning: {text}. It is tried again after the next generation")
             self._failed = True
             return
         self._saved_generation, self._saved_at, self._best = self.state.generation, time.monotonic(), False

@@ -37,7 +37,7 @@ def create(given: str, group: str, name: str) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         if (path / "config.yaml").exists():
             raise ConfigError(
-                f"run={path}: there is a run already. resume={path} goes on with it; or give another name."
+                f"run={path}: holds a run already. Go on with it by resume={path}, or give another directory."
             )
         if any(path.iterdir()):
             raise ConfigError(f"run={path}: the directory is not empty. Give another name.")

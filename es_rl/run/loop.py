@@ -124,8 +124,8 @@ def _train(
         log.generation(record, done.fitness, done.state.theta)
         if progress.flat_generations == FLAT_WARNING:
             log.screen.say(
-                f"warning: in {FLAT_WARNING} generations all members were equally fit, so nothing is learnt. "
-                f"Raise es.sigma, or use a reward that tells members apart."
+                f"warning: in {FLAT_WARNING} generations all members had the same fitness, so theta did not move. "
+                f"Raise es.sigma, or use a reward that differs between members."
             )
         saver.commit(done.state, progress, best=best)
         if follower is not None:
@@ -222,7 +222,7 @@ def _restore(path: Path, training: Training, say: Callable[[str], None]) -> tupl
     loaded = checkpoints.load_newest(path, lambda text: say(f"warning: {text}"))
     if loaded.about != training.about:
         differing = sorted(k for k in {*loaded.about, *training.about} if loaded.about.get(k) != training.about.get(k))
-        raise CheckpointError(f"{loaded.path}: was trained for something else; differing: {', '.join(differing)}.")
+        raise CheckpointError(f"{loaded.path}: was trained for something else. These differ: {', '.join(differing)}.")
     for change in rundir.changed_versions(path):
         say(f"warning: {change}; results may differ from those of an uninterrupted run")
     return loaded.state(training.state), loaded.progress

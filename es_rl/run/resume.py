@@ -28,7 +28,7 @@ def resumed_config(kind: type[C], saved: Mapping[str, Any], argv: Sequence[str],
     for name in sorted({*before, *after} - {*free}):
         if before.get(name) != after.get(name):
             raise ConfigError(
-                f"{name}={after.get(name)}: the run has {before.get(name)}, and a run goes on as it began. "
+                f"{name}={after.get(name)}: the run has {before.get(name)}, and this cannot change when it goes on. "
                 f"Start a new run, or change only: {', '.join(free)}."
             )
     result: C = config

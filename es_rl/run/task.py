@@ -89,5 +89,8 @@ class Run:
         """The configured rules, or the default one. Raises `ConfigError` for a target without evaluations."""
         rules, target = StopRules.of(self.config, self.terms), self.terms.target
         if rules.target is not None and not self.config.eval.every:
-            raise ConfigError(f"{target}={rules.target:g}: is looked at in evaluations. Give eval.every above 0.")
+            raise ConfigError(
+                f"{target}={rules.target:g}: is checked in evaluations, which eval.every=0 turns off. "
+                f"Give eval.every above 0."
+            )
         return replace(rules, minutes=DEFAULT_MINUTES) if rules == StopRules(None, None, None, None) else rules

@@ -89,7 +89,7 @@ class Ours:
 
     def kind(self, name: str) -> str:
         if name in TAKEN:
-            raise ConfigError(f"{name}: is the sweep's to set. Leave it out.")
+            raise ConfigError(f"{name}: is set by the sweep. Leave it out.")
         if name.startswith("env_kwargs."):
             return "any"
         if name not in (*self._fields, "config"):

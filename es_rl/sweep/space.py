@@ -90,10 +90,10 @@ def _range(name: str, text: str, found: re.Match[str], contender: Contender) -> 
     if scale not in (None, "log"):
         raise ConfigError(f"{name}={text}: the scale must be log, or left out.")
     if kind not in ("int", "float", "any"):
-        raise ConfigError(f"{name}={text}: a range is for numbers, and {name} is none. Give choices: {name}=[…,…].")
+        raise ConfigError(f"{name}={text}: {name} is no number, so it cannot have a range. Give choices: {name}=[…,…].")
     integer = kind == "int" or (kind == "any" and low_text.lstrip("+-").isdigit() and high_text.lstrip("+-").isdigit())
     if integer and not (low.is_integer() and high.is_integer()):
-        raise ConfigError(f"{name}={text}: {name} is a whole number, and so must both ends be.")
+        raise ConfigError(f"{name}={text}: both ends must be whole numbers, as {name} is.")
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ConfigError(f"{name}={text}: must run from the smaller number to the larger one.")
     if scale and low <= 0:
@@ -102,7 +102,7 @@ def _range(name: str, text: str, found: re.Match[str], contender: Contender) -> 
         contender.value(name, str(int(float(end))) if integer else end)
     even = integer and name in EVEN
     if even and (low % 2 or high % 2):
-        raise ConfigError(f"{name}={text}: {name} is even, and so must both ends be.")
+        raise ConfigError(f"{name}={text}: both ends must be even, as {name} is.")
     return Range(low, high, scale == "log", integer, even)
 
 
@@ -112,7 +112,7 @@ def _choice(name: str, text: str, texts: list[str], contender: Contender) -> Cho
     if not values:
         raise ConfigError(f"{name}={text}: nothing to choose from. Give values: {name}=[…,…].")
     if name in EVEN and any(isinstance(value, int) and value % 2 for value in values):
-        raise ConfigError(f"{name}={text}: {name} is even, and so must each value be.")
+        raise ConfigError(f"{name}={text}: each value must be even, as {name} is.")
     if any(value in values[:i] for i, value in enumerate(values)):
         raise ConfigError(f"{name}={text}: give each value once.")
     return Choice(tuple(texts), tuple(values))

@@ -114,7 +114,7 @@ def make_model(config: TextConfig, parent: str) -> nn.Module:
         path = Path(parent)
         if rundir.saved_config(path).get("seed") == config.seed:
             raise ConfigError(
-                f"seed={config.seed}: is that of model={path}, so the same sequences and noise would come again. "
+                f"seed={config.seed}: is the seed of model={path}, so its sequences and noise would come again. "
                 f"Give another seed."
             )
         loaded = checkpoints.load(path)

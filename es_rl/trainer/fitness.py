@@ -57,7 +57,7 @@ class MemberFitness:
                 scores = _scores(self._fitness(self._model, len(members)), len(members))
             if not population.calls:
                 raise TrainingError(
-                    "the fitness never called model(…): a part or another method of it is not computed for all members"
+                    "the fitness never called model(…). Call the model itself: its parts do not compute all members"
                 )
             return Scores(scores, [])
         scores, failures = np.full(len(members), np.nan), []

@@ -48,7 +48,7 @@ def checked(
         raise ConfigError(f"seed={seed}: must lie between 0 and {MAX_SEED}.")
     size = default_chunk(config.population, 1) if chunk is None else chunk
     if size % 2 or size < 2:
-        raise ConfigError(f"chunk={size}: must be even and at least 2, both members of a pair belong together.")
+        raise ConfigError(f"chunk={size}: must be even and at least 2, since a chunk holds whole pairs.")
     frozen = frozenset(name for name, value in model.named_parameters() if not value.requires_grad)
     if len(frozen) == len(list(model.named_parameters())):
         raise ConfigError("model: none of its parameters has requires_grad, so nothing could be trained.")
@@ -61,6 +61,6 @@ def check_model(model: nn.Module) -> None:
         moves = value.requires_grad and value.dtype != torch.float32
         if moves or value.dtype == torch.bfloat16 or value.device.type != "cpu":
             raise ConfigError(
-                f"model: {name} is of {value.dtype} on {value.device}, and members are made in float32 on the CPU. "
+                f"model: {name} is {value.dtype} on {value.device}; only float32 on the CPU can be trained. "
                 f"Use model.float().cpu()."
             )

@@ -148,7 +148,7 @@ class Trainer:
         """
         final = Path(path)
         if final.exists() and not all((final / name).exists() for name in (directory.MANIFEST, "state.json")):
-            raise ConfigError(f"{path}: is there, and not a saved trainer. Give another place.")
+            raise ConfigError(f"{path}: exists, and is not a saved trainer. Give another path.")
         final.parent.mkdir(parents=True, exist_ok=True)
         best = self.best
         about = {

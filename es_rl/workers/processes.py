@@ -69,7 +69,7 @@ def death(process: Any) -> str:
     process.join(1.0)
     code = process.exitcode
     if code == -signal.SIGKILL:
-        return "was killed (SIGKILL: if nobody did it, the system ran out of memory; try fewer workers)"
+        return "was killed by SIGKILL, probably because memory ran out; try fewer workers"
     if code is not None and code < 0:
         return f"died of {signal.Signals(-code).name}"
     return f"ended with exit code {code}"

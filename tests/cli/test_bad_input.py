@@ -31,7 +31,7 @@ ENVIRONMENT = [
     ),
     (["env=hostile:ConstructorRaises-v0"], "no license for this robot"),
     (["env=hostile:ConstructorSleeps-v0", "hang_after=2"], "finished no step for 2 s"),
-    (["env=hostile:WrongShape-v0"], "an observation of shape (2,); its space has (3,)"),
+    (["env=hostile:WrongShape-v0"], "the observation has shape (2,), but its space has (3,)"),
     (["env=hostile:TextObservation-v0"], "observation space Text"),
     (["env=hostile:GraphObservation-v0"], "observation space Graph"),
     (["env=hostile:RaisesAt100-v0"], "its step raised ValueError: joint 7 exploded"),
@@ -98,7 +98,7 @@ def test_a_run_directory_in_use_exits_with_6_and_harms_nothing(command, train, t
 def test_a_run_is_never_overwritten(command, train):
     run = train("env=es_rl/PointMass-v0", "generations=1", "es.population=4")
     done = command("train", "env=es_rl/PointMass-v0", "run=run", "workers=0")
-    assert done.returncode == 2 and "there is a run already. resume=run goes on with it" in done.stderr
+    assert done.returncode == 2 and "holds a run already. Go on with it by resume=run" in done.stderr
     assert (run / "checkpoints/last").exists()
 
 

@@ -245,7 +245,7 @@ def test_failed_members_are_counted_and_learning_goes_on(train):
 
 def test_members_that_are_all_equal_are_warned_of(train, capsys):
     run = train("env=hostile:Equal-v0", "generations=4", "es.population=4")
-    assert "in 3 generations all members were equally fit" in capsys.readouterr().out
+    assert "in 3 generations all members had the same fitness" in capsys.readouterr().out
     assert [line["update/norm"] for line in metrics(run)] == [0.0] * 4
 
 
@@ -319,7 +319,10 @@ def test_a_run_goes_on_with_its_newest_stop_rules_and_without_any_for_an_hour(tr
     train(f"resume={run}", "generations=4")
     train(f"resume={run}")
     assert len(metrics(run)) == 4 and capsys.readouterr().out.count("finished: generations=4") == 2
-    with pytest.raises(ConfigError, match=r"target_return=5: is looked at in evaluations. Give eval.every above 0"):
+    with pytest.raises(
+        ConfigError,
+        match=r"target_return=5: is checked in evaluations, which eval.every=0 turns off. Give eval.every above 0",
+    ):
         train("env=es_rl/PointMass-v0", "target_return=5", "eval.every=0", run="endless")
     assert not (run.parent / "endless").exists()
     default = Run(parse_train(["env=A-v0"]), run, None, "", [], "", workers=0, resumed=False, terms=RETURN)

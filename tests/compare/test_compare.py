@@ -161,7 +161,7 @@ def test_a_training_that_hangs_has_failed(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(contender, "PATIENCE", 1.0)
     config = contender.CompareConfig(env="Hopper-v4", minutes=0.01)
-    assert contender._call(tmp_path, config, "sleeper", []) == "sleeper had not ended after 0 minutes"
+    assert contender._call(tmp_path, config, "sleeper", []) == "sleeper was ended after 0 minutes"
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
             assert "sleeper" not in child.cmdline()
@@ -212,11 +212,11 @@ def test_a_contender_that_fails_makes_the_exit_code_5_and_the_others_are_run(tmp
     ("keys", "message"),
     [
         (["env=Hopper-v4", "against=[pppo]"], "Did you mean ppo"),
-        (["env=Hopper-v4", "against=[ppo,ppo]"], "each only once"),
+        (["env=Hopper-v4", "against=[ppo,ppo]"], "give each only once"),
         (["env=Hopper-v4", "es.populaton=4"], "Did you mean es.population"),
-        (["env=Hopper-v4", "seed=4"], "seed: is the comparison's to set"),
-        (["env=Hopper-v4", "config=keys.yaml"], "config: is the comparison's to set"),
-        (["env=Hopper-v4", "video.every=5"], "video.every: is the comparison's to set"),
+        (["env=Hopper-v4", "seed=4"], "seed: is set by the comparison"),
+        (["env=Hopper-v4", "config=keys.yaml"], "config: is set by the comparison"),
+        (["env=Hopper-v4", "video.every=5"], "video.every: is set by the comparison"),
         ([], "env is missing"),
     ],
 )

@@ -98,7 +98,7 @@ def test_the_settings_of_the_tables_are_arguments_that_the_algorithms_have(table
 def test_what_only_some_can_use_is_refused():
     with pytest.raises(ConfigError, match="settings.obs_first: unknown to ppo"):
         baselines.main(["name=ppo", "env=Hopper-v4", "settings.obs_first=3", "out=out"])
-    with pytest.raises(ConfigError, match="settings: random has none"):
+    with pytest.raises(ConfigError, match="settings: the random policy has none"):
         baselines.main(["name=random", "env=Hopper-v4", "settings.a=3", "out=out"])
     with pytest.raises(ConfigError, match="environments=3: ars has one in each process"):
         baselines.main(["name=ars", "env=Hopper-v4", "environments=3", "out=out"])

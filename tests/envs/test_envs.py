@@ -131,7 +131,11 @@ def test_unknown_ids_are_refused_with_the_nearest_names(id, text):
         ("Humanoid-v2", {}, "Versions that can be made: Humanoid-v4, Humanoid-v5"),
         ("Hopper-v4", {"legs": 3}, "env=Hopper-v4 env_kwargs.legs=3: cannot be made: TypeError"),
         ("hostile:ConstructorRaises-v0", {}, "cannot be made: RuntimeError: no license for this robot"),
-        ("hostile:WrongShape-v0", {}, "its reset raised ValueError: an observation of shape (2,); its space has (3,)"),
+        (
+            "hostile:WrongShape-v0",
+            {},
+            "its reset raised ValueError: the observation has shape (2,), but its space has (3,)",
+        ),
         ("hostile:TextObservation-v0", {}, "observation space Text"),
         ("hostile:GraphObservation-v0", {}, "observation space Graph"),
         ("hostile:TextAction-v0", {}, "the action space Text"),
@@ -187,7 +191,7 @@ def test_spaces_survive_json_and_flatten_as_gymnasium_flattens(space):
 
 def test_an_observation_with_a_part_too_short_is_refused():
     space = spaces.Dict({"a": spaces.Box(-1, 1, (3,)), "b": spaces.Discrete(2)})
-    with pytest.raises(ValueError, match="an observation of 4 numbers; its space has 5"):
+    with pytest.raises(ValueError, match="the observation has 4 numbers, but its space has 5"):
         flatten(space, {"a": np.zeros(2), "b": 0})
 
 

@@ -177,7 +177,7 @@ def test_a_mujoco_that_cannot_serve_is_told_of(monkeypatch, found):
     elif found in ("3.16.0", "3.8.1"):
         with pytest.raises(EnvError, match=r"^backend=batch: needs a newer mujoco than"):
             envs.choose_backend("Ant-v4", "batch")
-        with pytest.warns(UserWarning, match="has no batches"):
+        with pytest.warns(UserWarning, match="has no mujoco.batch"):
             assert envs.choose_backend("Ant-v4") == "gymnasium"
     else:
         assert envs.choose_backend("Ant-v4") == "batch"

@@ -50,5 +50,5 @@ def test_the_gap_does_not_change_what_a_seed_shows():
 
 @pytest.mark.parametrize("gap", [0, -3, 9001, 2.5, True, "8"])
 def test_a_gap_that_cannot_be_is_refused(gap):
-    with pytest.raises(EnvError, match=rf"env_kwargs.gap={gap}: steps from the cue .* 1 to 9000"):
+    with pytest.raises(EnvError, match=rf"env_kwargs.gap={gap}: must be .* 1 to 9000"):
         envs.probe(recall.ID, {"gap": gap}, 0)

@@ -395,7 +395,7 @@ def test_rewards_are_weighted_and_those_that_say_nothing_are_left_out():
 def test_columns_and_messages_reach_a_reward_as_they_do_in_trl(tune, tmp_path, tiny):
     rows = [{"prompt": [{"role": "user", "content": f"{i}"}], "answer": i} for i in range(10)]
     (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(ConfigError, match="has chat messages, and the model no template"):
+    with pytest.raises(ConfigError, match="has chat messages, but the model has no chat template"):
         tune("data=chat.jsonl", "generations=1")
     template = "{% for m in messages %}{{ m['content'] }}?{% endfor %}"
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny)
@@ -441,7 +441,7 @@ def test_now_and_then_a_completion_may_not_be_judged(tune):
         ('{"prompt": "a"}\n', "one line. Give more"),
         ('{"prompt": "a"}\n{"prompt": "b", "c": 1}\n', "row 2: has other columns than the first; differing: c"),
         ("", "has no lines"),
-        ('{"prompt": "a", "completions": 1}\n', "a column must not be called completions"),
+        ('{"prompt": "a", "completions": 1}\n', "the column completions has a name"),
         ('{"prompt": "' + "a" * 80 + '"}\n{"prompt": "b"}\n', "row 1: a prompt of 80 tokens and max_new_tokens=8"),
     ],
 )
@@ -462,7 +462,7 @@ def test_bad_models(tune, tiny, tmp_path):
     (foreign / "config.json").write_text(json.dumps(config))
     (foreign / "evil.py").write_text("raise SystemExit(99)")
     for path, error in (
-        (pickled, "weights are pickled only"), (foreign, "brings code of its own"), (empty, "has neither"),
+        (pickled, "weights are pickled only"), (foreign, "needs code of its own"), (empty, "has neither"),
         (tmp_path / "nothing", "not a directory"),
     ):  # fmt: skip
         with pytest.raises(EnvError, match=error):
@@ -528,12 +528,12 @@ def test_a_directory_with_one_gguf_file_is_a_model(speaker, tune, tmp_path):
         ("es.population=7", "es.population=7"),
         ("chunk=3", "chunk=3: must be even"),
         ("mirrored=false", "mirrored=false: needs es.noise=dense"),
-        ("es.noise=orthogonal", "a language model's is lowrank or dense"),
+        ("es.noise=orthogonal", "must be lowrank or dense for a language model"),
         ("preset=ppo", "preset=ppo"),
         ("data=", "data is missing"),
         ("es.episodes=3", "es.episodes"),
         ("es.rank=40", "es.rank=40: must lie between"),
-        ("modules=[qproj]", "modules=qproj: no parameter of the model lies in one. Did you mean q_proj"),
+        ("modules=[qproj]", "modules=qproj: the model has no module of this name with parameters. Did you mean q_proj"),
     ],
 )
 def test_bad_keys(tune, keys, error):

@@ -108,7 +108,7 @@ def test_a_chunk_is_the_same_again_whatever_was_rolled_out_in_between():
     ("env", "error"),
     [
         ("RaisesAt100", "its step raised ValueError: joint 7 exploded"),
-        ("LateWrongShape", "its step raised ValueError: an observation of shape (2,); its space has (3,)"),
+        ("LateWrongShape", "its step raised ValueError: the observation has shape (2,), but its space has (3,)"),
         ("NanReward", None),
         ("Huge", None),
     ],

@@ -120,7 +120,7 @@ def test_workers_and_stops_change_no_bit(file):
 def test_a_trained_one_is_gone_on_with_as_a_new_run(file):
     first = train(file, "generations=2", run="first")
     keys = [f"model={first}", "es.sigma=1e-9", "optim.lr=1e-12"]
-    with pytest.raises(ConfigError, match="seed=0: is that of model="):
+    with pytest.raises(ConfigError, match="seed=0: is the seed of model="):
         train(file, "generations=1", *keys, run="second")
     second = train(file, "generations=1", "seed=1", *keys, run="second")
     shutil.move(first, file.parent / "elsewhere")

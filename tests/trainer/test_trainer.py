@@ -233,7 +233,7 @@ def test_what_was_frozen_stays_frozen_when_it_is_loaded(tmp_path):
 
 def test_nothing_but_a_saved_trainer_is_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("years")
-    with pytest.raises(ConfigError, match="is there, and not a saved trainer"):
+    with pytest.raises(ConfigError, match="exists, and is not a saved trainer"):
         trainer().save(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years"
     t = trainer(lambda model: 1e308 * theta_sum(model))

@@ -55,7 +55,7 @@ def test_a_job_that_never_succeeds_has_failed_and_the_others_are_done(tmp_path):
         results = pool.map(misbehave, trouble, list(range(5)))
     assert [r for r in results if not isinstance(r, JobFailure)] == [1, 4]
     assert [(r.reason, r.message) for r in results if isinstance(r, JobFailure)] == [
-        ("died", f"the worker was killed (SIGKILL: if nobody did it, the system ran out of memory; try fewer workers), {DEATHS} times"),
+        ("died", f"the worker was killed by SIGKILL, probably because memory ran out; try fewer workers, {DEATHS} times"),
         ("hung", f"the worker finished no step for 1 s (hang_after), {HANGS} times"),
         ("raised", "ValueError: job 3"),
     ]  # fmt: skip

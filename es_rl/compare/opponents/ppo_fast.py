@@ -48,7 +48,7 @@ def ppo_fast(config: BaselineConfig, clock: Clock) -> Act:
         env = _fast(config, clock, n, first, normalize=normalize, gamma=given["gamma"])
     else:
         if first is not None:
-            text = f"settings.obs_first={first}: {config.env} has no fast environment, which it needs. Leave it out."
+            text = f"settings.obs_first={first}: it needs a fast environment, and {config.env} has none. Leave it out."
             raise ConfigError(text)
         n, steps = min(n, config.processes or available_processors()), given["n_steps"] * given["n_envs"]
         env = vector(replace(config, processes=n), n, normalize=normalize, gamma=given["gamma"])

@@ -20,6 +20,7 @@ VERBS = {
     "sweep": "search for settings: env=ID es.sigma=0.01..0.5:log",
     "compare": "evolution strategies, PPO, ARS and the random policy, with a report: env=ID",
 }
+# Errors of the system that are printed as one line; any other OSError shows its traceback.
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOMEM)
 
 

@@ -44,7 +44,7 @@ class TornError(TrainingError):
 
 
 class ResourceError(EsRlError):
-    """A refusal of the system: disk, memory, processes or permissions."""
+    """A refusal by the system: disk, memory, processes or permissions."""
 
     exit_code = 6
 

@@ -33,7 +33,7 @@ class EvaluateConfig:
     checkpoint: str = key("last", "checkpoint: last, best, or a generation number")
     episodes: int = key(20, "number of episodes", low=1)
     seed: int = key(0, "random seed of the initial states", low=0, high=MAX_SEED)
-    backend: str = key("gymnasium", "simulation: gymnasium (any id), batch (MuJoCo tasks, fast), auto: the faster one")
+    backend: str = key("gymnasium", "simulation: gymnasium (the original), batch (MuJoCo tasks), auto: the faster one")
     env: str = key("", "another environment with the same spaces; must be given again for module:Id")
 
 

@@ -1,4 +1,4 @@
-"""The sizes of chunks, the members that are computed together, and the division of members into jobs for workers."""
+"""Division of a population into chunks, the members of one job, and of members into smaller jobs for workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOGETHER_CENTRAL = 1024  # most simulations of a default chunk with central infe
 WORTHWHILE = 8  # members of a default chunk of a small population; about half the population if that is fewer
 
 
-LARGE = 256  # a population of this many members is cut into eight chunks or more; a smaller one into four or more
+LARGE = 256  # from this many members on, a default chunk is an eighth of the population; below, a quarter
 
 
 def default_chunk(population: int, episodes: int, *, central: bool = False) -> int:

@@ -25,7 +25,7 @@ class EsConfig:
     sigma: float = key(0.05, "standard deviation of the perturbation of each parameter", above=0)
     sigma_decay: float = key(1.0, "multiply sigma by this after each generation", above=0, high=1)
     shaping: str = key("centered_ranks", "fitness to utilities: centered_ranks, zscore, normalized, sign, raw")
-    top: int | None = key(None, "use only this many pairs of es.population, the best ones (ARS); default: all", low=1)
+    top: int | None = key(None, "use only this many pairs, the best ones (ARS); default: all", low=1)
     episodes: int = key(1, "episodes of each member; fitness is their mean", low=1)
     limit: int | None = key(None, "cap training episodes at this many steps at first; default: no cap", low=1)
     limit_growth: float = key(1.01, "multiply the cap of es.limit by this after each generation", low=1)

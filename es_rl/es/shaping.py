@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 
 def centered_ranks(fitness: Array) -> Array:
-    """Return rank/(M−1) − 1/2, with ranks from 0 on; ties share their mean rank (Salimans et al. 2017, section 2.1)."""
+    """Return rank/(M−1) − 1/2, in [−1/2, 1/2]; ties share their mean rank (Salimans et al. 2017, section 2.1)."""
     return (_mean_ranks(fitness) - 1) / (len(fitness) - 1) - 0.5
 
 

@@ -116,9 +116,9 @@ class Population:
             if self._n > 1:
                 after = _generators()
                 self._check(out, rows, args, kwargs)
-                _set_generators(after)  # the check must not use up random numbers
+                _set_generators(after)  # undo the draws of the check
         except NoRuleError:
-            _set_generators(before)  # nor must a failed attempt
+            _set_generators(before)  # undo the draws of the failed attempt
             raise
         return out
 
@@ -269,7 +269,7 @@ def _alike(one: Tensor, base: Tensor, many: Tensor) -> bool:
         return True
     effect = float((one - base)[finite & base.isfinite()].abs().max()) if base.isfinite().any() else 0.0
     rounding = 1e-5 * float(one[finite].abs().max())
-    return float((many - one)[finite].abs().max()) <= 0.01 * effect + rounding  # never true of NaN
+    return float((many - one)[finite].abs().max()) <= 0.01 * effect + rounding  # False for NaN
 
 
 def _rows(arguments: Any) -> int:

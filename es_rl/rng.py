@@ -53,7 +53,7 @@ def stream(seed: int, purpose: str, *indices: int) -> np.random.Generator:
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed={seed}: must lie between 0 and {MAX_SEED}")
     if len(indices) > 3 or any(i < 0 for i in indices):
-        raise ValueError(f"indices={indices}: at most three, none negative")
+        raise ValueError(f"indices={indices}: give at most three, each at least 0")
     counter = np.zeros(4, np.uint64)
     counter[1 : 1 + len(indices)] = indices
     return np.random.Generator(np.random.Philox(_key(seed, purpose), counter=counter))

@@ -56,7 +56,7 @@ def refuse_episodic(names: Iterable[str], prefix: str = "") -> None:
     """Raise `ConfigError` for keys that only make sense with environments."""
     for name in names:
         if name.startswith(prefix) and name.removeprefix(prefix) in EPISODIC:
-            raise ConfigError(f"{name}: is about the episodes of environments, of which there are none. Leave it out.")
+            raise ConfigError(f"{name}: is for training in environments only. Leave it out.")
 
 
 def check_pairs(es: EsConfig, prefix: str) -> None:

@@ -74,7 +74,7 @@ def utilities(fitness: Array, *, shaping: str, top: int) -> tuple[Array, NDArray
     """
     members = len(fitness)  # M
     if members == 0 or members % 2:
-        raise ValueError(f"fitness of {members} members: must be of pairs, an even number")
+        raise ValueError(f"fitness has {members} values: it needs an even number, two for each pair")
     if not 1 <= top <= members // 2:
         raise ValueError(f"top={top}: must lie between 1 and the number of pairs, {members // 2}")
     shape = lookup(SHAPINGS, shaping, "es.shaping")

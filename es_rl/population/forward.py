@@ -127,7 +127,7 @@ class Population:
         name = type(self._module).__name__
         if _keeps((args, kwargs)):
             raise EnvError(
-                f"{name} {use}, and what it keeps between calls, such as a cache, cannot be shared out among members. "
+                f"{name} {use}, and what it keeps between calls, such as a cache, cannot be split among members. "
                 f"Evaluate its members in turn (of a language model: es.noise=dense)."
             ) from use
         self.together = False
@@ -166,7 +166,7 @@ class Population:
             together = _numbers(tree_map(_part(i, rows, self._n), out))
             if not all(map(_alike, alone, unperturbed, together)):
                 _VERDICTS[self._module] = False
-                raise NoRuleError("does not keep its rows, the first dimension, apart")
+                raise NoRuleError("mixes its rows, the first dimension")
         _VERDICTS[self._module] = True
 
     def _each(self, index: Sequence[int], rows: int, args: Any, kwargs: Any) -> Any:
@@ -217,7 +217,7 @@ def _joined(parts: Sequence[Any], rows: int, name: str) -> Any:
     what = f"a tensor of shape {tuple(first.shape)}" if isinstance(first, Tensor) else f"a {type(first).__name__}"
     raise EnvError(
         f"{name} returns {what} for {rows} rows of a member, which cannot be joined with those of the others. "
-        f"Return tensors of which the first dimension are the rows, or evaluate one member at a time."
+        f"Return tensors whose first dimension is the rows, or evaluate one member at a time."
     )
 
 
@@ -279,7 +279,7 @@ def _rows(arguments: Any) -> int:
     for leaf in tree_flatten(arguments)[0]:
         if isinstance(leaf, Tensor) and leaf.ndim:
             return len(leaf)
-    raise EnvError("a perturbed module needs a tensor whose first dimension are the rows.")
+    raise EnvError("a perturbed module needs a tensor whose first dimension is the rows.")
 
 
 def _part(i: int, rows: int, n: int) -> Callable[[Any], Any]:

@@ -128,6 +128,7 @@ class Checkpointer:
         self._saved_generation = -1
         self._saved_at = time.monotonic()
         self._best, self._failed = False, False
+        self._best_before: float | None = None  # the best score before the newest generation
         self.before: Callable[[], None] = lambda: None  # called before a save: the log must not lag behind a checkpoint
         self.pinned: int | None = None  # a generation that is kept because it is being filmed
 
@@ -136,23 +137,23 @@ class Checkpointer:
         self.state, self.progress = state, progress
         self._saved_generation = state.generation if saved else -1
 
+    @property
+    def ahead(self) -> Progress:
+        """The progress that the next generation starts from: a best one that is not on disk does not count."""
+        lost = self._best and self._failed
+        return replace(self.progress, best_score=self._best_before) if lost else self.progress
+
     def hold(self, state: ESState, progress: Progress) -> None:
-        """Set the state that the next save writes."""
-        self.state, self.progress = state, progress
+        """Save this state, whatever comes."""
+        self.state, self.progress, self._best = state, progress, False
 
     def commit(self, state: ESState, progress: Progress, *, best: bool) -> None:
-        """Take a finished generation. Save it if a checkpoint is due, or if it is the best so far.
-
-        If the best one could not be saved, the best score stays as before, so that the next good one is saved.
-        """
-        best_before = self.progress.best_score
-        self.state, self.progress = state, progress
-        self._best = best
+        """Take over a finished generation. Save it if one is due, or if it is the best so far."""
+        self._best_before = self.ahead.best_score
+        self.state, self.progress, self._best = state, progress, best
         old = time.monotonic() - self._saved_at > SAVE_SECONDS
         if best or old or self._failed or state.generation % self._config.every == 0:
             self.save()
-        if best and self._failed:
-            self.progress, self._best = replace(progress, best_score=best_before), False
 
     def save(self, *, required: bool = False) -> None:
         """Save the newest state if it is not saved yet. With `required`, raises `ResourceError` if saving fails."""

@@ -151,7 +151,7 @@ def _advance(
     step: Callable[[ESState], StepResult], saver: Checkpointer, terms: RunTerms, clock: _Clock
 ) -> tuple[StepResult, Progress, dict[str, Any]]:
     """Run one generation. Return its result, the new progress, and its record."""
-    before, start = saver.progress, clock.seconds()
+    before, start = saver.ahead, clock.seconds()
     done = step(saver.state)
     progress = replace(
         before,

@@ -112,7 +112,7 @@ def _search(sweep: Sweep, plan: Plan, config: SweepConfig, out: Path, write: Cal
         while True:
             check()
             _fill(running, sweep, plan, config, out)
-            if not running:
+            if not running and not sweep.collect() and sweep.counted() >= config.trials:
                 return
             time.sleep(POLL)
             for trial, current in list(running.items()):

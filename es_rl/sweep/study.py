@@ -26,7 +26,7 @@ from es_rl.sweep.space import Choice, Range, Space
 
 NAME = "sweep"
 ENOUGH = 5  # complete trials needed before hopeless ones are stopped
-UNCLAIMED = timedelta(minutes=2)  # a running trial without an owner counts as left behind after this time
+UNCLAIMED = timedelta(seconds=10)  # after which a trial that no process has claimed was left behind
 GRACE = 10  # seconds after which the lock of a dead process is removed
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -52,9 +52,7 @@ class Sweep:
             self._keep_settings(out, settings)
             if not self.trials:
                 self.study.enqueue_trial(known(space, defaults), user_attrs={"defaults": known(space, defaults)})
-            for trial in self.trials:
-                if _left_behind(trial):
-                    self.again(trial)
+            self.collect()
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -105,6 +103,13 @@ class Sweep:
             params = kept.get("defaults", trial.params)
             self.study.enqueue_trial(dict(params), user_attrs={**kept, "folder": place})
         self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def collect(self) -> bool:
+        """Queue trials again that a killed process left behind. Tell whether one remains that no process has claimed."""
+        for trial in self.trials:
+            if _left_behind(trial):
+                self.again(trial)
+        return any(trial.state == TrialState.RUNNING and "owner" not in trial.user_attrs for trial in self.trials)
 
     def best(self) -> FrozenTrial | None:
         """Return the complete trial with the highest value; of equal ones, the first."""

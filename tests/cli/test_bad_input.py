@@ -35,7 +35,7 @@ ENVIRONMENT = [
     (["env=hostile:TextObservation-v0"], "observation space Text"),
     (["env=hostile:GraphObservation-v0"], "observation space Graph"),
     (["env=hostile:RaisesAt100-v0"], "its step raised ValueError: joint 7 exploded"),
-    (["env=hostile:LateWrongShape-v0"], "an observation of shape (2,)"),
+    (["env=hostile:LateWrongShape-v0"], "the observation has shape (2,)"),
     (["env=hostile:Sleeps-v0", "hang_after=2"], "finished no step for 2 s (hang_after), 2 times"),
     (["env=hostile:Crashes-v0"], "died of SIGSEGV"),
 ]
@@ -132,7 +132,7 @@ def test_a_run_goes_on_as_it_began(train):
 
     train("env=es_rl/PointMass-v0", "generations=1", "es.population=4")
     for change in ("policy=linear", "env=CartPole-v1"):
-        with pytest.raises(ConfigError, match="a run goes on as it began"):
+        with pytest.raises(ConfigError, match="this cannot change when it goes on"):
             main(["resume=run", change])
 
 

@@ -174,7 +174,7 @@ def test_what_cannot_be_made_is_refused(make):
                 make(id, **keys)
         with pytest.raises(EnvError, match="cannot be made: TypeError.*legs"):
             make(id, 2, legs=3)
-    with pytest.raises(ConfigError, match="threads=2: CartPole-v1 has no fast environment"):
+    with pytest.raises(ConfigError, match="threads=2: only fast environments have threads, and CartPole-v1 is none"):
         make("CartPole-v1", 2, threads=2)
 
 

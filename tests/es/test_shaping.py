@@ -85,7 +85,7 @@ def test_a_failed_pair_is_never_among_the_top():
 
 @pytest.mark.parametrize(("fitness", "top"), [([1, 2, 3], 1), ([], 1), ([1, 2], 0), ([1, 2], 2)])
 def test_what_is_not_pairs_is_refused(fitness, top):
-    with pytest.raises(ValueError, match="top|members"):
+    with pytest.raises(ValueError, match="top|values"):
         utilities(np.array(fitness, float), shaping="raw", top=top)
 
 

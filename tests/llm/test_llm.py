@@ -604,7 +604,7 @@ def test_the_shipped_data_is_what_the_script_makes(tmp_path):
     from pathlib import Path
 
     root = Path(__file__).parents[2]
-    script = runpy.run_path(str(root / "scripts" / "prompts.py"))
+    script = runpy.run_path(str(root / "scripts" / "make_prompts.py"))
     script["main"]([f"out={tmp_path}"])
     for path in (root / "examples" / "data").glob("*.jsonl"):
         assert path.read_text() == (tmp_path / path.name).read_text()

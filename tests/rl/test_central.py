@@ -156,7 +156,7 @@ def test_a_gpu_that_is_not_there_is_one_line(command, monkeypatch):
     ("keys", "error"),
     [
         ("inference=central workers=0", "inference=central: needs worker processes"),
-        ("device=cuda", "device=cuda: needs inference=central"),
+        ("device=cuda", "device=cuda: works with inference=central only"),
         ("inference=remote", "inference=remote"),
     ],
 )

@@ -196,7 +196,7 @@ def test_what_is_saved_is_what_was_given():
     saved = read_file_of(config)
     assert parse_resume(saved, ["generations=9"], "config.yaml").env_kwargs == config.env_kwargs
     for argument in ("env_kwargs={}", "env_kwargs={level: 2}", "env_kwargs.more=3"):
-        with pytest.raises(ConfigError, match="a run goes on as it began"):
+        with pytest.raises(ConfigError, match="this cannot change when it goes on"):
             parse_resume(saved, [argument], "config.yaml")
 
 

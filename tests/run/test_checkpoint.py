@@ -216,8 +216,8 @@ def test_a_best_one_that_cannot_be_saved_is_told_of(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(cp, "save", refuse)
         saver.commit(state(1), cp.Progress(best_score=7.0), best=True)
-        assert saver.progress.best_score is None  # so that the next good one is kept
+        assert saver.ahead.best_score is None  # so that the next good one is kept
         saver.commit(state(2), cp.Progress(), best=False)
     saver.commit(state(3), cp.Progress(best_score=5.0), best=True)
-    assert saver.progress.best_score == 5.0
+    assert saver.ahead.best_score == 5.0
     assert len(said) == 2 and cp.load(tmp_path, "best").generation == 3

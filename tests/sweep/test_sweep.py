@@ -120,7 +120,7 @@ def trainings():
         ("es.sigm=0.1..0.2", "es.sigm: unknown key. Did you mean es.sigma"),
         ("policy=0.1..0.2", "policy is no number, so it cannot have a range"),
         ("obs_norm=0..1", "is no number, so it cannot have a range"),
-        ("es.episodes=1..2.5", "es.episodes is a whole number"),
+        ("es.episodes=1..2.5", "both ends must be whole numbers, as es.episodes is"),
         ("es.population=15..64", "even"),
         ("es.population=[32,x]", "es.population=x: wrong type"),
         ("es.population=[32,32]", "give each value once"),
@@ -151,7 +151,10 @@ def test_what_no_training_would_take_is_refused_before_anything_runs(text, told)
         ),
         (["env=Hopper-v4", "env_steps=10", "contender=pp", "gamma=0.9..1"], "Did you mean ppo"),
         (["env=Hopper-v4", "env_steps=10", "contender=ppo", "gama=0.9..1"], "Did you mean gamma"),
-        (["env=Hopper-v4", "env_steps=10", "contender=ppo", "n_steps=8..9.5"], "n_steps is a whole number"),
+        (
+            ["env=Hopper-v4", "env_steps=10", "contender=ppo", "n_steps=8..9.5"],
+            "both ends must be whole numbers, as n_steps is",
+        ),
     ],
 )
 def test_a_sweep_without_a_sense_is_refused(arguments, told):

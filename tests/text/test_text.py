@@ -225,7 +225,7 @@ def test_a_target_in_bits_is_met_from_above(file):
         (b"x" * 1000, ["gpt.width=10", "gpt.heads=4"], "gpt.width=10: must be a multiple of gpt.heads=4"),
         (b"x" * 1000, ["baseline=sgd"], "baseline=sgd: must be one of"),
         (b"x" * 1000, ["baseline=adamw", "optim.name=sgd"], "optim.name=sgd: baseline=adamw is itself the optimiser"),
-        (b"x" * 1000, ["es.limit=5"], "es.limit: is about the episodes"),
+        (b"x" * 1000, ["es.limit=5"], "es.limit: is for training in environments"),
         (b"x" * 1000, ["reward=m:f", "target_bits=2"], "target_bits: with a reward"),
         (b"x" * 1000, ["target_reward=2"], "target_reward: needs a reward"),
         (b"x" * 1000, ["reward=countdown"], "reward=countdown: must be module:function"),

@@ -286,8 +286,8 @@ def test_a_fitness_that_returns_something_else_is_told_so(value, message):
         ({"rank": 9}, "rank=9: must lie between 1 and the smaller side"),
         ({"seed": -1}, "seed=-1"),
         ({"chunk": 3}, "chunk=3: must be even"),
-        ({"limit": 3}, "limit: is about the episodes"),
-        ({"model": network().double()}, "0.weight is of torch.float64 on cpu"),
+        ({"limit": 3}, "limit: is for training in environments"),
+        ({"model": network().double()}, "0.weight is torch.float64 on cpu"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
@@ -390,7 +390,7 @@ def test_what_cannot_be_sent_to_workers_is_refused_at_once(kind):
         model.strange = nn.Parameter(strange, requires_grad=False)
     else:
         model.register_buffer("strange", strange)
-    with pytest.raises(ConfigError, match=r"strange is of torch.bfloat16 on cpu.*Use model.float\(\).cpu\(\)"):
+    with pytest.raises(ConfigError, match=r"strange is torch.bfloat16 on cpu.*Use model.float\(\).cpu\(\)"):
         es_rl.Trainer(model, theta_sum)
 
 

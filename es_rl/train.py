@@ -28,8 +28,7 @@ from es_rl.rl.central import PROCESSES
 from es_rl.rl.chunks import make_policy
 from es_rl.rl.config import Config, parse_resume, parse_train
 from es_rl.rl.task import RlTask, probe
-from es_rl.run import directory as rundir
-from es_rl.run import loop
+from es_rl.run import directory, loop
 from es_rl.run.log import RunLog
 from es_rl.run.task import Run, Training
 from es_rl.run.terms import RETURN
@@ -47,9 +46,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the verb; return the exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(Config, USAGE))
-    resumed, keys = rundir.resumed(argv)
+    resumed, keys = directory.resumed(argv)
     if resumed:
-        config = parse_resume(rundir.saved_config(resumed), keys, str(resumed / "config.yaml"))
+        config = parse_resume(directory.saved_config(resumed), keys, str(resumed / "config.yaml"))
     else:
         config = parse_train(argv)
     _check_names(config)
@@ -59,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     if config.inference == "central":
         choose_device(config.device)
         count *= PROCESSES
-    run = resumed or rundir.create(config.run, config.env, config.policy)
+    run = resumed or directory.create(config.run, config.env, config.policy)
     prepare = partial(_prepare, config, run)
     title = f"es_rl: {config.env} → {run}"
     return loop.run(Run(config, run, prepare, "train", argv, title, workers=count, resumed=bool(resumed), terms=RETURN))

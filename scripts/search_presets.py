@@ -69,7 +69,7 @@ ES = {
     },
     "Ant-v4": {
         "es.sigma": "0.005..0.2:log", "optim.lr": "0.0002..0.01:log", "es.population": "[32,64,120]",
-        "es.limit": "[100,200,500]", "es.top": "[8,20,null]", **NETWORK,
+        "es.limit": "[100,200,500]", "es.top": "[8,16,null]", **NETWORK,
     },
     "Humanoid-v4": {
         "es.sigma": "0.01..0.3:log", "optim.lr": "0.001..0.1:log", "es.population": "[64,128,256]",

@@ -33,7 +33,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from es_rl import plugins as modules
+from es_rl import plugins
 from es_rl.envs import gymnasium_backend, point_mass, recall
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
 from es_rl.envs.spaces import Bools, Floats, Ids, Seeds
@@ -249,7 +249,7 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
 
 def _import(module: str, id: str) -> None:
     try:
-        modules.load(module)
+        plugins.load(module)
     except Exception as error:  # foreign code, any error
         text = gymnasium_backend.describe(error)
         raise EnvError(f"env={id}: the module {module} cannot be imported: {text}") from error

@@ -34,8 +34,7 @@ from es_rl.llm.export import export
 from es_rl.llm.in_place import unchanged
 from es_rl.llm.prompts import Dataset
 from es_rl.llm.task import LlmTask
-from es_rl.run import directory as rundir
-from es_rl.run import loop
+from es_rl.run import directory, loop
 from es_rl.run.checkpoint import Checkpointer
 from es_rl.run.log import RunLog
 from es_rl.run.resume import resumed_config
@@ -71,9 +70,11 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"out={asked.out}: exists. Give the path of a new directory.")
         export(Path(asked.export), Path(asked.out), asked.checkpoint)
         return cli.show(asked.out)
-    resumed, keys = rundir.resumed(argv)
+    resumed, keys = directory.resumed(argv)
     if resumed:
-        config = resumed_config(LlmConfig, rundir.saved_config(resumed), keys, str(resumed / "config.yaml"), "reward")
+        config = resumed_config(
+            LlmConfig, directory.saved_config(resumed), keys, str(resumed / "config.yaml"), "reward"
+        )
     else:
         refuse_episodic(given, "es.")
         preset = lookup(PRESETS, given.get("preset", ""), "preset")
@@ -86,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
         raise CheckpointError(f"{source}: has no config.json, so the starting model is lost. Start a new run.")
     language.check(source)
     use_one_thread()
-    run = resumed or rundir.create(config.run, "llm", re.sub(r"\W.*", "", config.reward) or "reward")
+    run = resumed or directory.create(config.run, "llm", re.sub(r"\W.*", "", config.reward) or "reward")
     prepare = partial(_prepare, config, run, data, source)
     title = f"es_rl: {config.model}, {config.reward} → {run}"
     count = _workers(config, source)
@@ -117,7 +118,7 @@ def _prepare(
         for rows, name in ((data.train, f"data={config.data}"), (data.held_out, "held-out data"))
     )
     if source != start:
-        with rundir.reporting(run):
+        with directory.reporting(run):
             model.save_pretrained(start)  # type: ignore[operator]
             tokenizer.save_pretrained(start)
     rows = _rows(config, model.config, longest) if config.rows is None else config.rows

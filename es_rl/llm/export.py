@@ -11,13 +11,13 @@ import torch
 from es_rl.es import ESState
 from es_rl.llm import model as language
 from es_rl.run import checkpoint as checkpoints
-from es_rl.run import directory as rundir
+from es_rl.run import directory
 from es_rl.run.checkpoint import check_fit
 
 
 def export(run: Path, out: Path, checkpoint: str = "last") -> None:
     """Write a checkpoint's theta to the directory `out`, which is replaced. Raises `CheckpointError`, `EnvError`."""
-    rundir.saved_config(run)
+    directory.saved_config(run)
     loaded = checkpoints.load(run, checkpoint)
     model, tokenizer = language.open_model(run / "start", "float32")
     check_fit(loaded.path, loaded.model, ESState(0, dict(model.named_parameters()), {}, {}), "model")
@@ -25,7 +25,7 @@ def export(run: Path, out: Path, checkpoint: str = "last") -> None:
         for name, value in model.named_parameters():
             value.copy_(loaded.model.pop(name))
     writing = out.with_name(f".writing-{os.getpid()}-{out.name}")
-    with rundir.reporting(out, "Choose another place with out=DIRECTORY"):
+    with directory.reporting(out, "Choose another place with out=DIRECTORY"):
         shutil.rmtree(writing, ignore_errors=True)
         model.save_pretrained(writing)  # type: ignore[operator]
         tokenizer.save_pretrained(writing)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from es_rl import plugins as modules
+from es_rl import plugins
 from es_rl.errors import EnvError, nearest
 from es_rl.rewards import countdown as game
 
@@ -67,7 +67,7 @@ def load(name: str) -> Reward:
         return REWARDS[name]
     module, function = _split(name)
     try:
-        found: Any = modules.load(module)
+        found: Any = plugins.load(module)
     except Exception as error:
         said = " ".join(str(error).split())
         raise EnvError(f"reward={name}: {module} cannot be imported: {type(error).__name__}: {said}.") from error

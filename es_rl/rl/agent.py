@@ -15,9 +15,8 @@ from es_rl.envs.spaces import flatten, from_json, size, to_action, to_json
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.plugins import module_rule
 from es_rl.rl.config import Config, resolve
-from es_rl.run import atomic as directory
+from es_rl.run import atomic, directory
 from es_rl.run import checkpoint as checkpoints
-from es_rl.run import directory as rundir
 
 
 class Agent:
@@ -46,7 +45,7 @@ def load(run: str | Path, checkpoint: str = "last") -> Agent:
     """Return a run's policy from checkpoint `last`, `best` or a generation's number. Raises `CheckpointError`."""
     path = Path(run)
     try:
-        config = resolve(build(Config, [(rundir.saved_config(path), f"{path / 'config.yaml'}: ")]))
+        config = resolve(build(Config, [(directory.saved_config(path), f"{path / 'config.yaml'}: ")]))
         loaded = checkpoints.load(path, checkpoint)
         observation_space, action_space = saved_spaces(loaded)
         policy = policies.make(config, size(observation_space), action_space)
@@ -64,7 +63,7 @@ def about(observation_space: spaces.Space[Any], action_space: spaces.Space[Any])
 
 def saved_spaces(checkpoint: checkpoints.Checkpoint) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
     """Return the observation and action spaces a policy was trained for. Raises `CheckpointError`."""
-    with directory.reading(checkpoint.path):
+    with atomic.reading(checkpoint.path):
         return from_json(checkpoint.about["observation_space"]), from_json(checkpoint.about["action_space"])
 
 

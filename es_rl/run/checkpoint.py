@@ -24,7 +24,7 @@ from torch import Tensor
 from es_rl.errors import CheckpointError, ResourceError
 from es_rl.es.strategy import ESState
 from es_rl.keys import key
-from es_rl.run import atomic as directory
+from es_rl.run import atomic
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def save(
         "state.json": json.dumps(facts, indent=2, allow_nan=False).encode(),
     }
     final = folder / _name(state.generation)
-    directory.write(final, contents)
+    atomic.write(final, contents)
     _link(folder / "last", final.name)
     if best:
         _link(folder / "best", final.name)
@@ -213,8 +213,8 @@ def load_newest(run: Path, on_warning: Callable[[str], None]) -> Checkpoint:
 
 def _read(path: Path) -> Checkpoint:
     """Return a checkpoint. Check every file against the manifest before parsing any."""
-    with directory.reading(path):
-        contents = directory.read(path, FILES)
+    with atomic.reading(path):
+        contents = atomic.read(path, FILES)
         facts = json.loads(contents["state.json"])
         if facts["format"] != FORMAT:
             raise CheckpointError(f"{path}: has format {facts['format']}; this version reads {FORMAT}.")

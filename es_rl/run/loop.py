@@ -19,7 +19,7 @@ from es_rl.config import to_yaml
 from es_rl.errors import CheckpointError, Stopped, TornError
 from es_rl.es.strategy import ESParams, ESState
 from es_rl.run import checkpoint as checkpoints
-from es_rl.run import directory as rundir
+from es_rl.run import directory
 from es_rl.run.checkpoint import Checkpointer, Progress
 from es_rl.run.log import RunLog
 from es_rl.run.screen import Screen, number
@@ -34,8 +34,8 @@ FLAT_WARNING = 3  # warn after this many generations in a row without any differ
 
 def run(r: Run) -> int:
     """Train in a run directory until a stop rule is met. Return the exit code. Raises `Stopped` and other errors."""
-    with rundir.locked(r.path), stop_requests() as check, contextlib.ExitStack() as stack:
-        stack.callback(rundir.discard_unbegun, r.path)
+    with directory.locked(r.path), stop_requests() as check, contextlib.ExitStack() as stack:
+        stack.callback(directory.discard_unbegun, r.path)
         screen = Screen(r.title, r.stop_rules, r.terms)
         stack.callback(screen.close)
         screen.status(f"starting {r.workers} workers")
@@ -64,10 +64,10 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
     text = to_yaml(r.config)
     if not r.resumed:
         saver.save(required=True)  # before config.yaml marks the directory as a run that can be resumed
-        rundir.describe(r.path, r.config, r.verb, r.argv)
+        directory.describe(r.path, r.config, r.verb, r.argv)
         screen.say(text)
     else:
-        rundir.save_config(r.path, r.config)  # resumable keys may have changed
+        directory.save_config(r.path, r.config)  # resumable keys may have changed
     begun = f" from generation {state.generation}" if state.generation else ""
     screen.say(training.heading + begun)
     log = RunLog(r.path, screen, text, r.terms, generation=state.generation, steps=progress.steps, resumed=r.resumed)
@@ -223,6 +223,6 @@ def _restore(path: Path, training: Training, say: Callable[[str], None]) -> tupl
     if loaded.about != training.about:
         differing = sorted(k for k in {*loaded.about, *training.about} if loaded.about.get(k) != training.about.get(k))
         raise CheckpointError(f"{loaded.path}: was trained for something else. These differ: {', '.join(differing)}.")
-    for change in rundir.changed_versions(path):
+    for change in directory.changed_versions(path):
         say(f"warning: {change}; results may differ from those of an uninterrupted run")
     return loaded.state(training.state), loaded.progress

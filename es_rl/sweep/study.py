@@ -105,7 +105,7 @@ class Sweep:
         self.study.tell(trial.number, state=TrialState.FAIL)
 
     def collect(self) -> bool:
-        """Queue trials again that a killed process left behind. Tell whether one remains that no process has claimed."""
+        """Queue again the trials that a killed process left behind. Tell whether one remains that nobody claimed."""
         for trial in self.trials:
             if _left_behind(trial):
                 self.again(trial)

@@ -25,9 +25,7 @@ from es_rl.errors import CheckpointError, ConfigError
 from es_rl.es.chunks import idle_workers
 from es_rl.es.config import EPISODIC
 from es_rl.rng import integer_seed
-from es_rl.run import checkpoint as checkpoints
-from es_rl.run import directory as rundir
-from es_rl.run import loop
+from es_rl.run import checkpoint, directory, loop
 from es_rl.run.task import Run, Training
 from es_rl.run.terms import REWARD, RunTerms
 from es_rl.text.config import ADAMW, DEFAULTS, TextConfig, parse_resume, parse_text
@@ -50,9 +48,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(TextConfig, USAGE, without=[f"es.{name}" for name in EPISODIC]))
-    resumed, keys = rundir.resumed(argv)
+    resumed, keys = directory.resumed(argv)
     if resumed:
-        config = parse_resume(rundir.saved_config(resumed), keys, str(resumed / "config.yaml"))
+        config = parse_resume(directory.saved_config(resumed), keys, str(resumed / "config.yaml"))
     else:
         config = parse_text(argv)
     corpus = read(config.corpus, config.ctx)
@@ -60,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         rewards.load(config.reward)
     use_one_thread()
     model = make_model(config, "" if resumed else config.model)
-    run = resumed or rundir.create(config.run, "text", config.baseline or "gpt")
+    run = resumed or directory.create(config.run, "text", config.baseline or "gpt")
     prepare = partial(_prepare, config, corpus, model)
     title = f"es_rl: {config.corpus} → {run}"
     count = available_processors() if config.workers is None else config.workers
@@ -112,12 +110,12 @@ def make_model(config: TextConfig, parent: str) -> nn.Module:
     model.requires_grad_(False).eval()
     if parent:
         path = Path(parent)
-        if rundir.saved_config(path).get("seed") == config.seed:
+        if directory.saved_config(path).get("seed") == config.seed:
             raise ConfigError(
                 f"seed={config.seed}: is the seed of model={path}, so its sequences and noise would come again. "
                 f"Give another seed."
             )
-        loaded = checkpoints.load(path)
+        loaded = checkpoint.load(path)
         if (loaded.about.get("gpt"), loaded.about.get("ctx")) != (asdict(config.gpt), config.ctx):
             raise CheckpointError(
                 f"model={path}: is of gpt={loaded.about.get('gpt')}, ctx={loaded.about.get('ctx')}. "

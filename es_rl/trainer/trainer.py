@@ -36,7 +36,7 @@ from es_rl import es
 from es_rl.errors import CheckpointError, ConfigError, TrainingError
 from es_rl.es.strategy import ESState, Generation
 from es_rl.noise import Perturbation, member_weights
-from es_rl.run import atomic as directory
+from es_rl.run import atomic
 from es_rl.run.checkpoint import FILES, check_fit
 from es_rl.run.log import plain
 from es_rl.trainer.fitness import MemberFitness, Scores, assign, restored_after
@@ -147,7 +147,7 @@ class Trainer:
         Raises `ConfigError` if the path holds anything else.
         """
         final = Path(path)
-        if final.exists() and not all((final / name).exists() for name in (directory.MANIFEST, "state.json")):
+        if final.exists() and not all((final / name).exists() for name in (atomic.MANIFEST, "state.json")):
             raise ConfigError(f"{path}: exists, and is not a saved trainer. Give another path.")
         final.parent.mkdir(parents=True, exist_ok=True)
         best = self.best
@@ -167,7 +167,7 @@ class Trainer:
             "trainer.safetensors": save_tensors({k: v.contiguous() for k, v in {**moving, **kept, **first}.items()}),
             "state.json": json.dumps(about, allow_nan=False).encode(),
         }
-        directory.write(final, contents)
+        atomic.write(final, contents)
 
     @classmethod
     def load(
@@ -186,8 +186,8 @@ class Trainer:
         frozen again. Raises `CheckpointError`.
         """
         folder = Path(path)
-        with directory.reading(folder):
-            contents = directory.read(folder, FILES)
+        with atomic.reading(folder):
+            contents = atomic.read(folder, FILES)
             about = json.loads(contents["state.json"])
             if about["format"] != FORMAT:
                 raise CheckpointError(f"{folder}: has format {about['format']}; this version reads {FORMAT}.")

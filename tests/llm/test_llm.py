@@ -16,10 +16,9 @@ from es_rl import es, noise
 from es_rl.errors import CheckpointError, ConfigError, EnvError, Stopped, TrainingError
 from es_rl.es.strategy import MemberScores
 from es_rl.llm import __main__ as llm
-from es_rl.llm import in_place
+from es_rl.llm import in_place, task
 from es_rl.llm import model as language
 from es_rl.llm import prompts as dataset
-from es_rl.llm import task as finetune
 from es_rl.llm.in_place import Direction, ascend, write
 from es_rl.llm.model import Completion, Language, kl
 from es_rl.llm.reward_worker import RewardWorker
@@ -265,14 +264,14 @@ def test_a_collapse_ends_the_run(tune, monkeypatch, tmp_path):
     ],
 )
 def test_what_a_collapse_is(medians, fell):
-    guard = finetune.CollapseDetector()
+    guard = task.CollapseDetector()
     found = [guard.fell(np.array([min(m, 0.5), m, m, m])) for m in medians]
     assert found[-1] is fell and not any(found[:-1])
 
 
 def test_a_stop_within_an_evaluation_loses_nothing(tune, monkeypatch, tmp_path):
     whole = tune("generations=4", run="whole")
-    asked, speak = [], finetune.LlmTask._speak
+    asked, speak = [], task.LlmTask._speak
 
     def stopping(self, kind, state, rows):
         asked.append(kind)
@@ -280,7 +279,7 @@ def test_a_stop_within_an_evaluation_loses_nothing(tune, monkeypatch, tmp_path):
             raise Stopped("stopped by SIGTERM", 75)
         return speak(self, kind, state, rows)
 
-    monkeypatch.setattr(finetune.LlmTask, "_speak", stopping)
+    monkeypatch.setattr(task.LlmTask, "_speak", stopping)
     with pytest.raises(Stopped, match="generation 4 is saved"):
         tune("generations=4", run="half")
     monkeypatch.undo()
@@ -292,7 +291,7 @@ def test_a_stop_within_an_evaluation_loses_nothing(tune, monkeypatch, tmp_path):
 
 def test_theta_that_is_half_moved_is_not_saved(tune, monkeypatch, tmp_path):
     whole = tune("generations=3", run="whole")
-    ascend = finetune.ascend
+    ascend = task.ascend
 
     def breaking(theta, directions, p, **more):
         norm = ascend(theta, directions, p, **more)
@@ -300,10 +299,10 @@ def test_theta_that_is_half_moved_is_not_saved(tune, monkeypatch, tmp_path):
             raise MemoryError("no")
         return norm
 
-    monkeypatch.setattr(finetune, "ascend", breaking)
+    monkeypatch.setattr(task, "ascend", breaking)
     with pytest.raises(TrainingError, match="the update of generation 2 broke off"):
         tune("generations=3", "checkpoint.every=1", run="half")
-    monkeypatch.setattr(finetune, "ascend", ascend)
+    monkeypatch.setattr(task, "ascend", ascend)
     tune("resume=half", "generations=3", "reward=hostile:high_letters")
     assert model_hash(tmp_path / "half") == model_hash(whole)
 

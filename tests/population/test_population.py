@@ -19,8 +19,7 @@ from torch.func import functional_call
 from es_rl import population
 from es_rl.errors import ConfigError, EnvError
 from es_rl.noise import KINDS, Perturbation, member_weights
-from es_rl.population import forward
-from es_rl.population import rules as fused
+from es_rl.population import forward, rules
 from es_rl.population.forward import perturb
 
 MEMBERS = [0, 1, 2, 3, 7, 12]
@@ -145,12 +144,12 @@ NETWORKS = {
 
 def build(name):
     torch.manual_seed(0)
-    make, inputs, fused = NETWORKS[name]
+    make, inputs, rules = NETWORKS[name]
     module = make().eval()
     for value in module.parameters():
         if value.ndim < 2:
             value.data += 0.3 * torch.randn_like(value)
-    return module, inputs, fused
+    return module, inputs, rules
 
 
 def tensor(out):
@@ -179,7 +178,7 @@ def assert_close(got, expected):
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_every_member_is_the_module_with_its_explicit_weights(name, kind, rank, rows):
-    module, inputs, fused = build(name)
+    module, inputs, rules = build(name)
     p = Perturbation(kind=kind, rank=rank, sigma=0.1, seed=3, generation=5)
     x = inputs(len(MEMBERS) * rows)
     before, state = tensor(module(x)), copy.deepcopy(module.state_dict())
@@ -187,7 +186,7 @@ def test_every_member_is_the_module_with_its_explicit_weights(name, kind, rank, 
     with warnings.catch_warnings(record=True) as caught, perturb(module, MEMBERS, p) as members:
         warnings.simplefilter("always")
         y = tensor(module(x))
-        assert members.together is fused, [str(w.message) for w in caught]
+        assert members.together is rules, [str(w.message) for w in caught]
         assert not y.requires_grad
         assert_close(y, expected)
         members.select([1, 4])
@@ -219,7 +218,7 @@ def test_no_product_of_factors_is_ever_formed(monkeypatch):
         p, x = Perturbation(kind="lowrank", rank=2, sigma=0.1), inputs(len(MEMBERS))
         expected = explicit(module, MEMBERS, x, 1, p)
         with monkeypatch.context() as patched, perturb(module, MEMBERS, p) as members:
-            patched.setattr(fused.LowRank, "explicit", forbidden)
+            patched.setattr(rules.LowRank, "explicit", forbidden)
             assert_close(tensor(module(x)), expected)
             assert members.together
 

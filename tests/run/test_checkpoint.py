@@ -14,7 +14,7 @@ from gymnasium import spaces
 from es_rl.errors import CheckpointError, ResourceError
 from es_rl.es.strategy import ESState
 from es_rl.rl.agent import about, saved_spaces
-from es_rl.run import atomic as directory
+from es_rl.run import atomic
 from es_rl.run import checkpoint as cp
 from es_rl.run.checkpoint import CheckpointConfig
 
@@ -91,7 +91,7 @@ def damage_empty(path):
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("name", [*cp.FILES, directory.MANIFEST])
+@pytest.mark.parametrize("name", [*cp.FILES, atomic.MANIFEST])
 @pytest.mark.parametrize("damage", [damage_truncate, damage_flip, damage_remove, damage_empty])
 def test_a_damaged_newest_one_is_passed_over_and_all_damaged_is_an_error(tmp_path, name, damage):
     for generation in (1, 2):
@@ -119,7 +119,7 @@ def test_a_pickle_by_another_name_is_never_loaded(tmp_path, name):
     path = save(tmp_path, 1)
     for data in (pickle.dumps(Bomb()), pickle.dumps(Bomb(), protocol=0)):
         files = {file: (path / file).read_bytes() for file in cp.FILES}
-        directory.write(path, files | {name: data})
+        atomic.write(path, files | {name: data})
         with pytest.raises(CheckpointError, match="not safetensors"):
             cp.load(tmp_path)
     assert not (tmp_path / "exploded").exists()
@@ -184,7 +184,7 @@ def test_what_fits_its_manifest_may_still_be_nonsense(tmp_path, name, change):
     facts = json.loads((path / "state.json").read_text())
     text = "[" * 100_000 if name == "deep" else json.dumps(change(facts))
     contents = {file: (path / file).read_bytes() for file in cp.FILES} | {"state.json": text.encode()}
-    directory.write(path, contents)
+    atomic.write(path, contents)
     with pytest.raises(CheckpointError, match="damaged"):
         cp.load(tmp_path)
 

@@ -546,7 +546,7 @@ def test_errors_are_one_line(command, tmp_path):
     with pytest.raises(CheckpointError, match="no such run directory"):
         llm.main(["export=nothing", "out=x"])
     (tmp_path / "there").mkdir()
-    with pytest.raises(ConfigError, match="out=there: is there already"):
+    with pytest.raises(ConfigError, match="out=there: exists"):
         llm.main(["export=nothing", "out=there"])
 
 

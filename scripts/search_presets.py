@@ -2,14 +2,16 @@
 
     python scripts/search_presets.py plan                                   # what is searched, and what it costs
     python scripts/search_presets.py run out=runs/presets [tasks=[Hopper-v4]] [contenders=[es]] [parallel=2]
-    python scripts/search_presets.py keep out=runs/presets                  # finished sweeps → benchmarks/search/
+    python scripts/search_presets.py keep out=runs/presets                  # sweeps → benchmarks/search/
     python scripts/search_presets.py show [to=benchmarks/search_results.md] # what was kept, and how to paste it
 
 Each sweep is one call of `es_rl.sweep`, one training at a time; `parallel` sweeps run side by side. What is finished is
-not done again: the same command goes on where it was stopped, and leaves out the sweeps that were kept.
+not done again: the same command goes on where it was stopped, and leaves out the finished sweeps that were kept. Of
+unfinished ones the journal is kept, from which `run` goes on, on another machine too.
 """
 
 import csv
+import gzip
 import os
 import shlex
 import shutil
@@ -93,6 +95,7 @@ SPEEDS = {
     "es": (15_000, 14_000, 13_000, 4_000, 4_000, 2_500, 1_200),
     "ppo_fast": (6_000, 5_500, 5_000, 3_300, 3_300, 2_100, 1_400),
 }
+JOURNAL = "study.journal"  # of a sweep
 KEPT = Path(__file__).parent.parent / "benchmarks" / "search"  # the trials of finished sweeps
 START = 6  # seconds of processor time before a training begins
 STOPPED = 0.6  # of all that would be played without stopping hopeless trials
@@ -161,6 +164,8 @@ def start(contender, task, out):
     """One sweep, which is stopped when this process ends; what it says is in its log and on the screen."""
     folder = Path(out) / f"{contender}-{task}"
     folder.mkdir(parents=True, exist_ok=True)
+    if unfinished(contender, task).exists() and not (folder / JOURNAL).exists():
+        (folder / JOURNAL).write_bytes(gzip.decompress(unfinished(contender, task).read_bytes()))
     print(f"{time.strftime('%H:%M')} {contender} on {task}: {folder / 'log.txt'}", flush=True)
     dies = partial(die_with_parent, os.getpid(), signal.SIGTERM)
     with (folder / "log.txt").open("ab") as log:
@@ -175,16 +180,25 @@ def record(contender, task):
     return KEPT / f"{contender}-{task}.csv"
 
 
+def unfinished(contender, task):
+    """Where the journal of an unfinished sweep is kept."""
+    return KEPT / f"{contender}-{task}.journal.gz"
+
+
 def keep(keys):
-    """Keep the trials of the sweeps that are finished."""
+    """Keep the trials of the sweeps that are finished, and the journals of those that are not."""
     KEPT.mkdir(exist_ok=True)
     for task in keys.tasks:
         for contender in keys.contenders:
-            path = Path(keys.out) / f"{contender}-{task}" / "trials.csv"
-            trials = found(path)
+            folder, journal = Path(keys.out) / f"{contender}-{task}", unfinished(contender, task)
+            trials = found(folder / "trials.csv")
             if sum(trial["state"] != "failed" for trial in trials) == TRIALS:
-                shutil.copy(path, record(contender, task))
+                shutil.copy(folder / "trials.csv", record(contender, task))
+                journal.unlink(missing_ok=True)
                 print(record(contender, task))
+            elif trials:
+                journal.write_bytes(gzip.compress((folder / JOURNAL).read_bytes(), mtime=0))
+                print(journal)
 
 
 def found(path):

@@ -463,6 +463,7 @@ def test_what_the_search_for_presets_found_is_kept_a_table_and_can_be_pasted(pre
         folder = Path(f"found/es-{task}")
         folder.mkdir(parents=True)
         (folder / "trials.csv").write_text("\n".join(heads + rows[:count]) + "\n")
+        (folder / "study.journal").write_text(f"journal of {task}")
     folder = Path("found/ppo_fast-Humanoid-v4")
     folder.mkdir()
     cells = [f'{i},complete,{i},1,2,36,,0.001,45,"[128,128]"' for i in range(23, -1, -1)]
@@ -470,7 +471,8 @@ def test_what_the_search_for_presets_found_is_kept_a_table_and_can_be_pasted(pre
     text = "\n".join([heads[0].replace("es.sigma,optim.lr,policy", names), *cells])
     (folder / "trials.csv").write_text(text + "\n")
     assert presets.main(["keep", "out=found"]) == 0
-    assert {path.name for path in Path("kept").iterdir()} == {"es-Humanoid-v4.csv", "ppo_fast-Humanoid-v4.csv"}
+    kept = {path.name for path in Path("kept").iterdir()}
+    assert kept == {"es-Humanoid-v4.csv", "ppo_fast-Humanoid-v4.csv", "es-Ant-v4.journal.gz"}
     assert presets.main(["show", "to=there/found.md"]) == 0
     text = Path("there/found.md").read_text()
     row = "| Humanoid-v4 | es | 400 (300, 500) | 500.5 (500, 501) | 7 | `es.sigma=0.02 optim.lr=0.03 policy=linear` |"
@@ -483,9 +485,11 @@ def test_what_the_search_for_presets_found_is_kept_a_table_and_can_be_pasted(pre
     assert "mlp.hidden" not in ours  # of a linear policy
     assert theirs["learning_rate"] == 0.001 and theirs["obs_first"] == 45 and theirs["n_envs"] == 64
     assert theirs["policy_kwargs"] == {"net_arch": [128, 128], "log_std_init": -1.0, "activation_fn": "Tanh"}
-    begun = []
-    monkeypatch.setattr(presets, "start", lambda *sweep: begun.append(sweep[:2]) or subprocess.Popen(["true"]))
-    assert presets.main(["run", "tasks=Humanoid-v4,Ant-v4", "contenders=[es]", "out=found"]) == 0
-    assert begun == [("es", "Ant-v4")]  # what was kept is not searched again
+    monkeypatch.setattr(presets.sys, "executable", "true")  # in the place of Python
+    assert presets.main(["run", "tasks=Humanoid-v4,Ant-v4", "contenders=[es]", "out=elsewhere"]) == 0
+    assert [path.name for path in Path("elsewhere").iterdir()] == [
+        "es-Ant-v4"
+    ]  # what is finished is not searched again
+    assert Path("elsewhere/es-Ant-v4/study.journal").read_text() == "journal of Ant-v4"
     with pytest.raises(ConfigError, match="Did you mean show"):
         presets.main(["shwo"])

@@ -1,24 +1,26 @@
 """Kill what a process has started and left behind: `python -m es_rl.compare.guard NAME=VALUE FOLDER`.
 
-The guard's stdin is a pipe from that process. When the other end closes for any reason, the guard kills every process
-that has NAME=VALUE in its environment, with its descendants, and removes FOLDER. Libraries that start their own
-servers, such as Ray, need this: the servers outlive a killed parent.
+The guard's stdin is a pipe from that process. When the other end closes for any reason, the guard kills what that
+process has started meanwhile, and every process that has NAME=VALUE in its environment, with their descendants, and
+removes FOLDER. Libraries that start their own servers, such as Ray, need this: the servers outlive a killed parent.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 NAME = "ES_RL_GUARDED"
 ROUNDS = 50  # searches at most: processes may start others meanwhile
+LOOK = 1.0  # seconds between looks at the parent's descendants
 PAUSE = 0.1  # seconds between two searches
 
 
@@ -36,29 +38,49 @@ def guarded(folder: str) -> Iterator[None]:
 
 
 def main(mark: str, folder: str) -> None:
-    """Wait until the pipe closes, then kill all processes with the mark and remove the folder."""
+    """Remember the parent's descendants until the pipe ends. Then kill them, and all that bear the mark."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.stdin.read()
+    parent, known = os.getppid(), dict[int, str]()
+    before = _family({parent})  # these are not the guard's, and neither is the guard itself
+    while not select.select([sys.stdin], [], [], LOOK)[0]:
+        known |= {process: _begun(process) for process in _family({parent}) - before}
     for _ in range(ROUNDS):
-        if not _kill(mark.encode()):
+        if not _kill(mark.encode(), known):
             break
         time.sleep(PAUSE)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _kill(mark: bytes) -> int:
-    """Kill every process with the mark in its environment, and its descendants; return how many there were.
+def _kill(mark: bytes, known: Mapping[int, str]) -> int:
+    """Kill every process with the mark in its environment, known ones, and their descendants. Return their number.
 
-    Processes that set their own title overwrite their environment, so they are found as children of others.
+    A process that sets its own title overwrites its environment. It is known, or the child of another.
     """
-    parents = {int(path.parent.name): _parent(path) for path in Path("/proc").glob("[0-9]*/stat")}
-    found = {process for process in parents if mark in _environment(process)}
-    while more := {process for process, parent in parents.items() if parent in found} - found:
-        found |= more
+    processes = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    marked = {process for process in processes if mark in _environment(process)}
+    still = {process for process, begun in known.items() if begun and _begun(process) == begun}
+    found = _family(marked | still)
     for process in found:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(process, signal.SIGKILL)
     return len(found)
+
+
+def _family(roots: set[int]) -> set[int]:
+    """Return these processes and their descendants."""
+    parents = {int(path.parent.name): _parent(path) for path in Path("/proc").glob("[0-9]*/stat")}
+    found = set(roots)
+    while more := {process for process, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def _begun(process: int) -> str:
+    """Return when a process began, which tells it from a later one of the same number; "" if it has ended."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return "" if words[0] == "Z" else words[19]
+    return ""
 
 
 def _parent(stat: Path) -> int:

@@ -9,9 +9,9 @@ lint:
 types:
     mypy
 
-# The everyday run: a few minutes.
+# The everyday run, without the tests that start processes.
 test-fast:
-    pytest -m "not slow and not process and not soak"
+    pytest -m "not process and not soak"
 
 test:
     pytest

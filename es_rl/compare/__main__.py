@@ -136,9 +136,9 @@ def _keep_settings(out: Path, config: CompareConfig, resolved: Config) -> None:
     known = before.get("opponents", {})
     opponents = {name: settings(name, config.env) for name in config.against}
     kept: dict[str, Any] = json.loads(json.dumps({**fixed, "opponents": {**known, **opponents}}))
-    added = {name: kept["opponents"][name] for name in opponents if name not in known}
-    if before and before | {"opponents": known | added} != kept:
-        old, new = flatten(before | {"opponents": known | added}), flatten(kept)
+    expected = before | {"opponents": {**kept["opponents"], **known}}  # opponents may be added
+    if before and expected != kept:
+        old, new = flatten(expected), flatten(kept)
         changed = ", ".join(f"{k} was {old.get(k)}" for k in {**new, **old} if old.get(k) != new.get(k))
         raise ConfigError(f"{out}: holds a comparison with other settings ({changed}). Give another out=DIRECTORY.")
     write_json(path, kept)

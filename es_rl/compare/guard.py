@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from es_rl.workers.machine import process_stat
+
 NAME = "ES_RL_GUARDED"
 ROUNDS = 50  # searches at most: processes may start others meanwhile
 LOOK = 1.0  # seconds between looks at the parent's descendants
@@ -56,8 +58,7 @@ def _kill(mark: bytes, known: Mapping[int, str]) -> int:
 
     A process that sets its own title overwrites its environment. It is known, or the child of another.
     """
-    processes = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-    marked = {process for process in processes if mark in _environment(process)}
+    marked = {process for process in _processes() if mark in _environment(process)}
     still = {process for process, begun in known.items() if begun and _begun(process) == begun}
     found = _family(marked | still)
     for process in found:
@@ -68,7 +69,7 @@ def _kill(mark: bytes, known: Mapping[int, str]) -> int:
 
 def _family(roots: set[int]) -> set[int]:
     """Return these processes and their descendants."""
-    parents = {int(path.parent.name): _parent(path) for path in Path("/proc").glob("[0-9]*/stat")}
+    parents = {process: _parent(process) for process in _processes()}
     found = set(roots)
     while more := {process for process, parent in parents.items() if parent in found} - found:
         found |= more
@@ -78,15 +79,19 @@ def _family(roots: set[int]) -> set[int]:
 def _begun(process: int) -> str:
     """Return when a process began, which tells it from a later one of the same number; "" if it has ended."""
     with contextlib.suppress(OSError):
-        words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        words = process_stat(process)
         return "" if words[0] == "Z" else words[19]
     return ""
 
 
-def _parent(stat: Path) -> int:
+def _processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+
+
+def _parent(process: int) -> int:
     """Return the parent of a process, 0 if it has ended."""
     with contextlib.suppress(OSError):
-        return int(stat.read_text().rpartition(")")[2].split()[1])
+        return int(process_stat(process)[1])
     return 0
 
 

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from es_rl.errors import ConfigError
 from es_rl.rng import integer_seed
 from es_rl.sweep.space import Choice, Range, Space
+from es_rl.workers.machine import process_stat
 
 NAME = "sweep"
 ENOUGH = 5  # complete trials needed before hopeless ones are stopped
@@ -184,8 +185,7 @@ def _left_behind(trial: FrozenTrial) -> bool:
 def _owner(process: int) -> dict[str, Any]:
     """Describe a process of this machine by its number and its start, because numbers are used again."""
     try:
-        words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        begun = int(words[19])
+        begun = int(process_stat(process)[19])
     except (OSError, IndexError):
         begun = -1
     return {"host": socket.gethostname(), "process": process, "begun": begun}

@@ -43,6 +43,11 @@ def family_seconds() -> float:
     return time.process_time() + children_seconds() + _descendants_ticks("self") / os.sysconf("SC_CLK_TCK")
 
 
+def process_stat(process: int | str) -> list[str]:
+    """Return a process's numbers in /proc/PID/stat from its state on. Raises `OSError` if it has ended."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+
+
 def _descendants_ticks(process: str) -> int:
     """Return the clock ticks used by the running descendants of a process and by children they waited for."""
     ticks = 0
@@ -50,7 +55,7 @@ def _descendants_ticks(process: str) -> int:
         with contextlib.suppress(OSError):  # the thread has just ended
             for child in listed.read_text().split():
                 with contextlib.suppress(OSError):  # it has just ended; its parent counts it
-                    words = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+                    words = process_stat(child)
                     ticks += sum(map(int, words[11:15])) + _descendants_ticks(child)  # utime, stime, cutime, cstime
     return ticks
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-
 INT8 = 127  # the largest integer of a symmetric int8 scale
 TERNARY_THRESHOLD = 0.7  # times a row's mean magnitude: smaller weights become 0 (Li & Liu 2016, equation 6)
 

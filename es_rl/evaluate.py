@@ -14,7 +14,7 @@ import numpy as np
 
 from es_rl import cli, envs
 from es_rl.config import help_text, parse
-from es_rl.errors import ConfigError, EnvError, lookup
+from es_rl.errors import EnvError, lookup
 from es_rl.keys import key
 from es_rl.rl import agent as agents
 from es_rl.rl.actors import policy_actor
@@ -28,13 +28,10 @@ BATCH = 16  # episodes simulated at once
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
-    run: str = key("", "run directory")
-    checkpoint: str = key("last", "checkpoint: last, best, or a generation number")
+class EvaluateConfig(agents.RunConfig):
     episodes: int = key(20, "number of episodes", low=1)
     seed: int = key(0, "random seed of the initial states", low=0, high=MAX_SEED)
     backend: str = key("gymnasium", "simulation: gymnasium (the original), batch (MuJoCo tasks), auto: the faster one")
-    env: str = key("", "another environment with the same spaces; must be given again for module:Id")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,10 +39,7 @@ def main(argv: Sequence[str]) -> int:
     if cli.asks_for_help(argv):
         return cli.show(help_text(EvaluateConfig, USAGE))
     config = parse(EvaluateConfig, argv)
-    if not config.run:
-        raise ConfigError("run is missing: give a run's directory, such as run=runs/HalfCheetah-v4/NAME.")
-    agent = agents.load(config.run, config.checkpoint)
-    env = agents.trusted_env(agent, config.env, config.run)
+    agent, env = agents.trusted(config)
     use_one_thread()
     envs.check_id(env)
     lookup(envs.BACKENDS | {"auto": None}, config.backend, "backend")

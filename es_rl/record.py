@@ -14,7 +14,6 @@ from typing import Any
 
 from es_rl import cli, envs
 from es_rl.config import help_text, parse
-from es_rl.errors import ConfigError
 from es_rl.keys import key
 from es_rl.rl import agent as agents
 from es_rl.rl.config import Config
@@ -27,14 +26,11 @@ USAGE = "python -m es_rl.record run=RUN [key=value …]   a video of a trained p
 
 
 @dataclass(frozen=True)
-class RecordConfig:
-    run: str = key("", "run directory")
-    checkpoint: str = key("last", "checkpoint: last, best, or a generation number")
+class RecordConfig(agents.RunConfig):
     out: str = key("", "mp4 file to write; default: RUN/videos/ENV-GENERATION.mp4")
     gif: str = key("", "GIF file to write as well, of the first seconds; default: none")
     seconds: float = key(12.0, "length of the video, filled with one episode after another", above=0, high=600)
     seed: int = key(0, "random seed of the initial states", low=0, high=MAX_SEED)
-    env: str = key("", "another environment with the same spaces; must be given again for module:Id")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,10 +38,7 @@ def main(argv: Sequence[str]) -> int:
     if cli.asks_for_help(argv):
         return cli.show(help_text(RecordConfig, USAGE))
     config = parse(RecordConfig, argv)
-    if not config.run:
-        raise ConfigError("run is missing: give a run's directory, such as run=runs/HalfCheetah-v4/NAME.")
-    agent = agents.load(config.run, config.checkpoint)
-    env_id = agents.trusted_env(agent, config.env, config.run)
+    agent, env_id = agents.trusted(config)
     envs.check_id(env_id)
     default = Path(config.run) / "videos" / f"{env_id.replace('/', '-').replace(':', '-')}-{agent.generation}.mp4"
     out = Path(config.out) if config.out else default

@@ -15,10 +15,9 @@ import contextlib
 import json
 import re
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,12 @@ from es_rl.compare.config import CompareConfig
 from es_rl.compare.report import page as report
 from es_rl.compare.report.summary import OURS
 from es_rl.config import flatten, help_text, leaves, pairs, parse
-from es_rl.errors import ConfigError, Stopped, TrainingError, lookup
+from es_rl.errors import ConfigError, TrainingError, lookup
 from es_rl.rl.config import Config
 from es_rl.rl.task import probe
 from es_rl.run.atomic import write_json
 from es_rl.run.directory import locked, reporting
+from es_rl.run.signals import stopped_by_signals
 from es_rl.workers import machine
 from es_rl.workers.machine import available_processors
 from es_rl.workers.pool import Workers
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     with reporting(out, "Choose another place with out=DIRECTORY"):
         out.mkdir(parents=True, exist_ok=True)
     plan = [(name, config.first_seed + i) for i in range(config.seeds) for name in (OURS, *config.against)]
-    with locked(out), _stoppable():
+    with locked(out), stopped_by_signals(": the same command goes on"):
         _keep_settings(out, config, resolved)
         if any("return_mean" not in contender.outcome(_folder(out, *training)) for training in plan):
             _check_env(out, config, resolved)
@@ -182,22 +182,6 @@ def _given(config: CompareConfig, ours: list[str], runs: list[dict[str, Any]]) -
     known |= {"first_seed": min(seeds), "seeds": count} if count == len(seeds) else {}
     given = {k: v for k, v in known.items() if k not in ("against", "out") and v is not None}
     return [*(f"{k}={v}" for k, v in given.items()), against, *ours]
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turn SIGTERM and Ctrl-C inside the block into `Stopped`."""
-
-    def stop(number: int, _: Any) -> None:
-        raise Stopped("stopped by SIGTERM: the same command goes on", 75)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Stopped("stopped by Ctrl-C: the same command goes on", 130) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ observation to one action.
 from __future__ import annotations
 
 import importlib.util
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,13 @@ from es_rl.compare.opponents import evotorch, ppo_fast, sb3
 from es_rl.compare.opponents.clock import Clock, Meter
 from es_rl.compare.opponents.rl_zoo import ARS, PPO, SAC
 from es_rl.config import flatten, help_text, parse
-from es_rl.errors import ConfigError, EnvError, ResourceError, Stopped, TrainingError, lookup
+from es_rl.errors import ConfigError, EnvError, ResourceError, TrainingError, lookup
 from es_rl.rl.film import film, write_mp4
 from es_rl.rl.presets import family
 from es_rl.rng import integer_seed
 from es_rl.run.atomic import write_json
 from es_rl.run.directory import reporting
+from es_rl.run.signals import stopped_by_signals
 
 USAGE = (
     "python -m es_rl.compare.baselines name=NAME env=ID out=DIRECTORY [key=value …]   train and evaluate one baseline"
@@ -125,18 +125,18 @@ def main(argv: Sequence[str]) -> int:
     out = Path(config.out)
     with reporting(out):
         out.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, _stop)
     use_threads(config.threads or 1)
-    if config.measure:
-        meter = Meter(config)
-        baseline(config, meter)
-        write_json(out / "speed.json", meter.resources | {"steps_per_second": meter.speed})
-        return 0
-    clock = Clock(config, out / "curve.jsonl")
-    act = baseline(config, clock)
-    write_json(out / "result.json", _judge(config, clock, act))
-    if config.film:
-        _film(config, act, out / "video.mp4")
+    with stopped_by_signals():  # child processes are ended on the way out
+        if config.measure:
+            meter = Meter(config)
+            baseline(config, meter)
+            write_json(out / "speed.json", meter.resources | {"steps_per_second": meter.speed})
+            return 0
+        clock = Clock(config, out / "curve.jsonl")
+        act = baseline(config, clock)
+        write_json(out / "result.json", _judge(config, clock, act))
+        if config.film:
+            _film(config, act, out / "video.mp4")
     return 0
 
 
@@ -183,11 +183,6 @@ def _judge(config: BaselineConfig, clock: Clock, act: Act) -> dict[str, Any]:
         "family_seconds": clock.family_seconds,
         "resources": clock.resources | {"steps_per_second": speed},
     }
-
-
-def _stop(number: int, frame: Any) -> None:
-    """Turn SIGTERM into `Stopped`, so that child processes are ended on the way out."""
-    raise Stopped("stopped by SIGTERM", 75)
 
 
 def _film(config: BaselineConfig, act: Act, path: Path) -> None:

@@ -1,7 +1,7 @@
 """Evolution strategies: ask for the members of a generation, tell their fitness, get the next state."""
 
 from es_rl.es.config import EsConfig, OptimConfig
-from es_rl.es.diagnostics import UpdateStats, effective_rank, fitness_metrics
+from es_rl.es.diagnostics import UpdateStats, check_failures, effective_rank, fitness_metrics
 from es_rl.es.strategy import (
     ESParams,
     ESState,
@@ -28,6 +28,7 @@ __all__ = [
     "arrays",
     "ask",
     "check",
+    "check_failures",
     "effective_rank",
     "fitness_metrics",
     "grow",

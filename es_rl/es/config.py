@@ -59,6 +59,12 @@ def refuse_episodic(names: Iterable[str], prefix: str = "") -> None:
             raise ConfigError(f"{name}: is for training in environments only. Leave it out.")
 
 
+def check_chunk(chunk: int) -> None:
+    """Raise `ConfigError` for a chunk that would split a pair."""
+    if chunk < 2 or chunk % 2:
+        raise ConfigError(f"chunk={chunk}: must be even and at least 2, since a chunk holds whole pairs.")
+
+
 def check_pairs(es: EsConfig, prefix: str) -> None:
     """Raise `ConfigError` for impossible numbers of members or pairs; `prefix` begins the keys' names in messages."""
     if es.population % 2:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+from es_rl.errors import TrainingError
 
 GRAM_SIDE = 512  # `effective_rank` skips matrices whose smaller side exceeds this
 
@@ -33,6 +35,17 @@ class UpdateStats:
             "gradient/agreement": self.agreement,
             "members/failed": self.failed,
         }
+
+
+def check_failures(fitness: NDArray[np.float64], reasons: Sequence[str], *, max_failed: float, generation: int) -> None:
+    """Raise `TrainingError` if a share of more than `max_failed` of the members failed, or all of them.
+
+    `reasons` are what is known of them: the first one is told.
+    """
+    failed, members = int((~np.isfinite(fitness)).sum()), len(fitness)
+    if failed > max_failed * members or failed == members:
+        reason = reasons[0] if reasons else "their fitness is not a finite number"
+        raise TrainingError(f"{failed} of {members} members failed in generation {generation}: {reason}.")
 
 
 def fitness_metrics(fitness: NDArray[np.float64]) -> dict[str, float | None]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from es_rl.errors import ConfigError, lookup
-from es_rl.es.config import EsConfig, check_pairs
+from es_rl.es.config import EsConfig, check_chunk, check_pairs
 from es_rl.es.shaping import SHAPINGS
 from es_rl.keys import group, key
 from es_rl.llm import model as language
@@ -110,10 +110,9 @@ def resolve(config: LlmConfig) -> LlmConfig:
         raise ConfigError(f"es.noise={config.es.noise}: must be lowrank or dense for a language model.")
     if not config.mirrored and (config.es.noise == "lowrank" or config.es.shaping == "sign" or config.es.top):
         raise ConfigError("mirrored=false: needs es.noise=dense, no es.top, and a shaping other than sign.")
-    if config.chunk is not None and config.chunk % 2:
-        raise ConfigError(f"chunk={config.chunk}: must be even, both members of a pair speak together.")
     device = choose_device(config.device).type
     dtype = ("bfloat16" if device == "cuda" else "float32") if config.dtype == "auto" else config.dtype
     most = 2 if config.es.noise == "dense" else max(2, min(TOGETHER // config.batch, config.es.population // SPREAD))
     chunk = most - most % 2 if config.chunk is None else config.chunk
+    check_chunk(chunk)
     return replace(config, device=device, dtype=dtype, chunk=min(chunk, config.es.population))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,20 @@ from es_rl import es, policies
 from es_rl.config import build
 from es_rl.envs.spaces import flatten, from_json, size, to_action, to_json
 from es_rl.errors import CheckpointError, ConfigError
+from es_rl.keys import key
 from es_rl.plugins import module_rule
 from es_rl.rl.config import Config, resolve
 from es_rl.run import atomic, directory
 from es_rl.run import checkpoint as checkpoints
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The keys of every verb that takes a trained policy."""
+
+    run: str = key("", "run directory")
+    checkpoint: str = key("last", "checkpoint: last, best, or a generation number")
+    env: str = key("", "another environment with the same spaces; must be given again for module:Id")
 
 
 class Agent:
@@ -67,13 +78,15 @@ def saved_spaces(checkpoint: checkpoints.Checkpoint) -> tuple[spaces.Space[Any],
         return from_json(checkpoint.about["observation_space"]), from_json(checkpoint.about["action_space"])
 
 
-def trusted_env(agent: Agent, given: str, run: str) -> str:
-    """Return the environment to make: `given` on the command line, or else the run's.
+def trusted(config: RunConfig) -> tuple[Agent, str]:
+    """Return the agent of a run and the environment to make: the one given on the command line, or else the run's.
 
-    Raises `ConfigError` if the run's is `module:Id` and none is given, since importing a module runs its code.
+    Raises `CheckpointError`, and `ConfigError` if the run's environment is `module:Id` and none is given, since
+    importing a module runs its code.
     """
-    if given:
-        return given
-    if ":" in agent.config.env:
-        raise ConfigError(module_rule("env", agent.config.env, run))
-    return agent.config.env
+    if not config.run:
+        raise ConfigError("run is missing: give a run's directory, such as run=runs/HalfCheetah-v4/NAME.")
+    agent = load(config.run, config.checkpoint)
+    if not config.env and ":" in agent.config.env:
+        raise ConfigError(module_rule("env", agent.config.env, config.run))
+    return agent, config.env or agent.config.env

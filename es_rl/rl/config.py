@@ -14,7 +14,7 @@ from typing import Any
 from es_rl.config import build, pairs, read_file
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import default_chunk
-from es_rl.es.config import EsConfig, OptimConfig, check_pairs
+from es_rl.es.config import EsConfig, OptimConfig, check_chunk, check_pairs
 from es_rl.keys import group, key
 from es_rl.plugins import module_rule
 from es_rl.policies.linear import LinearConfig
@@ -128,6 +128,5 @@ def resolve(config: Config) -> Config:
         raise ConfigError(f"transformer.width={width}: must be a multiple of transformer.heads={heads}.")
     central = config.inference == "central"
     chunk = default_chunk(es.population, es.episodes, central=central) if config.chunk is None else config.chunk
-    if chunk % 2:
-        raise ConfigError(f"chunk={chunk}: must be even, since a chunk holds whole pairs.")
+    check_chunk(chunk)
     return dataclasses.replace(config, chunk=min(chunk, es.population))

@@ -37,6 +37,22 @@ def stop_requests() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def stopped_by_signals(advice: str = "") -> Iterator[None]:
+    """Turn SIGTERM and Ctrl-C into `Stopped`, raised wherever the block is; `advice` ends its message."""
+
+    def stop(*_: Any) -> NoReturn:
+        raise Stopped(f"stopped by SIGTERM{advice}", 75)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(f"stopped by Ctrl-C{advice}", 130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _leave_at_once() -> NoReturn:
     """Exit now. The kernel ends the workers, which die with their parent."""
     if sys.stdout.isatty():

@@ -9,7 +9,7 @@ from typing import Any
 from es_rl.config import build, pairs
 from es_rl.errors import ConfigError, lookup
 from es_rl.es.chunks import default_chunk
-from es_rl.es.config import EsConfig, OptimConfig, check_pairs, refuse_episodic
+from es_rl.es.config import EsConfig, OptimConfig, check_chunk, check_pairs, refuse_episodic
 from es_rl.es.optim import OPTIMIZERS
 from es_rl.es.shaping import SHAPINGS
 from es_rl.keys import group, key
@@ -106,6 +106,5 @@ def _resolve(config: TextConfig) -> TextConfig:
         raise ConfigError(f"gpt.width={config.gpt.width}: must be a multiple of gpt.heads={config.gpt.heads}.")
     most = max(2, TOKENS_AT_ONCE // (config.batch * config.ctx))
     chunk = min(default_chunk(config.es.population, 1), most - most % 2) if config.chunk is None else config.chunk
-    if chunk % 2:
-        raise ConfigError(f"chunk={chunk}: must be even, both members of a pair see the same bytes together.")
+    check_chunk(chunk)
     return replace(config, chunk=min(chunk, config.es.population))

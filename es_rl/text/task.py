@@ -111,12 +111,8 @@ class TextTask:
         fitness = np.concatenate(
             [np.full(len(c), np.nan) if isinstance(o, JobFailure) else o for c, o in zip(chunks, outcomes, strict=True)]
         )
-        failed = int((~np.isfinite(fitness)).sum())
-        if failed > self._config.es.max_failed * len(fitness) or failed == len(fitness):
-            reasons = [o.message for o in outcomes if isinstance(o, JobFailure)] or [
-                "their fitness is not a finite number"
-            ]
-            raise TrainingError(f"{failed} of {len(fitness)} members failed: {reasons[0]}.")
+        reasons = [o.message for o in outcomes if isinstance(o, JobFailure)]
+        es.check_failures(fitness, reasons, max_failed=self._config.es.max_failed, generation=state.generation + 1)
         tokens = len(fitness) * self._config.batch * self._config.ctx
         return MemberScores(fitness, dict(state.buffers), tokens, es.fitness_metrics(fitness))
 

@@ -11,7 +11,7 @@ from torch import nn
 from es_rl.config import build
 from es_rl.errors import ConfigError, lookup
 from es_rl.es.chunks import default_chunk
-from es_rl.es.config import EPISODIC, EsConfig, OptimConfig, check_pairs, refuse_episodic
+from es_rl.es.config import EPISODIC, EsConfig, OptimConfig, check_chunk, check_pairs, refuse_episodic
 from es_rl.es.optim import OPTIMIZERS
 from es_rl.es.shaping import SHAPINGS
 from es_rl.es.strategy import ESParams
@@ -47,8 +47,7 @@ def checked(
     if not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"seed={seed}: must lie between 0 and {MAX_SEED}.")
     size = default_chunk(config.population, 1) if chunk is None else chunk
-    if size % 2 or size < 2:
-        raise ConfigError(f"chunk={size}: must be even and at least 2, since a chunk holds whole pairs.")
+    check_chunk(size)
     frozen = frozenset(name for name, value in model.named_parameters() if not value.requires_grad)
     if len(frozen) == len(list(model.named_parameters())):
         raise ConfigError("model: none of its parameters has requires_grad, so nothing could be trained.")

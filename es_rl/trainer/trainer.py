@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from es_rl import es
-from es_rl.errors import CheckpointError, ConfigError, TrainingError
+from es_rl.errors import CheckpointError, ConfigError
 from es_rl.es.strategy import ESState, Generation
 from es_rl.noise import Perturbation, member_weights
 from es_rl.run import atomic
@@ -217,10 +217,7 @@ class Trainer:
         ]
         failures = [failure for part in scored for failure in part.failures]
         fitness = np.concatenate([part.fitness for part in scored])  # (M,)
-        failed, members = int((~np.isfinite(fitness)).sum()), len(fitness)
-        if failed > self._params.es.max_failed * members or failed == members:
-            reason = failures[0] if failures else "their fitness is not a finite number"
-            raise TrainingError(f"{failed} of {members} members failed in generation {self.generation + 1}: {reason}.")
+        es.check_failures(fitness, failures, max_failed=self._params.es.max_failed, generation=self.generation + 1)
         self._remember_best(fitness, p)
         self._state, told = es.tell(self._params, self._state, fitness, self._state.buffers)
         self._show()

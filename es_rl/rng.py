@@ -29,6 +29,8 @@ PURPOSES = {
     "fitness": 9,
     "data": 10,
     "sweep": 11,
+    "batch": 12,
+    "sample": 13,
 }
 
 

@@ -190,7 +190,7 @@ class LlmTask:
         """Return the prompts of a generation, the same for all members."""
         train = self._data.train
         size = min(self._config.batch, len(train))
-        chosen = stream(self._config.seed, "episode", generation).choice(len(train), size=size, replace=False)
+        chosen = stream(self._config.seed, "batch", generation).choice(len(train), size=size, replace=False)
         return [train[int(i)] for i in chosen]
 
     def _judge(self, rows: list[Row], said: list[list[Completion]], generation: int) -> NDArray[np.float64]:

@@ -149,7 +149,7 @@ class TextTask:
         """Return text that theta generates after a new line, drawn with the run's seed."""
         model = Gpt(**asdict(self._config.gpt), ctx=self._config.ctx).requires_grad_(False).eval()
         model.load_state_dict({**state.theta, **state.buffers})
-        generator = torch.Generator().manual_seed(integer_seed(self._config.seed, "record", state.generation))
+        generator = torch.Generator().manual_seed(integer_seed(self._config.seed, "sample", state.generation))
         prompt = torch.tensor([list(PROMPT)])
         row = generate(model, prompt, self._config.eval.sample, ctx=self._config.ctx, generator=generator)[0]
         return _decoded(row)
@@ -188,7 +188,7 @@ class Backpropagation:
 
 def training_starts(config: TextConfig, corpus: Corpus, generation: int) -> NDArray[np.int64]:
     """Return the positions where the sequences of a generation begin."""
-    rng = stream(config.seed, "episode", generation)
+    rng = stream(config.seed, "batch", generation)
     return rng.integers(len(corpus.train) - config.ctx, size=config.batch)
 
 

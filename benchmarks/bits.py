@@ -1,12 +1,13 @@
-"""The bits of theta: short trainings of every kind with fixed seeds, and the sha256 of what each has learned.
+"""Check that theta has the same bits as before: run short trainings of every kind, and compare the sha256 of theta.
 
     python benchmarks/bits.py                       # compare with benchmarks/bits.json; exit code 1 if one differs
-    python benchmarks/bits.py cases="mlp;text"      # some of them
-    python benchmarks/bits.py write=true            # a change of bits: a decision, told in CHANGELOG.md
+    python benchmarks/bits.py cases="mlp;text"      # only these cases
+    python benchmarks/bits.py write=true            # accept a change of bits, and note it in CHANGELOG.md
 
-Libraries round differently on different processors. All trainings get the same, older instructions; where this is not
-enough, a machine is told by what it makes of a few sums, and its hashes stand apart. On a machine that is not known
-yet, write them at the commit before.
+All seeds are fixed. Libraries round differently on different processors, so all trainings use the same old processor
+instructions (`PINNED`). Machines may still differ. So `PROBE` identifies the arithmetic of a machine, and
+benchmarks/bits.json has separate hashes for each. If it has none for your machine, check out the commit before your
+change and run `write=true` there first.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from es_rl.errors import ConfigError, TrainingError, lookup
 from es_rl.keys import key
 
 FILE = Path(__file__).with_suffix(".json")
-# Of NumPy, OpenBLAS, torch, MKL and oneDNN: what every x86-64 processor since 2013 computes alike.
+# Environment variables of NumPy, OpenBLAS, torch, MKL and oneDNN: one thread, and only instructions with which every
+# x86-64 processor since 2013 computes the same.
 PINNED = {
     "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR",
     "OPENBLAS_CORETYPE": "Haswell", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
     "ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "AVX2",
 }  # fmt: skip
+# A program that computes a few numbers with each library, and prints a short hash of the results.
 PROBE = """
 import hashlib, warnings
 warnings.simplefilter("ignore")
@@ -59,12 +62,12 @@ print(found.hexdigest()[:12])
 
 @dataclass(frozen=True)
 class Keys:
-    cases: str = key("", "names, with semicolons between them; default: all")
-    write: bool = key(False, "write the hashes down instead of comparing them")
+    cases: str = key("", "names of cases, separated by semicolons; default: all")
+    write: bool = key(False, "write the hashes to bits.json instead of comparing them")
 
 
 def called(arguments: list[str], folder: Path) -> str:
-    """Run Python on pinned instructions in a directory; return what it wrote. Raises `TrainingError`."""
+    """Run Python in a directory with the variables of `PINNED`; return its output. Raises `TrainingError`."""
     paths = [str(folder), str(FILE.parent.parent), os.environ.get("PYTHONPATH", "")]
     env = os.environ | PINNED | {"PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
@@ -76,7 +79,7 @@ def called(arguments: list[str], folder: Path) -> str:
 
 
 def sha256(name: str, case: Case, folder: Path) -> str:
-    """Train a case; return the sha256 of theta, with the observation statistics if there are any."""
+    """Train a case; return the sha256 of theta, including the observation statistics if there are any."""
     place = folder / name.replace(", ", "-").replace(" ", "-")
     if case.verb.endswith(".py"):
         called([case.verb, *case.arguments, str(place)], folder)
@@ -101,12 +104,12 @@ def found(names: list[str]) -> dict[str, str]:
 
 
 def arithmetic() -> str:
-    """Return what tells this machine's arithmetic from another's."""
+    """Return a short hash that identifies the arithmetic of this machine."""
     return called(["-c", PROBE], Path.cwd())
 
 
 def differing(hashes: dict[str, str], known: dict[str, str]) -> list[str]:
-    """Return the cases whose hashes are not the known ones."""
+    """Return the names of the cases whose hashes differ from the known ones."""
     return [name for name, value in hashes.items() if known.get(name) != value]
 
 

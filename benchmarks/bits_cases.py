@@ -1,4 +1,4 @@
-"""The trainings of `benchmarks/bits.py`, each with all of its keys, since defaults and presets may change."""
+"""The trainings of `benchmarks/bits.py`. Each one sets all of its keys, because defaults and presets may change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 Keys = dict[str, Any]
 
-# What all kinds of training share.
+# Keys that several kinds of training share.
 ES: Keys = {
     "es.noise": "dense", "es.rank": 1, "es.noise_reuse": 1, "es.freeze_vectors": False, "es.population": 16,
     "es.sigma": 0.05, "es.sigma_decay": 0.9, "es.shaping": "centered_ranks", "es.top": None, "es.max_failed": 0.5,
@@ -37,7 +37,7 @@ LLM: Keys = {
     "mirrored": True, "dtype": "float32", "device": "cpu", **ES, "optim.lr": 0.01, "optim.lr_decay": 0.9,
     "optim.anchor": 0.0, **RUN, "workers": 0, "eval.every": 0,
 }  # fmt: skip
-# The text that is learned, the prompts that are answered, and their reward.
+# Files for the trainings: a text, prompts, a reward for the answers, and a program that uses `es_rl.Trainer`.
 FILES = {
     "corpus.txt": "the cat sat on the mat, and the dog sat on the log.\n" * 60,
     "data.jsonl": "".join(f'{{"prompt": "say {i}:", "answer": "eee"}}\n' for i in range(20)),
@@ -71,7 +71,7 @@ save_file({name: value.detach().contiguous() for name, value in trainer.model.na
 
 @dataclass(frozen=True)
 class Case:
-    """One training: a verb with its keys, or a file that is run with its arguments."""
+    """One training: a verb with its keys, or a Python file with its arguments."""
 
     verb: str
     keys: Keys = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Case:
 
 
 def rl(**changes: Any) -> Case:
-    """Return a training of an agent with changed keys; two underscores stand for a dot."""
+    """Return the training of an agent with some keys changed. Two underscores in a name stand for a dot."""
     return Case("train", RL | {name.replace("__", "."): value for name, value in changes.items()})
 
 

@@ -1,12 +1,12 @@
-"""Language models: tokens per second of members evaluated together and in turn, memory, and exact restoration.
+"""Measure members of a language model: tokens per second together and in turn, memory, and exact restoration.
 
-    python benchmarks/llm_members.py model=DIRECTORY                       # any key of es_rl.llm that is used here
+    python benchmarks/llm_members.py model=DIRECTORY                       # all other keys and their defaults: KEYS
     python benchmarks/llm_members.py model=DIRECTORY device=cuda dtype=bfloat16 members=64 prompts=2 tokens=32
 
-In one run and interleaved: the plain model's `generate` for members × prompts rows; the same rows by so many low-rank
-members; and the members in turn, each written over the model. Every row says all its tokens. Then the peak memory of
-members in turn, in processes of their own, in models; and whether members written over a bfloat16 model leave it as it
-was.
+First, speed. Three ways alternate in one process: the plain model's `generate` for members × prompts rows; low-rank
+members together for the same rows; and members in turn, each written over the model. Every completion has all
+`tokens` tokens. Then the peak memory of members in turn, as a multiple of the model's size; each measurement has its
+own process. Last, whether a bfloat16 model is the same as before after members were written over it.
 """
 
 import multiprocessing
@@ -26,8 +26,8 @@ from es_rl.noise import Perturbation
 from es_rl.population.forward import perturb
 from es_rl.workers.machine import choose_device, use_one_thread
 
-ROUNDS = 3
-CYCLES = 20
+ROUNDS = 3  # of the speed test
+CYCLES = 20  # members that the restoration test writes over the model
 KEYS = {
     "device": "cpu", "dtype": "float32", "members": "16", "prompts": "2", "tokens": "32", "rounds": str(ROUNDS),
     "data": "examples/data/conciseness-train.jsonl", "cycles": str(CYCLES),
@@ -35,9 +35,9 @@ KEYS = {
 
 
 def speeds(language, theta, asked, members, tokens, rounds):
-    """Median tokens per second of each way."""
+    """Return the median tokens per second of each way."""
     low, dense = Perturbation(kind="lowrank", sigma=0.001), Perturbation(kind="dense", sigma=0.001)
-    language._ends = [-1]  # nothing ends a completion before its last token
+    language._ends = [-1]  # no token ends a completion early
 
     def speak(prompts, copies):
         language.complete(prompts, copies=copies, most=tokens, beat=lambda rows: None)
@@ -65,10 +65,14 @@ def speeds(language, theta, asked, members, tokens, rounds):
 
 
 def peak(keys, members, pipe):
-    """Bytes: of the model; of this process at most, beyond one that has opened a model and let go; on the device."""
+    """Evaluate members in turn in this process, and send sizes in bytes through `pipe`.
+
+    These are: the model's size; the host memory before the first member; the peak host memory; the peak GPU memory.
+    Host memory is what this process has beyond one that has opened a model and released it.
+    """
     use_one_thread()
     device = choose_device(keys["device"])
-    open_model(Path(keys["model"]), keys["dtype"])  # libraries are loaded
+    open_model(Path(keys["model"]), keys["dtype"])  # this loads the libraries, which do not count
     before = resident("VmRSS")
     model, tokenizer = open_model(Path(keys["model"]), keys["dtype"])
     size = sum(value.numel() * value.element_size() for value in model.parameters())
@@ -76,7 +80,7 @@ def peak(keys, members, pipe):
     language = Language(model, tokenizer, device)
     asked = [row["prompt"] for row in dataset.lines(keys["data"], "data")[: int(keys["prompts"])]]
     start = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM
     p = Perturbation(kind="dense", sigma=0.001)
     for member in range(members):
         write(language.model, theta.__getitem__, p, Direction(member // 2, 0.001))
@@ -93,7 +97,7 @@ def peak(keys, members, pipe):
 
 
 def resident(field):
-    """Bytes of this process in memory, now or at most."""
+    """Return the memory of this process in bytes: now (VmRSS) or at its peak (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
@@ -102,14 +106,14 @@ def measured(keys, members):
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=peak, args=(keys, members, theirs))
     process.start()
-    theirs.close()  # so that the end of the process is an error here
+    theirs.close()  # so that `recv` fails if the process ends early
     found = ours.recv()
     process.join()
     return found
 
 
 def restored(keys, cycles):
-    """Weights in bfloat16 that are not what they were after so many members."""
+    """Return how many bfloat16 weights have changed after `cycles` members were written over the model and undone."""
     model, _ = open_model(Path(keys["model"]), "bfloat16")
     theta = {name: value.detach().float().clone() for name, value in model.named_parameters()}
     before = {name: value.clone() for name, value in model.named_parameters()}
@@ -134,12 +138,12 @@ def main(argv):
     print(f"{members} members × {len(asked)} prompts × {tokens} tokens, {keys['dtype']} on {device}")
     for name, speed in found.items():
         print(f"{name:>10} {speed:>8,.0f} tokens/s, {speed / found['plain']:.2f} of plain", flush=True)
-    print(f"together is {found['together'] / found['in turn']:.2f} times in turn")
+    print(f"together is {found['together'] / found['in turn']:.2f} times as fast as in turn")
     del model, language, theta
     for count in (4, 16):
         size, start, top, on_device = measured(keys, count)
-        print(f"{count} members in turn: host {top / size:.2f} models at most ({start / size:.2f} before the first)"
-              f", device {on_device / size:.2f}", flush=True)  # fmt: skip
+        print(f"{count} members in turn: host peak {top / size:.2f} models ({start / size:.2f} before the first)"
+              f", device peak {on_device / size:.2f}", flush=True)  # fmt: skip
     cycles = int(keys["cycles"])
     print(f"weights in bfloat16 that changed after {cycles} members: {restored(keys, cycles)}")
     return 0

@@ -1,10 +1,10 @@
-"""Low-rank against dense perturbations: the same network, settings and evaluations, several seeds.
+"""Compare low-rank with dense perturbations: the same network, settings and evaluations, several seeds.
 
-    python benchmarks/noise_kinds.py out=runs/noise                     # all tasks; goes on where it was stopped
+    python benchmarks/noise_kinds.py out=runs/noise                     # all tasks; run it again to go on after a stop
     python benchmarks/noise_kinds.py out=runs/noise envs=Swimmer-v4 seeds=3 scale=0.5
 
-Prints, for each task and kind, the mean over seeds of `eval/return_mean` after each quarter of the generations, and the
-last one of each seed.
+Prints for each task and kind of noise: the mean of `eval/return_mean` over seeds after each quarter of the generations,
+and the last value of each seed.
 """
 
 import json
@@ -19,7 +19,7 @@ from es_rl.config import pairs
 
 GENERATIONS = {"HalfCheetah-v4": 40, "Swimmer-v4": 24, "InvertedDoublePendulum-v4": 80}
 KINDS = ("dense", "lowrank")
-# The same for all, whatever presets say.
+# The same settings for all tasks, in place of their presets.
 SETTINGS = [
     "policy=mlp", "es.population=64", "es.top=32", "es.sigma=0.05", "es.shaping=centered_ranks", "optim.name=adam",
     "optim.lr=0.02", "optim.momentum=0.9", "eval.episodes=10", "video.every=-1",
@@ -27,7 +27,7 @@ SETTINGS = [
 
 
 def curve(env, kind, seed, generations, out):
-    """eval/return_mean after each quarter of a run, which is trained unless it is there."""
+    """Train a run unless it is finished. Return `eval/return_mean` after each quarter of its generations."""
     path = out / f"{env}-{kind}-{seed}"
     if not path.exists():
         keys = [f"env={env}", f"es.noise={kind}", f"seed={seed}", f"generations={generations}", f"run={path}"]

@@ -1,8 +1,8 @@
-"""Steps per second of other trainers in training, with all processors: one JSON line.
+"""Measure the steps per second of another trainer in training, with all processors; print one JSON line.
 
     python benchmarks/peers.py sb3_ppo HalfCheetah-v4 20        # name, environment, seconds
 
-Needs the extra `peers`. `benchmarks/throughput.py peers=20` runs all of them beside es_rl's own training.
+Needs the extra `peers`. `benchmarks/throughput.py peers=20` runs all of them, in turn with es_rl's own training.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ warnings.simplefilter("ignore")
 
 
 class Enough(Exception):  # noqa: N818
-    """Measured for long enough."""
+    """Raised to end a training that has been measured for long enough."""
 
 
 def clock(seconds, event):
-    """A callback of Stable-Baselines3 that marks (steps, time) at each `event` and ends training by `Enough`."""
+    """Return a Stable-Baselines3 callback that marks (steps, time) at each `event`, and raises `Enough` at the end."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Clock(BaseCallback):
@@ -39,12 +39,12 @@ def clock(seconds, event):
 
 
 def measured(marks):
-    """Steps and seconds from the first mark to the last."""
+    """Return the steps and the seconds from the first mark to the last."""
     return marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
 
 
 def sb3_ppo(env, seconds):
-    """Defaults; from the first update on."""
+    """Measure PPO with its default settings, from the start of the first rollout on."""
     from stable_baselines3 import PPO
 
     marks = clock(seconds, "_on_rollout_start")
@@ -54,7 +54,7 @@ def sb3_ppo(env, seconds):
 
 
 def sb3_ars(env, seconds):
-    """One evaluating process a core, as its documentation advises."""
+    """Measure ARS with one evaluating process for each core, as its documentation advises."""
     from sb3_contrib import ARS
     from sb3_contrib.common.vec_env import AsyncEval
     from stable_baselines3.common.env_util import make_vec_env
@@ -69,7 +69,7 @@ def sb3_ars(env, seconds):
 
 
 def evotorch(env, seconds):
-    """PGPE on GymNE with a linear policy, one actor a core; from the second generation on."""
+    """Measure PGPE on GymNE with a linear policy and one actor for each core, from the second generation on."""
     from evotorch.algorithms import PGPE
     from evotorch.neuroevolution import GymNE
 

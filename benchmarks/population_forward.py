@@ -1,14 +1,14 @@
-"""The population's forward pass: its speed against plain inference, and what its members cost in memory.
+"""Measure the population's forward pass: its speed as a share of plain inference, and the memory of a member's noise.
 
     python benchmarks/population_forward.py                       # the cases below
-    python benchmarks/population_forward.py 1024x1024 256x256x2   # width x members, x rank, x tokens
-    python benchmarks/population_forward.py threads=2             # of torch, one if not told
+    python benchmarks/population_forward.py 1024x1024 256x256x2   # width x members, then optionally x rank x tokens
+    python benchmarks/population_forward.py threads=2             # threads of torch; default: one
     python benchmarks/population_forward.py device=cuda           # on a GPU
 
-One linear layer of the given width, one row of tokens a member. The same batch goes, in turn, through the plain
-module, through the population's forward pass with low-rank noise, with dense noise, and, in the way of torch itself,
-through `torch.func.vmap` over a stack of weights. Noise is drawn beforehand. The medians of interleaved repetitions are
-compared, so that a machine whose speed wavers slows all alike.
+The model is one linear layer of the given width, with one row of tokens for each member. The same batch goes through
+four ways in turn: the plain module; the population's forward pass with low-rank noise; dense weights of each member
+(`torch.baddbmm`); and torch's own way, `torch.func.vmap` over a stack of weights. Noise is drawn beforehand. The
+numbers are medians over repetitions. The ways alternate, so that a machine with varying speed slows all of them alike.
 """
 
 import statistics
@@ -23,13 +23,13 @@ from es_rl.noise import Perturbation, member_weights
 from es_rl.population.forward import perturb
 from es_rl.workers.machine import choose_device, use_one_thread
 
-CASES = ["64x64", "256x256", "1024x1024", "256x1024", "256x256x4", "768x64x1x16"]  # the last: 16 tokens a member
-SECONDS = 4.0
-DENSE_BYTES = 2**31  # above, dense copies of the weights are left out
+CASES = ["64x64", "256x256", "1024x1024", "256x1024", "256x256x4", "768x64x1x16"]  # the last one: 16 tokens per member
+SECONDS = 4.0  # of each case
+DENSE_BYTES = 2**31  # from this size on, leave out the ways that need dense copies of the weights
 
 
 def interleaved(calls, wait):
-    """Median seconds of each call, of rounds in which each has its turn."""
+    """Return the median seconds of each call. Each round runs every call once."""
     times = {name: [] for name in calls}
     for call in calls.values():
         call()
@@ -45,7 +45,7 @@ def interleaved(calls, wait):
 
 
 def measure(width, members, rank, tokens, device):
-    """Seconds of each way, and bytes of a member's noise, low rank and dense."""
+    """Return the seconds of each way, and the bytes of a member's noise: low rank and dense."""
     torch.manual_seed(0)
     module = nn.Linear(width, width).requires_grad_(False).to(device)
     x = torch.randn(members, *([tokens] if tokens > 1 else []), width, device=device)

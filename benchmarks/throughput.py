@@ -1,15 +1,15 @@
-"""Steps per second of training, and of its simulations stepped alone with the recorded actions.
+"""Measure the steps per second of training, and of its simulations alone with the same actions.
 
     python benchmarks/throughput.py env=HalfCheetah-v4                       # any key of training, and rounds=N
     python benchmarks/throughput.py env=Hopper-v4 policy=mlp workers=1 rounds=5
-    python benchmarks/throughput.py env=Hopper-v4 skip=30             # after 30 generations: longer episodes
-    python benchmarks/throughput.py env=Humanoid-v4 peers=20                 # other trainers too, 20 s each a round
+    python benchmarks/throughput.py env=Hopper-v4 skip=30             # after 30 generations, when episodes are longer
+    python benchmarks/throughput.py env=Humanoid-v4 peers=20                 # other trainers too, 20 s each per round
 
-Each round trains one generation, then rolls out the same members once more to record their actions, and steps the
-simulations with these and nothing else: no policy, no noise, no update. On the fast backend that is `Batch.step`
-alone, on all workers at once: the limit that the physics set. On the general one it is Gymnasium's environments. They
-alternate, so that a machine whose speed wavers slows all alike; what counts are the ratios. Peers need the extra
-`peers`.
+Each round trains one generation. Then it plays the same members again to record their actions, and steps the
+simulations with these actions and nothing else: no policy, no noise, no update. On the fast backend this is
+`Batch.step` alone, on all workers at once: the limit that the physics sets. On the general backend it is Gymnasium's
+environments. The measurements alternate, so that a machine with varying speed slows all of them alike; the ratios are
+what counts. Peers need the extra `peers`.
 """
 
 import json
@@ -45,7 +45,7 @@ PEERS = ("sb3_ppo", "sb3_ars", "evotorch")
 
 
 class Alone:
-    """A chunk's simulations, stepped with recorded actions: (steps, seconds)."""
+    """The simulations of a chunk, stepped with recorded actions. A call returns (steps, seconds)."""
 
     def __init__(self, config, spec):
         self._config, self._rollout = config, ChunkRunner(config, spec)
@@ -66,7 +66,7 @@ class Alone:
 
 
 def physics(env, seeds):
-    """`Batch.step` and nothing else, from the states in which the episodes begin."""
+    """Return a function that calls `Batch.step` and nothing else, from the states in which the episodes begin."""
     template = env._template.unwrapped
     batch = Batch(template.model, len(seeds), 1)
     for i, seed in enumerate(seeds):
@@ -82,7 +82,7 @@ def physics(env, seeds):
 
 
 def peer(name, env, seconds):
-    """(steps, seconds) of another trainer, in a process of its own."""
+    """Measure another trainer in its own process. Return (steps, seconds)."""
     script = Path(__file__).with_name("peers.py")
     done = subprocess.run([sys.executable, script, name, env, str(seconds)], capture_output=True, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
@@ -96,10 +96,10 @@ def main(argv):
     use_one_thread()
     count = available_processors() if config.workers is None else config.workers
     if config.inference == "central":
-        raise ConfigError("inference=central: is not measured here. Leave it out.")
+        raise ConfigError("inference=central: is not supported by this script. Leave it out.")
     members, size = config.es.population, max(2, TOGETHER // config.es.episodes // 2 * 2)
     totals = {"training": np.zeros(2), "alone": np.zeros(2)} | {name: np.zeros(2) for name in PEERS if seconds}
-    # A pool for each, which keeps its environments.
+    # Each of the two measurements has its own pool, which keeps its environments.
     with Workers(count) as workers, Workers(count) as replaying:
         spec = evaluator.probe(workers, config)
         params = es.ESParams.of(config)
@@ -120,7 +120,7 @@ def main(argv):
             measured["alone"] = (steps, busy / max(1, count))
             state = after
             if number == 0:
-                continue  # environments were made and libraries loaded
+                continue  # a warm-up, which makes the environments and loads libraries
             measured |= {name: peer(name, config.env, seconds) for name in PEERS if seconds}
             for name, value in measured.items():
                 totals[name] += value

@@ -1,4 +1,4 @@
-"""A random Llama of a few thousand weights with a tokenizer of bytes, made from nothing: for tests and benchmarks."""
+"""A random Llama with about 24,000 weights and a tokenizer of bytes, for tests and benchmarks. Downloads nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ END = "<end>"
 
 
 def write(path: Path) -> None:
-    """Write the model and its tokenizer into a directory, always the same."""
+    """Write the model and its tokenizer into a directory. They are the same each time."""
     import torch
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

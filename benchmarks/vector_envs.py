@@ -1,12 +1,13 @@
-"""Steps per second of vector environments, restarts included, as shares of the physics alone: a table in markdown.
+"""Measure the steps per second of vector environments, with restarts, and their share of the physics alone.
 
     python benchmarks/vector_envs.py                                   # HalfCheetah-v4, one thread
     python benchmarks/vector_envs.py env=Humanoid-v4 sizes=[8,64] threads=2 seconds=2 rounds=5
-    python benchmarks/vector_envs.py ppo=true                          # Stable-Baselines3's PPO on them
+    python benchmarks/vector_envs.py ppo=true                          # train Stable-Baselines3's PPO on them
 
-Everyone steps with the same random actions. The rows of a size take turns, round by round, so that a machine whose
-speed wavers slows all alike; what is printed is each row's median, and the median of its ratios to `Batch.step` alone
-in the same round. Needs the extra `baselines`; EnvPool is measured where it is installed: `pip install envpool`.
+Prints a Markdown table. All rows use the same random actions. Rows of the same size alternate, so that a machine with
+varying speed slows all of them alike. A row shows its median over rounds, and the median of its ratios to the first row
+in the same round: `Batch.step` alone, or `es_rl.envs.sb3` with ppo=true. Needs the extra `baselines`. EnvPool is
+measured only if it is installed: `pip install envpool`.
 """
 
 import importlib.util
@@ -29,22 +30,22 @@ from es_rl.config import parse
 from es_rl.keys import key
 from es_rl.workers.machine import use_one_thread
 
-ACTIONS = 100  # drawn beforehand, used over and over
-MOST_PROCESSES = 64
+ACTIONS = 100  # steps of random actions, drawn beforehand and used again and again
+MOST_PROCESSES = 64  # leave out rows that would start more processes than this
 
 
 @dataclass(frozen=True)
 class Keys:
-    env: str = key("HalfCheetah-v4", "a MuJoCo task of Gymnasium's")
-    sizes: list[int] = key([8, 64, 512], "environments side by side", low=1)
-    threads: int = key(1, "threads of ours, of EnvPool, and of Batch.step alone", low=1)
-    seconds: float = key(2.0, "of each row in each round", above=0)
-    rounds: int = key(5, "rounds", low=1)
-    ppo: bool = key(False, "measure the training of Stable-Baselines3's PPO instead")
+    env: str = key("HalfCheetah-v4", "id of a MuJoCo task of Gymnasium")
+    sizes: list[int] = key([8, 64, 512], "numbers of environments side by side", low=1)
+    threads: int = key(1, "threads of es_rl, of EnvPool, and of Batch.step alone", low=1)
+    seconds: float = key(2.0, "seconds for each row in each round", above=0)
+    rounds: int = key(5, "number of rounds", low=1)
+    ppo: bool = key(False, "measure training with Stable-Baselines3's PPO instead")
 
 
 def batch_alone(keys: Keys, n: int) -> Callable[[np.ndarray], object]:
-    """`Batch.step` and nothing else, from states where the task begins."""
+    """Return a function that calls `Batch.step` and nothing else, from states in which the task begins."""
     env = gymnasium.make(keys.env).unwrapped
     batch = Batch(env.model, n, keys.threads)
     for i in range(n):
@@ -60,20 +61,20 @@ def batch_alone(keys: Keys, n: int) -> Callable[[np.ndarray], object]:
 
 
 def stepping(env) -> Callable[[np.ndarray], object]:
-    """A vector environment of Gymnasium's kind, begun."""
+    """Reset a vector environment of Gymnasium's kind. Return its step function."""
     env.reset(seed=0)
     return env.step
 
 
 def sb3_stepping(env) -> Callable[[np.ndarray], object]:
-    """One of Stable-Baselines3's."""
+    """Reset a vector environment of Stable-Baselines3's kind. Return its step function."""
     env.seed(0)
     env.reset()
     return env.step
 
 
 def rows(keys: Keys, n: int, stack: ExitStack) -> Iterator[tuple[str, Callable[[np.ndarray], object]]]:
-    """Everyone that is measured: a name and a step of all environments."""
+    """Yield a name and a function that steps all n environments, for each row of the table."""
     each = [partial(gymnasium.make, keys.env)] * n
 
     def closing(env):
@@ -95,7 +96,7 @@ def rows(keys: Keys, n: int, stack: ExitStack) -> Iterator[tuple[str, Callable[[
 
 
 def speed(step: Callable[[np.ndarray], object], actions: np.ndarray, seconds: float) -> float:
-    """Environment steps per second."""
+    """Return the environment steps per second."""
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         step(actions[count % len(actions)])
@@ -104,7 +105,7 @@ def speed(step: Callable[[np.ndarray], object], actions: np.ndarray, seconds: fl
 
 
 def trainings(keys: Keys, n: int, stack: ExitStack) -> Iterator[tuple[str, Callable[[], int]]]:
-    """PPO on each kind of vector environment: a name and an update, which returns its steps."""
+    """Yield a name and a function that does one update of PPO and returns its steps, for each row of the table."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
@@ -132,7 +133,7 @@ def trainings(keys: Keys, n: int, stack: ExitStack) -> Iterator[tuple[str, Calla
 
 
 def update_speed(update: Callable[[], int], _: np.ndarray, seconds: float) -> float:
-    """Environment steps per second of training, whole updates."""
+    """Return the environment steps per second of training. Only whole updates are counted."""
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         count += update()
@@ -140,14 +141,14 @@ def update_speed(update: Callable[[], int], _: np.ndarray, seconds: float) -> fl
 
 
 def measure(keys: Keys, n: int) -> dict[str, np.ndarray]:
-    """Steps per second by row, (rounds,) each, interleaved."""
+    """Measure all rows in turn. Return the steps per second (rounds,) of each."""
     space = gymnasium.make(keys.env).action_space
     drawn = np.random.default_rng(0).uniform(space.low, space.high, (ACTIONS, n, *space.shape)).astype(space.dtype)
     with ExitStack() as stack:
         everyone = dict((trainings if keys.ppo else rows)(keys, n, stack))
         timed = update_speed if keys.ppo else speed
         for each in everyone.values():
-            timed(each, drawn, keys.seconds / 4)  # caches and libraries are warm
+            timed(each, drawn, keys.seconds / 4)  # a warm-up of caches and libraries
         found = {name: [] for name in everyone}
         for _ in range(keys.rounds):
             for name, each in everyone.items():

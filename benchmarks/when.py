@@ -1,13 +1,13 @@
-"""When evolution is the right tool, and when PPO is: the trainings behind docs/when.md.
+"""Run the trainings behind docs/when.md: when evolution is the right tool, and when PPO is.
 
-    python benchmarks/when.py run                                      # everything: goes on where it was stopped
+    python benchmarks/when.py run                                      # everything; run it again to go on after a stop
     python benchmarks/when.py run cases=[plain,noise] seeds=1 parallel=1
-    python benchmarks/when.py show                                     # what is finished → docs/when.md
+    python benchmarks/when.py show                                     # finished trainings → docs/when.md
     python benchmarks/when.py one case=noise name=es_rl seed=0 out=DIRECTORY      # one training
 
-`run` starts each (case, contender, seed) as a process on a core of its own. A training ends after so many minutes of
-its processor; it leaves `OUT/CASE-NAME-SEED/result.json`. `show` puts all of these into benchmarks/when.json, from
-which the page is made.
+`run` starts a process for each (case, contender, seed), on its own core. A training ends after `minutes` of processor
+time, and writes `OUT/CASE-NAME-SEED/result.json`. `show` collects all of these in benchmarks/when.json, and makes the
+page from it.
 """
 
 from __future__ import annotations
@@ -40,33 +40,33 @@ from es_rl.workers.processes import die_with_parent
 
 ROOT = Path(__file__).parent.parent
 USAGE = "python benchmarks/when.py run|show|one [key=value …]"
-STOP_SECONDS = 60.0  # that a stopped training has to end its own child
+STOP_SECONDS = 60.0  # time that a stopped training has to end its own child
 
 
 @dataclass(frozen=True)
 class RunConfig:
     cases: list[str] = key([*CASES], ", ".join(CASES))
-    minutes: float = key(10.0, "of the processor, for each training", above=0)
-    seeds: int = key(3, "trainings of each contender", low=1)
+    minutes: float = key(10.0, "minutes of processor time for each training", above=0)
+    seeds: int = key(3, "number of seeds: trainings of each contender", low=1)
     first_seed: int = key(1, "seeds are first_seed, first_seed+1, …", low=0, high=MAX_SEED - 10_000)
-    parallel: int = key(2, "trainings side by side, each on a core of its own", low=1)
-    out: str = key("runs/when", "a directory for all trainings")
+    parallel: int = key(2, "number of trainings side by side, each on its own core", low=1)
+    out: str = key("runs/when", "directory for all trainings")
 
 
 @dataclass(frozen=True)
 class ShowConfig:
-    out: str = key("runs/when", "the directory of the trainings")
-    page: str = key(str(ROOT / "docs" / "when.md"), "the page to write into")
-    raw: str = key(str(ROOT / "benchmarks" / "when.json"), "the results, old ones included")
+    out: str = key("runs/when", "directory of all trainings")
+    page: str = key(str(ROOT / "docs" / "when.md"), "page to write to")
+    raw: str = key(str(ROOT / "benchmarks" / "when.json"), "file for all results; earlier results stay in it")
 
 
 @dataclass(frozen=True)
 class OneConfig:
     case: str = key("", ", ".join(CASES))
-    name: str = key("", "es_rl, or the opponent of the case: ppo_fast, recurrent_ppo")
+    name: str = key("", "who trains: es_rl, or the opponent of the case (ppo_fast, recurrent_ppo)")
     seed: int = key(0, "random seed", low=0, high=MAX_SEED)
-    minutes: float = key(10.0, "of the processor", above=0)
-    out: str = key("", "a directory, for this training alone")
+    minutes: float = key(10.0, "minutes of processor time", above=0)
+    out: str = key("", "directory for this training alone")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -100,7 +100,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def pieces(config: RunConfig) -> Iterable[list[str]]:
-    """The arguments of `one` for each training, seed by seed, so that what is finished early is a whole comparison."""
+    """Yield the arguments of `one` for each training. Seed by seed, so that whole comparisons are finished early."""
     for seed in range(config.first_seed, config.first_seed + config.seeds):
         for case in [lookup(CASES, name, "cases") for name in config.cases]:
             for name in case.contenders:
@@ -109,9 +109,9 @@ def pieces(config: RunConfig) -> Iterable[list[str]]:
 
 
 def _start(piece: list[str], core: int) -> subprocess.Popen[bytes]:
-    """A training that runs on one core and ends with this process."""
+    """Start a training on one core. It ends when this process ends."""
     folder, parent = Path(piece[-1].partition("=")[2]), os.getpid()
-    shutil.rmtree(folder, ignore_errors=True)  # begun, and not finished
+    shutil.rmtree(folder, ignore_errors=True)  # an unfinished training starts anew
     folder.mkdir(parents=True)
 
     def prepare() -> None:
@@ -126,7 +126,7 @@ def _start(piece: list[str], core: int) -> subprocess.Popen[bytes]:
 
 
 def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Ask all to end, and see that they do."""
+    """Ask all processes to end, and kill those that do not end in time."""
     started = list(processes)
     for process in started:
         process.terminate()
@@ -138,7 +138,7 @@ def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
 
 
 def one(argv: Sequence[str]) -> int:
-    """Train once, judge, and write result.json."""
+    """Train one contender once, judge it, and write result.json."""
     config = parse(OneConfig, argv)
     case = lookup(CASES, config.case, "case")
     if config.name not in case.contenders or not config.out:
@@ -158,7 +158,7 @@ def one(argv: Sequence[str]) -> int:
 
 
 def show(argv: Sequence[str]) -> int:
-    """Write all results into one file, and the page from that file."""
+    """Write all results into one file, and make the page from that file."""
     config = parse(ShowConfig, argv)
     raw, page = Path(config.raw), Path(config.page)
     known = json.loads(raw.read_text()) if raw.exists() else []
@@ -175,7 +175,7 @@ def show(argv: Sequence[str]) -> int:
 
 
 def _versions() -> dict[str, Any]:
-    """Versions of what results may depend on, the opponents' libraries among them."""
+    """Return the versions of all libraries that results may depend on, including those of the opponents."""
     found: dict[str, Any] = dict(versions())
     for package in ("stable-baselines3", "sb3-contrib"):
         try:
@@ -186,7 +186,7 @@ def _versions() -> dict[str, Any]:
 
 
 def _stop(number: int, frame: Any) -> None:
-    """SIGTERM is an exception: processes are ended on the way out."""
+    """Turn SIGTERM into an exception, so that `finally` blocks end the other processes."""
     raise Stopped("stopped by SIGTERM", 75)
 
 
@@ -198,7 +198,7 @@ ACTIONS: dict[str, tuple[Callable[[Sequence[str]], int], type[Any]]] = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what the first word says."""
+    """Run the action that the first word names."""
     if not argv or cli.asks_for_help(argv[:1]):
         return cli.show(USAGE + "\n" + "".join(help_text(kind, f"\n{name}") for name, (_, kind) in ACTIONS.items()))
     action, kind = lookup(ACTIONS, argv[0], "action")

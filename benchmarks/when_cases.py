@@ -1,4 +1,4 @@
-"""The cases of `benchmarks/when.py`: what is varied, what both are trained on, and what both are judged by."""
+"""The cases of `benchmarks/when.py`: what is changed, on which task both are trained, and on which both are judged."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from es_rl.envs import recall
 from es_rl.rl.presets import preset
 
 OURS, PPO, RECURRENT = "es_rl", "ppo_fast", "recurrent_ppo"
-ROUNDED = ("int8", "ternary")  # cases in which PPO is not trained: its plain network is rounded
-GAPS = (8, 32, 128)
-NO_EVALUATION = "eval.every=0"  # while it trains: PPO's processor time has none either
+ROUNDED = ("int8", "ternary")  # cases without a training of PPO: its network of the plain case is rounded
+GAPS = (8, 32, 128)  # steps over which the memory cases ask to remember
+NO_EVALUATION = "eval.every=0"  # no evaluations during training, since PPO has none either in its processor time
 
 
 @dataclass(frozen=True)
@@ -21,24 +21,24 @@ class Case:
     """One row of the page."""
 
     name: str
-    what: str  # as in: … with WHAT
-    env: str = PLAIN  # trained on
+    what: str  # the change in words, as in "HalfCheetah-v4 with …"
+    env: str = PLAIN  # task to train on
     backend: str = "auto"
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    keys: tuple[str, ...] = ()  # of es_rl.train
+    keys: tuple[str, ...] = ()  # further keys of es_rl.train
     against: str = PPO
-    judged: tuple[str, str] = (PLAIN, "auto")  # environment and backend
-    episodes: int = 20  # of the final judgement
-    solved: float | None = None  # mean return at which a training ends early
+    judged: tuple[str, str] = (PLAIN, "auto")  # task and backend on which both are judged
+    episodes: int = 20  # episodes of the final judgement
+    solved: float | None = None  # end a training early at this mean return
 
     @property
     def contenders(self) -> tuple[str, ...]:
-        """Those that are trained."""
+        """The contenders that are trained."""
         return (OURS,) if self.name in ROUNDED else (OURS, self.against)
 
 
 def _preset_keys() -> tuple[str, ...]:
-    """The preset of the plain task, which the variants of another name would not get."""
+    """Return the preset of the plain task as keys. The variants need them, because presets belong to a task's name."""
     return tuple(f"{name}={'null' if value is None else value}" for name, value in preset(PLAIN).items())
 
 

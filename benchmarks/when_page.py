@@ -1,4 +1,4 @@
-"""The measured parts of docs/when.md, made from the results of `benchmarks/when.py`. Pure functions of these."""
+"""Make the measured parts of docs/when.md from the results of `benchmarks/when.py`. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from when_cases import CASES, OURS, PPO, RECURRENT, ROUNDED, Case
 
 Result = Mapping[str, Any]
-Row = tuple[str, list[float], list[float], str]  # what, our returns, PPO's returns, the case to run
-BEGIN, END = "<!-- {}: made by benchmarks/when.py -->", "<!-- /{} -->"  # of a part of the page
+Row = tuple[str, list[float], list[float], str]  # the change in words, our returns, PPO's returns, the cases to run
+BEGIN, END = "<!-- {}: made by benchmarks/when.py -->", "<!-- /{} -->"  # markers around a part of the page
 NOTHING = "Not measured yet."
-ENOUGH = 3  # seeds of each, below which nobody is said to be ahead
+ENOUGH = 3  # with fewer seeds of either side, nobody is called ahead
 LABELS = {PPO: "PPO", RECURRENT: "RecurrentPPO"}
 
 
 def between(page: str, part: str, text: str) -> str:
-    """Put the text between the markers of a part of the page. Raises ValueError if they are not there once each."""
+    """Put the text between the markers of a part of the page. Raises ValueError unless each is there once."""
     begin, end = BEGIN.format(part), END.format(part)
     if page.count(begin) != 1 or page.count(end) != 1:
         raise ValueError(f"{begin} and {end} must each be on the page once")
@@ -25,7 +25,7 @@ def between(page: str, part: str, text: str) -> str:
 
 
 def rows(results: Sequence[Result]) -> list[Row]:
-    """Every comparison of which both sides are measured, in the order of the cases."""
+    """Return all comparisons for which both sides are measured, in the order of the cases."""
     found: list[Row] = []
     for case in CASES.values():
         ours = returns(results, case.name, OURS)
@@ -40,13 +40,16 @@ def rows(results: Sequence[Result]) -> list[Row]:
 
 
 def returns(results: Sequence[Result], case: str, name: str, key: str = "return_mean") -> list[float]:
-    """The results of each seed of a contender, in the order of seeds."""
+    """Return the value of `key` for each seed of a contender, in the order of seeds."""
     mine = [r for r in results if r["case"] == case and r["name"] == name and key in r]
     return [r[key] for r in sorted(mine, key=lambda r: int(r["seed"]))]
 
 
 def ahead(row: Row, results: Sequence[Result]) -> str:
-    """Who is ahead: all of its seeds above all of the other's; of a task that all have solved, in less time."""
+    """Return who is ahead: the side with every seed above every seed of the other.
+
+    The returns decide. If all seeds have solved a task that can be solved, less processor time decides.
+    """
     _, ours, theirs, name = row
     case = CASES.get(name)
     if case is not None and case.solved is not None and min(*ours, *theirs) >= case.solved:
@@ -60,7 +63,7 @@ def ahead(row: Row, results: Sequence[Result]) -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Every comparison: medians and each seed, minutes of the processor, who is ahead, and the command."""
+    """Return the table of all comparisons: medians, each seed, processor minutes, who is ahead, and the command."""
     found = rows(results)
     if not found:
         return NOTHING
@@ -77,7 +80,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def _cell(values: Sequence[float], minutes: float | None) -> str:
-    """Median, and each seed; of a task that may be solved early, with the median minutes."""
+    """Return the median and each seed; also the median minutes, if the task may be solved early."""
     each = ", ".join(_number(value) for value in values)
     took = "" if minutes is None else f", after {minutes:.1f} min"
     return f"{_number(median(values))} ({each}){took}"
@@ -88,7 +91,7 @@ def _number(value: float) -> str:
 
 
 def _minutes(results: Sequence[Result], name: str, contender: str) -> float | None:
-    """Median processor minutes of a task that ends when it is solved."""
+    """Return the median processor minutes if the case ends when its task is solved; otherwise None."""
     case = CASES.get(name)
     if case is None or case.solved is None:
         return None
@@ -96,7 +99,7 @@ def _minutes(results: Sequence[Result], name: str, contender: str) -> float | No
 
 
 def advice(results: Sequence[Result]) -> str:
-    """What a reader can act on: who was ahead on what, counted, and what each case leaves of the plain return."""
+    """Return advice for readers: who was ahead on which cases, and which share of the plain return each case leaves."""
     found = rows(results)
     if not found:
         return NOTHING
@@ -105,18 +108,18 @@ def advice(results: Sequence[Result]) -> str:
     lines = [
         f"- **Take PPO** where it was ahead, {_count(by['PPO'])}: {_list(by['PPO'])}.",
         f"- **Take es_rl** where it was ahead, {_count(by[OURS])}: {_list(by[OURS])}.",
-        f"- **Try both** where the seeds of one lie among those of the other, {_count(by['neither'])}: "
+        f"- **Try both** where the results of the two contenders overlap, {_count(by['neither'])}: "
         f"{_list(by['neither'])}.",
     ]
     if few:
         lines.append(f"- Nothing is said of {_count([''] * few)} with fewer than {ENOUGH} seeds of each.")
     if kept := _kept(found):
-        lines.append(f"- **What a change costs.** Of its own plain return each keeps, by medians: {kept}.")
+        lines.append(f"- **What a change costs.** The share of its plain return that each keeps, by medians: {kept}.")
     return "\n".join(lines)
 
 
 def _kept(found: Sequence[Row]) -> str:
-    """The share of its plain return that each contender keeps, case by case; nothing without a plain return."""
+    """Return the share of its plain return that each side keeps, by case; empty if a plain return is not above 0."""
     plain = next((row for row in found if row[3] == "plain" and row[0] == CASES["plain"].what), None)
     if plain is None or median(plain[1]) <= 0 or median(plain[2]) <= 0:
         return ""
@@ -136,7 +139,7 @@ def _list(items: Sequence[str]) -> str:
 
 
 def measured(results: Sequence[Result]) -> str:
-    """When and on what the results were measured, and what is missing."""
+    """Return when and on which machine the results were measured, and what is missing."""
     if not results:
         return NOTHING
     last = max(results, key=lambda r: str(r["date"]))

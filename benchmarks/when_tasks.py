@@ -1,15 +1,15 @@
-"""HalfCheetah-v4 made harder in one way each: the tasks on which `benchmarks/when.py` compares es_rl with PPO.
+"""Variants of HalfCheetah-v4, each harder in one way: the tasks on which `benchmarks/when.py` compares es_rl with PPO.
 
     python benchmarks/when_tasks.py env=es_rl/LateReward-v0 backend=variants workers=0 minutes=1
 
-trains as `python -m es_rl.train` does, with these tasks known.
+This command trains as `python -m es_rl.train` does, and knows these tasks:
 
-    es_rl/LateReward-v0    the sum of an episode's rewards is paid at its last step, and nothing before
-    es_rl/NoisyReward-v0   a random number as large as the reward is added to each reward
-    es_rl/ShortSteps-v0    four times as many steps, each a fourth as long, a fourth of the reward for each
+    es_rl/LateReward-v0    pays the sum of an episode's rewards at its last step, and 0 before
+    es_rl/NoisyReward-v0   adds a random number as large as the reward to each reward
+    es_rl/ShortSteps-v0    has four times as many steps, each a fourth as long, with a fourth of the reward
 
-They are served by the backend `variants`, which importing this module adds, so `workers=0` is needed. Gymnasium knows
-the ids for their spaces only.
+They need the backend `variants`. Importing this module adds it, in this process only, so `workers=0` is needed.
+Gymnasium knows the ids, but only their spaces.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ from es_rl.rng import MAX_SEED, PURPOSES, stream
 
 PLAIN = "HalfCheetah-v4"
 BACKEND = "variants"
-# Standard deviation of the noise on each reward: the root mean square of the reward of one step under the trained
-# policy in videos/policies/halfcheetah, of which almost all is its mean.
+# Standard deviation of the noise on each reward. It is the root mean square of the reward of a step with the trained
+# policy in videos/policies/halfcheetah, which is almost equal to the mean reward.
 REWARD_NOISE = 4.8
-FINER = 4  # steps of ShortSteps in place of one
-NOISE_BLOCK = 50  # steps whose noise is drawn at once
+FINER = 4  # ShortSteps has this many steps for each step of the plain task
+NOISE_BLOCK = 50  # draw the noise of this many steps at once
 
-PURPOSES["reward_noise"] = 1001  # far from the library's own codes
+PURPOSES["reward_noise"] = 1001  # a code far from those of the library
 
 
 class Payment(Protocol):
-    """What the policy is paid in place of the task's own reward."""
+    """A rule that replaces the task's own reward."""
 
     def begin(self, ids: Ints, seeds: Seeds) -> None:
-        """Prepare for episodes that begin."""
+        """Prepare for new episodes of the simulations `ids`."""
 
     def pay(self, ids: Ints, obs: Floats, reward: Floats, over: Bools) -> Floats:
-        """Return the rewards (n,) of one step, which led to `obs` and may have ended episodes."""
+        """Return the rewards (n,) of one step. It led to `obs` and ended the episodes marked in `over`."""
 
 
 class Paid:
-    """A vector environment whose rewards are another payment."""
+    """A vector environment whose rewards are replaced by a `Payment`."""
 
     def __init__(self, env: VectorEnv, payment: Payment) -> None:
         self._env, self._payment = env, payment
@@ -64,7 +64,7 @@ class Paid:
 
     def reset(self, ids: Ids, seeds: Seeds) -> Floats:
         """Start episodes."""
-        self._payment.begin(np.asarray(ids, np.int64), seeds)  # before a generator in place of a seed goes on
+        self._payment.begin(np.asarray(ids, np.int64), seeds)  # first: the reset draws from a seed that is a generator
         return self._env.reset(ids, seeds)
 
     def step(self, ids: Ids, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools]:
@@ -74,38 +74,38 @@ class Paid:
         return obs, paid, terminated, truncated
 
     def close(self) -> None:
-        """Release what the simulations hold."""
+        """Close the simulations."""
         self._env.close()
 
 
 class AtTheEnd:
-    """The sum of all rewards at the last step, nothing before."""
+    """The sum of all rewards at the last step of an episode, 0 before."""
 
     def __init__(self, n: int) -> None:
         self._sums = np.zeros(n)
 
     def begin(self, ids: Ints, seeds: Seeds) -> None:
-        """Begin at zero."""
+        """Set the sums to zero."""
         self._sums[ids] = 0.0
 
     def pay(self, ids: Ints, obs: Floats, reward: Floats, over: Bools) -> Floats:
-        """Save up, and pay where episodes are over."""
+        """Add up the rewards. Return the sums where episodes are over, 0 elsewhere."""
         self._sums[ids] += reward
         return np.where(over, self._sums[ids], 0.0)
 
 
 class WithNoise:
-    """The reward and Gaussian noise, a pure function of the episode's seed, the step and what has happened.
+    """The reward plus Gaussian noise: a pure function of the episode's seed, the step and the observations.
 
-    What has happened counts, because both members of a pair play from the same seed: noise of the seed alone would be
-    the same for both and vanish from their difference, which no noise of a real sensor does.
+    The observations count because both members of a pair play from the same seed. If the noise depended on the seed
+    alone, both would get the same noise, and it would cancel in their difference. Real sensor noise does not cancel.
     """
 
     def __init__(self, n: int) -> None:
         self._seeds, self._steps, self._drawn = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros((n, NOISE_BLOCK))
 
     def begin(self, ids: Ints, seeds: Seeds) -> None:
-        """Note the seeds; of a generator, where it stands."""
+        """Store the seeds; for a generator, a checksum of its state."""
         self._seeds[ids] = [
             zlib.crc32(str(seed.bit_generator.state).encode()) if isinstance(seed, np.random.Generator) else int(seed)
             for seed in seeds
@@ -113,7 +113,7 @@ class WithNoise:
         self._steps[ids] = 0
 
     def pay(self, ids: Ints, obs: Floats, reward: Floats, over: Bools) -> Floats:
-        """Add the noise of the step; every `NOISE_BLOCK` steps, that of as many more is drawn."""
+        """Add the noise of the step. Every `NOISE_BLOCK` steps, draw the noise of the next `NOISE_BLOCK` steps."""
         at = self._steps[ids] % NOISE_BLOCK
         for row in np.flatnonzero(at == 0):
             i, happened = ids[row], zlib.crc32(np.ascontiguousarray(obs[row]).tobytes())
@@ -131,15 +131,15 @@ class Share:
         self._share = share
 
     def begin(self, ids: Ints, seeds: Seeds) -> None:
-        """Nothing is kept of an episode."""
+        """Do nothing: episodes have no state here."""
 
     def pay(self, ids: Ints, obs: Floats, reward: Floats, over: Bools) -> Floats:
-        """Return the share."""
+        """Return the share of each reward."""
         return reward * self._share
 
 
 def late_reward(n: int, env_kwargs: Mapping[str, Any], obs_first: int | None) -> VectorEnv:
-    """Return n simulations that pay at the end."""
+    """Return n simulations that pay at the end of an episode."""
     return Paid(envs.make_vector(PLAIN, n, "batch", env_kwargs, obs_first), AtTheEnd(n))
 
 
@@ -149,18 +149,19 @@ def noisy_reward(n: int, env_kwargs: Mapping[str, Any], obs_first: int | None) -
 
 
 def short_steps(n: int, env_kwargs: Mapping[str, Any], obs_first: int | None, *, finer: int = FINER) -> VectorEnv:
-    """Return n simulations of the same body and the same seconds in `finer` times as many steps.
+    """Return n simulations of the same body for the same seconds, in `finer` times as many steps.
 
-    MuJoCo's own timestep is divided, so that a step of the policy is still as many of these. The speed is paid in full
-    at each step, so the share of a step is 1/`finer`: a return means what it means on the plain task. This is v5 of the
-    task, which differs from v4 in its arguments only: it takes a file and a number of substeps.
+    MuJoCo's own timestep is divided by `finer`; a step of the policy still has the same number of timesteps. The task
+    pays for the speed at each step, so each step pays only 1/`finer` of it. Returns can then be compared with those of
+    the plain task. This is v5 of the task, because it takes a model file and a number of timesteps per step. It differs
+    from v4 in its arguments only.
     """
     plain = gymnasium.make(PLAIN)
     spec, frame_skip = plain.spec, plain.unwrapped.frame_skip  # type: ignore[attr-defined]
     assert spec is not None and spec.max_episode_steps is not None
     limit = spec.max_episode_steps * finer
     plain.close()
-    with finer_model(finer) as path:  # read when the first simulation is made, which is at once
+    with finer_model(finer) as path:  # make_vector reads the file at once
         kwargs = {"max_episode_steps": limit, **env_kwargs, "xml_file": str(path), "frame_skip": frame_skip}
         env = envs.make_vector("HalfCheetah-v5", n, "batch", kwargs, obs_first)
     return Paid(env, Share(1 / finer))
@@ -168,7 +169,7 @@ def short_steps(n: int, env_kwargs: Mapping[str, Any], obs_first: int | None, *,
 
 @contextmanager
 def finer_model(finer: int) -> Iterator[Path]:
-    """Write Gymnasium's half cheetah with its timestep divided, to a file that is there until the block ends."""
+    """Write Gymnasium's half cheetah with its timestep divided by `finer`. Yield the file; delete it at the end."""
     source = Path(gymnasium.envs.mujoco.__file__).parent / "assets" / "half_cheetah.xml"
     found = re.search(r'timestep="([0-9.]+)"', text := source.read_text())
     if found is None:
@@ -187,7 +188,7 @@ VARIANTS: dict[str, Callable[[int, Mapping[str, Any], int | None], VectorEnv]] =
 
 
 class OnlySpaces(gymnasium.Env[Any, Any]):
-    """What Gymnasium knows of a variant: its spaces. It cannot be played there."""
+    """An environment with the spaces of a variant, for Gymnasium. It cannot be played."""
 
     def __init__(self, render_mode: str | None = None, **env_kwargs: Any) -> None:
         self.render_mode = render_mode
@@ -196,7 +197,7 @@ class OnlySpaces(gymnasium.Env[Any, Any]):
         env.close()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        """Refuse. Raises `EnvError`."""
+        """Refuse to play. Raises `EnvError`."""
         raise EnvError(f"backend=gymnasium: a variant of {PLAIN} is not played there. Give backend={BACKEND}.")
 
 

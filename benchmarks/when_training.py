@@ -1,7 +1,7 @@
-"""One training of `benchmarks/when.py`, of es_rl or of PPO, by the processor's clock; and how both are judged.
+"""One training of `benchmarks/when.py`, of es_rl or of PPO, for a fixed processor time; and the judge of both.
 
-Processor seconds are those of the training process, which has one thread; what is done before the first step, such as
-importing torch, does not count.
+Processor seconds are those of the training process, which has one thread. Work before the first step, such as importing
+torch, does not count.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ from es_rl.workers.machine import use_one_thread
 from es_rl.workers.processes import die_with_parent
 
 TASKS = Path(__file__).with_name("when_tasks.py")
-# RecurrentPPO's own settings but for these, which make it many times faster on one core: a small LSTM, and few large
-# minibatches from many simulations. Rollouts hold whole episodes.
+# Settings of RecurrentPPO that are not its defaults. They make it many times faster on one core: a small LSTM, and few
+# large minibatches from many simulations. Rollouts hold whole episodes.
 RECURRENT_ENVS, RECURRENT_MINIBATCHES, RECURRENT_STEPS = 64, 8, 32
 RECURRENT_NETWORK = {"lstm_hidden_size": 64, "net_arch": [64]}
-LOOK_SECONDS = 3.0  # of the processor, between looks at whether a task is solved
-LOOK_EPISODES = 100
-STOP_SECONDS = 60.0  # that a stopped training has to save
-PATIENCE = 20.0  # times its processor seconds, and as many minutes, after which a training counts as hung
+LOOK_SECONDS = 3.0  # processor time between two checks of whether a task is solved
+LOOK_EPISODES = 100  # of each such check
+STOP_SECONDS = 60.0  # time that a stopped training has to save its state
+PATIENCE = 20.0  # a training counts as hung after this many times its processor seconds, and this many minutes more
 
 Result = dict[str, Any]
-MakeActor = Callable[[int], Actor]  # the number of simulations → who acts in them
+MakeActor = Callable[[int], Actor]  # number of simulations → the actor in them
 
 
 def train(case: Case, name: str, seed: int, minutes: float, out: Path) -> Result:
-    """Train one contender and judge it: returns, steps, seconds of both clocks. Raises `TrainingError`."""
+    """Train and judge one contender. Return returns, steps, and seconds of both clocks. Raises `TrainingError`."""
     use_one_thread()
     return (es_rl_result if name == OURS else ppo_result)(case, seed, 60 * minutes, out)
 
 
 def es_rl_result(case: Case, seed: int, seconds: float, out: Path) -> Result:
-    """Train by `es_rl.train` in a process of its own, which is asked to stop when its processor time is over."""
+    """Train with `es_rl.train` in its own process, and stop it when its processor time is over. Judge the policy."""
     run = out / "run"
     train_for(train_keys(case, seed, run), run, seconds, out / "log.txt")
     lines = read_lines(run / "metrics.jsonl")
@@ -75,15 +75,15 @@ def es_rl_result(case: Case, seed: int, seconds: float, out: Path) -> Result:
 
 
 def train_keys(case: Case, seed: int, run: Path) -> list[str]:
-    """The keys of our training."""
+    """Return the keys of our training."""
     kwargs = [f"env_kwargs.{name}={value}" for name, value in case.env_kwargs.items()]
     where = [f"env={case.env}", f"backend={case.backend}", *kwargs, "workers=0", f"seed={seed}", f"run={run}"]
-    # Only the processor's clock ends it.
+    # So large that the processor time ends the training, not these minutes.
     return [*where, "minutes=100000", "video.every=-1", "checkpoint.every=1000000", *case.keys]
 
 
 def train_for(keys: list[str], run: Path, seconds: float, log: Path) -> None:
-    """Train until so many processor seconds are over. Raises `TrainingError`."""
+    """Train until `seconds` of processor time are over. Raises `TrainingError`."""
     dies = partial(die_with_parent, os.getpid(), signal.SIGTERM)
     with log.open("wb") as said:
         process = subprocess.Popen(
@@ -94,7 +94,7 @@ def train_for(keys: list[str], run: Path, seconds: float, log: Path) -> None:
         while process.poll() is None:
             if spent(read_lines(run / "metrics.jsonl")) >= seconds:
                 process.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):  # asked again then
+                with contextlib.suppress(subprocess.TimeoutExpired):  # after a timeout, ask again
                     process.wait(STOP_SECONDS)
             elif time.monotonic() > patience:
                 raise TrainingError(f"the training had not ended after {PATIENCE:g} times its minutes. See {log}.")
@@ -103,30 +103,30 @@ def train_for(keys: list[str], run: Path, seconds: float, log: Path) -> None:
         process.kill()
         process.wait()
     if process.returncode not in (0, 75):  # 75: stopped by us, and saved
-        last = (log.read_text(errors="replace").strip().splitlines() or ["nothing was said"])[-1]
+        last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
         raise TrainingError(f"es_rl.train ended with exit code {process.returncode}: {last}")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON objects that are written to their end; nothing if there is no file yet."""
+    """Return the complete lines of a file of JSON objects; an empty list if there is no file yet."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def spent(lines: list[dict[str, Any]]) -> float:
-    """Processor seconds of a training so far."""
+    """Return the processor seconds of a training so far."""
     return float(sum(line["time/processor_seconds"] for line in lines))
 
 
 class ProcessorClock:
-    """The share of a training's processor seconds that is left; it begins at the first look."""
+    """A clock that measures which share of a training's processor seconds is left. `begin` starts it."""
 
     def __init__(self, seconds: float) -> None:
         self._limit, self._begun, self._wall = seconds, float("nan"), 0.0
 
     def begin(self) -> None:
-        """Begin to count."""
+        """Start the clock."""
         self._begun, self._wall = time.process_time(), time.monotonic()
 
     @property
@@ -136,17 +136,17 @@ class ProcessorClock:
 
     @property
     def seconds(self) -> float:
-        """Seconds of the wall clock so far."""
+        """Wall-clock seconds so far."""
         return time.monotonic() - self._wall
 
     @property
     def left(self) -> float:
-        """The share that is left."""
+        """The share of the processor seconds that is left."""
         return max(0.0, 1 - self.cpu_seconds / self._limit)
 
 
 def ppo_result(case: Case, seed: int, seconds: float, out: Path) -> Result:
-    """Train Stable-Baselines3's PPO, or its recurrent one, on the same simulations in this process."""
+    """Train Stable-Baselines3's PPO or RecurrentPPO on the same simulations in this process. Judge the policy."""
     clock = ProcessorClock(seconds)
     model, normalize, first = (_recurrent if case.against == RECURRENT else _fast)(case, seed, clock)
     actor = partial(SB3Actor, model, normalize)
@@ -163,7 +163,7 @@ def ppo_result(case: Case, seed: int, seconds: float, out: Path) -> Result:
 
 
 def _fast(case: Case, seed: int, clock: ProcessorClock) -> tuple[Any, Any, int | None]:
-    """PPO with the settings that `es_rl.compare` gives it on the plain task: the model, its normaliser, obs_first."""
+    """Return PPO with its settings in `es_rl.compare` for the plain task: the model, its normaliser, obs_first."""
     import stable_baselines3
     from stable_baselines3.common.vec_env import VecNormalize
 
@@ -183,7 +183,7 @@ def _fast(case: Case, seed: int, clock: ProcessorClock) -> tuple[Any, Any, int |
 
 
 def _recurrent(case: Case, seed: int, clock: ProcessorClock) -> tuple[Any, Any, int | None]:
-    """RecurrentPPO, with rollouts at least as long as two episodes: the model; nothing is normalised."""
+    """Return RecurrentPPO with rollouts of at least two episodes, as `_fast` returns PPO; nothing is normalised."""
     import sb3_contrib
 
     env = envs.sb3(case.env, RECURRENT_ENVS, backend=case.backend, **case.env_kwargs)
@@ -195,11 +195,11 @@ def _recurrent(case: Case, seed: int, clock: ProcessorClock) -> tuple[Any, Any, 
 
 
 class SB3Actor:
-    """A model of Stable-Baselines3 that acts in n simulations, each with its own memory if it has any."""
+    """A model of Stable-Baselines3 that acts in n simulations. A recurrent model has a memory for each of them."""
 
     def __init__(self, model: Any, normalize: Any, n: int) -> None:
         self._model, self._normalize, self._n = model, normalize, n
-        self._memory: tuple[NDArray[Any], ...] | None = None  # of the LSTM: (layers, n, width) each
+        self._memory: tuple[NDArray[Any], ...] | None = None  # state of the LSTM: (layers, n, width) each
 
     def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
         """Return the deterministic actions."""
@@ -215,11 +215,11 @@ class SB3Actor:
         return np.asarray(actions)
 
     def close(self, gaps: Compaction) -> None:
-        """Nothing moves: memories are kept by simulation."""
+        """Do nothing: memories are stored by simulation, so no row moves."""
 
 
 def _until(clock: ProcessorClock, case: Case, actor: MakeActor) -> Any:
-    """A callback that ends training when the clock has run out, or when the task is solved."""
+    """Return a callback that ends training when the clock has run out, or when the task is solved."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Until(BaseCallback):  # type: ignore[misc]
@@ -241,7 +241,7 @@ def _until(clock: ProcessorClock, case: Case, actor: MakeActor) -> Any:
 
 
 def rounded_state(state: Mapping[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
-    """A trained network's state with all its matrices rounded, as es_rl's rounded layers round them."""
+    """Return a trained network's state with all matrices rounded in the same way as in es_rl's rounded layers."""
     return {
         name: rounded(value, kind) if value.ndim == 2 and value.is_floating_point() else value.clone()
         for name, value in state.items()
@@ -257,12 +257,12 @@ def judge(
     count: int | None = None,
     index: int = 0,
 ) -> Result:
-    """Mean and standard deviation of fresh episodes of what the case is judged by. Raises `TrainingError`."""
+    """Play new episodes of the task that judges the case; return their mean and deviation. Raises `TrainingError`."""
     n = count or case.episodes
     seeds = [integer_seed(0, purpose, index, i) if index else integer_seed(0, purpose, i) for i in range(n)]
     vector = envs.make_vector(case.judged[0], n, case.judged[1], case.env_kwargs, first)
     returns = play(vector, actor(n), seeds).returns
     vector.close()
     if not np.isfinite(returns).all():
-        raise TrainingError(f"{(~np.isfinite(returns)).sum()} of {n} episodes failed when it was judged.")
+        raise TrainingError(f"{(~np.isfinite(returns)).sum()} of {n} episodes failed while the policy was judged.")
     return {"return_mean": float(returns.mean()), "return_std": float(returns.std()), "episodes": n}

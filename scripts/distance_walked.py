@@ -1,8 +1,8 @@
-"""How far a trained robot walks, and what it returns besides the bonus for not falling.
+"""Measure how far a trained robot walks, and its return without the bonus for not falling.
 
-    python scripts/distance_walked.py run=RUN    # of a MuJoCo task with such a bonus; episodes=N, seed=S
+    python scripts/distance_walked.py run=RUN    # a run on a MuJoCo task with such a bonus; also episodes=N seed=S
 
-Episodes begin as those of `python -m es_rl.evaluate`, on Gymnasium's own environment.
+The episodes start as those of `python -m es_rl.evaluate` do. They run in Gymnasium's own environment.
 """
 
 import sys
@@ -19,7 +19,7 @@ EPISODES = 20
 
 
 def episode(policy, env, seed):
-    """(metres along x, seconds, return, bonus) of one episode."""
+    """Play one episode. Return the metres walked along x, the seconds, the return and the sum of the bonus."""
     obs, _ = env.reset(seed=seed)
     policy.reset()
     robot, begun, returned, bonus, over = env.unwrapped, env.unwrapped.data.qpos[0], 0.0, 0.0, False

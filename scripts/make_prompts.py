@@ -1,9 +1,9 @@
-"""The data sets of the language-model examples: Countdown problems, and questions with short answers.
+"""Write the data sets of the language-model examples: Countdown problems, and questions with short answers.
 
-    python scripts/make_prompts.py                       # examples/data/*.jsonl, as they are in the repository
+    python scripts/make_prompts.py                       # write examples/data/*.jsonl as they are in the repository
     python scripts/make_prompts.py out=DIRECTORY train=2000 test=200 seed=1
 
-Every Countdown problem can be solved: its target is the value of an expression in its numbers.
+Every Countdown problem has a solution: its target is the value of a random expression of its numbers.
 """
 
 import json
@@ -39,7 +39,7 @@ PLURALS = (
 
 
 def countdown(rng):
-    """One problem: random numbers in a random expression, whose value is a whole number from 1 to 99."""
+    """Return one problem. Its target is the value of a random expression of its numbers, an integer from 1 to 99."""
     while True:
         numbers = [int(n) for n in rng.integers(1, 50, size=rng.integers(3, 5))]
         parts = [str(n) for n in numbers]
@@ -58,7 +58,7 @@ def countdown(rng):
 
 
 def questions(rng):
-    """Every question with its shortest answer, in random order."""
+    """Return all questions with their shortest answers, in random order."""
     found = []
     for text, form in ((CAPITALS, "What is the capital of {}?"), (OPPOSITES, "What is the opposite of {}?"),
                        (PLURALS, "What is the plural of {}?")):  # fmt: skip

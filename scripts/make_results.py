@@ -1,15 +1,17 @@
-"""Every result that the README shows, and the commands that made it.
+"""Make all results that the README shows, together with the commands that make them.
 
-    python scripts/make_results.py run parallel=2 first_seed=100     # all tasks, many hours; goes on where it stopped
+    python scripts/make_results.py run parallel=2 first_seed=100     # all tasks, many hours; run it again to go on
     python scripts/make_results.py run tasks=Swimmer-v4,Hopper-v4 against=[ppo_fast,random]
-    python scripts/make_results.py show                              # what is finished → videos/ and the pages
+    python scripts/make_results.py show                              # finished comparisons → videos/ and the pages
     python scripts/make_results.py table                             # videos/results.json → the pages again
 
-`run` calls `python -m es_rl.compare` for each task, with the minutes and the opponents below if not given, and any key
-of it. Each comparison has one core of its own, `parallel` of them run side by side, and all contenders of one share its
-fate. `show` writes what the runs' own files say into `videos/results.json`, from which the tables in README.md,
-docs/results.md and videos/README.md are made, and copies the curves, and the video and the small policy of our median
-seed, into `videos/`. `table` makes the pages from `videos/results.json` alone.
+`run` calls `python -m es_rl.compare` once for each task. It takes all keys of `es_rl.compare`; the defaults for minutes
+and opponents are below. Each comparison has its own core, and `parallel` comparisons run side by side. All contenders
+of a comparison share its core, and so its conditions.
+
+`show` collects the results of the runs in `videos/results.json`, and makes the tables in README.md, docs/results.md and
+videos/README.md from it. It also puts the curves, a video and the small policy of our median seed into `videos/`.
+`table` only makes the pages again, from `videos/results.json`.
 """
 
 import json
@@ -32,20 +34,21 @@ from es_rl.errors import ConfigError, Stopped, TrainingError
 from es_rl.workers.processes import die_with_parent
 
 ROOT = Path(__file__).parent.parent
+# Default minutes of each training.
 MINUTES = {
     "InvertedDoublePendulum-v4": 5, "Swimmer-v4": 5, "HalfCheetah-v4": 5, "Hopper-v4": 5, "Walker2d-v4": 10,
     "Ant-v4": 10, "Humanoid-v4": 20,
 }  # fmt: skip
 SEEDS = 3
 AGAINST = ["ppo_fast", "ars", RANDOM]
-MORE = {"HalfCheetah-v4": ["sac", "evotorch"], "Humanoid-v4": ["sac", "evotorch"]}
-MAX_BYTES = 1_000_000  # of a clip
+MORE = {"HalfCheetah-v4": ["sac", "evotorch"], "Humanoid-v4": ["sac", "evotorch"]}  # further opponents on some tasks
+MAX_BYTES = 1_000_000  # largest size of a clip
 CLIP_SECONDS = 8
 BEGIN, END = "<!-- results: made by scripts/make_results.py -->", "<!-- /results -->"
 
 
 def compare_all(tasks, out, keys, parallel):
-    """Run one comparison on each of `parallel` cores until all have ended; what is finished is not done again."""
+    """Run the comparisons of all tasks, each on its own core, `parallel` at a time. Do not repeat finished ones."""
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= parallel <= len(cores):
         raise ConfigError(f"parallel={parallel}: from 1 to {len(cores)}, the cores that may be used.")
@@ -61,7 +64,7 @@ def compare_all(tasks, out, keys, parallel):
                     failed += running.pop(core).failed()
             time.sleep(0.2)
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):  # a second one would leave a comparison behind
+        for number in (signal.SIGTERM, signal.SIGINT):  # a second signal would leave a comparison running
             signal.signal(number, signal.SIG_IGN)
         for comparison in running.values():
             comparison.process.terminate()
@@ -79,7 +82,7 @@ def _stop(number, frame):
 
 
 class Comparison:
-    """One `python -m es_rl.compare` on a core of its own, and the seconds it has taken over all sittings."""
+    """A process of `python -m es_rl.compare` on its own core. Its seconds are added to those of earlier calls."""
 
     def __init__(self, task, out, keys, core, parallel):
         self.task, self.start, self.took = task, time.monotonic(), out / f"{task}.took.json"
@@ -100,7 +103,7 @@ class Comparison:
         print(f"{task} on core {core}", flush=True)
 
     def ended(self):
-        """Return whether it has ended; if it just has, keep the time that it took."""
+        """Tell whether the process has ended. If so, add the time that it took to the file `took`."""
         if self.process.poll() is None:
             return False
         before = json.loads(self.took.read_text()) if self.took.exists() else {"took": 0.0, "side_by_side": 1}
@@ -109,7 +112,7 @@ class Comparison:
         return True
 
     def failed(self):
-        """Return the task and the exit code if the comparison has failed, in a list."""
+        """Print how the comparison ended. Return a list: the task and its exit code if it failed, otherwise empty."""
         code = self.process.returncode
         print(f"{self.task} " + (f"ended with exit code {code}" if code else "is finished"), flush=True)
         return [f"{self.task} (exit code {code})"] if code else []
@@ -121,17 +124,17 @@ def _pinned(core, parent):
 
 
 def against(task):
-    """Return whom es_rl is compared with on a task."""
+    """Return the opponents of es_rl on a task."""
     return [*AGAINST[:-1], *MORE.get(task, []), AGAINST[-1]]
 
 
 def planned_minutes(task):
-    """Return the minutes of training of a whole comparison."""
-    return MINUTES.get(task, 5) * SEEDS * len(against(task))  # es_rl besides, and the random policy not at all
+    """Return the minutes that all trainings of a comparison take together."""
+    return MINUTES.get(task, 5) * SEEDS * len(against(task))  # one more for es_rl, one less for the random policy
 
 
 def collect(task, out):
-    """Return what the runs of a task say, small enough to keep, and our median run; nothing before all have ended."""
+    """Return a summary of a task's runs and the directory of our median run; (None, None) until all runs have ended."""
     results = json.loads((out / task / "results.json").read_text())
     found = summary(results)
     ours = [r for r in results["runs"] if r["name"] == OURS and "return_mean" in r]
@@ -152,14 +155,14 @@ def collect(task, out):
 
 
 def kept(row):
-    """Return what is kept of a contender."""
+    """Return the results of a contender that go into `videos/results.json`."""
     about = {"returns": row["returns"].tolist(), "env_steps": row["env_steps"], "failed": row["failed"]}
     about |= {"resources": row["resources"]} if any(row["resources"].values()) else {}
     return about | ({"others": row["others"]} if row["disturbed"] else {})
 
 
 def show(trained, task):
-    """Make the clip of a run's policy, its comparison's curves, and a run directory with only its last checkpoint."""
+    """Put into `videos/`: the curves of the comparison, a clip of the run, and the run's last checkpoint and config."""
     name = task.partition("-")[0].lower()
     shutil.copy(trained.parents[1] / "wall-clock.png", ROOT / "videos" / f"{name}.png")
     film = [f"run={trained}", f"out={ROOT / 'videos' / f'{name}.mp4'}", f"seconds={CLIP_SECONDS}"]
@@ -176,19 +179,22 @@ def show(trained, task):
 
 
 def identity(result):
-    """Return what a comparison replaces another one of."""
+    """Return the identity of a comparison. A newer comparison replaces the kept one with the same identity."""
     return result["env"], result["minutes"], processors(result["machine"])
 
 
 def replaced(result, found):
-    """Return whether a newer comparison takes the place of a kept one: the same, or one without its opponent."""
+    """Tell whether the newer comparison `found` replaces the kept comparison `result`.
+
+    It does if both have the same identity, or if `result` is a short comparison without `OPPONENT` on the same task.
+    """
     outdated = OPPONENT in found["contenders"] and OPPONENT not in result["contenders"]
     old = outdated and result["env"] == found["env"] and result["minutes"] < LONG_MINUTES
     return old or identity(result) == identity(found)
 
 
 def gather(results, tasks, out):
-    """Return the kept results with those of the tasks that are finished, and show these."""
+    """Return the kept results and those of finished tasks, sorted. Show a finished one if it is its task's longest."""
     for task in tasks:
         found, trained = collect(task, out) if (out / task / "results.json").exists() else (None, None)
         if found:
@@ -200,7 +206,7 @@ def gather(results, tasks, out):
 
 
 def write_pages(results):
-    """Write the blocks of README.md and docs/results.md, and videos/README.md."""
+    """Write the generated blocks of README.md and docs/results.md, and all of videos/README.md."""
     (ROOT / "videos" / "README.md").write_text(clips(results))
     for path, block in ((ROOT / "README.md", brief(results)), (ROOT / "docs" / "results.md", table(results))):
         page = path.read_text()

@@ -1,6 +1,6 @@
-"""The pages that show the results: blocks of README.md and docs/results.md, and videos/README.md.
+"""The pages that show the results: blocks of README.md and docs/results.md, and all of videos/README.md.
 
-All are made from what `videos/results.json` keeps.
+They are made from `videos/results.json` alone.
 """
 
 import re
@@ -14,15 +14,15 @@ from es_rl.compare.report.statistics import interval
 from es_rl.compare.report.summary import LABELS, OURS, RANDOM, beats
 from es_rl.run.screen import number
 
-OPPONENT = "ppo_fast"  # a comparison without it is no claim
-BRIEF = (OURS, OPPONENT, "ars")  # who is in the README's table
-LONG_MINUTES = 60  # older comparisons of so long trainings stay, marked
-SAID = ("env", "minutes", "seeds", "against")  # keys that a command has in any case
-UNSAID = ("film", "out")  # keys on which no number depends
+OPPONENT = "ppo_fast"  # only a comparison with this opponent counts as a claim
+BRIEF = (OURS, OPPONENT, "ars")  # the contenders in the README's table
+LONG_MINUTES = 60  # keep and mark an older comparison if its trainings took at least this long
+SAID = ("env", "minutes", "seeds", "against")  # keys that a command always shows
+UNSAID = ("film", "out")  # keys that a command never shows, because no result depends on them
 
 
 def brief(results):
-    """Return the README's block: the median of each task, the best one in bold, whoever's it is."""
+    """Return the README's block: medians by task. The best one of a row is bold, also if it is an opponent's."""
     claims = [result for result in results if OPPONENT in result["contenders"]]
     if not claims:
         return "The comparison on the same fast environments has not been run to its end yet."
@@ -38,7 +38,7 @@ def brief(results):
 
 
 def table(results):
-    """Return the block of docs/results.md: who wins how often, a row for each comparison, and older ones, marked."""
+    """Return the block of docs/results.md: wins and losses, a row for each comparison, and a table of older ones."""
     claims = [result for result in results if OPPONENT in result["contenders"]]
     older = [r for r in results if r not in claims and r["minutes"] >= LONG_MINUTES]
     parts = [wins(claims), rows(claims)] if claims else []
@@ -48,12 +48,12 @@ def table(results):
     if (beside := max((result.get("side_by_side", 1) for result in claims), default=1)) > 1:
         parts.append(f"Up to {beside} comparisons ran side by side, each on a processor of its own.")
     if any("others" in row for result in (*claims, *older) for row in result["contenders"].values()):
-        parts.append("† Other programs took more than a tenth of the processors during a training, at most so much.")
+        parts.append("† Other programs took over a tenth of the processors during a training, at most the share shown.")
     return "\n\n".join(parts)
 
 
 def wins(results):
-    """Return a line for each opponent: the tasks that es_rl wins and loses by medians."""
+    """Return a line for each opponent with the tasks that es_rl wins and loses, judged by medians."""
     lines = []
     for name in (name for name in LABELS if name not in (OURS, RANDOM)):
         groups = {1: [], -1: [], 0: []}
@@ -77,7 +77,7 @@ def _verdict(verb, tasks):
 
 
 def measured(contender):
-    """Return what one contender's returns say, as `beats` needs it; nothing if there are none."""
+    """Return a contender's returns, median and interval, as `beats` needs them; None if it has no returns."""
     if not contender or not contender["returns"]:
         return None
     returns = np.array(contender["returns"], np.float64)
@@ -85,7 +85,11 @@ def measured(contender):
 
 
 def rows(results, *, opponent=False):
-    """Return a Markdown table: the highest median of a row in bold, whoever's it is; none against an older opponent."""
+    """Return a Markdown table with a row for each comparison.
+
+    The highest median of a row is bold, also if it is an opponent's. `opponent` is for older comparisons: it adds a
+    column that names the opponent, and no median is bold.
+    """
     names = [name for name in LABELS if any(name in result["contenders"] for result in results)]
     heads = ["task", "minutes each", *(["opponent"] if opponent else []), *(LABELS[name] for name in names)]
     heads += ["es_rl's steps, millions", "on", "repeat the row", "which takes"]
@@ -104,7 +108,7 @@ def rows(results, *, opponent=False):
 
 
 def cell(contender, *, best=False):
-    """Return the median and each seed's return, in bold if it is the best of its row."""
+    """Return the median and the return of each seed; in bold if it is the best of its row."""
     if not contender:
         return "–"
     lost = f"{len(contender['failed'])} failed" if contender["failed"] else ""
@@ -117,7 +121,7 @@ def cell(contender, *, best=False):
 
 
 def duration(result):
-    """Return how long a comparison took; of one that was not measured, its minutes of training."""
+    """Return how long a comparison took. If that was not measured, return its training time as a lower limit."""
     trained = sum(
         len(row["returns"]) + len(row["failed"]) for name, row in result["contenders"].items() if name != RANDOM
     )
@@ -127,42 +131,42 @@ def duration(result):
 
 
 def processors(machine):
-    """Return how many of what, as in `2 AMD EPYC`."""
+    """Return the number and the name of a machine's processors, such as `2 AMD EPYC`."""
     name = re.sub(r"\(R\)| Processor$", "", machine["processor"])
     return f"{machine['processors']} {name}"
 
 
 def repeat(command, machine):
-    """Return the command that makes a comparison again, without what is so anyhow."""
+    """Return the command that repeats a comparison, without keys that are not needed."""
     words = (word.partition("=") for word in shlex.split(re.sub(r"^taskset -c 0 ", "", command)))
     needed = [(name, equals, value) for name, equals, value in words if not _unsaid(name, value)]
     return on_core(shlex.join(name + equals + value.removesuffix(".0") for name, equals, value in needed), machine)
 
 
 def _unsaid(name, value):
-    """Return whether a key has its default, or is one on which no number depends."""
+    """Tell whether a command can omit a key: because it has its default value, or because no result depends on it."""
     default = getattr(CompareConfig(), name, value + "?")
     return name in UNSAID or (name not in SAID and str(default) == value)
 
 
 def short(command, machine):
-    """Return a training's command without the places of its files."""
+    """Return a training's command without the keys `run` and `video.every`."""
     words = (word for word in command.split() if not word.startswith(("run=", "video.every=")))
     return on_core(" ".join(words), machine)
 
 
 def on_core(command, machine):
-    """Return a command as it is run on one core, if that is what its machine had."""
+    """Return a command, with `taskset` before it if its machine had one processor only."""
     return f"taskset -c 0 {command}" if machine["processors"] == 1 else command
 
 
 def longest(results, result):
-    """Return whether no other comparison of its task took more minutes."""
+    """Tell whether no other comparison of the same task has longer trainings."""
     return result["minutes"] == max(other["minutes"] for other in results if other["env"] == result["env"])
 
 
 def clips(results):
-    """Return videos/README.md."""
+    """Return the text of videos/README.md."""
     lines = [
         "# Trained policies",
         "",

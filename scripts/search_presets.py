@@ -1,13 +1,13 @@
-"""Search the settings of es_rl and of its opponent alike: the same trials, steps, seeds and rule for stopping.
+"""Search settings for es_rl and for its opponent with the same trials, steps, seeds and rule for stopping.
 
-    python scripts/search_presets.py plan                                   # what is searched, and what it costs
+    python scripts/search_presets.py plan                                   # print the sweeps and what they cost
     python scripts/search_presets.py run out=runs/presets [tasks=[Hopper-v4]] [contenders=[es]] [parallel=2]
-    python scripts/search_presets.py keep out=runs/presets                  # sweeps → benchmarks/search/
-    python scripts/search_presets.py show [to=benchmarks/search_results.md] # what was kept, and how to paste it
+    python scripts/search_presets.py keep out=runs/presets                  # copy the sweeps to benchmarks/search/
+    python scripts/search_presets.py show [to=benchmarks/search_results.md] # the kept results, and Python to paste
 
-Each sweep is one call of `es_rl.sweep`, one training at a time; `parallel` sweeps run side by side. What is finished is
-not done again: the same command goes on where it was stopped, and leaves out the finished sweeps that were kept. Of
-unfinished ones the journal is kept, from which `run` goes on, on another machine too.
+Each sweep is one call of `es_rl.sweep`, which runs one training at a time; `parallel` sweeps run side by side. After a
+stop, the same `run` command goes on and does not repeat finished work. It skips the finished sweeps that `keep` has
+copied. `keep` also copies the journals of unfinished sweeps, so that `run` can go on with them on another machine.
 """
 
 import csv
@@ -33,9 +33,9 @@ from es_rl.run.signals import stop_requests
 from es_rl.sweep import contenders, space
 from es_rl.workers.processes import die_with_parent
 
-TRIALS = 24
-SEEDS = (1000, 1001)  # which no reported result uses
-# Environment steps of each training, the same for both.
+TRIALS = 24  # of each sweep
+SEEDS = (1000, 1001)  # of each trial; no reported result uses these seeds
+# Environment steps of each training, the same for both contenders.
 STEPS = {
     "InvertedDoublePendulum-v4": 200_000,
     "Swimmer-v4": 400_000,
@@ -45,7 +45,7 @@ STEPS = {
     "Ant-v4": 300_000,
     "Humanoid-v4": 300_000,
 }
-# What is searched for evolution strategies, around es_rl/rl/presets.py, whose other keys stay.
+# Ranges to search for evolution strategies, around the presets in es_rl/rl/presets.py. All other keys stay as there.
 NETWORK = {"policy": "[linear,mlp]", "mlp.hidden": "[32,32]"}
 BEST_PAIRS = {"es.top": "[4,8,null]"}
 ES = {
@@ -78,7 +78,7 @@ ES = {
         "es.reward_shift": "[0,5]", "obs_first": "[45,null]", **NETWORK,
     },
 }  # fmt: skip
-# What is searched for PPO, around es_rl/compare/opponents/ppo_fast.py.
+# Ranges to search for PPO, around the settings in es_rl/compare/opponents/ppo_fast.py.
 EVERYWHERE = {
     "learning_rate": "1e-4..2e-3:log", "n_steps": "[32,64,128]", "batch_size": "[256,512,1024]", "n_epochs": "[3,5,8]",
     "gamma": "[0.98,0.99,0.995]", "gae_lambda": "[0.9,0.95,0.98]", "clip_range": "[0.1,0.2,0.3]",
@@ -90,42 +90,42 @@ PPO_FAST = dict.fromkeys(STEPS, EVERYWHERE) | {
     "Humanoid-v4": EVERYWHERE | {"obs_first": "[45,null]"},
 }
 CONTENDERS = {"es": ES, "ppo_fast": PPO_FAST}
-# Environment steps a second on one core, for the estimate only, in the order of STEPS.
+# Environment steps per second on one core, in the order of STEPS. Only the estimate of the cost uses them.
 SPEEDS = {
     "es": (15_000, 14_000, 13_000, 4_000, 4_000, 2_500, 1_200),
     "ppo_fast": (6_000, 5_500, 5_000, 3_300, 3_300, 2_100, 1_400),
 }
-JOURNAL = "study.journal"  # of a sweep
-KEPT = Path(__file__).parent.parent / "benchmarks" / "search"  # the trials of finished sweeps
-START = 6  # seconds of processor time before a training begins
-STOPPED = 0.6  # of all that would be played without stopping hopeless trials
-POLL = 1.0
+JOURNAL = "study.journal"  # file name in the directory of a sweep
+KEPT = Path(__file__).parent.parent / "benchmarks" / "search"  # trials of finished sweeps, journals of unfinished ones
+START = 6  # processor seconds before the first step of a training
+STOPPED = 0.6  # estimated share of all steps that is played, because hopeless trials are stopped early
+POLL = 1.0  # seconds between two checks of the running sweeps
 
 
 @dataclass(frozen=True)
 class Keys:
-    out: str = key("runs/presets", "directory of the sweeps")
-    tasks: list[str] = key(list(STEPS), "ids")
-    contenders: list[str] = key(list(CONTENDERS), "es, ppo_fast")
-    parallel: int = key(2, "sweeps at a time, one processor each", low=1)
-    to: str = key("", "file that show writes; default: the screen")
+    out: str = key("runs/presets", "directory for the sweeps")
+    tasks: list[str] = key(list(STEPS), "ids of the tasks")
+    contenders: list[str] = key(list(CONTENDERS), "whose settings to search: es, ppo_fast")
+    parallel: int = key(2, "number of sweeps to run at a time, on one processor each", low=1)
+    to: str = key("", "file for the results of show; default: print them")
 
 
 def command(contender, task, out):
-    """The sweep of a task for a contender."""
+    """Return the command of a sweep: the module and its keys."""
     keys = [f"env={task}", f"contender={contender}", f"env_steps={STEPS[task]}", f"trials={TRIALS}", "parallel=1"]
     keys += [f"seeds={','.join(map(str, SEEDS))}", f"out={out}/{contender}-{task}"]
     return ["es_rl.sweep", *keys, *(f"{k}={v}" for k, v in CONTENDERS[contender][task].items())]
 
 
 def cost(contender, task):
-    """About so many processor seconds."""
+    """Return an estimate of the processor seconds of a sweep."""
     speed = dict(zip(STEPS, SPEEDS[contender], strict=True))[task]
     return TRIALS * len(SEEDS) * STOPPED * (STEPS[task] / speed + START)
 
 
 def plan(keys):
-    """What would be run, and what it costs."""
+    """Print the command of each sweep and an estimate of its cost."""
     sweeps = [(contender, task) for contender in keys.contenders for task in keys.tasks]
     for sweep in sweeps:
         hours = cost(*sweep) / 3600
@@ -161,7 +161,10 @@ def search(keys):
 
 
 def start(contender, task, out):
-    """One sweep, which is stopped when this process ends; what it says is in its log and on the screen."""
+    """Start a sweep and return its process. It stops when this process ends, and writes its output to `log.txt`.
+
+    If only `keep` has a journal of the sweep, the sweep goes on from it.
+    """
     folder = Path(out) / f"{contender}-{task}"
     folder.mkdir(parents=True, exist_ok=True)
     if unfinished(contender, task).exists() and not (folder / JOURNAL).exists():
@@ -176,17 +179,17 @@ def start(contender, task, out):
 
 
 def record(contender, task):
-    """Where the trials of a finished sweep are kept."""
+    """Return the file that keeps the trials of a finished sweep."""
     return KEPT / f"{contender}-{task}.csv"
 
 
 def unfinished(contender, task):
-    """Where the journal of an unfinished sweep is kept."""
+    """Return the file that keeps the journal of an unfinished sweep."""
     return KEPT / f"{contender}-{task}.journal.gz"
 
 
 def keep(keys):
-    """Keep the trials of the sweeps that are finished, and the journals of those that are not."""
+    """Copy the trials of finished sweeps and the journals of unfinished sweeps to `KEPT`."""
     KEPT.mkdir(exist_ok=True)
     for task in keys.tasks:
         for contender in keys.contenders:
@@ -202,12 +205,12 @@ def keep(keys):
 
 
 def found(path):
-    """The trials of a sweep, the best first, or nothing."""
+    """Return the trials of a sweep, the best first; an empty list if there is no file."""
     return list(csv.DictReader(path.open())) if path.exists() else []
 
 
 def table(keys):
-    """Markdown: of each sweep what the defaults and what the best settings returned."""
+    """Return a Markdown table: for each sweep the scores of the default settings and of the best settings."""
     lines = ["| task | contender | default settings | best | trial | its settings | complete, stopped | hours |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for task in keys.tasks:
@@ -227,19 +230,19 @@ def table(keys):
 
 
 def settings(trial, contender, task):
-    """The keys that a trial was given; none: the default settings."""
+    """Return the keys that a trial set; an empty dictionary for the default settings."""
     return {k: trial[k] for k in CONTENDERS[contender][task] if trial.get(k)}
 
 
 def score(trial):
-    """The median of a trial and its seeds."""
+    """Return the score of a trial, and of each seed in brackets, as text."""
     if trial is None:
         return "–"
     return f"{float(trial['score']):.4g} ({', '.join(trial[f'seed {seed}'] for seed in SEEDS)})"
 
 
 def paste(contender, keys):
-    """The best settings as Python, to be pasted into the table of a contender."""
+    """Return the best settings as Python, ready to paste into the contender's own table of settings."""
     lines = [f"{'PRESETS' if contender == 'es' else 'SETTINGS'} = {{"]
     for task in keys.tasks:
         trials = found(record(contender, task))
@@ -250,7 +253,7 @@ def paste(contender, keys):
 
 
 def best_settings(contender, task, trial):
-    """The settings of a trial as the table of a contender has them."""
+    """Return the settings of a trial in the form of the contender's own table."""
     reader = contenders.make(contender, task, STEPS[task])
     fixed = space.parse(CONTENDERS[contender][task], reader)[1]
     chosen = {k: reader.value(k, text) for k, text in {**fixed, **settings(trial, contender, task)}.items()}
@@ -263,7 +266,7 @@ def best_settings(contender, task, trial):
 
 
 def show(keys):
-    """What was found, in markdown and as Python."""
+    """Write the results as Markdown, and the best settings as Python."""
     steps = ", ".join(f"{task} {STEPS[task]:,}" for task in keys.tasks)
     text = f"""# What the search for settings found
 
@@ -302,7 +305,7 @@ def main(argv):
 
 
 def _listed(argument):
-    """`tasks=a,b` as `tasks=[a,b]`."""
+    """Turn `tasks=a,b` into `tasks=[a,b]`, so that lists need no brackets."""
     name, _, text = argument.partition("=")
     return f"{name}=[{text}]" if name in ("tasks", "contenders") and not text.startswith("[") else argument
 

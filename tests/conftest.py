@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
+from es_rl.errors import EsRlError
 from es_rl.rl.compaction import Compaction
 
 HERE = Path(__file__).parent
@@ -102,6 +103,13 @@ def command(tmp_path):
         return done
 
     return run
+
+
+def refusal(main, *argv):
+    """Run a verb in this process, which refuses its keys: (exit code, what it says). Faster than a process."""
+    with pytest.raises(EsRlError) as caught:
+        main([*argv])
+    return caught.value.exit_code, str(caught.value)
 
 
 def _hear_signals():

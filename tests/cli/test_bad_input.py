@@ -4,8 +4,13 @@ import fcntl
 import os
 from pathlib import Path
 
+import psutil
 import pytest
-from conftest import model_hash
+from conftest import is_worker, model_hash, refusal
+
+from es_rl.evaluate import main as evaluate
+from es_rl.record import main as record
+from es_rl.train import main as training
 
 SMALL = ["generations=2", "es.population=4", "video.every=-1", "run=run"]
 CONFIG = [
@@ -43,16 +48,20 @@ ENVIRONMENT = [
 
 @pytest.mark.parametrize(("argv", "text"), CONFIG, ids=lambda v: str(v)[:40])
 def test_bad_keys_exit_with_2(argv, text):
-    from es_rl.errors import ConfigError
-    from es_rl.train import main
-
-    with pytest.raises(ConfigError) as caught:
-        main([*argv, "generations=1", "run=run"])
-    assert text in str(caught.value) and not Path("run").exists()
+    code, said = refusal(training, *argv, "generations=1", "run=run")
+    assert code == 2 and text in said and not Path("run").exists()
 
 
 @pytest.mark.parametrize(("argv", "text"), ENVIRONMENT, ids=lambda v: str(v[0]) if isinstance(v, list) else "")
-def test_bad_environments_exit_with_3(command, argv, text):
+def test_bad_environments_exit_with_3(argv, text):
+    code, said = refusal(training, *argv, *SMALL, "workers=1")
+    assert code == 3 and text in f"es_rl: {said}"
+    assert not [p for p in psutil.Process().children() if is_worker(p)]
+
+
+@pytest.mark.parametrize("number", [0, -2, -1], ids=["unknown", "hangs", "crashes"])
+def test_an_environment_that_cannot_be_used_is_one_line_and_no_process_is_left(command, number):
+    argv, text = ENVIRONMENT[number]
     done = command("train", *argv, *SMALL, "workers=1")
     assert done.returncode == 3 and text in done.stderr
 
@@ -73,14 +82,14 @@ def test_rewards_that_are_no_numbers_exit_with_5(command):
     assert "not finite" in done.stderr and "es.max_failed=0.5 allows 2" in done.stderr
 
 
-def test_a_run_directory_that_cannot_be_made_exits_with_6(command, tmp_path):
+def test_a_run_directory_that_cannot_be_made_exits_with_6(tmp_path):
     (tmp_path / "file").write_text("")
-    done = command("train", "env=CartPole-v1", "run=file/run", "workers=0")
-    assert done.returncode == 6 and "file/run: Not a directory. Choose another place with run=" in done.stderr
+    code, said = refusal(training, "env=CartPole-v1", "run=file/run", "workers=0")
+    assert code == 6 and "file/run: Not a directory. Choose another place with run=" in said
     if os.geteuid():  # permissions do not stop root
         (tmp_path / "locked").mkdir(mode=0o500)
-        done = command("train", "env=CartPole-v1", "run=locked/run", "workers=0")
-        assert done.returncode == 6 and "Permission denied" in done.stderr
+        code, said = refusal(training, "env=CartPole-v1", "run=locked/run", "workers=0")
+        assert code == 6 and "Permission denied" in said
 
 
 def test_a_run_directory_in_use_exits_with_6_and_harms_nothing(command, train, tmp_path):
@@ -95,57 +104,50 @@ def test_a_run_directory_in_use_exits_with_6_and_harms_nothing(command, train, t
     assert model_hash(run) == before
 
 
-def test_a_run_is_never_overwritten(command, train):
+def test_a_run_is_never_overwritten(train):
     run = train("env=es_rl/PointMass-v0", "generations=1", "es.population=4")
-    done = command("train", "env=es_rl/PointMass-v0", "run=run", "workers=0")
-    assert done.returncode == 2 and "holds a run already. Go on with it by resume=run" in done.stderr
+    code, said = refusal(training, "env=es_rl/PointMass-v0", "run=run", "workers=0")
+    assert code == 2 and "holds a run already. Go on with it by resume=run" in said
     assert (run / "checkpoints/last").exists()
 
 
-def test_a_directory_of_something_else_is_left_alone(command, tmp_path):
+def test_a_directory_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "project/checkpoints").mkdir(parents=True)
-    done = command("train", "env=hostile:ConstructorRaises-v0", "run=project", "workers=0")
-    assert done.returncode == 2 and "run=project: the directory is not empty" in done.stderr
+    code, said = refusal(training, "env=hostile:ConstructorRaises-v0", "run=project", "workers=0")
+    assert code == 2 and "run=project: the directory is not empty" in said
     assert (tmp_path / "project/checkpoints").exists()
 
 
-def test_bad_runs_exit_with_4(command, train, tmp_path):
-    from es_rl.errors import CheckpointError
-    from es_rl.train import main
-
+def test_bad_runs_exit_with_4(train, tmp_path):
     (tmp_path / "empty").mkdir()
     for name, text in (("missing", "no such run directory"), ("empty", "has no config.yaml")):
-        with pytest.raises(CheckpointError, match=text):
-            main([f"resume={name}"])
+        code, said = refusal(training, f"resume={name}")
+        assert code == 4 and text in said
     run = train("env=es_rl/PointMass-v0", "generations=2", "es.population=4", "checkpoint.every=1")
     for path in (run / "checkpoints").glob("0*/model.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
-    done = command("train", "resume=run", "generations=5", "workers=0")
-    assert done.returncode == 4 and "all 3 checkpoints are damaged" in done.stderr
-    assert command("evaluate", "run=run").returncode == 4
-    assert command("record", "run=run").returncode == 4
+    code, said = refusal(training, "resume=run", "generations=5", "workers=0")
+    assert code == 4 and "all 3 checkpoints are damaged" in said
+    for verb in (evaluate, record):
+        assert refusal(verb, "run=run")[0] == 4
 
 
 def test_a_run_goes_on_as_it_began(train):
-    from es_rl.errors import ConfigError
-    from es_rl.train import main
-
     train("env=es_rl/PointMass-v0", "generations=1", "es.population=4")
     for change in ("policy=linear", "env=CartPole-v1"):
-        with pytest.raises(ConfigError, match="this cannot change when it goes on"):
-            main(["resume=run", change])
+        code, said = refusal(training, "resume=run", change)
+        assert code == 2 and "this cannot change when it goes on" in said
 
 
-def test_nothing_is_left_of_a_run_that_never_began(command):
-    assert command("train", "env=hostile:ConstructorRaises-v0", "workers=0").returncode == 3
+def test_nothing_is_left_of_a_run_that_never_began():
+    assert refusal(training, "env=hostile:ConstructorRaises-v0", "workers=0")[0] == 3
     assert not list(Path("runs").glob("*/*"))
 
 
 def test_a_module_named_by_a_run_is_not_imported(train, command):
     train("env=hostile:Good-v0", "generations=1", "es.population=4")
-    for verb in (["train", "resume=run", "generations=3"], ["evaluate", "run=run"], ["record", "run=run"]):
-        done = command(*verb)
-        assert done.returncode == 2
-        assert "importing a module runs its code" in done.stderr and "add env=hostile:Good-v0" in done.stderr
+    for verb, *keys in ((training, "resume=run", "generations=3"), (evaluate, "run=run"), (record, "run=run")):
+        code, said = refusal(verb, *keys)
+        assert code == 2 and "importing a module runs its code" in said and "add env=hostile:Good-v0" in said
     assert command("evaluate", "run=run", "env=hostile:Good-v0", "episodes=2").returncode == 0
     assert command("train", "resume=run", "env=hostile:Good-v0", "generations=2", "workers=0").returncode == 0

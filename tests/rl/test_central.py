@@ -50,24 +50,31 @@ def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
         "env=es_rl/PointMass-v0",
         "mlp.hidden=[8]",
         "es.population=64",
-        "generations=25",
+        "generations=12",
         "video.every=-1",
         "chunk=16",
     ]
     quiet = train(*keys, "eval.episodes=2", run="quiet")
     process = start(*keys, "eval.episodes=2", "inference=central", "workers=2", "run=killed")
-    kills = kill_workers(process, tmp_path / "killed", workers=4, pauses=(2.0, 4.0))
+    kills = kill_workers(process, tmp_path / "killed", workers=4, pauses=(1.0, 2.0), most=2)
     assert process.wait() == 0
     assert kills >= 1 and "it is replaced" in (tmp_path / "out.txt").read_text()
     assert model_hash(tmp_path / "killed") == model_hash(quiet)
 
 
 def test_theta_is_the_same_if_a_worker_hangs(train, start, tmp_path):
-    keys = ["env=es_rl/PointMass-v0", "es.population=64", "generations=60", "video.every=-1", "chunk=16"]
+    keys = [
+        "env=es_rl/PointMass-v0",
+        "mlp.hidden=[8]",
+        "es.population=64",
+        "generations=20",
+        "video.every=-1",
+        "chunk=16",
+    ]
     quiet = train(*keys, "eval.every=0", run="quiet")
     process = start(*keys, "eval.every=0", "inference=central", "workers=2", "hang_after=3", "run=hung")
     log = tmp_path / "hung/metrics.jsonl"
-    wait_for(lambda: log.exists() and log.read_text().count("\n") >= 10, process)
+    wait_for(lambda: log.exists() and log.read_text().count("\n") >= 5, process)
     # The busiest one: another may still be starting, and is not missed.
     max(filter(is_worker, process.children()), key=lambda child: child.cpu_times().user).suspend()
     assert process.wait() == 0
@@ -112,7 +119,7 @@ def test_simulation_and_inference_overlap(monkeypatch):
         f"env=hostile:Paced-v0 env_kwargs.max_episode_steps={steps} es.population=16 chunk=4 workers=1 obs_norm=false"
     )
 
-    def generation(pause, think):
+    def generation(workers, pause, think):
         config = parse_train([*line.split(), f"env_kwargs.pause={pause}", "inference=central"])
 
         class Thinker:
@@ -128,20 +135,17 @@ def test_simulation_and_inference_overlap(monkeypatch):
             yield Thinker
 
         monkeypatch.setattr(central, "member_actors", thinking)
-        with Workers(2) as workers:
-            spec = evaluator.probe(workers, config)
-            state, evaluate = (
-                es.init(make_policy(config, spec)),
-                RlTask(config, es.ESParams.of(config), spec, workers),
-            )
-            evaluate.members(state)  # environments are made
-            begun = time.monotonic()
-            evaluate.members(state)
-            return time.monotonic() - begun
+        spec = evaluator.probe(workers, config)
+        state, task = es.init(make_policy(config, spec)), RlTask(config, es.ESParams.of(config), spec, workers)
+        task.members(state)  # environments are made
+        begun = time.monotonic()
+        task.members(state)
+        return time.monotonic() - begun
 
     simulating = 4 * steps * 4 * pause  # chunks × steps × simulations of a step: of one process
-    thinks, simulates = generation(0.0, 4 * pause), generation(pause, 0.0)
-    both = min(generation(pause, 4 * pause) for _ in range(3))  # what else the machine does can only add to it
+    with Workers(2) as workers:
+        thinks, simulates = generation(workers, 0.0, 4 * pause), generation(workers, pause, 0.0)
+        both = min(generation(workers, pause, 4 * pause) for _ in range(3))  # what else the machine does can only add
     assert both <= 1.25 * max(thinks, simulates, simulating)
 
 

@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import comparable, metrics, model_hash, wait_for
+from conftest import comparable, metrics, model_hash, refusal, wait_for
 from torch.func import functional_call
 
 from es_rl.errors import ConfigError
@@ -190,6 +190,7 @@ def test_a_score_of_generated_text_is_a_reward(file, monkeypatch):
 
 
 def test_rewards_that_cannot_be_used_are_named(file, command, monkeypatch):
+    monkeypatch.syspath_prepend(str(file.parent))
     (file.parent / "bad.py").write_text(
         "def raises(prompts, completions): raise KeyError('oops')\n"
         "def short(prompts, completions): return [1.0]\n"
@@ -200,14 +201,14 @@ def test_rewards_that_cannot_be_used_are_named(file, command, monkeypatch):
         ("raises", 5, "KeyError: 'oops'"), ("short", 5, "returned 1 numbers for"),
         ("nothing", 5, "not a finite number"), ("missing", 3, "bad has no function missing"),
     ):  # fmt: skip
-        done = command("text", *keys, f"reward=bad:{name}", f"run={name}")
-        assert done.returncode == code and message in done.stderr, done.stderr
+        found, said = refusal(text.main, *keys, f"reward=bad:{name}", f"run={name}")
+        assert found == code and message in said
     (file.parent / "slow.py").write_text("import time\ndef hangs(prompts, completions): time.sleep(1000)\n")
     few = [key for key in keys if not key.startswith(("es.population", "workers"))]
     done = command("text", *few, "es.population=2", "workers=1", "hang_after=2", "reward=slow:hangs", "run=hangs")
     assert done.returncode == 5 and "the worker finished no step for 2 s" in done.stderr
-    done = command("text", *keys, "reward=nowhere:fn")
-    assert done.returncode == 3 and "nowhere cannot be imported" in done.stderr
+    found, said = refusal(text.main, *keys, "reward=nowhere:fn")
+    assert found == 3 and "nowhere cannot be imported" in said
 
 
 def test_a_target_in_bits_is_met_from_above(file):

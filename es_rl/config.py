@@ -6,8 +6,11 @@ The keys themselves are declared in the `config.py` of each kind of run, and in 
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -37,19 +40,30 @@ def pairs(argv: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """Return the keys of a YAML file, flattened to dotted names. YAML is loaded safely. Raises `ConfigError`."""
+def read_file(path: Path, kind: type[Any]) -> dict[str, Any]:
+    """Return the keys of a `kind` in a YAML file, by dotted names; open dictionaries stay as they are.
+
+    YAML is loaded safely. Raises `ConfigError`.
+    """
     try:
-        loaded = OmegaConf.load(path)
-        if not isinstance(loaded, DictConfig):
-            raise ConfigError(f"{path}: must hold keys and values.")
-        return flatten(OmegaConf.to_container(loaded, resolve=False))  # type: ignore[arg-type]
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ConfigError:
-        raise
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file in UTF-8.") from error
+    return read_text(text, kind, path)
+
+
+def read_text(text: str, kind: type[Any], path: Path) -> dict[str, Any]:
+    """Return the keys of a `kind` in the YAML text of a file. Raises `ConfigError`."""
+    try:
+        loaded = OmegaConf.load(io.StringIO(text))
+        tree: Any = OmegaConf.to_container(loaded, resolve=False)
     except Exception as error:
         raise ConfigError(f"{path}: not a YAML file of keys ({str(error).splitlines()[0]}).") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must hold keys and values.")
+    return flatten(tree, whole=open_keys(kind))
 
 
 def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
@@ -63,8 +77,7 @@ def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
     for values, source in sources:
         for name, value in values.items():
             _check_name(name, known, source)
-            if "${" in str(value):  # OmegaConf would resolve it after all checks, even to an environment variable
-                raise ConfigError(f"{source}{name}={value}: must not contain ${{: values are taken as they are.")
+            _check_text(name, value, source)
             _assign(tree, name, value, source, inside=name not in known)
             if name in known:  # entries of an open dictionary have no range
                 _check_range(name, OmegaConf.select(tree, name), known[name], source)
@@ -82,12 +95,21 @@ def leaves(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, dataclasses
             yield prefix + f.name, f
 
 
-def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as {dotted name: value}. Empty mappings vanish at the top level; deeper ones stay."""
+def open_keys(kind: type[Any]) -> set[str]:
+    """Return the keys that hold an open dictionary, whose entries are not keys."""
+    return {name for name, f in leaves(kind) if "dict" in str(f.type)}
+
+
+def flatten(tree: Mapping[Any, Any], prefix: str = "", *, whole: Collection[str] = ()) -> dict[str, Any]:
+    """Return a nested mapping as {dotted name: value}. Mappings named in `whole`, and in those, stay as they are.
+
+    Other empty mappings vanish at the top level; deeper ones stay.
+    """
     result: dict[str, Any] = {}
     for name, value in tree.items():
-        if isinstance(value, Mapping) and (value or not prefix):
-            result |= flatten(value, f"{prefix}{name}.")
+        kept = f"{prefix}{name}".startswith(tuple(f"{key}." for key in whole)) or f"{prefix}{name}" in whole
+        if isinstance(value, Mapping) and (value or not prefix) and not kept:
+            result |= flatten(value, f"{prefix}{name}.", whole=whole)
         else:
             result[f"{prefix}{name}"] = value
     return result
@@ -96,6 +118,20 @@ def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 def to_yaml(config: Any) -> str:
     """Return the configuration as YAML, in the form of `config.yaml`."""
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+
+
+def check_saved(config: Any) -> None:
+    """Raise `ConfigError` if `config.yaml` could not hold the configuration: if it would be read as another one."""
+    kind = type(config)
+    try:
+        text = to_yaml(config).encode().decode()
+        saved = build(kind, [(read_text(text, kind, Path("config.yaml")), "config.yaml: ")])
+    except (ConfigError, UnicodeError) as error:
+        raise ConfigError(f"these keys cannot be saved: {str(error).splitlines()[0]}") from error
+    for name, _ in leaves(kind):
+        given, read = (attrgetter(name)(c) for c in (config, saved))
+        if repr(given) != repr(read):
+            raise ConfigError(f"{name}={given}: would be saved as {read}. Give another value.")
 
 
 def help_text(kind: type[Any], usage: str, *, without: Sequence[str] = ()) -> str:
@@ -124,6 +160,14 @@ def _leaf(name: str, known: Mapping[str, Any]) -> str | None:
     if name in known:
         return name
     return next((k for k, f in known.items() if "dict" in str(f.type) and name.startswith(k + ".")), None)
+
+
+def _check_text(name: str, value: Any, source: str) -> None:
+    """Refuse what OmegaConf would not take as it is: it would resolve `${` even to an environment variable."""
+    if "${" in str(value):
+        raise ConfigError(f"{source}{name}={value}: must not contain ${{: values are taken as they are.")
+    if "???" in re.split(r"[\s\[\]{},:'\"]+", str(value)):
+        raise ConfigError(f"{source}{name}={value}: must not be ???, which means a missing value.")
 
 
 def _check_name(name: str, known: Mapping[str, Any], source: str) -> None:

@@ -20,6 +20,7 @@ from es_rl.rl.config import Config
 from es_rl.rl.film import film, write_gif, write_mp4
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpoint import Checkpointer
+from es_rl.run.directory import check_inside
 from es_rl.workers.processes import kill_process, start_process
 
 USAGE = "python -m es_rl.record run=RUN [key=value …]   a video of a trained policy"
@@ -42,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
     envs.check_id(env_id)
     default = Path(config.run) / "videos" / f"{env_id.replace('/', '-').replace(':', '-')}-{agent.generation}.mp4"
     out = Path(config.out) if config.out else default
+    if not config.out:
+        check_inside(Path(config.run))
     kwargs = agent.config.env_kwargs
     frames, fps = film(agent, agent.reset, env_id, kwargs, seconds=config.seconds, seed=config.seed)
     write_mp4(out, frames, fps)

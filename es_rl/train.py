@@ -30,6 +30,7 @@ from es_rl.rl.config import Config, parse_resume, parse_train
 from es_rl.rl.task import RlTask, probe
 from es_rl.run import directory, loop
 from es_rl.run.log import RunLog
+from es_rl.run.resume import saved_keys
 from es_rl.run.task import Run, Training
 from es_rl.run.terms import RETURN
 from es_rl.workers.machine import available_processors, choose_device, use_one_thread
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         return cli.show(help_text(Config, USAGE))
     resumed, keys = directory.resumed(argv)
     if resumed:
-        config = parse_resume(directory.saved_config(resumed), keys, str(resumed / "config.yaml"))
+        config = parse_resume(saved_keys(resumed, Config), keys, str(resumed / "config.yaml"))
     else:
         config = parse_train(argv)
     _check_names(config)

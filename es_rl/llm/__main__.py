@@ -37,7 +37,7 @@ from es_rl.llm.task import LlmTask
 from es_rl.run import directory, loop
 from es_rl.run.checkpoint import Checkpointer
 from es_rl.run.log import RunLog
-from es_rl.run.resume import resumed_config
+from es_rl.run.resume import resumed_config, saved_keys
 from es_rl.run.task import Run, Training
 from es_rl.run.terms import REWARD
 from es_rl.workers.machine import available_memory, available_processors, use_one_thread
@@ -72,9 +72,7 @@ def main(argv: Sequence[str]) -> int:
         return cli.show(asked.out)
     resumed, keys = directory.resumed(argv)
     if resumed:
-        config = resumed_config(
-            LlmConfig, directory.saved_config(resumed), keys, str(resumed / "config.yaml"), "reward"
-        )
+        config = resumed_config(LlmConfig, saved_keys(resumed, LlmConfig), keys, str(resumed / "config.yaml"), "reward")
     else:
         refuse_episodic(given, "es.")
         preset = lookup(PRESETS, given.get("preset", ""), "preset")

@@ -17,7 +17,7 @@ from es_rl.run.checkpoint import check_fit
 
 def export(run: Path, out: Path, checkpoint: str = "last") -> None:
     """Write a checkpoint's theta to the directory `out`, which is replaced. Raises `CheckpointError`, `EnvError`."""
-    directory.saved_config(run)
+    directory.check_run(run)
     loaded = checkpoints.load(run, checkpoint)
     model, tokenizer = language.open_model(run / "start", "float32")
     check_fit(loaded.path, loaded.model, ESState(0, dict(model.named_parameters()), {}, {}), "model")

@@ -56,8 +56,10 @@ def load(run: str | Path, checkpoint: str = "last") -> Agent:
     """Return a run's policy from checkpoint `last`, `best` or a generation's number. Raises `CheckpointError`."""
     path = Path(run)
     try:
-        config = resolve(build(Config, [(directory.saved_config(path), f"{path / 'config.yaml'}: ")]))
+        directory.check_run(path)
         loaded = checkpoints.load(path, checkpoint)
+        saved = loaded.keys(Config) or directory.saved_config(path, Config)
+        config = resolve(build(Config, [(saved, f"{path / 'config.yaml'}: ")]))
         observation_space, action_space = saved_spaces(loaded)
         policy = policies.make(config, size(observation_space), action_space)
     except ConfigError as error:

@@ -98,7 +98,7 @@ def parse_train(argv: Sequence[str]) -> Config:
     """Return the resolved configuration of a new run. Raises `ConfigError`."""
     given = pairs(argv)
     path = given.pop("config", "")
-    file = read_file(Path(path)) if path else {}
+    file = read_file(Path(path), Config) if path else {}
     if path and file.get("run") and Path(str(file["run"])).resolve() == Path(path).parent.resolve():
         del file["run"]  # the file belongs to a run, which must not be overwritten
     if "env" not in given and ":" in str(file.get("env", "")):

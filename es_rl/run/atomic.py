@@ -38,9 +38,13 @@ def write(final: Path, contents: Mapping[str, bytes]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def read(path: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """Return the contents of these files. Raises OSError, or `CheckpointError` if one does not match the manifest."""
+def read(path: Path, names: Sequence[str], *, optional: Sequence[str] = ()) -> dict[str, bytes]:
+    """Return the contents of these files, and of the optional ones that the manifest lists.
+
+    Raises OSError, or `CheckpointError` if a file does not match the manifest.
+    """
     manifest = json.loads((path / MANIFEST).read_bytes())
+    names = [*names, *(name for name in optional if name in manifest)]
     contents = {name: (path / name).read_bytes() for name in names}
     for name, data in contents.items():
         if len(data) != manifest[name]["size"] or _sha256(data) != manifest[name]["sha256"]:

@@ -1,12 +1,14 @@
 """Checkpoints: written atomically, with checksums, without pickle.
 
 `checkpoints/<generation>/` holds `model.safetensors` (theta and the policy's buffers by name, and nothing that differs
-between equal runs), `trainer.safetensors` (the optimiser's state), `state.json` (counters, and what the policy is for)
-and a manifest. `last` and `best` are links to checkpoints.
+between equal runs), `trainer.safetensors` (the optimiser's state), `state.json` (counters, and what the policy is for),
+`config.yaml` (the keys that it was trained with) and a manifest. `index.json` says which are the last and the best one.
+Links of these names are a convenience: not every file system has links, and a copy may follow them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -21,7 +23,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from es_rl.errors import CheckpointError, ResourceError
+from es_rl.config import read_text, to_yaml
+from es_rl.errors import CheckpointError, ConfigError, ResourceError
 from es_rl.es.strategy import ESState
 from es_rl.keys import key
 from es_rl.run import atomic
@@ -40,6 +43,8 @@ class CheckpointConfig:
 
 FORMAT = 2
 FILES = ("model.safetensors", "trainer.safetensors", "state.json")
+CONFIG = "config.yaml"  # checkpoints of older versions have none
+INDEX, NAMED = "index.json", ("last", "best")
 SAVE_SECONDS = 60.0  # a checkpoint is also due when the last save is older than this
 
 
@@ -64,6 +69,12 @@ class Checkpoint:
     progress: Progress
     about: dict[str, Any]  # what the policy is for, as JSON
     path: Path
+    config: str = ""  # the resolved keys as YAML; empty if it was saved by an older version
+
+    def keys(self, kind: type[Any]) -> dict[str, Any]:
+        """Return the keys that it was trained with, those of a `kind`; none from an older version."""
+        with atomic.reading(self.path):
+            return read_text(self.config, kind, self.path / CONFIG) if self.config else {}
 
     def state(self, fresh: ESState) -> ESState:
         """Return the strategy's state. Raises `CheckpointError` if names, shapes or types differ from `fresh`."""
@@ -91,16 +102,19 @@ def save(
     progress: Progress,
     *,
     about: Mapping[str, Any],
+    config: str,
     keep: int,
     best: bool,
     pinned: int | None = None,
 ) -> Path:
-    """Write a checkpoint, link `last` (and `best`) to it, and remove old ones except `pinned`. Return its path.
+    """Write a checkpoint, name it the last (and the best) one, and remove old ones except `pinned`. Return its path.
 
-    `about` says what the policy is for, as JSON. Raises OSError. If writing fails, earlier checkpoints remain.
+    `about` says what the policy is for, as JSON; `config` holds the keys, as YAML. Raises OSError. If writing fails,
+    earlier checkpoints remain.
     """
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
+    named = _named(folder)
     for leftover in (*folder.glob(".writing-*"), *folder.glob(".old-*")):
         shutil.rmtree(leftover)
     facts = {"format": FORMAT, "generation": state.generation, "progress": asdict(progress), "about": dict(about)}
@@ -108,23 +122,24 @@ def save(
         "model.safetensors": save_tensors({**state.theta, **state.buffers}),
         "trainer.safetensors": save_tensors(state.optim),
         "state.json": json.dumps(facts, indent=2, allow_nan=False).encode(),
+        CONFIG: config.encode(),
     }
     final = folder / _name(state.generation)
     atomic.write(final, contents)
-    _link(folder / "last", final.name)
-    if best:
-        _link(folder / "best", final.name)
-    _prune(folder, keep, pinned)
+    named |= {"last": final.name} | ({"best": final.name} if best else {})
+    atomic.write_json(folder / INDEX, named)
+    for name, target in named.items():
+        _link(folder / name, target)
+    _prune(folder, keep, {*named.values(), *([] if pinned is None else [_name(pinned)])})
     return final
 
 
 class Checkpointer:
     """Holds a run's newest state and saves it when due. After a failed save it warns and tries again."""
 
-    def __init__(
-        self, run: Path, config: CheckpointConfig, about: Mapping[str, Any], say: Callable[[str], None]
-    ) -> None:
-        self._run, self._config, self._about, self._say = run, config, about, say
+    def __init__(self, run: Path, config: Any, about: Mapping[str, Any], say: Callable[[str], None]) -> None:
+        self._run, self._config, self._about, self._say = run, config.checkpoint, about, say
+        self._keys = to_yaml(config)
         self._saved_generation = -1
         self._saved_at = time.monotonic()
         self._best, self._failed = False, False
@@ -166,6 +181,7 @@ class Checkpointer:
                 self.state,
                 self.progress,
                 about=self._about,
+                config=self._keys,
                 keep=self._config.keep,
                 best=self._best,
                 pinned=self.pinned,
@@ -186,10 +202,9 @@ def load(run: Path, which: str = "last") -> Checkpoint:
     folder = run / "checkpoints"
     if not folder.is_dir():
         raise CheckpointError(f"{run}: has no checkpoints.")
-    path = folder / (_name(int(which)) if which.isdecimal() else which)
-    if which not in ("last", "best") and not which.isdecimal():
+    if which not in NAMED and not which.isdecimal():
         raise CheckpointError(f"checkpoint={which}: must be last, best or the number of a generation.")
-    path = path.resolve()  # links may move while training goes on
+    path = folder / (_name(int(which)) if which.isdecimal() else _named(folder).get(which, which))
     if not path.is_dir():
         there = ", ".join(str(int(p.name)) for p in _all(folder)) or "none"
         raise CheckpointError(f"{run}: has no checkpoint {which}; generations that there are: {there}.")
@@ -211,10 +226,20 @@ def load_newest(run: Path, on_warning: Callable[[str], None]) -> Checkpoint:
     raise CheckpointError(f"{run}: all {len(found)} checkpoints are damaged. The newest: {problems[0]}")
 
 
+def newest_keys(run: Path, kind: type[Any]) -> tuple[Path | None, dict[str, Any]]:
+    """Return the file with the keys of the newest checkpoint that knows them, and these keys; None if there is none."""
+    for path in reversed(_all(run / "checkpoints")):
+        with contextlib.suppress(CheckpointError, ConfigError), atomic.reading(path):
+            contents = atomic.read(path, (), optional=[CONFIG])
+            if CONFIG in contents:
+                return path / CONFIG, read_text(contents[CONFIG].decode(), kind, path / CONFIG)
+    return None, {}
+
+
 def _read(path: Path) -> Checkpoint:
     """Return a checkpoint. Check every file against the manifest before parsing any."""
     with atomic.reading(path):
-        contents = atomic.read(path, FILES)
+        contents = atomic.read(path, FILES, optional=[CONFIG])
         facts = json.loads(contents["state.json"])
         if facts["format"] != FORMAT:
             raise CheckpointError(f"{path}: has format {facts['format']}; this version reads {FORMAT}.")
@@ -225,6 +250,7 @@ def _read(path: Path) -> Checkpoint:
             progress=_progress(facts["progress"]),
             about=dict(facts["about"]),
             path=path,
+            config=contents.get(CONFIG, b"").decode(),
         )
 
 
@@ -246,15 +272,37 @@ def _name(generation: int) -> str:
     return f"{generation:08d}"
 
 
+def _named(folder: Path) -> dict[str, str]:
+    """Return the directory names of the last and the best checkpoint, as far as they are known."""
+    try:
+        known = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return {name: str(known[name]) for name in NAMED if name in known and (folder / str(known[name])).is_dir()}
+    except (OSError, ValueError, TypeError):  # of an older version: links, or directories if a copy has followed them
+        found = {name: _origin(folder / name) for name in NAMED}
+        return {name: target for name, target in found.items() if target}
+
+
+def _origin(link: Path) -> str:
+    """Return the name of the checkpoint that a link leads to, or that a directory is a copy of; or an empty name."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        name = _name(int(json.loads((link / "state.json").read_bytes())["generation"]))
+        return name if (link.parent / name).is_dir() else ""
+    return ""
+
+
 def _link(link: Path, target: str) -> None:
+    """Let a link lead to a checkpoint where the file system has links; remove a copy that stands in its place."""
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)
     temporary = link.with_name(f".{link.name}-{os.getpid()}")
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.replace(link)
+    with contextlib.suppress(OSError):
+        temporary.symlink_to(target)
+        temporary.replace(link)
 
 
-def _prune(folder: Path, keep: int, pinned: int | None) -> None:
-    linked = {(folder / name).resolve().name for name in ("last", "best")}
+def _prune(folder: Path, keep: int, named: set[str]) -> None:
+    """Remove all checkpoints but the newest and those that are named."""
     for path in _all(folder)[:-keep]:
-        if path.name not in linked and int(path.name) != pinned:
+        if path.name not in named:
             shutil.rmtree(path)

@@ -20,9 +20,11 @@ from typing import IO, Any
 
 from es_rl.config import pairs, read_file, to_yaml
 from es_rl.errors import CheckpointError, ConfigError, ResourceError
+from es_rl.run.checkpoint import NAMED
 
 PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco")
 OPTIONAL = ("transformers", "tokenizers")
+FOLDERS = ("checkpoints", "videos", "start", "pretrained")  # of a run, in which files are written
 
 
 def create(given: str, group: str, name: str) -> Path:
@@ -76,14 +78,19 @@ def save_config(path: Path, config: Any) -> None:
         (path / ".config.yaml").replace(path / "config.yaml")
 
 
-def saved_config(path: Path) -> dict[str, Any]:
-    """Return the saved keys of a run. Raises `CheckpointError` if the directory holds no run."""
+def check_run(path: Path) -> None:
+    """Raise `CheckpointError` if a directory holds no run."""
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such run directory.")
     if not (path / "config.yaml").is_file():
         raise CheckpointError(f"{path}: not a run directory, it has no config.yaml.")
+
+
+def saved_config(path: Path, kind: type[Any]) -> dict[str, Any]:
+    """Return the keys in a run's `config.yaml`, those of a `kind`. Raises `CheckpointError`."""
+    check_run(path)
     try:
-        return read_file(path / "config.yaml")
+        return read_file(path / "config.yaml", kind)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
 
@@ -118,9 +125,28 @@ def changed_versions(path: Path) -> list[str]:
     return [f"{k} was {v} and is now {now.get(k)}" for k, v in before.items() if now.get(k) != v]
 
 
+def check_inside(path: Path) -> None:
+    """Raise `CheckpointError` if a file or folder of a run is a link: writing to it would change something elsewhere.
+
+    Only the links to checkpoints may stay. A run from a stranger could hold any others.
+    """
+    with reporting(path):
+        for folder in (path, *(path / name for name in FOLDERS)):
+            for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if entry.is_symlink() and not (folder.name == "checkpoints" and entry.name in NAMED):
+                    raise CheckpointError(
+                        f"{entry}: is a link to {entry.readlink()}. The files of a run must lie in its directory: "
+                        f"copy the run with cp -rL, or remove the link."
+                    )
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Lock the run against a second trainer. The kernel releases the lock when this process ends, however it ends."""
+    """Lock the run against a second trainer. The kernel releases the lock when this process ends, however it ends.
+
+    Raises `ResourceError` if another one has it, and `CheckpointError` if the run holds links.
+    """
+    check_inside(path)
     with reporting(path):
         file = (path / ".lock").open("a+")
     with file:

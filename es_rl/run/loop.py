@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from es_rl import es
-from es_rl.config import to_yaml
+from es_rl.config import check_saved, to_yaml
 from es_rl.errors import CheckpointError, Stopped, TornError
 from es_rl.es.strategy import ESParams, ESState
 from es_rl.run import checkpoint as checkpoints
 from es_rl.run import directory
 from es_rl.run.checkpoint import Checkpointer, Progress
 from es_rl.run.log import RunLog
+from es_rl.run.resume import changes
 from es_rl.run.screen import Screen, number
 from es_rl.run.signals import stop_requests
 from es_rl.run.task import Follower, Run, StepResult, Task, Training
@@ -36,6 +36,7 @@ def run(r: Run) -> int:
     """Train in a run directory until a stop rule is met. Return the exit code. Raises `Stopped` and other errors."""
     with directory.locked(r.path), stop_requests() as check, contextlib.ExitStack() as stack:
         stack.callback(directory.discard_unbegun, r.path)
+        check_saved(r.config)
         screen = Screen(r.title, r.stop_rules, r.terms)
         stack.callback(screen.close)
         screen.status(f"starting {r.workers} workers")
@@ -58,19 +59,20 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
     state, progress = training.state, Progress()
     es.check(ESParams.of(r.config), state)
     if r.resumed:
-        state, progress = _restore(r.path, training, screen.say)
-    saver = Checkpointer(r.path, r.config.checkpoint, training.about, screen.say)
+        state, progress = _restore(r, training, screen.say)
+    saver = Checkpointer(r.path, r.config, training.about, screen.say)
     saver.start(state, progress, saved=r.resumed)
-    text = to_yaml(r.config)
     if not r.resumed:
         saver.save(required=True)  # before config.yaml marks the directory as a run that can be resumed
         directory.describe(r.path, r.config, r.verb, r.argv)
-        screen.say(text)
+        screen.say(to_yaml(r.config))
     else:
         directory.save_config(r.path, r.config)  # resumable keys may have changed
     begun = f" from generation {state.generation}" if state.generation else ""
     screen.say(training.heading + begun)
-    log = RunLog(r.path, screen, text, r.terms, generation=state.generation, steps=progress.steps, resumed=r.resumed)
+    log = RunLog(
+        r.path, screen, to_yaml(r.config), r.terms, generation=state.generation, steps=progress.steps, resumed=r.resumed
+    )
     stack.callback(log.close)
     saver.before = log.flush
     follower = training.follow(log) if training.follow is not None else None
@@ -214,15 +216,17 @@ def _generation(params: ESParams, task: Task, state: ESState) -> StepResult:
     return StepResult(after, seen.steps, record, seen.fitness, told.flat)
 
 
-def _restore(path: Path, training: Training, say: Callable[[str], None]) -> tuple[ESState, Progress]:
+def _restore(r: Run, training: Training, say: Callable[[str], None]) -> tuple[ESState, Progress]:
     """Return state and progress of the newest sound checkpoint.
 
     Raises `CheckpointError` if there is none, or if it was trained for something else.
     """
-    loaded = checkpoints.load_newest(path, lambda text: say(f"warning: {text}"))
+    loaded = checkpoints.load_newest(r.path, lambda text: say(f"warning: {text}"))
     if loaded.about != training.about:
         differing = sorted(k for k in {*loaded.about, *training.about} if loaded.about.get(k) != training.about.get(k))
         raise CheckpointError(f"{loaded.path}: was trained for something else. These differ: {', '.join(differing)}.")
-    for change in directory.changed_versions(path):
+    for text in changes(loaded.keys(type(r.config)), r.config):
+        say(text)
+    for change in directory.changed_versions(r.path):
         say(f"warning: {change}; results may differ from those of an uninterrupted run")
     return loaded.state(training.state), loaded.progress

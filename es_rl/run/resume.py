@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from pathlib import Path
 from typing import Any, TypeVar
 
 from es_rl.config import build, flatten, leaves, pairs
-from es_rl.errors import ConfigError
+from es_rl.errors import CheckpointError, ConfigError
 from es_rl.plugins import module_rule
+from es_rl.run import checkpoint, directory
+from es_rl.run.checkpoint import CONFIG
 
 C = TypeVar("C")
 
 
 def resumed_config(kind: type[C], saved: Mapping[str, Any], argv: Sequence[str], source: str, code: str) -> C:
-    """Return the `saved` configuration with the resumable keys in `argv` changed. Raises `ConfigError`.
+    """Return the configuration of `saved` keys with the resumable keys in `argv` changed. Raises `ConfigError`.
 
     `code` is the key that may name a module. If it does, it must be given again.
     """
@@ -23,13 +27,50 @@ def resumed_config(kind: type[C], saved: Mapping[str, Any], argv: Sequence[str],
     if ":" in getattr(previous, code) and given.get(code) != getattr(previous, code):
         raise ConfigError(module_rule(code, getattr(previous, code), source))
     config: Any = build(kind, [(saved, f"{source}: "), (given, "")])
-    before, after = flatten(dataclasses.asdict(previous)), flatten(dataclasses.asdict(config))
+    before, after = (flatten(dataclasses.asdict(c)) for c in (previous, config))
     free = [name for name, field in leaves(kind) if field.metadata["resumable"]]
     for name in sorted({*before, *after} - {*free}):
-        if before.get(name) != after.get(name):
+        if repr(before.get(name)) != repr(after.get(name)):  # NaN is not equal to itself
             raise ConfigError(
                 f"{name}={after.get(name)}: the run has {before.get(name)}, and this cannot change when it goes on. "
                 f"Start a new run, or change only: {', '.join(free)}."
             )
     result: C = config
     return result
+
+
+def saved_keys(path: Path, kind: type[Any]) -> dict[str, Any]:
+    """Return the keys of a run's `config.yaml`, those of a `kind`.
+
+    Raises `CheckpointError` if the file is missing, cannot be read, or was edited or cut off: if it has another value
+    than the newest checkpoint for a key that may not change.
+    """
+    source, known = checkpoint.newest_keys(path, kind)
+    try:
+        saved = directory.saved_config(path, kind)
+        before, now = (build(kind, [(keys, f"{path / CONFIG}: ")]) for keys in (known or saved, saved))
+    except (CheckpointError, ConfigError) as error:
+        remedy = f" Restore the file from {source}." if source else ""
+        raise CheckpointError(f"{error}{remedy}") from error
+    free = {name for name, field in leaves(kind) if field.metadata["resumable"]}
+    for name, (was, value) in _differences(before, now).items():
+        if name not in free:
+            raise CheckpointError(
+                f"{path / CONFIG}: has {name}={value}, but the run was trained with {was}. "
+                f"Restore the file from {source}, or start a new run."
+            )
+    return saved
+
+
+def changes(keys: Mapping[str, Any], config: Any) -> list[str]:
+    """Return a line for each key that has another value than in `keys`, those of a checkpoint."""
+    if not keys:  # saved by an older version
+        return []
+    before = build(type(config), [(keys, f"{CONFIG}: ")])
+    return [f"{name} is now {now}; it was {was}" for name, (was, now) in _differences(before, config).items()]
+
+
+def _differences(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
+    """Return the values of the keys in which two configurations differ. NaN counts as equal to itself."""
+    pairs = {name: (attrgetter(name)(before), attrgetter(name)(after)) for name, _ in leaves(type(before))}
+    return {name: (was, now) for name, (was, now) in pairs.items() if repr(was) != repr(now)}

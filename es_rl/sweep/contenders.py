@@ -98,7 +98,7 @@ class Ours:
 
     def value(self, name: str, text: str) -> Any:
         if name == "config":
-            return read_file(Path(text))
+            return read_file(Path(text), Config)
         config = build(Config, [(preset(self._env), ""), ({name: text}, "")])
         if name in REGISTRIES:
             lookup(REGISTRIES[name], text, name)
@@ -133,7 +133,7 @@ class Ours:
         return [(row["env_steps"], _finite(row[RETURN])) for row in rows]
 
     def best(self, keys: Mapping[str, str]) -> dict[str, Any]:
-        file = read_file(Path(keys["config"])) if "config" in keys else {}
+        file = read_file(Path(keys["config"]), Config) if "config" in keys else {}
         return {"env": self._env, **file, **{k: _plain(v) for k, v in keys.items() if k != "config"}}
 
 

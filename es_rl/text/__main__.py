@@ -26,6 +26,7 @@ from es_rl.es.chunks import idle_workers
 from es_rl.es.config import EPISODIC
 from es_rl.rng import integer_seed
 from es_rl.run import checkpoint, directory, loop
+from es_rl.run.resume import saved_keys
 from es_rl.run.task import Run, Training
 from es_rl.run.terms import REWARD, RunTerms
 from es_rl.text.config import ADAMW, DEFAULTS, TextConfig, parse_resume, parse_text
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         return cli.show(help_text(TextConfig, USAGE, without=[f"es.{name}" for name in EPISODIC]))
     resumed, keys = directory.resumed(argv)
     if resumed:
-        config = parse_resume(directory.saved_config(resumed), keys, str(resumed / "config.yaml"))
+        config = parse_resume(saved_keys(resumed, TextConfig), keys, str(resumed / "config.yaml"))
     else:
         config = parse_text(argv)
     corpus = read(config.corpus, config.ctx)
@@ -110,7 +111,7 @@ def make_model(config: TextConfig, parent: str) -> nn.Module:
     model.requires_grad_(False).eval()
     if parent:
         path = Path(parent)
-        if directory.saved_config(path).get("seed") == config.seed:
+        if directory.saved_config(path, TextConfig).get("seed") == config.seed:
             raise ConfigError(
                 f"seed={config.seed}: is the seed of model={path}, so its sequences and noise would come again. "
                 f"Give another seed."

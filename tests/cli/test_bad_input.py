@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import is_worker, model_hash, refusal
+from conftest import is_worker, metrics, model_hash, refusal
 
 from es_rl.evaluate import main as evaluate
 from es_rl.record import main as record
@@ -151,3 +151,53 @@ def test_a_module_named_by_a_run_is_not_imported(train, command):
         assert code == 2 and "importing a module runs its code" in said and "add env=hostile:Good-v0" in said
     assert command("evaluate", "run=run", "env=hostile:Good-v0", "episodes=2").returncode == 0
     assert command("train", "resume=run", "env=hostile:Good-v0", "generations=2", "workers=0").returncode == 0
+
+
+def test_a_configuration_that_was_edited_or_cut_off_is_told_by_its_key(train, capsys):
+    run = train("env=es_rl/PointMass-v0", "generations=2", "es.population=4", "es.sigma=0.1", "seed=7")
+    path, whole = run / "config.yaml", (run / "config.yaml").read_text()
+    for before, after, said in (
+        ("sigma: 0.1", "sigma: 0.2", "es.sigma=0.2, but the run was trained with 0.1"),
+        ("population: 4", "population: 8", "es.population=8, but the run was trained with 4"),
+        ("seed: 7", "seed: 8", "seed=8, but the run was trained with 7"),
+    ):
+        path.write_text(whole.replace(before, after))
+        code, text = refusal(training, "resume=run", "generations=3", "workers=0")
+        assert code == 4 and said in text and "Restore the file from" in text
+    for end in range(10, len(whole), 97):  # a full disk, a loss of power
+        path.write_text(whole[:end])
+        code, text = refusal(training, "resume=run", "generations=3", "workers=0")
+        assert code == 4 and "Restore the file from run/checkpoints/00000002/config.yaml" in text
+        assert evaluate(["run=run", "episodes=1"]) == 0  # the checkpoint knows its own keys
+    path.write_text(whole.replace("every: 10", "every: 5"))
+    capsys.readouterr()
+    train("resume=run", "generations=3")
+    said = capsys.readouterr().out
+    assert "eval.every is now 5; it was 10" in said and "generations is now 3; it was 2" in said
+    path.write_bytes((run / "checkpoints/00000002/config.yaml").read_bytes())
+    train("resume=run", "generations=4")
+    assert metrics(run)[-1]["generation"] == 4
+
+
+LINKS = ["config.yaml", ".config.yaml", "metrics.jsonl", ".lock", "command.txt", "versions.json", "workers.log",
+         "checkpoints", "checkpoints/00000001", "checkpoints/index.json", "videos", "videos/x.mp4"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_no_link_leads_out_of_a_run(train, tmp_path, name):
+    """A run from a stranger must not change a file of its user."""
+    run = train("env=es_rl/PointMass-v0", "generations=1", "es.population=4")
+    theirs, target = tmp_path / "mine", run / name
+    target.parent.mkdir(exist_ok=True)
+    if target.is_dir():
+        target.rename(theirs)
+    else:
+        theirs.write_text("precious" if not target.exists() else target.read_text())
+        target.unlink(missing_ok=True)
+    target.symlink_to(theirs)
+    before = {p: p.read_bytes() for p in [theirs, *theirs.rglob("*")] if p.is_file()}
+    code, said = refusal(training, "resume=run", "generations=2", "workers=0")
+    assert code == 4 and f"run/{name}: is a link to" in said and "cp -rL" in said
+    if name.startswith("videos"):
+        assert refusal(record, "run=run")[0] == 4
+    assert {p: p.read_bytes() for p in [theirs, *theirs.rglob("*")] if p.is_file()} == before

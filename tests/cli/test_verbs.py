@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
@@ -14,6 +15,7 @@ from conftest import metrics
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from es_rl.evaluate import main as evaluate
 from es_rl.rl import film
 from es_rl.rl.config import parse_train
 from es_rl.run.screen import goal
@@ -174,3 +176,16 @@ def test_a_checkpoint_that_is_being_filmed_is_kept(train):
     )  # fmt: skip
     shown = {path.name for path in (run / "videos").glob("*.mp4")}
     assert {"es_rl-PointMass-v0-2.mp4", "es_rl-PointMass-v0-6.mp4"} <= shown
+
+
+def test_arguments_of_an_environment_are_the_same_in_every_verb(train, capsys):
+    """Names that are numbers or hold dots: in training, after a resume, in an evaluation and in a film."""
+    text = "{1: 5.0, left.hip: [1, {}], 2.5: {false: null}}"
+    keys = ["env=hostile:Lanes-v0", "es.population=4", "workers=1", "eval.every=1"]
+    run = train(*keys, f"env_kwargs.reward_of_lane={text}", "generations=1", "video.every=0", "video.seconds=1")
+    assert list((run / "videos").glob("*.mp4"))
+    train(f"resume={run}", "env=hostile:Lanes-v0", "generations=2", "workers=1")
+    assert evaluate([f"run={run}", "env=hostile:Lanes-v0", "episodes=2"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["failed"] == 0
+    Path("keys.yaml").write_text((run / "config.yaml").read_text().replace("hostile:Lanes-v0", "other"))
+    train("config=keys.yaml", "env=hostile:Lanes-v0", "generations=1", run="again")

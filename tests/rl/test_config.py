@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from es_rl.config import build, flatten, help_text, leaves, read_file, to_yaml
+from es_rl.config import build, check_saved, flatten, help_text, leaves, read_file, to_yaml
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import idle_workers
 from es_rl.rl.config import Config, parse_resume, parse_train
@@ -130,7 +131,43 @@ def test_a_module_is_taken_from_the_command_line_only(tmp_path):
 def test_a_saved_configuration_is_read_back_whole(tmp_path):
     config = parse_train(["env=Humanoid-v4", "env_kwargs.a=1", "env_kwargs.b.c=x", "mlp.hidden=[3]", "run=here"])
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    assert build(Config, [(read_file(tmp_path / "config.yaml"), "")]) == config
+    assert build(Config, [(read_file(tmp_path / "config.yaml", Config), "")]) == config
+
+
+VALUES = [
+    "{1: 5.0}", "{left.hip: 1.0}", "{true: 1, 2.5: x}", "{a: {b: {1: 2}}, c: {}}", "[1, [2, {a: 3}]]", "null", "'null'",
+    "'1'", "yes", "'yes'", "1e3", "'1e3'", "0x10", "1_000", "2020-01-01", "12:30:00", "''", "' a'", "é😀", ".inf", "-.inf",
+    ".nan", "5e-324", "-0.0", "123456789012345678901234567890", "!!binary aGk=", "'a#b: c'", "'- a'", "1.", "'~'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", VALUES)
+@pytest.mark.parametrize("way", ["command line", "file", "dotted file"])
+def test_an_argument_of_an_environment_arrives_as_yaml_has_it_and_is_saved_unchanged(tmp_path, text, way):
+    expected = OmegaConf.create(f"x: {text}")["x"]
+    expected = OmegaConf.to_container(expected) if OmegaConf.is_config(expected) else expected
+    if way == "command line":
+        config = parse_train(["env=A-v0", f"env_kwargs.x={text}"])
+    else:
+        line = f"env_kwargs.x: {text}" if way == "dotted file" else f"env_kwargs:\n  x: {text}"
+        (tmp_path / "keys.yaml").write_text(line, encoding="utf-8")
+        config = parse_train(["env=A-v0", "config=keys.yaml"])
+    assert repr(config.env_kwargs) == repr({"x": expected})
+    check_saved(config)
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    saved = read_file(tmp_path / "config.yaml", Config)
+    assert repr(build(Config, [(saved, "config.yaml: ")])) == repr(config)
+    assert repr(parse_resume(saved, [], "config.yaml")) == repr(config)
+
+
+@pytest.mark.parametrize(
+    "text", ["'???'", "[1, '???']", "{a: '${b}'}", "!!set {a}", "{null: 1}", "{[1]: 2}", "*a", "\udcff"]
+)
+def test_an_argument_that_cannot_be_kept_is_refused_at_the_start(text):
+    with pytest.raises(ConfigError, match=r"env_kwargs.x=|cannot be saved"):
+        check_saved(parse_train(["env=A-v0", f"env_kwargs.x={text}"]))
+    with pytest.raises(ConfigError, match="wrong type. Key 1"):
+        parse_train(["env=A-v0", "env_kwargs={1: 2}"])
 
 
 @pytest.mark.parametrize("change", ["policy=linear", "env=B-v0", "es.sigma=0.2", "seed=1", "chunk=4", "env_kwargs.x=1"])
@@ -202,7 +239,7 @@ def test_what_is_saved_is_what_was_given():
 
 def read_file_of(config):
     Path("saved.yaml").write_text(to_yaml(config))
-    return read_file(Path("saved.yaml"))
+    return read_file(Path("saved.yaml"), Config)
 
 
 @pytest.mark.parametrize(("run", "kept"), [("{}", ""), ("other", "other"), ("7", "7"), ("''", "")])

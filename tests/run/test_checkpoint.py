@@ -4,7 +4,7 @@ import json
 import os
 import pickle
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -23,6 +23,12 @@ ABOUT = about(BOX, spaces.Discrete(3))
 FRESH = ESState(0, {"w": torch.zeros(2, 3)}, {"n": torch.zeros((), dtype=torch.float64)}, {})
 
 
+@dataclass(frozen=True)
+class Keys:
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    seed: int = 0
+
+
 def state(generation):
     return ESState(
         generation, {"w": torch.full((2, 3), generation * 1.0)}, dict(FRESH.buffers), {"w/m": torch.ones(2, 3)}
@@ -30,7 +36,7 @@ def state(generation):
 
 
 def save(run, generation, **settings):
-    settings = {"keep": 3, "best": False} | settings
+    settings = {"keep": 3, "best": False, "config": "seed: 1\n"} | settings
     progress = cp.Progress(steps=generation * 10)
     return cp.save(run, state(generation), progress, about=ABOUT, **settings)
 
@@ -52,9 +58,54 @@ def test_what_was_saved_is_read_back(tmp_path):
 def test_the_newest_and_the_best_are_kept(tmp_path):
     for generation in range(1, 8):
         save(tmp_path, generation, keep=2, best=generation == 3)
-    assert names(tmp_path) == ["00000003", "00000006", "00000007", "best", "last"]
+    assert names(tmp_path) == ["00000003", "00000006", "00000007", "best", "index.json", "last"]
     assert os.readlink(tmp_path / "checkpoints/best") == "00000003"
     assert os.readlink(tmp_path / "checkpoints/last") == "00000007"
+
+
+def follow_links(run, tmp_path):
+    """A copy of a run as `cp -rL`, archives and cloud drives make it: links have become directories."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, symlinks=False)
+    assert (copy / "checkpoints/last").is_dir() and not (copy / "checkpoints/last").is_symlink()
+    return copy
+
+
+@pytest.mark.parametrize("index", [True, False], ids=["", "of an older version"])
+def test_a_copy_that_has_followed_links_goes_on(tmp_path, index):
+    run = tmp_path / "run"
+    for generation in range(1, 4):
+        save(run, generation, best=generation == 2)
+    if not index:
+        (run / "checkpoints" / cp.INDEX).unlink()
+    copy = follow_links(run, tmp_path)
+    assert cp.load(copy).generation == 3 and cp.load(copy, "best").generation == 2
+    for generation in range(4, 8):
+        save(copy, generation, keep=2)
+    assert names(copy) == ["00000002", "00000006", "00000007", "best", "index.json", "last"]
+    assert cp.load(copy).generation == 7 and cp.load(copy, "best").generation == 2
+    assert (copy / "checkpoints/last").is_symlink()
+
+
+def test_no_link_is_needed(tmp_path, monkeypatch):
+    """A file system without symbolic links."""
+
+    def refuse(*_, **__):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    for generation in range(1, 6):
+        save(tmp_path, generation, keep=2, best=generation == 2)
+    assert names(tmp_path) == ["00000002", "00000004", "00000005", "index.json"]
+    assert cp.load(tmp_path).generation == 5 and cp.load(tmp_path, "best").generation == 2
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"last": 3}', '{"last": "../../x"}', '{"last": null}', "\udcff"])
+def test_a_damaged_index_is_not_needed_either(tmp_path, text):
+    save(tmp_path, 1, best=True)
+    save(tmp_path, 2)
+    (tmp_path / "checkpoints" / cp.INDEX).write_bytes(text.encode(errors="surrogateescape"))
+    assert cp.load(tmp_path).generation == 2 and cp.load(tmp_path, "best").generation == 1
 
 
 def test_equal_states_are_equal_files(tmp_path):
@@ -70,7 +121,7 @@ def test_what_a_crash_left_half_written_is_ignored_and_removed(tmp_path):
     (half / "model.safetensors").write_bytes(b"half")
     assert cp.load_newest(tmp_path, pytest.fail).generation == 1
     save(tmp_path, 2)
-    assert names(tmp_path) == ["00000001", "00000002", "last"]
+    assert names(tmp_path) == ["00000001", "00000002", "index.json", "last"]
 
 
 def damage_truncate(path):
@@ -142,7 +193,7 @@ def test_another_policy_or_nothing_at_all_is_refused(tmp_path):
 
 def test_a_save_that_fails_is_told_of_tried_again_and_never_counted(tmp_path):
     said = []
-    saver = cp.Checkpointer(tmp_path, CheckpointConfig(every=1), ABOUT, said.append)
+    saver = cp.Checkpointer(tmp_path, Keys(CheckpointConfig(every=1)), ABOUT, said.append)
     saver.start(state(0), cp.Progress(), saved=False)
     saver.save()
     blocked = tmp_path / "checkpoints"
@@ -155,15 +206,21 @@ def test_a_save_that_fails_is_told_of_tried_again_and_never_counted(tmp_path):
     blocked.unlink()
     shutil.move(tmp_path / "aside", blocked)
     saver.save(required=True)
-    assert cp.load(tmp_path).generation == 1 and names(tmp_path) == ["00000000", "00000001", "best", "last"]
+    assert cp.load(tmp_path).generation == 1 and names(tmp_path) == [
+        "00000000",
+        "00000001",
+        "best",
+        "index.json",
+        "last",
+    ]
 
 
 def test_a_minute_after_the_last_save_another_is_due(tmp_path, monkeypatch):
-    saver = cp.Checkpointer(tmp_path, CheckpointConfig(every=1000), ABOUT, pytest.fail)
+    saver = cp.Checkpointer(tmp_path, Keys(CheckpointConfig(every=1000)), ABOUT, pytest.fail)
     saver.start(state(0), cp.Progress(), saved=False)
     saver.save()
     saver.commit(state(1), cp.Progress(), best=False)
-    assert names(tmp_path) == ["00000000", "last"]
+    assert names(tmp_path) == ["00000000", "index.json", "last"]
     monkeypatch.setattr(cp, "SAVE_SECONDS", -1.0)
     saver.commit(state(2), cp.Progress(), best=False)
     assert cp.load(tmp_path).generation == 2
@@ -200,14 +257,16 @@ def test_what_fits_its_manifest_may_still_be_nonsense(tmp_path, name, change):
 def test_tensors_of_another_type_or_of_no_parameter_are_refused(tmp_path, theta, optim):
     fresh = state(1)
     theta = fresh.theta if theta is None else {name: value.double() for name, value in fresh.theta.items()}
-    cp.save(tmp_path, replace(fresh, theta=theta, optim=optim), cp.Progress(), about=ABOUT, keep=1, best=False)
+    cp.save(
+        tmp_path, replace(fresh, theta=theta, optim=optim), cp.Progress(), about=ABOUT, config="", keep=1, best=False
+    )
     with pytest.raises(CheckpointError, match=r"does not fit the policy|is not of an optimiser"):
         cp.load(tmp_path).state(fresh)
 
 
 def test_a_best_one_that_cannot_be_saved_is_told_of(tmp_path, monkeypatch):
     said = []
-    saver = cp.Checkpointer(tmp_path, CheckpointConfig(), ABOUT, said.append)
+    saver = cp.Checkpointer(tmp_path, Keys(), ABOUT, said.append)
     saver.start(state(0), cp.Progress(), saved=False)
 
     def refuse(*args, **kwargs):

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import typing
 from pathlib import Path
 
 import gymnasium
@@ -210,6 +211,21 @@ class Equal(Good):
     def step(self, action):
         obs, _, terminated, truncated, info = super().step(action)
         return obs, 1.0, terminated, truncated, info
+
+
+class Lanes(Good):
+    """Takes arguments whose names are no text, or hold dots."""
+
+    limit = 20
+    metadata: typing.ClassVar = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(self, reward_of_lane, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+        assert repr(reward_of_lane) == "{1: 5.0, 'left.hip': [1, {}], 2.5: {False: None}}", reward_of_lane
+
+    def render(self):
+        return np.full((32, 32, 3), self.t, np.uint8)
 
 
 class TextObservation(Good):

@@ -19,7 +19,7 @@ from es_rl.rl import agent as agents
 from es_rl.rl.config import Config
 from es_rl.rl.film import film, write_gif, write_mp4
 from es_rl.rng import MAX_SEED
-from es_rl.run.checkpoint import Checkpointer
+from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.directory import check_inside
 from es_rl.workers.processes import kill_process, start_process
 

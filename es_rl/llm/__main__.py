@@ -35,7 +35,7 @@ from es_rl.llm.in_place import unchanged
 from es_rl.llm.prompts import Dataset
 from es_rl.llm.task import LlmTask
 from es_rl.run import directory, loop
-from es_rl.run.checkpoint import Checkpointer
+from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.log import RunLog
 from es_rl.run.resume import resumed_config, saved_keys
 from es_rl.run.task import Run, Training

@@ -19,7 +19,8 @@ from es_rl.errors import CheckpointError, Stopped, TornError
 from es_rl.es.strategy import ESParams, ESState
 from es_rl.run import checkpoint as checkpoints
 from es_rl.run import directory
-from es_rl.run.checkpoint import Checkpointer, Progress
+from es_rl.run.checkpoint import Progress
+from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.log import RunLog
 from es_rl.run.resume import changes
 from es_rl.run.screen import Screen, number

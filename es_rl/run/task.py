@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from es_rl.errors import ConfigError
 from es_rl.es import ESState, MemberScores
-from es_rl.run.checkpoint import Checkpointer
+from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.log import RunLog
 from es_rl.run.terms import RunTerms, StopRules
 from es_rl.workers.pool import Workers

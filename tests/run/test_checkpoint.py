@@ -14,7 +14,7 @@ from gymnasium import spaces
 from es_rl.errors import CheckpointError, ResourceError
 from es_rl.es.strategy import ESState
 from es_rl.rl.agent import about, saved_spaces
-from es_rl.run import atomic
+from es_rl.run import atomic, checkpointer
 from es_rl.run import checkpoint as cp
 from es_rl.run.checkpoint import CheckpointConfig
 
@@ -193,7 +193,7 @@ def test_another_policy_or_nothing_at_all_is_refused(tmp_path):
 
 def test_a_save_that_fails_is_told_of_tried_again_and_never_counted(tmp_path):
     said = []
-    saver = cp.Checkpointer(tmp_path, Keys(CheckpointConfig(every=1)), ABOUT, said.append)
+    saver = checkpointer.Checkpointer(tmp_path, Keys(CheckpointConfig(every=1)), ABOUT, said.append)
     saver.start(state(0), cp.Progress(), saved=False)
     saver.save()
     blocked = tmp_path / "checkpoints"
@@ -216,12 +216,12 @@ def test_a_save_that_fails_is_told_of_tried_again_and_never_counted(tmp_path):
 
 
 def test_a_minute_after_the_last_save_another_is_due(tmp_path, monkeypatch):
-    saver = cp.Checkpointer(tmp_path, Keys(CheckpointConfig(every=1000)), ABOUT, pytest.fail)
+    saver = checkpointer.Checkpointer(tmp_path, Keys(CheckpointConfig(every=1000)), ABOUT, pytest.fail)
     saver.start(state(0), cp.Progress(), saved=False)
     saver.save()
     saver.commit(state(1), cp.Progress(), best=False)
     assert names(tmp_path) == ["00000000", "index.json", "last"]
-    monkeypatch.setattr(cp, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(checkpointer, "SAVE_SECONDS", -1.0)
     saver.commit(state(2), cp.Progress(), best=False)
     assert cp.load(tmp_path).generation == 2
 
@@ -266,14 +266,14 @@ def test_tensors_of_another_type_or_of_no_parameter_are_refused(tmp_path, theta,
 
 def test_a_best_one_that_cannot_be_saved_is_told_of(tmp_path, monkeypatch):
     said = []
-    saver = cp.Checkpointer(tmp_path, Keys(), ABOUT, said.append)
+    saver = checkpointer.Checkpointer(tmp_path, Keys(), ABOUT, said.append)
     saver.start(state(0), cp.Progress(), saved=False)
 
     def refuse(*args, **kwargs):
         raise OSError(28, "No space left on device", "x")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cp, "save", refuse)
+        patch.setattr(checkpointer, "save", refuse)
         saver.commit(state(1), cp.Progress(best_score=7.0), best=True)
         assert saver.ahead.best_score is None  # so that the next good one is kept
         saver.commit(state(2), cp.Progress(), best=False)

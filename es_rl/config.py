@@ -78,6 +78,8 @@ def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
         for name, value in values.items():
             _check_name(name, known, source)
             _check_text(name, value, source)
+            if name in known and known[name].metadata["path"] and isinstance(value, str):
+                value = str(Path(value).expanduser()) if value.startswith("~") else value
             _assign(tree, name, value, source, inside=name not in known)
             if name in known:  # entries of an open dictionary have no range
                 _check_range(name, OmegaConf.select(tree, name), known[name], source)

@@ -17,13 +17,14 @@ def key(
     below: float | None = None,
     choices: Sequence[str] = (),
     resumable: bool = False,
+    path: bool = False,
 ) -> Any:
     """Declare a key with its help text and its range: low ≤ value ≤ high, above < value < below, value in choices.
 
-    A `resumable` key may change when a run is resumed, because theta does not depend on it.
+    A `resumable` key may change when a run is resumed, because theta does not depend on it. A `path` may begin with ~.
     """
     metadata = {"help": text, "low": low, "high": high, "above": above, "below": below, "choices": tuple(choices)}
-    metadata |= {"resumable": resumable}
+    metadata |= {"resumable": resumable, "path": path}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)

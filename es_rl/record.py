@@ -14,22 +14,24 @@ from typing import Any
 
 from es_rl import cli, envs
 from es_rl.config import help_text, parse
+from es_rl.errors import ConfigError
 from es_rl.keys import key
 from es_rl.rl import agent as agents
 from es_rl.rl.config import Config
-from es_rl.rl.film import film, write_gif, write_mp4
+from es_rl.rl.film import choose_renderer, film, write_gif, write_mp4
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.directory import check_inside
 from es_rl.workers.processes import kill_process, start_process
 
+WRITERS = {".mp4": write_mp4, "": write_mp4, ".gif": write_gif}  # by the suffix of a file
 USAGE = "python -m es_rl.record run=RUN [key=value …]   a video of a trained policy"
 
 
 @dataclass(frozen=True)
 class RecordConfig(agents.RunConfig):
-    out: str = key("", "mp4 file to write; default: RUN/videos/ENV-GENERATION.mp4")
-    gif: str = key("", "GIF file to write as well, of the first seconds; default: none")
+    out: str = key("", "file to write, mp4 or GIF by its suffix; default: RUN/videos/ENV-GENERATION.mp4", path=True)
+    gif: str = key("", "GIF file to write as well, of the first seconds; default: none", path=True)
     seconds: float = key(12.0, "length of the video, filled with one episode after another", above=0, high=600)
     seed: int = key(0, "random seed of the initial states", low=0, high=MAX_SEED)
 
@@ -40,14 +42,18 @@ def main(argv: Sequence[str]) -> int:
         return cli.show(help_text(RecordConfig, USAGE))
     config = parse(RecordConfig, argv)
     agent, env_id = agents.trusted(config)
+    choose_renderer()
     envs.check_id(env_id)
     default = Path(config.run) / "videos" / f"{env_id.replace('/', '-').replace(':', '-')}-{agent.generation}.mp4"
     out = Path(config.out) if config.out else default
+    write = WRITERS.get(out.suffix.lower())
+    if write is None:
+        raise ConfigError(f"out={out}: must end in .mp4 or .gif.")
     if not config.out:
         check_inside(Path(config.run))
     kwargs = agent.config.env_kwargs
     frames, fps = film(agent, agent.reset, env_id, kwargs, seconds=config.seconds, seed=config.seed)
-    write_mp4(out, frames, fps)
+    write(out, frames, fps)
     sys.stdout.write(f"{out}: {len(frames) / fps:.1f} s, {out.stat().st_size / 1e6:.2f} MB\n")
     if config.gif:
         write_gif(Path(config.gif), frames, fps)

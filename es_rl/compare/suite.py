@@ -34,7 +34,7 @@ MARGIN = 1.1  # a profile ends at the highest score times this
 
 @dataclass(frozen=True)
 class SuiteConfig:
-    out: str = key("", "directory of the page; default: suite, beside the first comparison")
+    out: str = key("", "directory of the page; default: suite, beside the first comparison", path=True)
     contenders: list[str] = key([], "contenders to compare; default: those that ran on more than half of the tasks")
 
 

@@ -46,15 +46,15 @@ class AscentConfig:
 @dataclass(frozen=True)
 class LlmEvalConfig:
     every: int = key(10, "generations between evaluations; 0: only at the end", low=0, resumable=True)
-    data: str = key("", "file of held-out prompts; default: the last tenth of data", resumable=True)
+    data: str = key("", "file of held-out prompts; default: the last tenth of data", path=True, resumable=True)
     prompts: int = key(64, "maximum held-out prompts per evaluation", low=1, resumable=True)
     kl: bool = key(True, "measure the distance from the starting model on theta's completions", resumable=True)
 
 
 @dataclass(frozen=True)
 class LlmConfig:
-    model: str = key("", "directory with safetensors or one GGUF file, or an id of the Hugging Face Hub")
-    data: str = key("", "file of JSON lines, each with a prompt and the columns of the reward")
+    model: str = key("", "directory with safetensors or one GGUF file, or an id of the Hugging Face Hub", path=True)
+    data: str = key("", "file of JSON lines, each with a prompt and the columns of the reward", path=True)
     reward: str = key("", "reward of the completions")
     preset: str = key("", "published settings: es-at-scale", choices=tuple(PRESETS))
     batch: int = key(8, "prompts per generation, the same for all members", low=1)
@@ -87,16 +87,16 @@ class LlmConfig:
         None, "members per batch, an even number; default: from es.noise, es.population and batch", low=2
     )
     hang_after: float = key(300.0, "replace a worker after this many seconds without a token", above=0, resumable=True)
-    run: str = key("", "run directory; default: runs/llm/TIME-REWARD")
+    run: str = key("", "run directory; default: runs/llm/TIME-REWARD", path=True)
     eval: LlmEvalConfig = group(LlmEvalConfig, "evaluation of theta on held-out prompts")
     checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    export: str = key("", "run to export")
+    export: str = key("", "run to export", path=True)
     checkpoint: str = key("last", "checkpoint to export: last, best, or a generation")
-    out: str = key("", "new directory to write")
+    out: str = key("", "new directory to write", path=True)
 
 
 def resolve(config: LlmConfig) -> LlmConfig:

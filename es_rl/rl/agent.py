@@ -25,7 +25,7 @@ from es_rl.run import checkpoint as checkpoints
 class RunConfig:
     """The keys of every verb that takes a trained policy."""
 
-    run: str = key("", "run directory")
+    run: str = key("", "run directory", path=True)
     checkpoint: str = key("last", "checkpoint: last, best, or a generation number")
     env: str = key("", "another environment with the same spaces; must be given again for module:Id")
 

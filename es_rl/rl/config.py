@@ -88,7 +88,7 @@ class Config:
     hang_after: float = key(
         60.0, "replace a worker that finishes no step for this many seconds", above=0, resumable=True
     )
-    run: str = key("", "directory of the run; default: runs/ENV/TIME-POLICY")
+    run: str = key("", "directory of the run; default: runs/ENV/TIME-POLICY", path=True)
     eval: EvalConfig = group(EvalConfig, "evaluation of the unperturbed policy")
     video: VideoConfig = group(VideoConfig, "videos")
     checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
@@ -98,7 +98,7 @@ def parse_train(argv: Sequence[str]) -> Config:
     """Return the resolved configuration of a new run. Raises `ConfigError`."""
     given = pairs(argv)
     path = given.pop("config", "")
-    file = read_file(Path(path), Config) if path else {}
+    file = read_file(Path(path).expanduser(), Config) if path else {}
     if path and file.get("run") and Path(str(file["run"])).resolve() == Path(path).parent.resolve():
         del file["run"]  # the file belongs to a run, which must not be overwritten
     if "env" not in given and ":" in str(file.get("env", "")):

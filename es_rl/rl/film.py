@@ -6,25 +6,28 @@ import contextlib
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from es_rl.envs.gymnasium_backend import describe, make_one
 from es_rl.errors import EnvError
+from es_rl.rl.picture import Frame, Pictures
 from es_rl.rng import integer_seed
 from es_rl.run.directory import reporting
 
 GIF_WIDTH, GIF_FPS, GIF_SECONDS = 240, 12, 6  # pixels, frames per second, seconds
 MAX_FPS = 30  # frames per second of a film at most; at higher rates frames are left out
+HINT = ". MuJoCo needs EGL or OSMesa: on Debian, apt-get install libegl1 libgl1-mesa-dri, or libosmesa6."
+# Modules that draw MuJoCo's scenes, or load what draws them.
+DRAWING = ("gymnasium.envs.mujoco.mujoco_rendering", "mujoco.egl", "mujoco.osmesa", "mujoco.glfw", "mujoco.gl_context",
+           "mujoco.renderer", "OpenGL")  # fmt: skip
 MAX_BYTES = 8_000_000  # size of an mp4 at most: chats accept 10 MB
-
-Frame = NDArray[np.uint8]  # (height, width, 3)
 
 
 def film(
@@ -41,21 +44,34 @@ def film(
     `act`, such as an agent, maps one observation to one action; `reset` makes it forget the previous episode.
     Raises `EnvError` if the environment cannot be rendered.
     """
-    _choose_renderer()
+    choose_renderer()
     try:
         with contextlib.closing(make_one(env_id, env_kwargs, render_mode="rgb_array")) as env:
             _follow(env)
-            rate = float(env.metadata.get("render_fps") or MAX_FPS)  # steps per second of simulated time
+            rate = _rate(env.metadata.get("render_fps"))
             every = max(1, int(np.ceil(rate / MAX_FPS)))
             fps = rate / every
             frames = list(_frames(act, reset, env, every, max(1, round(seconds * fps)), seed))
     except Exception as error:  # foreign code and drivers may raise any error
         sys.unraisablehook = lambda _: None  # silence Gymnasium's half-made viewer when it is deleted
-        raise EnvError(
-            f"env={env_id}: cannot be rendered: {describe(error)}. MuJoCo needs EGL or OSMesa: on Debian, "
-            f"apt-get install libegl1 libgl1-mesa-dri, or libosmesa6. Others need render_mode=rgb_array."
-        ) from error
+        hint = HINT if _drawn_by_mujoco(error) else ""
+        text = str(error) if isinstance(error, EnvError) else describe(error)
+        raise EnvError(f"env={env_id}: cannot be filmed: {text}{hint}") from error
     return frames, fps
+
+
+def _rate(told: Any) -> float:
+    """Return the steps per second of simulated time from an environment's `render_fps`, whatever it holds."""
+    with contextlib.suppress(TypeError, ValueError):
+        if 0.1 <= float(told) <= 1e6:
+            return float(told)
+    return float(MAX_FPS)
+
+
+def _drawn_by_mujoco(error: BaseException) -> bool:
+    """Tell whether an error comes from the code that draws MuJoCo's scenes: MuJoCo's own, or Gymnasium's."""
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(name.startswith(DRAWING) for name in modules)
 
 
 def write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
@@ -67,7 +83,7 @@ def write_mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
     with reporting(path, "Choose another place with out=FILE"):
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = imageio_ffmpeg.write_frames(
-            str(temporary), (width, height), fps=fps, codec="libx264", quality=None, bitrate=None,
+            f"file:{temporary.resolve()}", (width, height), fps=fps, codec="libx264", quality=None, bitrate=None,
             macro_block_size=2, pix_fmt_out="yuv420p", output_params=options, ffmpeg_log_level="error",
         )  # fmt: skip
         writer.send(None)
@@ -90,6 +106,7 @@ def write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         paletted[0].save(
             path,
+            format="GIF",
             save_all=True,
             append_images=paletted[1:],
             duration=round(1000 * step / fps),
@@ -101,7 +118,7 @@ def write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
 def _frames(
     act: Callable[[Any], Any], reset: Callable[[], None], env: Any, every: int, count: int, seed: int
 ) -> Iterator[Frame]:
-    episode = 0
+    episode, pictures = 0, Pictures()
     while count > 0:
         obs, _ = env.reset(seed=integer_seed(seed, "record", episode))
         reset()
@@ -109,7 +126,7 @@ def _frames(
         while not done and count > 0:
             if step % every == 0:
                 count -= 1
-                yield np.asarray(env.render(), np.uint8)
+                yield pictures.frame(env.render())
             obs, _, terminated, truncated, _ = env.step(act(obs))
             step, done = step + 1, terminated or truncated
         episode += 1
@@ -127,8 +144,11 @@ def _follow(env: Any) -> None:
         renderer.camera_id = camera
 
 
-def _choose_renderer() -> None:
-    """Set MUJOCO_GL, unless it is set, to EGL or else OSMesa, if they can draw. Call this before importing mujoco."""
+def choose_renderer() -> None:
+    """Set MUJOCO_GL, unless it is set, to EGL or else OSMesa, if they can draw.
+
+    MuJoCo reads it when it is imported: call this before a module of environments is imported, which may do so.
+    """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # for environments drawn by pygame
     if "MUJOCO_GL" in os.environ:
         return

@@ -11,10 +11,11 @@ import platform
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,9 +34,9 @@ def create(given: str, group: str, name: str) -> Path:
     Raises `ConfigError` if it is not empty, `ResourceError` if the file system refuses.
     """
     path = Path(given or f"runs/{group.replace(':', '-')}/{time.strftime('%Y%m%d-%H%M%S')}-{name}")
-    if not given:
-        path = _unused(path)
     with reporting(path):
+        if not given:
+            return _make_unused(path)
         path.mkdir(parents=True, exist_ok=True)
         if (path / "config.yaml").exists():
             raise ConfigError(
@@ -49,7 +50,9 @@ def create(given: str, group: str, name: str) -> Path:
 def resumed(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
     """Return the run that `resume=` names, if any, and the other arguments. Raises `ConfigError`."""
     name = pairs(argv).get("resume", "")
-    return (Path(name) if name else None), [argument for argument in argv if not argument.startswith("resume=")]
+    return (Path(name).expanduser() if name else None), [
+        argument for argument in argv if not argument.startswith("resume=")
+    ]
 
 
 def discard_unbegun(path: Path) -> None:
@@ -177,7 +180,11 @@ def reporting(path: Path, remedy: str = "Choose another place with run=DIRECTORY
         raise ResourceError(f"{what}: {error.strerror or error}. {remedy}.") from error
 
 
-def _unused(path: Path) -> Path:
-    """Return the path, or the first of path-2, path-3, … that does not exist."""
-    candidates: Callable[[int], Path] = lambda i: path if i == 1 else path.with_name(f"{path.name}-{i}")  # noqa: E731
-    return next(p for i in range(1, 10**6) if not (p := candidates(i)).exists())
+def _make_unused(path: Path) -> Path:
+    """Make the directory `path`, or the first of path-2, path-3, … that does not exist, and return it."""
+    for i in count(1):
+        candidate = path if i == 1 else path.with_name(f"{path.name}-{i}")
+        with contextlib.suppress(FileExistsError):  # also of a run that began in the same second
+            candidate.mkdir(parents=True)
+            return candidate
+    raise AssertionError("unreachable")

@@ -55,7 +55,7 @@ class SweepConfig:
     )
     seeds: list[int] = key([1000, 1001], "seeds of each trial, whose median score counts", low=0, high=MAX_SEED)
     seed: int = key(0, "random seed of the search itself", low=0, high=MAX_SEED)
-    out: str = key("", "output directory; default: runs/sweep/ENV")
+    out: str = key("", "output directory; default: runs/sweep/ENV", path=True)
 
 
 def main(argv: Sequence[str]) -> int:

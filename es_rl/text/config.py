@@ -40,8 +40,8 @@ class TextEvalConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    corpus: str = key("", "text file; its last tenth is held out")
-    model: str = key("", "run of a trained GPT to start from, with another seed; default: from scratch")
+    corpus: str = key("", "text file; its last tenth is held out", path=True)
+    model: str = key("", "run of a trained GPT to start from, with another seed; default: from scratch", path=True)
     ctx: int = key(128, "sequence length in bytes", low=2)
     batch: int = key(2, "sequences per generation, the same for all members", low=1)
     gpt: GptConfig = group(GptConfig, "the network")
@@ -69,7 +69,7 @@ class TextConfig:
     hang_after: float = key(
         300.0, "replace a worker after this many seconds without a finished chunk", above=0, resumable=True
     )
-    run: str = key("", "run directory; default: runs/text/TIME-gpt, or TIME-adamw")
+    run: str = key("", "run directory; default: runs/text/TIME-gpt, or TIME-adamw", path=True)
     eval: TextEvalConfig = group(TextEvalConfig, "evaluation of theta on the held-out part")
     checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
 

@@ -11,15 +11,18 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from conftest import metrics
+from conftest import metrics, refusal
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from es_rl.evaluate import main as evaluate
+from es_rl.record import main as record
 from es_rl.rl import film
 from es_rl.rl.config import parse_train
+from es_rl.run import directory
 from es_rl.run.screen import goal
 from es_rl.run.terms import RETURN, StopRules
+from es_rl.train import main as training
 
 TINY = ["generations=2", "es.population=4", "eval.episodes=2"]
 
@@ -80,7 +83,7 @@ def test_recording_by_hand(train, command, tmp_path):
 def test_what_cannot_be_drawn_is_one_line(train, command):
     train("env=hostile:Good-v0", *TINY)
     done = command("record", "run=run", "env=hostile:Good-v0")
-    assert done.returncode == 3 and "cannot be rendered" in done.stderr
+    assert done.returncode == 3 and "cannot be filmed" in done.stderr and "EGL" not in done.stderr
 
 
 def test_a_machine_without_any_renderer_is_told_what_to_install(train, command, monkeypatch):
@@ -189,3 +192,31 @@ def test_arguments_of_an_environment_are_the_same_in_every_verb(train, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["failed"] == 0
     Path("keys.yaml").write_text((run / "config.yaml").read_text().replace("hostile:Lanes-v0", "other"))
     train("config=keys.yaml", "env=hostile:Lanes-v0", "generations=1", run="again")
+
+
+def test_paths_are_those_that_were_meant(train, tmp_path, monkeypatch, capsys):
+    """A home directory, a colon, names without a suffix, or with that of the other kind."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    train("env=es_rl/PointMass-v0", *TINY, "video.every=0", "video.seconds=1", run="~/runs/10:30")
+    run = tmp_path / "home/runs/10:30"
+    assert (run / "checkpoints").is_dir() and not Path("~").exists() and list((run / "videos").glob("*.mp4"))
+    assert "no video" not in capsys.readouterr().out
+    assert training(["resume=~/runs/10:30", "generations=3", "video.every=-1", "workers=0"]) == 0
+    assert record([f"run={run}", "out=a:b/film", "gif=films/cheetah", "seconds=1"]) == 0
+    assert len(frames(Path("a:b/film").resolve())[1]) == 20
+    assert record(["run=~/runs/10:30", "out=~/b.GIF", "seconds=1"]) == 0
+    for gif in (Path("films/cheetah"), tmp_path / "home/b.GIF"):
+        with Image.open(gif) as image:
+            assert image.format == "GIF" and image.n_frames > 5
+    assert refusal(record, f"run={run}", "out=b.avi") == (2, "out=b.avi: must end in .mp4 or .gif.")
+    Path("keys.yaml").write_text("run: ~/again")
+    train("config=keys.yaml", "env=es_rl/PointMass-v0", *TINY, run="~/again")
+    assert (tmp_path / "home/again/checkpoints").is_dir()
+
+
+def test_runs_of_the_same_second_have_directories_of_their_own(monkeypatch):
+    monkeypatch.setattr(directory.time, "strftime", lambda _: "now")
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # as if each had looked before another made it
+    made = [directory.create("", "hostile:Good-v0", "mlp") for _ in range(3)]
+    assert [str(path) for path in made] == [f"runs/hostile-Good-v0/now-mlp{end}" for end in ("", "-2", "-3")]
+    assert all(path.is_dir() for path in made)

@@ -1,9 +1,12 @@
 """Constructors with the argument names of the package eggroll-trainer, for code written for it.
 
-Differences from that package: `seed` is respected, and callbacks are called. Populations are antithetic, so they must
-be even. Each element's perturbation has standard deviation `sigma` at every rank. `train` and `history` give the
-records of `Trainer`. The learning rate multiplies an estimate of the gradient, which contains 1/sigma, not the weighted
-mean of the perturbations: choose a new, smaller one.
+The same numbers take the same expected step. There, theta moves by `learning_rate` times the mean of the members'
+perturbations, weighted by their z-scores (with the unbiased standard deviation): perturbations include sigma in
+EGGROLLTrainer and do not in VanillaESTrainer. Here, sgd moves theta by lr times an estimate of the gradient, which
+contains 1/sigma. So lr is `learning_rate` times sigma squared, or times sigma.
+
+Differences: `seed` is respected, and callbacks are called. Populations are antithetic, so they must be even. Kernels of
+convolutions are perturbed with low rank too. `train` and `history` give the records of `Trainer`.
 """
 
 from __future__ import annotations
@@ -60,10 +63,8 @@ def VanillaESTrainer(  # noqa: N802 - the name that the code which moves over us
 
     Only `params` are trained; default: the model's.
     """
-    return _trainer(
-        params, model, fitness_fn, population_size, learning_rate, sigma, device, seed,
-        {"noise": "dense", **options},
-    )  # fmt: skip
+    more = {"noise": "dense", **options}
+    return _trainer(params, model, fitness_fn, population_size, learning_rate, sigma, sigma, device, seed, more)
 
 
 def EGGROLLTrainer(  # noqa: N802
@@ -87,7 +88,8 @@ def EGGROLLTrainer(  # noqa: N802
     group's mean would be subtracted from both members of a pair, and only their difference counts.
     """
     more = {"noise": "lowrank", "rank": rank, "noise_reuse": max(1, noise_reuse), "freeze_vectors": freeze_nonlora}
-    return _trainer(params, model, fitness_fn, population_size, learning_rate, sigma, device, seed, {**more, **options})
+    more |= options
+    return _trainer(params, model, fitness_fn, population_size, learning_rate, sigma, sigma**2, device, seed, more)
 
 
 def _trainer(
@@ -97,6 +99,7 @@ def _trainer(
     population_size: int,
     learning_rate: float,
     sigma: float,
+    scale: float,
     device: Any,
     seed: int | None,
     options: dict[str, Any],
@@ -109,8 +112,11 @@ def _trainer(
         moving = {id(value) for value in params}
         for value in model.parameters():
             value.requires_grad_(id(value) in moving)
-    defaults = {"optimizer": "sgd", "momentum": 0.0, "shaping": "zscore"}
-    return MovedTrainer(
-        model, fitness_fn, population=population_size, lr=learning_rate, sigma=sigma,
-        seed=0 if seed is None else seed, **{**defaults, **options},
-    )  # fmt: skip
+    given = {"optimizer": "sgd", "momentum": 0.0, "shaping": "zscore", **options}
+    lr = learning_rate
+    if given["optimizer"] == "sgd":
+        lr *= scale
+        if given["shaping"] == "zscore" and population_size > 1:  # ours divides by the biased standard deviation
+            lr *= math.sqrt(1 - 1 / population_size)
+    seed = 0 if seed is None else seed
+    return MovedTrainer(model, fitness_fn, population=population_size, lr=lr, sigma=sigma, seed=seed, **given)

@@ -350,12 +350,73 @@ def test_the_other_packages_arguments_mean_ours():
         freeze_nonlora=True, learning_rate=0.1, sigma=0.2, seed=1,
     )  # fmt: skip
     ours = trainer(
-        population=16, rank=2, noise_reuse=2, freeze_vectors=True, lr=0.1, sigma=0.2, seed=1, shaping="zscore",
-        optimizer="sgd", momentum=0.0,
+        population=16, rank=2, noise_reuse=2, freeze_vectors=True, lr=0.1 * 0.2**2 * math.sqrt(15 / 16), sigma=0.2,
+        seed=1, shaping="zscore", optimizer="sgd", momentum=0.0,
     )  # fmt: skip
     theirs.train(3)
     ours.train(3)
     assert torch.equal(theta(theirs), theta(ours))
+    adam = EGGROLLTrainer(model=network(), fitness_fn=alone, population_size=16, learning_rate=0.01, optimizer="adam")
+    adam.train(1)
+    moved = theta(adam) - theta(trainer())
+    assert moved.abs().max() == pytest.approx(0.01, rel=1e-3)  # a step of Adam is as long as its rate says
+
+
+@pytest.mark.parametrize("shaping", ["zscore", "raw", "centered_ranks"])
+@pytest.mark.parametrize(("population", "rank"), [(4, 1), (16, 4), (64, 2)])
+@pytest.mark.parametrize("kind", [VanillaESTrainer, EGGROLLTrainer])
+def test_the_same_numbers_take_the_step_of_the_other_package(kind, population, rank, shaping):
+    """theta + learning_rate · mean over members of weight · perturbation, on a linear fitness.
+
+    The weights are z-scores with the unbiased standard deviation. The perturbation includes sigma in EGGROLLTrainer.
+    """
+    torch.manual_seed(5)
+    model, slope = network(), torch.randn(57)
+    sigma, rate = 0.3, 0.7
+
+    def linear(m):
+        return float(slope @ torch.cat([value.detach().flatten() for value in m.parameters()]))
+
+    more = {"rank": rank} if kind is EGGROLLTrainer else {}
+    t = kind(
+        model=model, fitness_fn=linear, population_size=population, learning_rate=rate, sigma=sigma, seed=3,
+        shaping=shaping, **more,
+    )  # fmt: skip
+    before = theta(t)
+    p = es_rl.noise.Perturbation(kind=t._params.es.noise, rank=rank, sigma=sigma, seed=3, block=t._params.chunk // 2)
+    members = [member_weights(model, i, p) for i in range(population)]
+    perturbations = torch.stack([torch.cat([v.flatten() for v in w.values()]) - before for w in members]).double()
+    fitness = np.array([linear_of(slope, w) for w in members])
+    weights = {
+        "zscore": (fitness - fitness.mean()) / fitness.std(ddof=1),
+        "raw": fitness,
+        "centered_ranks": fitness.argsort().argsort() / (population - 1) - 0.5,
+    }[shaping]
+    if kind is VanillaESTrainer:
+        perturbations = perturbations / sigma
+    t.train(1)
+    expected = rate * (torch.from_numpy(weights)[:, None] * perturbations).mean(0)
+    torch.testing.assert_close(
+        (theta(t) - before).double(), expected, rtol=1e-3, atol=2e-5 * float(expected.abs().max())
+    )
+
+
+def linear_of(slope, weights):
+    return float(slope @ torch.cat([value.flatten() for value in weights.values()]))
+
+
+def test_code_that_moves_over_does_not_diverge():
+    """With the numbers of that package's examples: they were a hundred times too large before."""
+    torch.manual_seed(0)
+    x, y = torch.randn(64, 8), torch.arange(64) % 4
+    net = nn.Sequential(nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 4))
+
+    def fitness(m):
+        return -float(nn.functional.cross_entropy(m(x), y))
+
+    begun = fitness(net)
+    EGGROLLTrainer(model=net, fitness_fn=fitness, population_size=32, learning_rate=0.1, sigma=0.05).train(20)
+    assert begun < fitness(net) < 0
 
 
 @es_rl.batched

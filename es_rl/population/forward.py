@@ -29,6 +29,7 @@ from es_rl.noise import Perturbation
 from es_rl.population.attention import attention
 from es_rl.population.interception import Interception, NoRuleError
 from es_rl.population.members import LowRank, Members, members_of, select
+from es_rl.population.rows import alike, copy, joined, keeps, numbers, rows_of, rows_of_member
 from es_rl.population.rules import RULES
 
 
@@ -46,12 +47,12 @@ def perturb(module: nn.Module, members: Sequence[int], p: Perturbation) -> Itera
                 f"the rows of different members together. Call eval() on the module first."
             )
     population = Population(module, members_of(module, members, p, include_frozen=False), len(members))
-    with _standing_in(module, population):
+    with standing_in(module, population):
         yield population
 
 
 @contextmanager
-def _standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Replace the module's forward inside the block; restore it afterwards."""
     own = vars(module)
     before = own.get("forward")  # set on the instance, if the user did so
@@ -68,13 +69,15 @@ def _standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[Non
 class Population:
     """The members that a perturbed module computes; called instead of the module's forward."""
 
-    def __init__(self, module: nn.Module, members: dict[str, Members], n: int) -> None:
+    def __init__(
+        self, module: nn.Module, members: dict[str, Members], n: int, forward: Callable[..., Any] | None = None
+    ) -> None:
         self._module, self._all = module, members
-        self.__signature__ = inspect.signature(module.forward)  # for code that inspects the arguments of forward
-        self._forward = module.forward
-        parts = [part for part in module.modules() if type(part) is nn.MultiheadAttention]
-        self._attentions = [part for part in parts if "forward" not in vars(part)]
+        self._forward = module.forward if forward is None else forward
+        self.__signature__ = inspect.signature(self._forward)  # for code that inspects the arguments of forward
+        self._attentions = self.attentions_in(module)
         self.calls = 0
+        self.running = False  # inside a call
         self._n = self._everyone = n
         self._parameters = dict(module.named_parameters())
         self.select(range(self._n))
@@ -89,9 +92,37 @@ class Population:
             self._live = select(self._all, at)
         self._by_id = {id(self._parameters[name]): m for name, m in self._live.items()}
 
+    def moves(self, parameter: Tensor) -> bool:
+        """Tell whether members differ in a parameter."""
+        return id(parameter) in self._by_id
+
+    @staticmethod
+    def attentions_in(module: nn.Module) -> list[nn.Module]:
+        """Return the attentions whose forward is torch's."""
+        parts = [part for part in module.modules() if type(part) is nn.MultiheadAttention]
+        return [part for part in parts if "forward" not in vars(part)]
+
+    def part(self, part: nn.Module, forward: Callable[..., Any], attentions: list[nn.Module]) -> Population:
+        """Return the same members of a part of the module."""
+        members = {name: self._by_id[id(value)] for name, value in part.named_parameters() if self.moves(value)}
+        population = Population(part, members, self._n, forward)
+        population._attentions = attentions
+        return population
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(self._call, args, kwargs)
+
+    def run(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function that computes all members; count it as a call."""
+        before, self.running = self.running, True
         self.calls += 1
-        rows = _rows((args, kwargs))
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self.running = before
+
+    def _call(self, args: Any, kwargs: Any) -> Any:
+        rows = rows_of((args, kwargs))
         if rows % self._n:
             raise EnvError(
                 f"a batch of {rows} rows for {self._n} members: each member must have the same number of rows."
@@ -112,7 +143,7 @@ class Population:
         """
         before = _generators()
         try:
-            out = self._together(rows, *tree_map(_copy, (args, kwargs)))
+            out = self._together(rows, *tree_map(copy, (args, kwargs)))
             if self._n > 1:
                 after = _generators()
                 self._check(out, rows, args, kwargs)
@@ -125,7 +156,7 @@ class Population:
     def _give_up(self, use: NoRuleError, args: Any, kwargs: Any) -> None:
         """Compute members one after the other from now on. Raises `EnvError` if that is impossible."""
         name = type(self._module).__name__
-        if _keeps((args, kwargs)):
+        if keeps((args, kwargs)):
             raise EnvError(
                 f"{name} {use}, and what it keeps between calls, such as a cache, cannot be split among members. "
                 f"Evaluate its members in turn (of a language model: es.noise=dense)."
@@ -147,7 +178,7 @@ class Population:
         with ExitStack() as stack:
             for part, forward in parts.items():
                 if part is not self._module:
-                    stack.enter_context(_standing_in(part, forward))
+                    stack.enter_context(standing_in(part, forward))
             return parts.get(self._module, self._forward)(*args, **kwargs)
 
     def _check(self, out: Any, rows: int, args: Any, kwargs: Any) -> None:
@@ -155,16 +186,18 @@ class Population:
 
         The error is compared with the effect of the perturbation. Raises `NoRuleError` if it is too large.
         """
-        if _keeps((args, kwargs)):
+        if keeps((args, kwargs)):
             return
         theta = {name: value.detach() for name, value in self._parameters.items()}
         for i in (0, self._n - 1):
             alone, unperturbed = (
-                _numbers(self._alone(weights, *tree_map(_copy, tree_map(_part(i, rows, self._n), (args, kwargs)))))
+                numbers(
+                    self._alone(weights, *tree_map(copy, tree_map(rows_of_member(i, rows, self._n), (args, kwargs))))
+                )
                 for weights in (self._weights(i), theta)
             )
-            together = _numbers(tree_map(_part(i, rows, self._n), out))
-            if not all(map(_alike, alone, unperturbed, together)):
+            together = numbers(tree_map(rows_of_member(i, rows, self._n), out))
+            if not all(map(alike, alone, unperturbed, together)):
                 _VERDICTS[self._module] = False
                 raise NoRuleError("mixes its rows, the first dimension")
         _VERDICTS[self._module] = True
@@ -175,11 +208,11 @@ class Population:
         parts = []
         for i in index:
             _set_generators(before)  # all members draw the same random numbers
-            parts.append(self._alone(self._weights(i), *tree_map(_part(i, rows, self._n), (args, kwargs))))
+            parts.append(self._alone(self._weights(i), *tree_map(rows_of_member(i, rows, self._n), (args, kwargs))))
         flat = [tree_flatten(part) for part in parts]
         name = type(self._module).__name__
-        joined = [_joined(same, rows // self._n, name) for same in zip(*(leaves for leaves, _ in flat), strict=True)]
-        return tree_unflatten(joined, flat[0][1])
+        whole = [joined(same, rows // self._n, name) for same in zip(*(leaves for leaves, _ in flat), strict=True)]
+        return tree_unflatten(whole, flat[0][1])
 
     def _alone(self, weights: dict[str, Tensor], args: Any, kwargs: Any) -> Any:
         """Run the module's own forward with these weights; its hooks are run by the outer call.
@@ -204,23 +237,6 @@ class Population:
         }
 
 
-def _joined(parts: Sequence[Any], rows: int, name: str) -> Any:
-    """Concatenate the members' outputs. Raises `EnvError` if an output without rows differs between members."""
-    first = parts[0]
-    if all(isinstance(part, Tensor) and part.ndim and len(part) == rows for part in parts):
-        return torch.cat(list(parts))
-    if isinstance(first, Tensor):
-        if all(torch.equal(first, part) for part in parts):
-            return first
-    elif isinstance(first, (bool, int, float, str, type(None))) and all(first == part for part in parts):
-        return first
-    what = f"a tensor of shape {tuple(first.shape)}" if isinstance(first, Tensor) else f"a {type(first).__name__}"
-    raise EnvError(
-        f"{name} returns {what} for {rows} rows of a member, which cannot be joined with those of the others. "
-        f"Return tensors whose first dimension is the rows, or evaluate one member at a time."
-    )
-
-
 def _generators() -> tuple[Any, ...]:
     """Return the states of the global random number generators."""
     return torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 - a module may use it
@@ -241,48 +257,3 @@ def _warn_once(text: str) -> None:
     if text not in _WARNED:
         _WARNED.add(text)
         warnings.warn(text, stacklevel=4)
-
-
-def _keeps(arguments: Any) -> bool:
-    """Tell whether there is an argument, such as a cache, that a second call would change."""
-    return any(not isinstance(x, (Tensor, int, float, str, type(None))) for x in tree_flatten(arguments)[0])
-
-
-def _copy(x: Any) -> Any:
-    """Copy a tensor, because a module may write into its inputs."""
-    return x.clone() if isinstance(x, Tensor) else x
-
-
-def _numbers(out: Any) -> list[Tensor]:
-    return [leaf.double() for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor) and leaf.numel()]
-
-
-def _alike(one: Tensor, base: Tensor, many: Tensor) -> bool:
-    """Tell whether a member's output alone (`one`) equals that among many, within 1 % of the effect of its noise.
-
-    `base` is the output without noise. Rounding errors are allowed for.
-    """
-    finite = one.isfinite()
-    if one.shape != many.shape or not torch.equal(one[~finite].nan_to_num(), many[~finite].nan_to_num()):
-        return False
-    if not finite.any():
-        return True
-    effect = float((one - base)[finite & base.isfinite()].abs().max()) if base.isfinite().any() else 0.0
-    rounding = 1e-5 * float(one[finite].abs().max())
-    return float((many - one)[finite].abs().max()) <= 0.01 * effect + rounding  # False for NaN
-
-
-def _rows(arguments: Any) -> int:
-    args = arguments[0]
-    if args and isinstance(args[0], Tensor) and args[0].ndim:
-        return len(args[0])  # the usual case
-    for leaf in tree_flatten(arguments)[0]:
-        if isinstance(leaf, Tensor) and leaf.ndim:
-            return len(leaf)
-    raise EnvError("a perturbed module needs a tensor whose first dimension is the rows.")
-
-
-def _part(i: int, rows: int, n: int) -> Callable[[Any], Any]:
-    """Return a function that takes the rows of member i of a tensor, and returns anything without rows unchanged."""
-    k = rows // n
-    return lambda x: x[i * k : (i + 1) * k] if isinstance(x, Tensor) and x.ndim and len(x) == rows else x

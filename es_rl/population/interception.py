@@ -26,7 +26,7 @@ class NoRuleError(Exception):
 
 _WRITES = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
 # Functions that read a tensor's values into Python.
-_READS = {"item", "tolist", "__bool__", "__float__", "__int__", "__index__", "numpy", "__array__", "equal", "allclose"}
+READS = {"item", "tolist", "__bool__", "__float__", "__int__", "__index__", "numpy", "__array__", "equal", "allclose"}
 
 
 class Interception(TorchFunctionMode):
@@ -108,7 +108,7 @@ class Interception(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         lists = [x for x in args if isinstance(x, (tuple, list))]
         tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-        if name in _READS or len(tensors) > 1 or any(self._is_perturbed(x) for x in lists):
+        if name in READS or len(tensors) > 1 or any(self._is_perturbed(x) for x in lists):
             raise NoRuleError(f"gives parameters to {name}")
         result = func(*args, **kwargs)
         if not isinstance(result, Tensor):

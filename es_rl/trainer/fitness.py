@@ -20,14 +20,15 @@ from es_rl.errors import TrainingError
 from es_rl.es.strategy import Generation
 from es_rl.noise import member_weights
 from es_rl.population.forward import perturb
+from es_rl.population.parts import with_parts
 from es_rl.rng import integer_seed
 
 
 def batched(fitness: Callable[[nn.Module, int], Any]) -> Callable[[nn.Module, int], Any]:
     """Mark a fitness that scores n members at once: `fitness(model, n)` → n numbers.
 
-    The fitness must call the model as `model(…)`. The first dimension of its tensors is the rows: k for each member,
-    those of one member together. A tensor of another length is shared by all members.
+    The fitness calls the model, or parts of it, such as `model.features(x)`. The first dimension of its tensors is the
+    rows: k for each member, those of one member together. A tensor of another length is shared by all members.
     """
     fitness.batched = True  # type: ignore[attr-defined]
     return fitness
@@ -53,12 +54,15 @@ class MemberFitness:
         p = shared.perturbation
         seed = integer_seed(p.seed, "fitness", shared.number)
         if getattr(self._fitness, "batched", False):
-            with restored_after(self._model), _seeded(seed), perturb(self._model, members, p) as population:
+            with (
+                restored_after(self._model),
+                _seeded(seed),
+                perturb(self._model, members, p) as population,
+                with_parts(self._model, population),
+            ):
                 scores = _scores(self._fitness(self._model, len(members)), len(members))
             if not population.calls:
-                raise TrainingError(
-                    "the fitness never called model(…). Call the model itself: its parts do not compute all members"
-                )
+                raise TrainingError("the fitness called neither model(…) nor a part of it, so all members are equal")
             return Scores(scores, [])
         scores, failures = np.full(len(members), np.nan), []
         for i, member in enumerate(members):

@@ -455,13 +455,64 @@ def test_what_cannot_be_sent_to_workers_is_refused_at_once(kind):
         es_rl.Trainer(model, theta_sum)
 
 
-def test_a_batched_fitness_that_calls_only_a_part_is_refused():
-    @es_rl.batched
-    def part(model, n):
-        return model[0](X.repeat(n, 1)).reshape(n, -1).mean(dim=1)
+class TwoHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.features = nn.Sequential(nn.Linear(5, 8), nn.Tanh())
+        self.mix = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head, self.value = nn.Linear(8, 1), nn.Linear(8, 1)
+        self.value.weight = self.head.weight  # tied
 
-    with pytest.raises(TrainingError, match=r"never called model\(…\)"):
-        trainer(part).step()
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+def of_parts(model, x):
+    """A score of the whole and of its parts, alone and within one another."""
+    seen = model.features(x)
+    mixed = model.mix(seen[:, None], seen[:, None], seen[:, None])[0][:, 0]
+    return model(x) + 2 * model.value(mixed) + 3 * model.features[0](x).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("noise", ["dense", "lowrank"])
+def test_parts_that_are_called_beside_the_model_are_those_of_each_member(noise):
+    @es_rl.batched
+    def many(model, n):
+        return of_parts(model, X.repeat(n, 1)).reshape(n, -1).mean(1)
+
+    single = trainer(lambda model: of_parts(model, X).mean(), TwoHeads(), noise=noise)
+    batch = trainer(many, TwoHeads(), noise=noise)
+    found = [t.train(3) for t in (single, batch)]
+    assert found[0][0]["fitness/max"] != found[0][0]["fitness/min"]
+    for one, other in zip(*found, strict=True):
+        assert one["fitness/max"] == pytest.approx(other["fitness/max"], rel=1e-4)
+        assert one["fitness/min"] == pytest.approx(other["fitness/min"], rel=1e-4)
+    torch.testing.assert_close(theta(single), theta(batch), rtol=1e-3, atol=1e-4)
+    assert not any("forward" in vars(part) for part in batch.model.modules())
+
+
+def test_a_batched_fitness_that_uses_parameters_themselves_is_refused():
+    """They have the value of theta there, the same for all members."""
+    for use in (
+        lambda model: model[0].weight.norm(),
+        lambda model: torch.cat([value.flatten() for value in model.parameters()]).abs().sum(),
+        lambda model: nn.functional.linear(X, model[0].weight).sum(),
+        lambda model: model[0].bias[0].item(),
+    ):
+
+        @es_rl.batched
+        def decayed(model, n, use=use):
+            shape = model[0].weight.shape  # what is the same for all may be asked for
+            return together(model, n) - use(model) * (shape[0] > 0)
+
+        with pytest.raises(TrainingError, match=r"uses the parameter 0\.\w+ itself.*without batched"):
+            trainer(decayed).step()
+
+
+def test_a_batched_fitness_that_calls_nothing_is_refused():
+    with pytest.raises(TrainingError, match=r"neither model\(…\) nor a part of it"):
+        trainer(es_rl.batched(lambda model, n: [1.0] * n)).step()
 
 
 class Remembers(nn.Module):

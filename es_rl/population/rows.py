@@ -1,0 +1,77 @@
+"""The rows of members: in the arguments of a module and in what it returns.
+
+A batch has the same number of rows for each member; the rows of one member are contiguous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from es_rl.errors import EnvError
+
+
+def joined(parts: Sequence[Any], rows: int, name: str) -> Any:
+    """Concatenate the members' outputs. Raises `EnvError` if an output without rows differs between members."""
+    first = parts[0]
+    if all(isinstance(part, Tensor) and part.ndim and len(part) == rows for part in parts):
+        return torch.cat(list(parts))
+    if isinstance(first, Tensor):
+        if all(torch.equal(first, part) for part in parts):
+            return first
+    elif isinstance(first, (bool, int, float, str, type(None))) and all(first == part for part in parts):
+        return first
+    what = f"a tensor of shape {tuple(first.shape)}" if isinstance(first, Tensor) else f"a {type(first).__name__}"
+    raise EnvError(
+        f"{name} returns {what} for {rows} rows of a member, which cannot be joined with those of the others. "
+        f"Return tensors whose first dimension is the rows, or evaluate one member at a time."
+    )
+
+
+def keeps(arguments: Any) -> bool:
+    """Tell whether there is an argument, such as a cache, that a second call would change."""
+    return any(not isinstance(x, (Tensor, int, float, str, type(None))) for x in tree_flatten(arguments)[0])
+
+
+def copy(x: Any) -> Any:
+    """Copy a tensor, because a module may write into its inputs."""
+    return x.clone() if isinstance(x, Tensor) else x
+
+
+def numbers(out: Any) -> list[Tensor]:
+    return [leaf.double() for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor) and leaf.numel()]
+
+
+def alike(one: Tensor, base: Tensor, many: Tensor) -> bool:
+    """Tell whether a member's output alone (`one`) equals that among many, within 1 % of the effect of its noise.
+
+    `base` is the output without noise. Rounding errors are allowed for.
+    """
+    finite = one.isfinite()
+    if one.shape != many.shape or not torch.equal(one[~finite].nan_to_num(), many[~finite].nan_to_num()):
+        return False
+    if not finite.any():
+        return True
+    effect = float((one - base)[finite & base.isfinite()].abs().max()) if base.isfinite().any() else 0.0
+    rounding = 1e-5 * float(one[finite].abs().max())
+    return float((many - one)[finite].abs().max()) <= 0.01 * effect + rounding  # False for NaN
+
+
+def rows_of(arguments: Any) -> int:
+    args = arguments[0]
+    if args and isinstance(args[0], Tensor) and args[0].ndim:
+        return len(args[0])  # the usual case
+    for leaf in tree_flatten(arguments)[0]:
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            return len(leaf)
+    raise EnvError("a perturbed module needs a tensor whose first dimension is the rows.")
+
+
+def rows_of_member(i: int, rows: int, n: int) -> Callable[[Any], Any]:
+    """Return a function that takes the rows of member i of a tensor, and returns anything without rows unchanged."""
+    k = rows // n
+    return lambda x: x[i * k : (i + 1) * k] if isinstance(x, Tensor) and x.ndim and len(x) == rows else x

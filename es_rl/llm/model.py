@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from es_rl.errors import ConfigError, EnvError, ResourceError
+from es_rl.llm import chat
 
 WEIGHTS = "*.safetensors"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -110,7 +111,7 @@ def open_model(path: Path, dtype: str) -> tuple[nn.Module, Any]:
 class Completion:
     """The text that a model writes after a prompt."""
 
-    text: str
+    text: str  # with what the prompt already holds of the answer, if it is chat messages
     tokens: list[int]  # up to and including the end token
 
 
@@ -120,6 +121,8 @@ class Language:
     def __init__(self, model: nn.Module, tokenizer: Any, device: torch.device) -> None:
         self.model, self.tokenizer, self.device = model.to(device), tokenizer, device
         self._ends = _ends(model, tokenizer)
+        self._pad = _padding(model, tokenizer)
+        self._silent = {*self._ends, self._pad, tokenizer.pad_token_id, tokenizer.bos_token_id}  # not in a text
         self.text_config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
 
     def encode(self, prompts: Sequence[Any]) -> list[list[int]]:
@@ -130,11 +133,7 @@ class Language:
         if isinstance(prompt, str):
             ids: list[int] = self.tokenizer(prompt)["input_ids"]
             return ids
-        try:
-            text = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-        except Exception as error:
-            raise ConfigError(f"prompt {prompt}: the model's chat template refuses it: {_line(error)}") from error
-        templated: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        templated: list[int] = self.tokenizer(chat.text(self.tokenizer, prompt), add_special_tokens=False)["input_ids"]
         return templated
 
     @torch.no_grad()
@@ -157,7 +156,7 @@ class Language:
 
         greedy = transformers.GenerationConfig(
             do_sample=False, num_beams=1, max_new_tokens=most, eos_token_id=self._ends,
-            pad_token_id=self.tokenizer.pad_token_id, use_cache=True,
+            pad_token_id=self._pad, use_cache=True,
         )  # fmt: skip
         model: Any = self.model
         # Otherwise the model's own settings, such as a repetition penalty, would be added to ours.
@@ -169,17 +168,20 @@ class Language:
             )[:, ids.shape[1] :].tolist()  # fmt: skip
         finally:
             model.generation_config = own
-        said = [self._completion(row) for row in out]
+        begun = [chat.begun(self.tokenizer, prompt) for prompt in prompts] * copies
+        said = [self._completion(row, text) for row, text in zip(out, begun, strict=True)]
         return [said[i : i + len(prompts)] for i in range(0, len(said), len(prompts))]
 
-    def _completion(self, row: list[int]) -> Completion:
+    def _completion(self, row: list[int], begun: str) -> Completion:
         end = next((i + 1 for i, token in enumerate(row) if token in self._ends), len(row))
-        return Completion(self.tokenizer.decode(row[:end], skip_special_tokens=True), row[:end])
+        # Other special tokens stay, such as <think> in some vocabularies: a reward may look for them.
+        shown = [token for token in row[:end] if token not in self._silent]
+        return Completion(begun + self.tokenizer.decode(shown, skip_special_tokens=False), row[:end])
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return tokens (n, T), padded on the left, and their mask: 1 for tokens, 0 for padding."""
         longest = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id
+        pad = self._pad
         ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
         return ids.to(self.device), mask.to(self.device)
@@ -236,6 +238,12 @@ def kl(theta: Sequence[Tensor], start: Sequence[Tensor]) -> float:
     """
     d = torch.cat(list(start)) - torch.cat(list(theta))
     return float((d.exp() - d - 1).mean())
+
+
+def _padding(model: nn.Module, tokenizer: Any) -> int:
+    """Return a token for padding that the model has a vector for; some tokenizers' own one has none. It is masked."""
+    rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    return int(tokenizer.pad_token_id) if tokenizer.pad_token_id < rows else 0
 
 
 def _ends(model: nn.Module, tokenizer: Any) -> list[int]:

@@ -69,6 +69,14 @@ def _row(line: str, where: str) -> Row:
         raise ConfigError(f"{where}: the column {min(taken)} has a name that rewards are given already. Rename it.")
     if not _is_prompt(row["prompt"]):
         raise ConfigError(f'{where}: the prompt must be a string, or messages {{"role": …, "content": …}}.')
+    try:
+        json.dumps(row["prompt"], ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        odd = row["prompt"] if isinstance(row["prompt"], str) else str(row["prompt"])
+        raise ConfigError(
+            f"{where}: the prompt has half of a pair of surrogates, {error.object[error.start]!a}, in "
+            f"{odd[:40]!a}, which is no character. Write the file in UTF-8."
+        ) from error
     return row
 
 

@@ -1,15 +1,18 @@
 """Rewards of generated text: `reward(prompts, completions, **columns) → a number, or None, for each completion`.
 
-The signature is that of TRL. A completion is a string, or a list of one message if the prompt is chat messages. The
-columns of the data set are keyword arguments. None and NaN mean that a completion could not be judged.
+The signature is that of TRL; an async function is awaited. A completion is a string, or a list of one message if the
+prompt is chat messages. The columns of the data set are keyword arguments. None and NaN mean that a completion could
+not be judged.
 
 To add a reward, write a function and add one line to `REWARDS`. Other rewards are given as module:function.
 """
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,11 +123,17 @@ def total(
     return np.where(np.isnan(each).all(axis=0), np.nan, np.nansum(each, axis=0))
 
 
+async def _awaited(given: Awaitable[Any]) -> Any:
+    return await given
+
+
 def score(
     reward: Reward, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
 ) -> NDArray[np.float64]:
     """Return the rewards as numbers, (n,), NaN for None. Raises `EnvError` unless there is one for each completion."""
-    given = reward(prompts=list(prompts), completions=list(completions), **columns)
+    given: Any = reward(prompts=list(prompts), completions=list(completions), **columns)
+    if inspect.isawaitable(given):
+        given = asyncio.run(_awaited(given))
     if given is None:
         raise EnvError("the reward returned nothing: it must return a number for each completion")
     values = np.array([np.nan if value is None else float(value) for value in given])

@@ -16,7 +16,7 @@ from es_rl import es, noise
 from es_rl.errors import CheckpointError, ConfigError, EnvError, Stopped, TrainingError
 from es_rl.es.strategy import MemberScores
 from es_rl.llm import __main__ as llm
-from es_rl.llm import in_place, task
+from es_rl.llm import chat, in_place, task
 from es_rl.llm import model as language
 from es_rl.llm import prompts as dataset
 from es_rl.llm.in_place import Direction, ascend, write
@@ -25,7 +25,7 @@ from es_rl.llm.reward_worker import RewardWorker
 from es_rl.noise import Perturbation, member_weights
 from es_rl.population.forward import perturb
 from es_rl.population.members import members_of
-from es_rl.rewards import conciseness, countdown, exact_match, parse, total
+from es_rl.rewards import conciseness, countdown, exact_match, parse, score, total
 from es_rl.rewards.countdown import evaluate, solves
 
 transformers = pytest.importorskip("transformers")
@@ -389,6 +389,89 @@ def test_rewards_are_weighted_and_those_that_say_nothing_are_left_out():
     scores = total(terms, ["p"] * 3, ["a", "b", "c"], {"answer": ["a", "x", "c"]})
     assert scores.tolist() == [1.0 + 0.5, 0.0, 1.5]  # it says 1, None, 1
     assert np.isnan(total(parse("hostile:sometimes"), ["p"] * 2, ["a", "b"], {})[1])
+
+
+def chatml(opening, inside=""):
+    """A template of ChatML: what it puts before an answer that is asked for, and into one that is there."""
+    return (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}" + inside + "{% endif %}"
+        "{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n" + opening + "{% endif %}"
+    )  # fmt: skip
+
+
+EMPTY = "<think>\n\n</think>\n\n"
+R1 = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}<|User|>{{ m['content'] }}{% else %}<|Assistant|>{{ m['content'] }}"
+    "<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|Assistant|><think>\n{% endif %}"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("template", "begun"),
+    [
+        (chatml(""), ""),
+        (chatml("<think>\n"), "<think>\n"),
+        (chatml("<reasoning>"), "<reasoning>"),
+        (chatml(EMPTY, EMPTY), EMPTY),  # thinking switched off
+        (chatml("", EMPTY), ""),  # thinking switched on
+        (chatml("<think>\n", EMPTY), "<think>\n"),
+        (R1, "<think>\n"),
+        ("{% for m in messages %}{{ m['content'] }}?{% endfor %}", ""),
+    ],
+    ids=["nothing", "think", "another tag", "off", "on", "think, and an empty one in answers", "R1", "no opening"],
+)
+def test_what_the_template_puts_into_the_models_mouth_is_of_the_answer(speaker, template, begun):
+    speaker.tokenizer.chat_template = template
+    prompt = [{"role": "user", "content": "2+2="}]
+    assert chat.begun(speaker.tokenizer, prompt) == begun
+    assert chat.text(speaker.tokenizer, prompt).endswith(begun)
+    ((said,),) = speaker.complete([prompt], copies=1, most=4, beat=lambda n: None)
+    assert said.text.startswith(begun) and len(said.tokens) <= 4
+
+
+@pytest.mark.parametrize("template", [chatml(""), chatml("<think>\n"), R1])
+def test_a_message_of_the_assistant_is_continued(speaker, template):
+    speaker.tokenizer.chat_template = template
+    prompt = [{"role": "user", "content": "2+2="}, {"role": "assistant", "content": "It is"}]
+    assert chat.text(speaker.tokenizer, prompt).endswith("It is")
+    assert chat.text(speaker.tokenizer, prompt).count("It is") == 1 and chat.begun(speaker.tokenizer, prompt) == "It is"
+    ((said,),) = speaker.complete([prompt], copies=1, most=4, beat=lambda n: None)
+    assert said.text.startswith("It is") and len(said.text) > len("It is")
+
+
+def test_a_reward_sees_special_tokens_but_those_that_end_or_pad(speaker):
+    speaker.tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    think, over = speaker.tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    word, end = speaker.tokenizer("4")["input_ids"], speaker.tokenizer.eos_token_id
+    said = speaker._completion([think, *word, over, *word, end, end], "")
+    assert said.text.replace(" ", "") == "<think>4</think>4" and len(said.tokens) == 5
+
+
+def test_a_padding_token_without_a_vector_is_not_used(speaker):
+    speaker.tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    assert speaker.tokenizer.pad_token_id >= speaker.model.get_input_embeddings().num_embeddings
+    padded = Language(speaker.model, speaker.tokenizer, torch.device("cpu"))
+    prompts = ["a", "a longer prompt"]
+    said = [one.complete(prompts, copies=1, most=6, beat=lambda n: None) for one in (speaker, padded)]
+    assert said[0] == said[1]
+
+
+def test_half_of_a_pair_of_surrogates_is_one_line(tmp_path):
+    for row in ('{"prompt": "a\\ud83d"}', '{"prompt": [{"role": "user", "content": "\\udc00"}]}'):
+        (tmp_path / "data.jsonl").write_text(row + "\n")
+        with pytest.raises(ConfigError, match="line 1: the prompt has half of a pair of surrogates"):
+            dataset.lines(str(tmp_path / "data.jsonl"), "data")
+
+
+def test_an_async_reward_is_awaited():
+    import asyncio
+
+    async def slow(completions, **_):
+        await asyncio.sleep(0)
+        return [float(len(c)) for c in completions]
+
+    assert score(slow, ["p"] * 2, ["a", "bcd"], {}).tolist() == [1.0, 3.0]
 
 
 def test_columns_and_messages_reach_a_reward_as_they_do_in_trl(tune, tmp_path, tiny):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from es_rl import envs
 from es_rl.compare.config import BaselineConfig
-from es_rl.envs.gymnasium_backend import diverged, make_one
+from es_rl.envs.gymnasium_backend import bounded, diverged, make_one
 from es_rl.envs.spaces import Floats, Ints, flatten
 from es_rl.rl.compaction import Compaction
 from es_rl.rl.episodes import play
@@ -95,7 +95,7 @@ def make_env(config: BaselineConfig) -> gymnasium.Env[Any, Any]:
 
     Dict and Tuple observations are flattened to one vector, as for es_rl. Discrete actions begin at zero.
     """
-    env = make_one(config.env, config.env_kwargs)
+    env = bounded(make_one(config.env, config.env_kwargs))
     if isinstance(env.observation_space, (spaces.Dict, spaces.Tuple)):
         env = gymnasium.wrappers.FlattenObservation(env)
     actions = env.action_space

@@ -34,7 +34,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from es_rl import plugins
-from es_rl.envs import gymnasium_backend, point_mass, recall
+from es_rl.envs import gymnasium_backend, mujoco_tasks, point_mass, recall
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
 from es_rl.envs.spaces import Bools, Floats, Ids, Seeds
 from es_rl.errors import ConfigError, EnvError, lookup, nearest
@@ -55,19 +55,20 @@ class VectorEnv(Protocol):
         """Release the resources of the simulations."""
 
 
-def _batch(id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None, *, threads: int = 1) -> VectorEnv:
+def _batch(id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None, **more: Any) -> VectorEnv:
     from es_rl.envs.mujoco_backend import MujocoVector  # imports mujoco, which not every environment needs
 
-    return MujocoVector(id, n, env_kwargs, obs_first, threads=threads)
+    return MujocoVector(id, n, env_kwargs, obs_first, **more)
 
 
-BACKENDS: dict[str, Callable[[str, int, Mapping[str, Any], int | None], VectorEnv]] = {
+BACKENDS: dict[str, Callable[..., VectorEnv]] = {
     "batch": _batch,
     "gymnasium": gymnasium_backend.GymnasiumVector,
 }
 
 _MUJOCO = "pip install 'mujoco>=3.17,!=4.0.0'"
 
+mujoco_tasks.register()
 point_mass.register()
 recall.register()
 
@@ -94,12 +95,24 @@ def make(id: str, n: int, /, backend: str = "auto", *, obs_first: int | None = N
 
 
 def make_vector(
-    id: str, n: int, backend: str, env_kwargs: Mapping[str, Any], obs_first: int | None = None, *, threads: int = 1
+    id: str,
+    n: int,
+    backend: str,
+    env_kwargs: Mapping[str, Any],
+    obs_first: int | None = None,
+    *,
+    threads: int = 1,
+    endless: bool = False,
 ) -> VectorEnv:
-    """Do the same as `make`, for environment arguments of any name. Only the fast backend uses `threads`."""
-    if threads > 1 and choose_backend(id, backend) == "batch":
-        return _batch(id, n, env_kwargs, obs_first, threads=threads)
-    return lookup(BACKENDS, choose_backend(id, backend), "backend")(id, n, env_kwargs, obs_first)
+    """Do the same as `make`, for environment arguments of any name. Only the fast backend uses `threads`.
+
+    Episodes of an environment without a time limit are cut off all the same, unless they may be `endless`.
+    """
+    name = choose_backend(id, backend)
+    more: dict[str, Any] = {"endless": True} if endless else {}
+    if threads > 1 and name == "batch":
+        more["threads"] = threads
+    return lookup(BACKENDS, name, "backend")(id, n, env_kwargs, obs_first, **more)
 
 
 def make_vec(
@@ -234,7 +247,11 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
             text = gymnasium_backend.describe(error)
             raise EnvError(f"env={id} {given}: cannot be made: {text}{hint}".replace(" :", ":")) from error
     env.close()
-    spec = EnvSpec(id, env.observation_space, env.action_space, dict(env_kwargs), backend, _messages(caught))
+    said = _messages(caught)
+    if gymnasium_backend.time_limit(env) is None:
+        longest = gymnasium_backend.DEFAULT_TIME_LIMIT
+        said += (f"{id} has no time limit: its episodes are cut off after {longest:,} steps, so that they end",)
+    spec = EnvSpec(id, env.observation_space, env.action_space, dict(env_kwargs), backend, said)
     gymnasium_backend.check_spaces(spec.observation_space, spec.action_space, id)
     vector = make_vector(id, 1, backend, env_kwargs)
     spec.action_space.seed(seed)
@@ -272,20 +289,3 @@ def _versions(name: str) -> list[str]:
 def _messages(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
     texts = [str(w.message).replace("\033[33m", "").replace("\033[0m", "") for w in caught]
     return tuple(dict.fromkeys(text.removeprefix("WARN: ") for text in texts))
-
-
-def _register_fast() -> None:
-    """Register "es_rl/ID": `gymnasium.make_vec` then makes the fast environment, `gymnasium.make` Gymnasium's own."""
-    for name in TASKS:
-        spec = gymnasium.spec(name)
-        gymnasium.register(
-            PREFIX + name,
-            entry_point=spec.entry_point,
-            vector_entry_point=f"{__name__}.gymnasium_vector:{name.replace('-', '_')}",
-            max_episode_steps=spec.max_episode_steps,
-            reward_threshold=spec.reward_threshold,
-            kwargs=spec.kwargs,
-        )
-
-
-_register_fast()

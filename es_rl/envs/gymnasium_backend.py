@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import traceback
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -16,8 +18,9 @@ from numpy.typing import NDArray
 from es_rl.envs.spaces import Bools, Floats, Ids, Seeds, flatten, size, to_action
 from es_rl.errors import EnvError
 
-# Steps per episode if the environment has no time limit of its own: its episodes might never end.
+# Steps per episode of an environment without a time limit of its own: its episodes might never end.
 DEFAULT_TIME_LIMIT = 10_000
+OFF = (None, -1)  # of `max_episode_steps`: Gymnasium's ways to switch the limit off
 
 # mjWARN_BADQPOS, BADQVEL, BADQACC, BADCTRL
 _BAD_WARNINGS = slice(3, 7)
@@ -49,8 +52,10 @@ def _take_mujoco_warnings() -> None:
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception as one line."""
+    """Return an exception as one line; if it says nothing, with the line of code that raised it."""
     text = " ".join(str(error).split())
+    if not text and (frames := traceback.extract_tb(error.__traceback__)):
+        text = f"{frames[-1].line} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -64,12 +69,25 @@ def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], id: 
         raise EnvError(f"env={id}: the action space {action} is not supported; Box and Discrete are.")
 
 
+def time_limit(env: gymnasium.Env[Any, Any]) -> int | None:
+    """Return the steps after which Gymnasium cuts an environment's episodes off, or None if it does not."""
+    limit = None if env.spec is None else env.spec.max_episode_steps
+    return None if limit in OFF else limit
+
+
+def bounded(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """Return an environment whose episodes end, since a training or an evaluation waits for them."""
+    return env if time_limit(env) else gymnasium.wrappers.TimeLimit(env, DEFAULT_TIME_LIMIT)
+
+
 class GymnasiumVector:
     """n Gymnasium environments, each made at its first reset."""
 
-    def __init__(self, id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None = None) -> None:
+    def __init__(
+        self, id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None = None, *, endless: bool = False
+    ) -> None:
         self.errors: dict[int, str] = {}
-        self._id, self._kwargs, self._obs_first = id, env_kwargs, obs_first
+        self._id, self._kwargs, self._obs_first, self._endless = id, env_kwargs, obs_first, endless
         self._envs: list[gymnasium.Env[Any, Any] | None] = [None] * n
         self._size = 0  # of an observation; known once the first environment is made
 
@@ -107,7 +125,8 @@ class GymnasiumVector:
         try:
             env = self._envs[i]
             if env is None:
-                env = self._envs[i] = make_one(self._id, self._kwargs)
+                env = make_one(self._id, self._kwargs)
+                env = self._envs[i] = env if self._endless else bounded(env)
                 self._size = size(env.observation_space, self._obs_first)
             if isinstance(seed, np.random.Generator):
                 env.unwrapped.np_random = seed

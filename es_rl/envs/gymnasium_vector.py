@@ -34,7 +34,7 @@ class FastVectorEnv(gymnasium.vector.VectorEnv[Floats, NDArray[Any], NDArray[Any
         autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
-        vector = envs.make_vector(id, num_envs, "batch", env_kwargs, threads=threads)
+        vector = envs.make_vector(id, num_envs, "batch", env_kwargs, threads=threads, endless=True)
         self._simulations = Restarting(vector, id, num_envs, env_kwargs, render_mode=render_mode)
         self.num_envs, self.render_mode, self._mode = num_envs, render_mode, autoreset_mode
         self.metadata = {**self._simulations.env.metadata, "autoreset_mode": autoreset_mode}

@@ -22,7 +22,7 @@ from gymnasium.utils import seeding
 from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
-from es_rl.envs.gymnasium_backend import make_one
+from es_rl.envs.gymnasium_backend import DEFAULT_TIME_LIMIT, make_one, time_limit
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
 from es_rl.envs.spaces import Bools, Floats, Ids, Ints, Seeds, size
 from es_rl.errors import EnvError
@@ -188,19 +188,26 @@ class _Start:
 
 
 class MujocoVector:
-    """n simulations of one of `TASKS`, stepped by `threads` threads.
+    """n simulations of one of `TASKS`, stepped by `threads` threads. With `endless`, no time limit means none.
 
     Simulations that are stepped together are in adjacent places, so their fields are slices and need no indexing.
     """
 
     def __init__(
-        self, id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None = None, *, threads: int = 1
+        self,
+        id: str,
+        n: int,
+        env_kwargs: Mapping[str, Any],
+        obs_first: int | None = None,
+        *,
+        threads: int = 1,
+        endless: bool = False,
     ) -> None:
         self.errors: dict[int, str] = {}
         template = make_one(id, env_kwargs)
         space = template.observation_space
-        assert template.spec is not None
-        self._template, self._limit = template, template.spec.max_episode_steps or sys.maxsize
+        self._template = template
+        self._limit = time_limit(template) or (sys.maxsize if endless else DEFAULT_TIME_LIMIT)
         self._task = TASKS[id.removeprefix(PREFIX)]
         seen = template.reset(seed=0)[0]
         if seen.shape != space.shape:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -378,3 +379,17 @@ TASKS: dict[str, Task] = {
     "Walker2d-v4": Task(_moving(1, clip=10), _hop(_paid_while_alive), constants=_walker_ranges),
     "Walker2d-v5": Task(_moving(1, clip=10), _hop(_paid_while_healthy), constants=_walker_ranges),
 }
+
+
+def register() -> None:
+    """Register "es_rl/ID": `gymnasium.make_vec` then makes the fast environment, `gymnasium.make` Gymnasium's own."""
+    for name in TASKS:
+        spec = gymnasium.spec(name)
+        gymnasium.register(
+            PREFIX + name,
+            entry_point=spec.entry_point,
+            vector_entry_point=f"es_rl.envs.gymnasium_vector:{name.replace('-', '_')}",
+            max_episode_steps=spec.max_episode_steps,
+            reward_threshold=spec.reward_threshold,
+            kwargs=spec.kwargs,
+        )

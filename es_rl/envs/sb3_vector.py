@@ -41,7 +41,7 @@ class FastVecEnv(VecEnv):  # type: ignore[misc]
             raise ConfigError(
                 f"render_mode={render_mode}: with obs_first, only the fast backend can render. Leave one of them out."
             )
-        vector = envs.make_vector(id, num_envs, backend, env_kwargs, obs_first, threads=threads)
+        vector = envs.make_vector(id, num_envs, backend, env_kwargs, obs_first, threads=threads, endless=True)
         self._simulations = Restarting(vector, id, num_envs, env_kwargs, obs_first=obs_first, render_mode=render_mode)
         self._begun = time.time()
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)

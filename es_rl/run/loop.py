@@ -15,13 +15,14 @@ from typing import Any
 
 from es_rl import es
 from es_rl.config import check_saved, to_yaml
-from es_rl.errors import CheckpointError, Stopped, TornError
+from es_rl.errors import CheckpointError, Stopped, TornError, TrainingError
 from es_rl.es.strategy import ESParams, ESState
 from es_rl.run import checkpoint as checkpoints
 from es_rl.run import directory
 from es_rl.run.checkpoint import Progress
 from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.log import RunLog
+from es_rl.run.overrun import GivenUp, Overrun
 from es_rl.run.resume import changes
 from es_rl.run.screen import Screen, number
 from es_rl.run.signals import stop_requests
@@ -35,26 +36,42 @@ FLAT_WARNING = 3  # warn after this many generations in a row without any differ
 
 def run(r: Run) -> int:
     """Train in a run directory until a stop rule is met. Return the exit code. Raises `Stopped` and other errors."""
-    with directory.locked(r.path), stop_requests() as check, contextlib.ExitStack() as stack:
+    with directory.locked(r.path), stop_requests() as stop, contextlib.ExitStack() as stack:
         stack.callback(directory.discard_unbegun, r.path)
         check_saved(r.config)
-        screen = Screen(r.title, r.stop_rules, r.terms)
+        screen, overrun = Screen(r.title, r.stop_rules, r.terms), Overrun(r.stop_rules, r.terms)
         stack.callback(screen.close)
         screen.status(f"starting {r.workers} workers")
+
+        def check() -> None:
+            stop()
+            overrun.check()
+
+        def on_steps(steps: int) -> None:
+            screen.steps(steps)
+            overrun.count(steps)
+
         pool = Workers(
             r.workers,
             log=r.path / "workers.log",
             hang_after=r.config.hang_after,
             check=check,
             on_event=lambda text: screen.say(f"warning: {text}"),
-            on_steps=screen.steps,
+            on_steps=on_steps,
         )
         stack.enter_context(pool)
-        _sitting(r, screen, check, pool, stack)
+        _sitting(r, screen, overrun, stop, pool, stack)
     return 0
 
 
-def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers, stack: contextlib.ExitStack) -> None:
+def _sitting(
+    r: Run,
+    screen: Screen,
+    overrun: Overrun,
+    check: Callable[[], None],
+    workers: Workers,
+    stack: contextlib.ExitStack,
+) -> None:
     """Begin or resume a run; train until it finishes or is stopped."""
     training = r.prepare(workers, screen.say)
     state, progress = training.state, Progress()
@@ -80,7 +97,7 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
     if follower is not None:
         stack.callback(follower.close)
     try:
-        reason = _train(r, training, log, saver, follower, check)
+        reason = _train(r, training, log, saver, follower, overrun, check)
     except Stopped as stop:
         saver.save(required=True)
         raise Stopped(
@@ -102,7 +119,13 @@ def _sitting(r: Run, screen: Screen, check: Callable[[], None], workers: Workers
 
 
 def _train(
-    r: Run, training: Training, log: RunLog, saver: Checkpointer, follower: Follower | None, check: Callable[[], None]
+    r: Run,
+    training: Training,
+    log: RunLog,
+    saver: Checkpointer,
+    follower: Follower | None,
+    overrun: Overrun,
+    check: Callable[[], None],
 ) -> str:
     """Train from the checkpointer's state until a stop rule is met. Return that rule.
 
@@ -115,7 +138,12 @@ def _train(
     while (reason := _met(rules, terms, saver.state, saver.progress)) is None:
         check()
         log.screen.restart("evaluating members")
-        done, progress, record = _advance(step, saver, terms, clock)
+        overrun.begin(saver.ahead)
+        try:
+            done, progress, record = _advance(step, saver, terms, clock)
+        except GivenUp as rule:
+            return _given_up(str(rule), saver.state.generation)
+        overrun.end()
         if training.in_place:
             saver.hold(done.state, progress)
         best = False
@@ -134,6 +162,16 @@ def _train(
         if follower is not None:
             follower.poll(saver)
     return reason
+
+
+def _given_up(rule: str, generation: int) -> str:
+    """Return why a run ends before its generation did. Raises `TrainingError` if it is the first one."""
+    why = f"{rule} was over for long, and generation {generation + 1} had not ended"
+    if not generation:
+        raise TrainingError(
+            f"{why}. Do its episodes ever end? Give env_kwargs.max_episode_steps or es.limit, or fewer members."
+        )
+    return f"{why}: it is left out"
 
 
 class _Clock:

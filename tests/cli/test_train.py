@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -14,10 +15,11 @@ from conftest import comparable, kill_workers, metrics, model_hash, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import es_rl
-from es_rl.errors import ConfigError, Stopped
+from es_rl.errors import ConfigError, Stopped, TrainingError
 from es_rl.rl.config import parse_train
 from es_rl.rng import integer_seed
 from es_rl.run import checkpoint as cp
+from es_rl.run import overrun
 from es_rl.run.signals import stop_requests
 from es_rl.run.task import Run
 from es_rl.run.terms import RETURN
@@ -235,6 +237,23 @@ def test_a_rule_that_is_met_already_ends_a_resumed_run_at_once(train, capsys):
     train(f"resume={run}")
     assert model_hash(run) == before and len(metrics(run)) == 2
     assert "finished: generations=2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rule", ["minutes=0.02", "env_steps=2000"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_stop_rule_holds_in_an_endless_episode(train, capsys, monkeypatch, rule, workers):
+    monkeypatch.setattr(overrun, "GRACE", 1.0)
+    keys = ["env=hostile:Endless-v0", "es.population=4", rule, f"workers={workers}", "eval.every=0"]
+    with pytest.raises(TrainingError, match=rf"{rule} was over for long.*Do its episodes ever end\? Give env_kwargs"):
+        train(*keys, run="none")
+    done = train(*keys, "env_kwargs.later=true", "generations=2", run="done")
+    Path("endless").touch()
+    capsys.readouterr()
+    train(f"resume={done}", "env=hostile:Endless-v0", "generations=9", f"workers={workers}")
+    assert (
+        f"finished: {rule} was over for long, and generation 3 had not ended: it is left out" in capsys.readouterr().out
+    )
+    assert cp.load(done).generation == 2 == len(metrics(done))
 
 
 def test_failed_members_are_counted_and_learning_goes_on(train):

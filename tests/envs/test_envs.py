@@ -10,6 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from es_rl import envs
+from es_rl.envs.gymnasium_backend import describe
 from es_rl.envs.mujoco_tasks import TASKS
 from es_rl.envs.point_mass import ID, SOLVED, STEPS
 from es_rl.envs.spaces import flatten, from_json, size, to_json
@@ -205,3 +206,30 @@ def test_rewards_that_are_arrays_of_one_number_are_numbers():
     assert not vectors[1].errors
     for one, other in zip(*steps, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("backend", ["batch", "gymnasium"])
+def test_a_limit_that_is_switched_off_is_told_and_episodes_end_all_the_same(backend):
+    spec = envs.probe("HalfCheetah-v4", {"max_episode_steps": -1}, 0, backend)
+    assert "HalfCheetah-v4 has no time limit: its episodes are cut off after 10,000 steps" in spec.warnings[-1]
+    assert not any("time limit" in said for said in envs.probe("HalfCheetah-v4", {}, 0, backend).warnings)
+    env = envs.make_vector("HalfCheetah-v4", 1, backend, {"max_episode_steps": -1})
+    env.reset([0], [0])
+    ends = [bool(env.step([0], np.zeros((1, 6), np.float32))[3][0]) for _ in range(10_000)]
+    assert not any(ends[:-1]) and ends[-1]
+
+
+def test_without_a_limit_other_libraries_get_endless_episodes_as_from_gymnasium():
+    env = envs.make_vec("HalfCheetah-v4", 1, max_episode_steps=-1)
+    env.reset(seed=0)
+    assert not any(env.step(np.zeros((1, 6), np.float32))[3][0] for _ in range(10_010))
+
+
+def test_an_error_that_says_nothing_is_told_by_its_line_of_code():
+    def strict(value):
+        if value < 0:
+            raise ValueError
+
+    with pytest.raises(ValueError) as caught:
+        strict(-1)
+    assert describe(caught.value).startswith("ValueError: raise ValueError (test_envs.py, line ")

@@ -195,6 +195,20 @@ class Long(Good):
         return super().step(action)
 
 
+class Endless(Good):
+    """Its episodes never end, from the first generation on or from when a file says so."""
+
+    limit = 10**9
+
+    def __init__(self, later=False):
+        self.later = later
+
+    def step(self, action):
+        time.sleep(0.0005)
+        obs, reward, _, truncated, info = super().step(action)
+        return obs, reward, self.later and not Path("endless").exists() and self.t >= 10, truncated, info
+
+
 class Paced(Good):
     """A step takes a given time, all of it asleep."""
 

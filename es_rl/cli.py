@@ -21,7 +21,10 @@ VERBS = {
     "compare": "evolution strategies, PPO, ARS and the random policy, with a report: env=ID",
 }
 # Errors of the system that are printed as one line; any other OSError shows its traceback.
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOMEM)
+REFUSALS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE,
+    errno.ENOMEM, errno.EIO,
+)  # fmt: skip
 
 
 def main() -> NoReturn:

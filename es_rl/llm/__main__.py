@@ -126,7 +126,7 @@ def _prepare(
     for name, value in model.named_parameters():
         theta[name].copy_(value)
     del model, speaker
-    task = LlmTask(config, run, data, theta, memory, rows, workers)
+    task = LlmTask(config, run, data, theta, memory, rows, workers, say)
     state = ESState(0, dict(theta), {}, {})
     _warn(config, task, state, say)
     about = {"data": dataset.digest(data.train), "reward": config.reward, "modules": list(config.modules)}

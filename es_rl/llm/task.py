@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from es_rl.llm.prompts import Dataset, Row
 from es_rl.llm.reward_worker import RewardWorker
 from es_rl.noise import Perturbation
 from es_rl.rng import stream
-from es_rl.run.log import keep_until, plain
+from es_rl.run.atomic import write_json
+from es_rl.run.json_lines import JsonLines, keep_until
+from es_rl.run.log import plain
 from es_rl.run.task import StepResult
 from es_rl.workers.pool import STARTUP_SECONDS, Workers
 from es_rl.workers.shared_memory import Memory
@@ -83,7 +86,10 @@ class LlmTask:
         memory: Memory,
         rows: int,
         workers: Workers,
+        say: Callable[[str], None],
     ) -> None:
+        self._say = say
+        self._samples: JsonLines | None = None  # from the first evaluation on
         self._config, self._run, self._data, self._theta, self._memory = config, run, data, theta, memory
         self._workers, self._critics = workers, workers.sibling(1, hang_after=STARTUP_SECONDS)
         self._critic = RewardWorker(config.reward)
@@ -244,7 +250,8 @@ class LlmTask:
         said, _ = self._speak("start", state, rows)
         (scores,) = self._judge(rows, [said], 0)
         reward = float(np.nanmean(scores))
-        kept.write_text(json.dumps({"prompts": asked, "reward": reward}))
+        with contextlib.suppress(OSError):  # then it is measured again after a resume
+            write_json(kept, {"prompts": asked, "reward": reward})
         return reward
 
     def _speak(self, kind: str, state: ESState, rows: list[Row]) -> tuple[list[Completion], list[float]]:
@@ -266,9 +273,11 @@ class LlmTask:
             {"generation": generation, "prompt": row["prompt"], "completion": c.text, "reward": plain(float(score))}
             for row, c, score in zip(rows, said, scores, strict=True)
         ]
-        path = self._run / "samples.jsonl"
-        if path.exists():
-            keep_until(path, generation - 1)  # lines from before an interruption are written again
-        with path.open("a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
+        if self._samples is None:
+            path = self._run / "samples.jsonl"
+            with contextlib.suppress(OSError):
+                if path.exists():
+                    keep_until(path, generation - 1)  # lines from before an interruption are written again
+            self._samples = JsonLines(path, self._say)
+        self._samples.append(lines)
         return "\n\n".join(f"{rewards.text(line['prompt'])} → {line['completion']}" for line in lines[:SHOWN])

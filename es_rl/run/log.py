@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from es_rl.run.json_lines import JsonLines, keep_until
 from es_rl.run.screen import Record, Screen
 from es_rl.run.terms import RunTerms
 
 HISTOGRAM_SIZE = 1 << 22  # a parameter with more numbers than this gets no histogram
 
 
-class Metrics:
-    """metrics.jsonl: one JSON object a generation. On resume, lines after the checkpoint are dropped."""
-
-    def __init__(self, path: Path, generation: int) -> None:
-        if path.exists():
-            keep_until(path, generation)
-        self._file = path.open("a")
-
-    def write(self, record: Record) -> None:
-        self._file.write(json.dumps({k: plain(v) for k, v in record.items()}) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class TensorBoard:
-    """Event files with the tags of metrics.jsonl. The axis is environment steps or tokens."""
+    """Event files with the tags of metrics.jsonl. The axis is environment steps or tokens.
+
+    TensorBoard writes in a thread of its own, whose errors come out of later calls.
+    """
 
     def __init__(self, run: Path, config_text: str, terms: RunTerms, resumed_at: int | None) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
+        _silence_writers()
         # TensorBoard hides what was written after the checkpoint that a run resumes from.
         self._axis = terms.steps
         purge = None if resumed_at is None else resumed_at + 1
@@ -82,6 +71,18 @@ class TensorBoard:
         self._writer.close()
 
 
+@cache
+def _silence_writers() -> None:
+    """Let TensorBoard's threads end without a traceback on the screen: their errors come out of the next call."""
+    before = threading.excepthook
+
+    def excepthook(args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
+            before(args)
+
+    threading.excepthook = excepthook
+
+
 class RunLog:
     """The screen, metrics.jsonl and TensorBoard of one run."""
 
@@ -97,16 +98,25 @@ class RunLog:
         resumed: bool,
     ) -> None:
         self.screen, self._terms = screen, terms
-        self._metrics = Metrics(run / "metrics.jsonl", generation)
-        self._tensorboard = TensorBoard(run, config_text, terms, steps if resumed else None)
+        path = run / "metrics.jsonl"
+        if path.exists():
+            keep_until(path, generation)
+        self._metrics = JsonLines(path, screen.say)
+        self._open = partial(TensorBoard, run, config_text, terms)
+        self._tensorboard: TensorBoard | None = None
+        self._told = False  # that TensorBoard's files cannot be written
+        self._reopen(steps if resumed else None)
 
     def generation(self, record: Record, fitness: NDArray[np.float64], theta: Mapping[str, Tensor]) -> None:
         """Log a finished generation; write histograms if it was evaluated."""
         self.screen.write(record)
-        self._metrics.write(record)
-        self._tensorboard.write(record)
-        if self._terms.score in record:
-            self._tensorboard.histograms(fitness, theta, record[self._terms.steps])
+        self._metrics.append([{k: plain(v) for k, v in record.items()}])
+        step, evaluated = record[self._terms.steps], self._terms.score in record
+        if self._tensorboard is None and evaluated:
+            self._reopen(step - 1)
+        self._try(lambda board: board.write(record))
+        if evaluated:
+            self._try(lambda board: board.histograms(fitness, theta, step))
 
     def animation(self, gif: Path, step: int) -> None:
         """Show a GIF in TensorBoard."""
@@ -114,34 +124,40 @@ class RunLog:
 
         with Image.open(gif) as image:
             size = image.size
-        self._tensorboard.animation(gif.read_bytes(), size, step)
+        self._try(lambda board: board.animation(gif.read_bytes(), size, step))
 
     def flush(self) -> None:
         """Write all records so far to the files, so that they survive the end of this process."""
-        self._tensorboard.flush()
+        self._try(lambda board: board.flush())
 
     def close(self) -> None:
-        self._metrics.close()
-        self._tensorboard.close()
+        self._try(lambda board: board.close())
+
+    def _reopen(self, resumed_at: int | None) -> None:
+        """Begin a new event file, at first or after the last one could not be written."""
+        try:
+            self._tensorboard = self._open(resumed_at)
+        except OSError as error:
+            self._lose(error)
+
+    def _try(self, write: Callable[[TensorBoard], None]) -> None:
+        """Write to TensorBoard's files. If they cannot be written, the run goes on without."""
+        try:
+            if self._tensorboard is not None:
+                write(self._tensorboard)
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        self._tensorboard = None
+        if not self._told:
+            self._told = True
+            self.screen.say(
+                f"warning: TensorBoard's files cannot be written ({error.strerror or error}): points are missing "
+                f"there, not in metrics.jsonl. It is tried again at the next evaluation"
+            )
 
 
 def plain(value: Any) -> Any:
     """Replace NaN and infinity by None, since JSON has neither."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def keep_until(path: Path, generation: int) -> None:
-    """Drop lines after the generation and cut-off lines. Replace the file atomically."""
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["generation"] <= generation:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue  # cut off by a crash
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

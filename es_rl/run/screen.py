@@ -71,7 +71,12 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
-        self._console.print(Text(text))
+        try:
+            self._console.print(Text(text))
+        except BrokenPipeError:
+            raise  # nobody reads any more: the program ends
+        except OSError:
+            self._console.quiet = True  # a full disk, for example: a training does not end because nobody hears of it
 
     def status(self, text: str) -> None:
         """Show what is being done now."""

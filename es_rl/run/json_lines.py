@@ -1,0 +1,61 @@
+"""Files of JSON lines that grow during a run. What cannot be written waits; a line is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+WAITING = 10_000  # lines kept until they can be written, at most
+
+
+class JsonLines:
+    """Appends objects to a file. If the file system refuses, `say` gets one warning and the run goes on."""
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        self._path, self._say = path, say
+        self._waiting: deque[str] = deque(maxlen=WAITING)
+        self._refused = False
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write these objects, and those that could not be written before."""
+        self._waiting.extend(json.dumps(row) + "\n" for row in rows)
+        data = "".join(self._waiting).encode()
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                end = file.seek(0, os.SEEK_END)
+                try:
+                    if file.write(data) != len(data):
+                        raise OSError(0, "only a part could be written", str(self._path))
+                except OSError:
+                    file.truncate(end)
+                    raise
+        except OSError as error:
+            if not self._refused:
+                self._say(f"warning: {self._path} cannot be written ({error.strerror}). It is tried again")
+            self._refused = True
+            return
+        self._waiting.clear()
+        if self._refused:
+            self._say(f"{self._path} is written again")
+        self._refused = False
+
+
+def keep_until(path: Path, generation: int) -> None:
+    """Drop lines after the generation and cut-off lines. Replace the file atomically."""
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["generation"] <= generation:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue  # cut off by a crash
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

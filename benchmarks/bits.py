@@ -95,7 +95,7 @@ def found(names: list[str]) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         for name, text in FILES.items():
-            (folder / name).write_text(text)
+            (folder / name).write_text(text, encoding="utf-8")
         tiny_llama.write(folder / "tiny")
         for name in names:
             hashes[name] = sha256(name, CASES[name], folder)
@@ -118,14 +118,14 @@ def main(argv: list[str]) -> int:
     wanted = [word.strip() for word in keys.cases.split(";") if word.strip()] or list(CASES)
     for word in wanted:
         lookup(CASES, word, "cases")
-    every = json.loads(FILE.read_text()) if FILE.exists() else {}
+    every = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     here = arithmetic()
     if not keys.write and here not in every:
         raise ConfigError(f"{FILE.name}: knows nothing of this machine ({here}). Write it at the commit before.")
     hashes = found(wanted)
     if keys.write:
         every[here] = every.get(here, {}) | hashes
-        FILE.write_text(json.dumps(every, indent=1) + "\n")
+        FILE.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
         return 0
     lost = differing(hashes, every[here])
     print(f"{len(hashes) - len(lost)} of {len(hashes)} as before" + (f"; not: {'; '.join(lost)}" if lost else ""))

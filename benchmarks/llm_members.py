@@ -80,7 +80,7 @@ def peak(keys, members, pipe):
     language = Language(model, tokenizer, device)
     asked = [row["prompt"] for row in dataset.lines(keys["data"], "data")[: int(keys["prompts"])]]
     start = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # reset VmHWM
     p = Perturbation(kind="dense", sigma=0.001)
     for member in range(members):
         write(language.model, theta.__getitem__, p, Direction(member // 2, 0.001))
@@ -98,7 +98,7 @@ def peak(keys, members, pipe):
 
 def resident(field):
     """Return the memory of this process in bytes: now (VmRSS) or at its peak (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 

@@ -152,7 +152,7 @@ def one(argv: Sequence[str]) -> int:
     about |= {"date": time.strftime("%Y-%m-%d"), "machine": machine.description(), "versions": _versions()}
     found = train(case, config.name, config.seed, config.minutes, out)
     temporary = out / ".result.json"
-    temporary.write_text(json.dumps(about | found, indent=1) + "\n")
+    temporary.write_text(json.dumps(about | found, indent=1) + "\n", encoding="utf-8")
     temporary.replace(out / "result.json")
     return 0
 
@@ -161,16 +161,16 @@ def show(argv: Sequence[str]) -> int:
     """Write all results into one file, and make the page from that file."""
     config = parse(ShowConfig, argv)
     raw, page = Path(config.raw), Path(config.page)
-    known = json.loads(raw.read_text()) if raw.exists() else []
-    fresh = [json.loads(path.read_text()) for path in sorted(Path(config.out).glob("*/result.json"))]
+    known = json.loads(raw.read_text(encoding="utf-8")) if raw.exists() else []
+    fresh = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(config.out).glob("*/result.json"))]
     results = {(r["case"], r["name"], r["seed"]): r for r in [*known, *fresh]}
     order = [*CASES]
     listed = sorted(results.values(), key=lambda r: (order.index(r["case"]), r["name"] != OURS, r["seed"]))
-    raw.write_text("[" + ",".join("\n" + json.dumps(r) for r in listed) + "\n]\n")
-    text = page.read_text()
+    raw.write_text("[" + ",".join("\n" + json.dumps(r) for r in listed) + "\n]\n", encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     for part, made in (("advice", advice), ("table", table), ("measured", measured)):
         text = between(text, part, made(listed))
-    page.write_text(text)
+    page.write_text(text, encoding="utf-8")
     return 0
 
 

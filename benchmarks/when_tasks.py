@@ -171,12 +171,12 @@ def short_steps(n: int, env_kwargs: Mapping[str, Any], obs_first: int | None, *,
 def finer_model(finer: int) -> Iterator[Path]:
     """Write Gymnasium's half cheetah with its timestep divided by `finer`. Yield the file; delete it at the end."""
     source = Path(gymnasium.envs.mujoco.__file__).parent / "assets" / "half_cheetah.xml"
-    found = re.search(r'timestep="([0-9.]+)"', text := source.read_text())
+    found = re.search(r'timestep="([0-9.]+)"', text := source.read_text(encoding="utf-8"))
     if found is None:
         raise EnvError(f"{source}: no timestep is written there, so it cannot be divided. Install gymnasium 1.x.")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / source.name
-        path.write_text(text.replace(found.group(), f'timestep="{float(found.group(1)) / finer!r}"'))
+        path.write_text(text.replace(found.group(), f'timestep="{float(found.group(1)) / finer!r}"'), encoding="utf-8")
         yield path
 
 

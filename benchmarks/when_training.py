@@ -103,7 +103,7 @@ def train_for(keys: list[str], run: Path, seconds: float, log: Path) -> None:
         process.kill()
         process.wait()
     if process.returncode not in (0, 75):  # 75: stopped by us, and saved
-        last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
+        last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"])[-1]
         raise TrainingError(f"es_rl.train ended with exit code {process.returncode}: {last}")
 
 
@@ -111,7 +111,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the complete lines of a file of JSON objects; an empty list if there is no file yet."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+    ]
 
 
 def spent(lines: list[dict[str, Any]]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -34,6 +35,11 @@ def main() -> NoReturn:
 
 def run(verb: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
     """Run a verb and exit with its code; print an expected error as one line. `argv` defaults to the process's."""
+    if argv is None:
+        _use_utf8()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may not have every character
     try:
         code = verb(sys.argv[1:] if argv is None else argv)
     except EsRlError as error:
@@ -48,6 +54,13 @@ def run(verb: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
             raise
         code = _complain(ResourceError(f"{error.filename or 'the system'}: {error.strerror}."))
     sys.exit(code)
+
+
+def _use_utf8() -> None:
+    """Start the program again in Python's UTF-8 mode if the locale has another encoding for names and arguments."""
+    if not sys.flags.utf8_mode and sys.getfilesystemencoding().lower().replace("-", "") != "utf8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:

@@ -110,7 +110,7 @@ class Films:
         self._mp4 = self._run / "videos" / f"{name}-{generation}.mp4"
         self._gif, self._step = self._mp4.with_suffix(".gif"), env_steps
         self._output.parent.mkdir(exist_ok=True)
-        self._output.write_text("")
+        self._output.write_text("", encoding="utf-8")
         argv = [
             f"run={self._run}",
             f"checkpoint={generation}",
@@ -132,7 +132,7 @@ class Films:
         failed = self._process.exitcode != 0
         self.close()
         if failed:
-            said = self._output.read_text().strip().splitlines() or ["the process was killed"]
+            said = self._output.read_text(encoding="utf-8").strip().splitlines() or ["the process was killed"]
             self._say(f"warning: no video: {said[-1]}")
         else:
             self._say(f"video: {self._mp4}")

@@ -106,9 +106,15 @@ class Comparison:
         """Tell whether the process has ended. If so, add the time that it took to the file `took`."""
         if self.process.poll() is None:
             return False
-        before = json.loads(self.took.read_text()) if self.took.exists() else {"took": 0.0, "side_by_side": 1}
+        before = (
+            json.loads(self.took.read_text(encoding="utf-8"))
+            if self.took.exists()
+            else {"took": 0.0, "side_by_side": 1}
+        )
         took = before["took"] + time.monotonic() - self.start
-        self.took.write_text(json.dumps({"took": took, "side_by_side": max(before["side_by_side"], self.parallel)}))
+        self.took.write_text(
+            json.dumps({"took": took, "side_by_side": max(before["side_by_side"], self.parallel)}), encoding="utf-8"
+        )
         return True
 
     def failed(self):
@@ -135,7 +141,7 @@ def planned_minutes(task):
 
 def collect(task, out):
     """Return a summary of a task's runs and the directory of our median run; (None, None) until all runs have ended."""
-    results = json.loads((out / task / "results.json").read_text())
+    results = json.loads((out / task / "results.json").read_text(encoding="utf-8"))
     found = summary(results)
     ours = [r for r in results["runs"] if r["name"] == OURS and "return_mean" in r]
     if not ours or any(row["missing"] for row in found.values()):
@@ -146,7 +152,7 @@ def collect(task, out):
     took = out / f"{task}.took.json"
     about |= {
         "command": repeat(results["command"], about["machine"]),
-        **(json.loads(took.read_text()) if took.exists() else {"took": None}),
+        **(json.loads(took.read_text(encoding="utf-8")) if took.exists() else {"took": None}),
         "shown_seed": middle["seed"],
         "train": short(middle["command"], about["machine"]),
         "contenders": {name: kept(row) for name, row in found.items() if len(row["returns"]) or row["failed"]},
@@ -174,8 +180,10 @@ def show(trained, task):
     last = (trained / "checkpoints" / "last").resolve()
     shutil.copytree(last, policy / "checkpoints" / last.name)
     (policy / "checkpoints" / "last").symlink_to(last.name)
-    config = (trained / "config.yaml").read_text()
-    (policy / "config.yaml").write_text(re.sub(r"(?m)^run: .*", f"run: videos/policies/{name}", config))
+    config = (trained / "config.yaml").read_text(encoding="utf-8")
+    (policy / "config.yaml").write_text(
+        re.sub(r"(?m)^run: .*", f"run: videos/policies/{name}", config), encoding="utf-8"
+    )
 
 
 def identity(result):
@@ -207,11 +215,11 @@ def gather(results, tasks, out):
 
 def write_pages(results):
     """Write the generated blocks of README.md and docs/results.md, and all of videos/README.md."""
-    (ROOT / "videos" / "README.md").write_text(clips(results))
+    (ROOT / "videos" / "README.md").write_text(clips(results), encoding="utf-8")
     for path, block in ((ROOT / "README.md", brief(results)), (ROOT / "docs" / "results.md", table(results))):
-        page = path.read_text()
+        page = path.read_text(encoding="utf-8")
         before, after = page.split(BEGIN)[0], page.split(END)[1]
-        path.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}")
+        path.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}", encoding="utf-8")
 
 
 def main(argv):
@@ -227,10 +235,10 @@ def main(argv):
         compare_all(tasks, out, keys, int(parallel))
         return 0
     path = ROOT / "videos" / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else []
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     if action == "show":
         results = gather(results, tasks, out)
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     write_pages(results)
     return 0
 

@@ -206,7 +206,7 @@ def keep(keys):
 
 def found(path):
     """Return the trials of a sweep, the best first; an empty list if there is no file."""
-    return list(csv.DictReader(path.open())) if path.exists() else []
+    return list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
 
 
 def table(keys):
@@ -285,7 +285,7 @@ its presets: as many trials for both do not make the searches equal in everythin
         text += f"\n## Best settings of {contender}\n\n```python\n{paste(contender, keys)}\n```\n"
     if keys.to:
         Path(keys.to).parent.mkdir(parents=True, exist_ok=True)
-        Path(keys.to).write_text(text)
+        Path(keys.to).write_text(text, encoding="utf-8")
     else:
         print(text)
 

@@ -132,7 +132,7 @@ def _keep_settings(out: Path, config: CompareConfig, resolved: Config) -> None:
     fixed = {k: v for k, v in asdict(config).items() if k in ("env", "minutes", "episodes")}
     fixed |= {k: v for k in ("threads", "environments", "processes") if (v := getattr(config, k)) is not None}
     fixed |= flatten(asdict(replace(resolved, minutes=config.minutes))) | {"processors": available_processors()}
-    before = json.loads(path.read_text()) if path.exists() else {}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     known = before.get("opponents", {})
     opponents = {name: settings(name, config.env) for name in config.against}
     kept: dict[str, Any] = json.loads(json.dumps({**fixed, "opponents": {**known, **opponents}}))
@@ -159,10 +159,14 @@ def _results(out: Path, config: CompareConfig, ours: list[str], plan: list[tuple
         )
         run = {"name": name, "seed": seed, "command": shlex.join(["python", "-m", *keys]), **contender.outcome(folder)}
         with contextlib.suppress(OSError, ValueError):  # a killed training may leave an incomplete line
-            run["curve"] = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+            run["curve"] = [
+                json.loads(line) for line in (folder / "curve.jsonl").read_text(encoding="utf-8").splitlines()
+            ]
         video, reason = folder / "video.mp4", folder / contender.NO_VIDEO
         run |= {"video": str(video.relative_to(out))} if video.exists() else {}
-        runs.append(run | ({"no_video": reason.read_text()} if reason.exists() and not video.exists() else {}))
+        runs.append(
+            run | ({"no_video": reason.read_text(encoding="utf-8")} if reason.exists() and not video.exists() else {})
+        )
     return {
         **asdict(config),
         "labels": {name: label(name, config.env) for name in contenders},

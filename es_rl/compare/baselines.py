@@ -192,7 +192,7 @@ def _film(config: BaselineConfig, act: Act, path: Path) -> None:
             acting(config, act), lambda: None, config.env, config.env_kwargs, seconds=config.film, seed=0
         )
     except EnvError as error:
-        path.with_suffix(".txt").write_text(str(error))
+        path.with_suffix(".txt").write_text(str(error), encoding="utf-8")
         return
     write_mp4(path, frames, fps)
 

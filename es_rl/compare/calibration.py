@@ -106,7 +106,7 @@ def choose(name: str, env: str, out: Path, keys: Sequence[str], given: Mapping[s
     best = int(np.argmax(np.median(speeds, axis=1)))
     tried = [way.parts() | {"steps_per_second": found} for way, found in zip(ways, speeds, strict=True)]
     noted = _conditions(given) | {"chosen": ways[best].parts(), "tried": tried}
-    (out / FILE).write_text(json.dumps(_read(out) | {name: noted}, indent=1) + "\n")
+    (out / FILE).write_text(json.dumps(_read(out) | {name: noted}, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(f"   {_sentence(ways, speeds, best)}\n")
     sys.stdout.flush()
 
@@ -139,7 +139,7 @@ def _speed(keys: list[str], out: Path) -> float:
         given = [*keys, f"out={folder}", f"measure={SECONDS:g}"]
         if call(Path(folder), "es_rl.compare.baselines", given, seconds=PATIENCE):
             return 0.0
-        return float(json.loads((Path(folder) / "speed.json").read_text())["steps_per_second"])
+        return float(json.loads((Path(folder) / "speed.json").read_text(encoding="utf-8"))["steps_per_second"])
 
 
 def _sentence(ways: Sequence[Candidate], speeds: Sequence[Sequence[float]], best: int) -> str:
@@ -149,7 +149,7 @@ def _sentence(ways: Sequence[Candidate], speeds: Sequence[Sequence[float]], best
 
 def _read(out: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((out / FILE).read_text())
+        found: dict[str, Any] = json.loads((out / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found

@@ -35,7 +35,7 @@ def call(folder: Path, module: str, keys: list[str], *, seconds: float, stdout: 
                 return f"{module} was ended after {seconds / 60:.0f} minutes"
             raise
         _end_group(process.pid)
-    said = log.read_text(errors="replace").strip().splitlines() or ["nothing was said"]
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing was said"]
     return f"{module} ended with exit code {code}: {said[-1]}" if code else None
 
 

@@ -66,7 +66,10 @@ def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[s
     path.unlink(missing_ok=True)
     meter = folder / "processors.json"  # sums over all parts of a resumed training
     goes_on = name == OURS and (folder / "run" / "config.yaml").exists() and meter.exists()
-    sums, start = json.loads(meter.read_text()) if goes_on else [0.0, 0.0, 0.0], machine.processor_seconds()
+    sums, start = (
+        json.loads(meter.read_text(encoding="utf-8")) if goes_on else [0.0, 0.0, 0.0],
+        machine.processor_seconds(),
+    )
     try:
         failed = (_ours if name == OURS else partial(_theirs, name))(seed, folder, config, ours)
     finally:
@@ -98,17 +101,17 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> st
     answer = folder / "evaluation.json"
     if failed := _call(folder, config, "es_rl.evaluate", keys, stdout=answer):
         return failed
-    found = json.loads(answer.read_text().splitlines()[-1])
+    found = json.loads(answer.read_text(encoding="utf-8").splitlines()[-1])
     if found["failed"]:
         return f"{found['failed']} of {config.episodes} episodes failed"
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     used = np.cumsum([line["time/processor_seconds"] for line in lines]).tolist()
     points = [
         {"seconds": line["seconds"], "cpu_seconds": cpu, "env_steps": line["env_steps"], "return": line[RETURN]}
         for line, cpu in zip(lines, used, strict=True)
         if line.get(RETURN) is not None
     ]
-    (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
+    (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points), encoding="utf-8")
     result = {name: found[name] for name in ("return_mean", "return_std", "length_mean", "generation")}
     result |= {name: lines[-1][name] for name in ("env_steps", "seconds")} | {"cpu_seconds": used[-1]}
     speed = {"steps_per_second": result["env_steps"] / result["seconds"]}
@@ -136,7 +139,7 @@ def film(folder: Path, config: CompareConfig) -> None:
     if not video.exists():
         keys = [f"run={folder / 'run'}", f"env={config.env}", f"out={video}", f"seconds={config.film:g}"]
         if failed := _call(folder, config, "es_rl.record", keys):
-            (folder / NO_VIDEO).write_text(failed)
+            (folder / NO_VIDEO).write_text(failed, encoding="utf-8")
 
 
 def _theirs(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> str | None:
@@ -188,7 +191,7 @@ def _call(
 def outcome(folder: Path) -> dict[str, Any]:
     """Return the result of a training; empty if there is none yet."""
     try:
-        found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+        found: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found

@@ -102,8 +102,8 @@ def main(argv: Sequence[str]) -> int:
         for name, content in files(drawings).items():
             (out / name).write_bytes(content)
         for name, text in suite_page.tables(suite).items():
-            (out / name).write_text(text)
-        (out / "suite.html").write_text(suite_page.page(suite, drawings))
+            (out / name).write_text(text, encoding="utf-8")
+        (out / "suite.html").write_text(suite_page.page(suite, drawings), encoding="utf-8")
     return cli.show(f"The page is {out / 'suite.html'}")
 
 
@@ -111,7 +111,7 @@ def read(folder: Path) -> Results:
     """Return the results in a comparison's directory. Raises `ConfigError` if there are none."""
     path = folder / "results.json"
     try:
-        results: Results = json.loads(path.read_text())
+        results: Results = json.loads(path.read_text(encoding="utf-8"))
         if not {"env", "minutes", "labels", "runs"} <= set(results):
             raise ValueError("it lacks env, minutes, labels or runs")
     except (OSError, ValueError, TypeError) as error:

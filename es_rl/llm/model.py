@@ -64,7 +64,7 @@ def check(path: Path) -> dict[str, Any]:
     name = str(path)
     described = path / "config.json"
     try:
-        config = json.loads(described.read_text()) if described.exists() else {}
+        config = json.loads(described.read_text(encoding="utf-8")) if described.exists() else {}
     except (OSError, ValueError) as error:
         raise EnvError(f"model={name}: config.json cannot be read ({error}).") from error
     if "auto_map" in config:

@@ -244,7 +244,7 @@ class LlmTask:
         """Return the mean reward of the starting model on the same prompts, measured once and saved."""
         kept, asked = self._run / "start" / "reward.json", dataset.digest(rows)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            known = json.loads(kept.read_text())
+            known = json.loads(kept.read_text(encoding="utf-8"))
             if known["prompts"] == asked:
                 return float(known["reward"])
         said, _ = self._speak("start", state, rows)

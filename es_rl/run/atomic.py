@@ -89,5 +89,5 @@ def _flush_directory(path: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file that appears complete or not at all."""
     temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)

@@ -69,15 +69,15 @@ def discard_unbegun(path: Path) -> None:
 def describe(path: Path, config: Any, verb: str, argv: Sequence[str]) -> None:
     """Write the resolved configuration, the command and the versions of a new run."""
     with reporting(path):
-        (path / "command.txt").write_text(f"python -m es_rl.{verb} {shlex.join(argv)}\n")
-        (path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+        (path / "command.txt").write_text(f"python -m es_rl.{verb} {shlex.join(argv)}\n", encoding="utf-8")
+        (path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
     save_config(path, config)
 
 
 def save_config(path: Path, config: Any) -> None:
     """Write a run's resolved configuration. The file is replaced completely or stays as it was."""
     with reporting(path):
-        (path / ".config.yaml").write_text(to_yaml(config))
+        (path / ".config.yaml").write_text(to_yaml(config), encoding="utf-8")
         (path / ".config.yaml").replace(path / "config.yaml")
 
 
@@ -121,7 +121,7 @@ def _code() -> str:
 def changed_versions(path: Path) -> list[str]:
     """Return a line for each version that has changed since the run was started."""
     try:
-        before = json.loads((path / "versions.json").read_text())
+        before = json.loads((path / "versions.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ["versions.json cannot be read: whether library versions changed is not known"]
     now = versions()
@@ -151,7 +151,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     check_inside(path)
     with reporting(path):
-        file = (path / ".lock").open("a+")
+        file = (path / ".lock").open("a+", encoding="utf-8")
     with file:
         with reporting(path):
             _take_lock(path, file)

@@ -63,7 +63,7 @@ class Screen:
         self._steps_in_generation = 0
         self._last_line = -math.inf
         self._live: Live | None = None
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:  # a dumb one cannot be drawn over
             self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=4)
             self._live.start()
         else:

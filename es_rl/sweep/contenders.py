@@ -192,7 +192,7 @@ class Theirs:
     def curve(self, folder: Path) -> Curve:
         curve = [(row["env_steps"], _finite(row["return"])) for row in _lines(folder / "curve.jsonl")]
         if (folder / "result.json").exists():
-            last = json.loads((folder / "result.json").read_text())
+            last = json.loads((folder / "result.json").read_text(encoding="utf-8"))
             curve.append((last["env_steps"], last["return_mean"]))
         return curve
 
@@ -241,7 +241,7 @@ def _plain(text: str) -> Any:
 def _lines(path: Path) -> typing.Iterator[dict[str, Any]]:
     """Yield the objects in the complete lines of a JSON lines file, if it exists."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return
     for line in text.splitlines(keepends=True):

@@ -182,5 +182,5 @@ def _save(path: Path, figure: Any) -> None:
 def _replace(path: Path, text: str) -> None:
     """Write a file atomically: after a crash it is complete, or as it was."""
     temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

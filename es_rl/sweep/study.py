@@ -194,7 +194,7 @@ def _owner(process: int) -> dict[str, Any]:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Let only one process at a time enter the block."""
-    with (out / ".lock").open("a") as file:
+    with (out / ".lock").open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

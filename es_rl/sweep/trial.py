@@ -157,7 +157,7 @@ class Running:
             return self._end(Outcome("stopped", f"seed {self._seed}: an evaluation that is not finite"))
         if not done.exists():
             write_json(done, {"value": value, "seconds": time.monotonic() - self._begun})
-        found = json.loads(done.read_text())
+        found = json.loads(done.read_text(encoding="utf-8"))
         self._process = None
         self.seconds += found["seconds"]
         self.values.append(found["value"])
@@ -217,5 +217,5 @@ def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 def _last_line(place: Path) -> str:
     """Return the last line of a training's log."""
     log = place / "log.txt"
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
     return lines[-1] if lines else "nothing was said"

@@ -20,7 +20,7 @@ def description() -> dict[str, Any]:
     """Return the processor's name, the number of usable processors, the memory in GB, and the system."""
     names = [
         line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         if line.startswith("model name")
     ]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
@@ -45,7 +45,7 @@ def family_seconds() -> float:
 
 def process_stat(process: int | str) -> list[str]:
     """Return a process's numbers in /proc/PID/stat from its state on. Raises `OSError` if it has ended."""
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
 
 
 def _descendants_ticks(process: str) -> int:
@@ -53,7 +53,7 @@ def _descendants_ticks(process: str) -> int:
     ticks = 0
     for listed in Path(f"/proc/{process}/task").glob("*/children"):  # one file for each thread
         with contextlib.suppress(OSError):  # the thread has just ended
-            for child in listed.read_text().split():
+            for child in listed.read_text(encoding="utf-8").split():
                 with contextlib.suppress(OSError):  # it has just ended; its parent counts it
                     words = process_stat(child)
                     ticks += sum(map(int, words[11:15])) + _descendants_ticks(child)  # utime, stime, cutime, cstime
@@ -67,7 +67,9 @@ def processor_seconds() -> tuple[float, float, float]:
     side by side on other processors do not disturb. Children count once they were waited for.
     """
     ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-    rows = [line.split() for line in Path("/proc/stat").read_text().splitlines() if line.startswith("cpu")]
+    rows = [
+        line.split() for line in Path("/proc/stat").read_text(encoding="utf-8").splitlines() if line.startswith("cpu")
+    ]
     ticks = [sum(int(row[i]) for row in rows if row[0] in ours) for i in range(1, 9)]
     per_second = os.sysconf("SC_CLK_TCK")
     idle = ticks[3] + ticks[4]  # the second is the time spent waiting for disks
@@ -78,18 +80,18 @@ def available_processors() -> int:
     """Return how many processors this process may use, by its affinity and its control group's quota."""
     count = float(len(os.sched_getaffinity(0)))
     with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
         count = min(count, float(quota) / float(period))  # "max" means no quota and raises ValueError
     return max(1, int(count))
 
 
 def available_memory() -> int:
     """Return the bytes available to processes, limited by the machine and by this control group."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 0)
     with contextlib.suppress(OSError, ValueError):
         group = Path("/sys/fs/cgroup")
-        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        most, used = (int((group / f"memory.{name}").read_text(encoding="utf-8")) for name in ("max", "current"))
         free = min(free, max(0, most - used))  # "max" means no limit and raises ValueError
     return free
 

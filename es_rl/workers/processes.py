@@ -99,11 +99,32 @@ def _child(target: Callable[..., Any], args: tuple[Any, ...], parent: int, log: 
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.close(descriptor)
-    for text in (sys.stdout, sys.stderr):  # printed lines reach the log at once, even if the child is killed
-        if isinstance(text, io.TextIOWrapper):
-            text.reconfigure(line_buffering=True)
+    sys.stdout, sys.stderr = _printing(1), _printing(2)
     faulthandler.enable()  # a crash of native code leaves a trace in the log
     target(*args)
+
+
+class _Output(io.RawIOBase):
+    """Writes to a descriptor, and loses what it cannot write: a full disk must not fail an environment that prints."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):
+            os.write(self._descriptor, data)
+        return len(data)
+
+
+def _printing(descriptor: int) -> io.TextIOWrapper:
+    """Return a stream whose lines reach the descriptor at once, even if the process is killed, in any locale."""
+    return io.TextIOWrapper(io.BufferedWriter(_Output(descriptor)), "utf-8", "backslashreplace", line_buffering=True)
 
 
 @contextlib.contextmanager

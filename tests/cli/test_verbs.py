@@ -1,5 +1,6 @@
 """evaluate, record, es-rl, and what a terminal shows."""
 
+import contextlib
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from conftest import metrics, refusal
+from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -220,3 +222,59 @@ def test_runs_of_the_same_second_have_directories_of_their_own(monkeypatch):
     made = [directory.create("", "hostile:Good-v0", "mlp") for _ in range(3)]
     assert [str(path) for path in made] == [f"runs/hostile-Good-v0/now-mlp{end}" for end in ("", "-2", "-3")]
     assert all(path.is_dir() for path in made)
+
+
+POOR = {
+    "latin-1": {"PYTHONIOENCODING": "latin-1"},
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "no locale": {"LC_ALL": "xx_XX.ISO-8859-1", "LANG": "", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "nothing": {"PATH": os.environ["PATH"]},
+}
+
+
+@pytest.mark.parametrize("name", POOR)
+def test_all_files_are_utf_8_and_all_output_survives_any_locale(name, tmp_path):
+    """An arrow in the title, an argument and a printing environment with characters that the locale lacks."""
+    env = {} if name == "nothing" else dict(os.environ)
+    env |= {"PYTHONPATH": os.environ["PYTHONPATH"], **POOR[name]}
+    keys = ["env=hostile:Foreign-v0", "env_kwargs.name=grün→😀", "workers=1", "video.every=-1", *TINY]
+    commands = [["train", *keys, "run=lauf"]]
+    if name in ("ascii", "C"):
+        commands += [
+            ["train", "resume=lauf", "env=hostile:Foreign-v0", "generations=3"],
+            ["evaluate", "run=lauf", "env=hostile:Foreign-v0", "episodes=1"],
+            ["train", "env=Humanoid-v→"],
+        ]
+    for argv in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", f"es_rl.{argv[0]}", *argv[1:]],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == (3 if "→" in argv[1] else 0), done.stderr
+        assert b"Traceback" not in done.stdout + done.stderr, done.stderr
+    config = (tmp_path / "lauf/config.yaml").read_text(encoding="utf-8")
+    assert parse_saved(config) == "grün→😀"
+    assert "look: grün→😀" in (tmp_path / "lauf/workers.log").read_text(encoding="utf-8")
+
+
+def parse_saved(text):
+    return OmegaConf.create(text).env_kwargs.name
+
+
+def test_a_terminal_that_cannot_be_drawn_over_shows_lines(tmp_path):
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "es_rl.train", "env=es_rl/PointMass-v0", "workers=0", "run=run", "video.every=-1", *TINY],
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path, env=os.environ | {"TERM": "dumb"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(ours, 65536):
+            shown += part
+    assert process.wait() == 0
+    assert b"generation 1 | " in shown and b"\x1b" not in shown

@@ -242,6 +242,20 @@ class Lanes(Good):
         return np.full((32, 32, 3), self.t, np.uint8)
 
 
+class Foreign(Good):
+    """Prints what its locale may lack."""
+
+    limit = 20
+
+    def __init__(self, name):
+        self.name = name
+
+    def reset(self, *, seed=None, options=None):
+        if os.environ.get("MUJOCO_GL") == "disabled":  # in a worker
+            print("look:", self.name)
+        return super().reset(seed=seed)
+
+
 class TextObservation(Good):
     observation_space = spaces.Text(10)
 

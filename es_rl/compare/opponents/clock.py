@@ -51,7 +51,7 @@ class Clock:
         self.steps_of_an_update: int | None = None
         self.resources: dict[str, Any] = {"environments": 1, "processes": 1, "threads": config.threads or 1}
         if path is not None:
-            path.write_text("")
+            path.write_text("", encoding="utf-8")
 
     @property
     def seconds(self) -> float:
@@ -116,7 +116,7 @@ class Clock:
         value = mean if math.isfinite(mean) else None  # None if an episode failed: JSON has no NaN
         point = {"seconds": seconds, "cpu_seconds": cpu, "env_steps": self.env_steps, "return": value}
         if self._path is not None:
-            with self._path.open("a") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(point) + "\n")
         self._paused += self.seconds - seconds
 

@@ -54,12 +54,12 @@ def write(out: Path, results: Results) -> None:
     for name, content in figures.files(drawings).items():
         (out / name).write_bytes(content)
     for name, text in tables(results).items():
-        (out / name).write_text(text)
+        (out / name).write_text(text, encoding="utf-8")
     videos = {}
     for run in runs(results):
         if "video" in run and run["name"] not in videos:
             videos[run["name"]] = run["seed"], (out / run["video"]).read_bytes()
-    (out / "report.html").write_text(page(results, drawings, videos))
+    (out / "report.html").write_text(page(results, drawings, videos), encoding="utf-8")
 
 
 def page(results: Results, drawings: Mapping[str, figures.Drawing], videos: Mapping[str, tuple[int, bytes]]) -> str:

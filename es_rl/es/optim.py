@@ -77,6 +77,12 @@ OPTIMIZERS: dict[str, Callable[[list[Tensor], OptimConfig, float], torch.optim.O
 }
 
 
+def entries(config: OptimConfig) -> dict[str, Tensor]:
+    """Return the state that an optimiser keeps of a parameter of two numbers after a step, by entry."""
+    _, state = step({"p": torch.zeros(2)}, {"p": torch.ones(2)}, {}, config=config, lr=config.lr)
+    return {key.removeprefix("p/"): value for key, value in state.items()}
+
+
 def step(
     theta: Named, update: Named, state: Named, *, config: OptimConfig, lr: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

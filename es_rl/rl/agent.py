@@ -61,12 +61,20 @@ def load(run: str | Path, checkpoint: str = "last") -> Agent:
         saved = loaded.keys(Config) or directory.saved_config(path, Config)
         config = resolve(build(Config, [(saved, f"{path / 'config.yaml'}: ")]))
         observation_space, action_space = saved_spaces(loaded)
+        _check_sizes(loaded, size(observation_space, config.obs_first), size(action_space))
         policy = policies.make(config, size(observation_space), action_space)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     state = loaded.state(es.init(policy))
     policy.load_state_dict({**state.theta, **state.buffers})
     return Agent(policy, config, loaded)
+
+
+def _check_sizes(checkpoint: checkpoints.Checkpoint, *sizes: int) -> None:
+    """Raise `CheckpointError` for spaces larger than the saved policy, before memory is taken for one of their size."""
+    largest = max((side for value in checkpoint.model.values() for side in value.shape), default=0)
+    if max(sizes) > largest:
+        raise CheckpointError(f"{checkpoint.path}: state.json has spaces that do not fit the policy in it.")
 
 
 def about(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> dict[str, Any]:

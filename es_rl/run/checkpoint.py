@@ -24,6 +24,8 @@ from torch import Tensor
 
 from es_rl.config import read_text
 from es_rl.errors import CheckpointError, ConfigError
+from es_rl.es.config import OptimConfig
+from es_rl.es.optim import entries
 from es_rl.es.strategy import ESState
 from es_rl.keys import key
 from es_rl.run import atomic
@@ -74,15 +76,35 @@ class Checkpoint:
         with atomic.reading(self.path):
             return read_text(self.config, kind, self.path / CONFIG) if self.config else {}
 
-    def state(self, fresh: ESState) -> ESState:
-        """Return the strategy's state. Raises `CheckpointError` if names, shapes or types differ from `fresh`."""
+    def state(self, fresh: ESState, optim: OptimConfig | None = None) -> ESState:
+        """Return the strategy's state. Raises `CheckpointError` if it is not one of the policy of `fresh`.
+
+        Names, shapes and types must be the same, numbers finite, and the optimiser's state one of the optimiser
+        `optim`, if it is given.
+        """
         check_fit(self.path, self.model, fresh, "policy")
-        for full_name, value in self.optim.items():
-            name, _, entry = full_name.rpartition("/")
-            if name not in fresh.theta or not entry or value.shape not in ((), fresh.theta[name].shape):
-                raise CheckpointError(f"{self.path}: {full_name} is not of an optimiser of this policy.")
+        for name, value in (fresh.theta | fresh.buffers).items():
+            if bool(value.isfinite().all()) and not bool(self.model[name].isfinite().all()):
+                raise CheckpointError(f"{self.path}: {name} holds numbers that are not finite.")
+        if optim is not None:
+            self._check_optim(fresh, entries(optim))
         theta = {name: self.model[name] for name in fresh.theta}
         return ESState(self.generation, theta, {name: self.model[name] for name in fresh.buffers}, self.optim)
+
+    def _check_optim(self, fresh: ESState, known: Mapping[str, Tensor]) -> None:
+        """Check that each parameter has all entries of the optimiser, or none: parameters may be frozen."""
+        moving = {full_name.rpartition("/")[0] for full_name in self.optim}
+        expected = {f"{name}/{entry}" for name in moving for entry in known}
+        if odd := sorted(moving - {*fresh.theta}) or sorted(expected ^ {*self.optim}):
+            raise CheckpointError(f"{self.path}: is not of this policy's optimiser; differing: {', '.join(odd[:5])}.")
+        for full_name, value in self.optim.items():
+            name, _, entry = full_name.rpartition("/")
+            shape = () if known[entry].ndim == 0 else fresh.theta[name].shape
+            lowest = 0.0 if entry in ("step", "exp_avg_sq") else -math.inf
+            if value.shape != shape or value.dtype != known[entry].dtype:
+                raise CheckpointError(f"{self.path}: {full_name} has another shape or type than the optimiser's.")
+            if not bool((value.isfinite() & (value >= lowest)).all()):
+                raise CheckpointError(f"{self.path}: {full_name} holds numbers that an optimiser cannot have.")
 
 
 def check_fit(path: Path, model: Mapping[str, Tensor], fresh: ESState, what: str) -> None:
@@ -179,7 +201,7 @@ def _read(path: Path) -> Checkpoint:
         if facts["format"] != FORMAT:
             raise CheckpointError(f"{path}: has format {facts['format']}; this version reads {FORMAT}.")
         return Checkpoint(
-            generation=int(facts["generation"]),
+            generation=_count(facts["generation"], "generation"),
             model=load_tensors(contents["model.safetensors"]),
             optim=load_tensors(contents["trainer.safetensors"]),
             progress=_progress(facts["progress"]),
@@ -190,12 +212,23 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _progress(saved: dict[str, Any]) -> Progress:
-    """Raise ValueError or TypeError if a value is not a finite number; scores may be None."""
+    """Return the progress. Raises ValueError or TypeError if a value is not such a number; scores may be None."""
     progress = Progress(**saved)
-    for name, value in asdict(progress).items():
-        if not math.isfinite(0.0 if value is None and name.endswith("_score") else value):
+    for name in ("steps", "flat_generations"):
+        _count(getattr(progress, name), name)
+    for name, lowest in (("seconds", 0.0), ("best_score", -math.inf), ("last_score", -math.inf)):
+        value = getattr(progress, name)
+        optional = value is None and name.endswith("_score")
+        if not optional and (isinstance(value, bool) or not math.isfinite(value) or value < lowest):
             raise ValueError(f"{name} is {value}")
     return progress
+
+
+def _count(value: Any, name: str) -> int:
+    """Return a whole number that counts something. Raises ValueError."""
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{name} is {str(value)[:40]}")
+    return value
 
 
 def _all(folder: Path) -> list[Path]:

@@ -122,6 +122,8 @@ def changed_versions(path: Path) -> list[str]:
     """Return a line for each version that has changed since the run was started."""
     try:
         before = json.loads((path / "versions.json").read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError("not an object")
     except (OSError, ValueError):
         return ["versions.json cannot be read: whether library versions changed is not known"]
     now = versions()

@@ -12,6 +12,7 @@ from conftest import model_hash
 from gymnasium import spaces
 
 from es_rl.errors import CheckpointError, ResourceError
+from es_rl.es.config import OptimConfig
 from es_rl.es.strategy import ESState
 from es_rl.rl.agent import about, saved_spaces
 from es_rl.run import atomic, checkpointer
@@ -260,8 +261,8 @@ def test_tensors_of_another_type_or_of_no_parameter_are_refused(tmp_path, theta,
     cp.save(
         tmp_path, replace(fresh, theta=theta, optim=optim), cp.Progress(), about=ABOUT, config="", keep=1, best=False
     )
-    with pytest.raises(CheckpointError, match=r"does not fit the policy|is not of an optimiser"):
-        cp.load(tmp_path).state(fresh)
+    with pytest.raises(CheckpointError, match=r"does not fit the policy|is not of this policy's optimiser"):
+        cp.load(tmp_path).state(fresh, OptimConfig())
 
 
 def test_a_best_one_that_cannot_be_saved_is_told_of(tmp_path, monkeypatch):

@@ -8,6 +8,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# What code of others may raise in place of doing its work. Ctrl-C is not among it.
+FOREIGN = (Exception, SystemExit, GeneratorExit)
+
 
 class EsRlError(Exception):
     """An error that a user can act on. It is shown as one or two lines, never as a traceback."""

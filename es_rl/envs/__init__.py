@@ -37,7 +37,7 @@ from es_rl import plugins
 from es_rl.envs import gymnasium_backend, mujoco_tasks, point_mass, recall
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
 from es_rl.envs.spaces import Bools, Floats, Ids, Seeds
-from es_rl.errors import ConfigError, EnvError, lookup, nearest
+from es_rl.errors import FOREIGN, ConfigError, EnvError, lookup, nearest
 
 
 class VectorEnv(Protocol):
@@ -192,7 +192,7 @@ def _making(id: str) -> Iterator[None]:
         yield
     except (ConfigError, EnvError):
         raise
-    except Exception as error:  # foreign code, any error
+    except FOREIGN as error:
         raise EnvError(f"env={id}: cannot be made: {gymnasium_backend.describe(error)}") from error
 
 
@@ -240,13 +240,13 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
             env = gymnasium_backend.make_one(id, env_kwargs)
         except EnvError:
             raise
-        except Exception as error:  # foreign code, any error
+        except FOREIGN as error:
             name = id.rpartition(":")[2]
             hint = f" Versions that can be made: {', '.join(_versions(name))}." if _versions(name) else ""
             given = ", ".join(f"env_kwargs.{k}={v}" for k, v in env_kwargs.items())
             text = gymnasium_backend.describe(error)
             raise EnvError(f"env={id} {given}: cannot be made: {text}{hint}".replace(" :", ":")) from error
-    env.close()
+    gymnasium_backend.close(env)
     said = _messages(caught)
     if gymnasium_backend.time_limit(env) is None:
         longest = gymnasium_backend.DEFAULT_TIME_LIMIT
@@ -267,7 +267,7 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
 def _import(module: str, id: str) -> None:
     try:
         plugins.load(module)
-    except Exception as error:  # foreign code, any error
+    except FOREIGN as error:
         text = gymnasium_backend.describe(error)
         raise EnvError(f"env={id}: the module {module} cannot be imported: {text}") from error
 

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from es_rl.envs.spaces import Bools, Floats, Ids, Seeds, flatten, size, to_action
-from es_rl.errors import EnvError
+from es_rl.errors import FOREIGN, EnvError
 
 # Steps per episode of an environment without a time limit of its own: its episodes might never end.
 DEFAULT_TIME_LIMIT = 10_000
@@ -69,6 +69,12 @@ def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], id: 
         raise EnvError(f"env={id}: the action space {action} is not supported; Box and Discrete are.")
 
 
+def close(env: gymnasium.Env[Any, Any]) -> None:
+    """Close an environment. What it raises then harms nobody."""
+    with contextlib.suppress(*FOREIGN):
+        env.close()
+
+
 def time_limit(env: gymnasium.Env[Any, Any]) -> int | None:
     """Return the steps after which Gymnasium cuts an environment's episodes off, or None if it does not."""
     limit = None if env.spec is None else env.spec.max_episode_steps
@@ -110,7 +116,7 @@ class GymnasiumVector:
                 obs[row] = flatten(env.observation_space, seen)[: self._size]
                 if diverged(env):
                     reward[row], terminated[row] = np.nan, True
-            except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises is this simulation's end
+            except FOREIGN as error:
                 self._broke(i, "step", error)
                 obs[row], reward[row], terminated[row], truncated[row] = np.nan, np.nan, True, False
         return obs, reward, terminated, truncated
@@ -118,7 +124,7 @@ class GymnasiumVector:
     def close(self) -> None:
         for env in self._envs:
             if env is not None:
-                env.close()
+                close(env)
         self._envs = [None] * len(self._envs)
 
     def _reset_one(self, i: int, seed: int | np.random.Generator) -> Floats | None:
@@ -134,19 +140,18 @@ class GymnasiumVector:
             else:
                 obs, _ = env.reset(seed=int(seed))
             return flatten(env.observation_space, obs)[: self._size]
-        except Exception as error:
+        except FOREIGN as error:
             if not self._size:
                 raise EnvError(f"env={self._id}: cannot be made: {describe(error)}") from error
             self._broke(i, "reset", error)
             return None
 
-    def _broke(self, i: int, where: str, error: Exception) -> None:
+    def _broke(self, i: int, where: str, error: BaseException) -> None:
         """Record the error and drop the environment, whose state is unknown. The next reset makes a new one."""
         self.errors[int(i)] = f"its {where} raised {describe(error)}"
         env, self._envs[i] = self._envs[i], None
         if env is not None:
-            with contextlib.suppress(Exception):  # it is broken already
-                env.close()
+            close(env)
 
 
 def diverged(env: gymnasium.Env[Any, Any]) -> bool:

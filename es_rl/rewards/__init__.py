@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_rl import plugins
-from es_rl.errors import EnvError, nearest
+from es_rl.errors import FOREIGN, EnvError, nearest
 from es_rl.rewards import countdown as game
 
 Reward = Callable[..., Sequence[float | None]]
@@ -71,7 +71,7 @@ def load(name: str) -> Reward:
     module, function = _split(name)
     try:
         found: Any = plugins.load(module)
-    except Exception as error:
+    except FOREIGN as error:
         said = " ".join(str(error).split())
         raise EnvError(f"reward={name}: {module} cannot be imported: {type(error).__name__}: {said}.") from error
     if not callable(getattr(found, function, None)):

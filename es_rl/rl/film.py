@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from es_rl.envs.gymnasium_backend import describe, make_one
-from es_rl.errors import EnvError
+from es_rl.errors import FOREIGN, EnvError
 from es_rl.rl.picture import Frame, Pictures
 from es_rl.rng import integer_seed
 from es_rl.run.directory import reporting
@@ -52,7 +52,7 @@ def film(
             every = max(1, int(np.ceil(rate / MAX_FPS)))
             fps = rate / every
             frames = list(_frames(act, reset, env, every, max(1, round(seconds * fps)), seed))
-    except Exception as error:  # foreign code and drivers may raise any error
+    except FOREIGN as error:  # of the environment, or of a driver
         sys.unraisablehook = lambda _: None  # silence Gymnasium's half-made viewer when it is deleted
         hint = HINT if _drawn_by_mujoco(error) else ""
         text = str(error) if isinstance(error, EnvError) else describe(error)

@@ -18,16 +18,18 @@ moment, and only its own pipe breaks. `count=0` runs everything in this process,
 from __future__ import annotations
 
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from multiprocess.connection import Connection, wait
+from multiprocess.connection import wait
 
 from es_rl.errors import ResourceError
+from es_rl.workers.guard import Guard
 from es_rl.workers.processes import death, kill_process, limit_waiting, spawning, start_process
+from es_rl.workers.states import MapState, Tries, WorkerState
 from es_rl.workers.worker import Function, JobFailure, Jobs, stream_of, tell, work, work_off
 
 SHARE = 4  # a worker gets waiting jobs / (SHARE · workers) at once, so that batches shrink towards the end
@@ -37,58 +39,6 @@ STARTUP_SECONDS = 180.0  # limit from the start of a worker to its first message
 PIPE_SECONDS = 30  # limit for sending or receiving one message, once begun
 POLL_SECONDS = 0.25  # longest wait for messages before `check` is called again
 PUMP_SECONDS, NAP_SECONDS = 0.005, 20e-6  # how long `pump` runs between two polls of workers; its sleep when idle
-
-
-@dataclass(eq=False)
-class _Worker:
-    slot: int  # its place in the pool, from 0 on
-    process: Any
-    pipe: Connection
-    started: float
-    ready: bool = False
-    function: object = None  # the last one sent to it; likewise `context`
-    context: object = None
-    jobs: set[int] = field(default_factory=set)
-    asked: bool = False  # for more jobs
-    given: float = 0.0  # when it last got jobs while idle
-    last_beat: float = 0.0
-
-
-@dataclass
-class _Tries:
-    died: int = 0
-    hung: int = 0
-
-
-@dataclass
-class _Map:
-    """A `map` in progress."""
-
-    function: Function
-    context: object
-    jobs: Sequence[Any]
-    on_result: Callable[[int, Any], None]
-    waiting: deque[int]
-    outcomes: dict[int, Any] = field(default_factory=dict)
-    tries: dict[int, _Tries] = field(default_factory=dict)
-
-    def settle(self, index: int, outcome: Any) -> None:
-        self.outcomes[index] = outcome
-        self.on_result(index, outcome)
-
-    def suits(self, worker: _Worker) -> bool:
-        """Tell whether a worker can take the next job. A job that has lost a worker runs alone."""
-        if not worker.ready or not self.waiting:
-            return False
-        return not worker.jobs or (worker.asked and not ({self.waiting[0], *worker.jobs} & self.tries.keys()))
-
-    def next(self, most: int) -> list[int]:
-        """Take up to `most` waiting jobs, but at least one. A job that has lost a worker is taken alone."""
-        chosen = [self.waiting.popleft()]
-        if chosen[0] not in self.tries:
-            while self.waiting and len(chosen) < most:
-                chosen.append(self.waiting.popleft())
-        return chosen
 
 
 class Workers:
@@ -112,7 +62,9 @@ class Workers:
         self._check, self._on_event, self._on_steps = check, on_event, on_steps
         self._startup_deaths = 0
         self._siblings: list[Workers] = []
-        self._workers: list[_Worker] = []
+        self._mark = uuid.uuid4().hex  # of all processes that workers start
+        self._guard = Guard(self._mark) if count else None
+        self._workers: list[WorkerState] = []
         self.count = count
         self.busy = 0.0  # seconds that workers spent on finished jobs
         for slot in range(count):
@@ -130,6 +82,9 @@ class Workers:
             self._siblings.pop().close()
         while self._workers:
             self._kill(self._workers.pop())
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
 
     def sibling(self, count: int, *, hang_after: float) -> Workers:
         """Return another pool with the same log, `check` and `on_event`. It is closed together with this one."""
@@ -158,7 +113,7 @@ class Workers:
         do; with `count=0` it is not called. Raises what these functions or `check` raise, and `ResourceError` if
         workers cannot be started.
         """
-        m = _Map(function, context, jobs, on_result, deque(range(len(jobs))))
+        m = MapState(function, context, jobs, on_result, deque(range(len(jobs))))
         if self.count == 0:
             return self._inline(m)
         self._abandon()
@@ -174,7 +129,7 @@ class Workers:
                 _run(pump)
         return [m.outcomes[i] for i in range(len(jobs))]
 
-    def _inline(self, m: _Map) -> list[Any]:
+    def _inline(self, m: MapState) -> list[Any]:
         def beat(steps: int) -> None:
             self._check()
             self._on_steps(steps)
@@ -188,18 +143,18 @@ class Workers:
                 m.settle(index, outcome)
         return [m.outcomes[i] for i in range(len(m.jobs))]
 
-    def _start(self, slot: int) -> _Worker:
+    def _start(self, slot: int) -> WorkerState:
         ours, theirs = spawning.Pipe(duplex=True)
         limit_waiting(ours, PIPE_SECONDS)
-        process = start_process(work, theirs, slot, log=self._log)
+        process = start_process(work, theirs, slot, log=self._log, mark=self._mark)
         theirs.close()
-        return _Worker(slot, process, ours, time.monotonic())
+        return WorkerState(slot, process, ours, time.monotonic())
 
-    def _kill(self, worker: _Worker) -> None:
+    def _kill(self, worker: WorkerState) -> None:
         kill_process(worker.process)
         worker.pipe.close()
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: WorkerState) -> None:
         self._workers.remove(worker)
         self._kill(worker)
         self._workers.append(self._start(worker.slot))
@@ -210,7 +165,7 @@ class Workers:
             if worker.jobs:
                 self._replace(worker)
 
-    def _give(self, worker: _Worker, m: _Map) -> None:
+    def _give(self, worker: WorkerState, m: MapState) -> None:
         several = hasattr(m.function, "stream")
         chosen = m.next(len(m.waiting) // (SHARE * self.count) if several else 1)
         if not worker.jobs:
@@ -228,12 +183,14 @@ class Workers:
         except OSError:
             self._lost(worker, "died", "does not take its job", m)
 
-    def _listen(self, seconds: float) -> Iterator[tuple[_Worker, Any]]:
+    def _listen(self, seconds: float) -> Iterator[tuple[WorkerState, Any]]:
         """Yield messages; wait up to `seconds` for the first. A dead worker yields None after its last message."""
         by_pipe = {worker.pipe: worker for worker in self._workers}
         by_sentinel = {worker.process.sentinel: worker for worker in self._workers}
         at_hand = wait([*by_pipe, *by_sentinel], seconds)
         gone = {by_sentinel[item] for item in at_hand if item in by_sentinel}
+        if not at_hand:  # what a dead worker has forked may hold its pipes
+            gone = {worker for worker in self._workers if worker.process.exitcode is not None}
         for worker in {by_pipe[item] for item in at_hand if item in by_pipe} | gone:
             try:
                 while worker.pipe.poll():
@@ -243,7 +200,7 @@ class Workers:
             if worker in gone:
                 yield worker, None
 
-    def _hear(self, worker: _Worker, message: Any, m: _Map) -> None:
+    def _hear(self, worker: WorkerState, message: Any, m: MapState) -> None:
         worker.last_beat = time.monotonic()
         match message:
             case None:
@@ -260,7 +217,7 @@ class Workers:
                     self.busy += time.monotonic() - worker.given
                 m.settle(index, outcome)
 
-    def _bury_the_hung(self, m: _Map) -> None:
+    def _bury_the_hung(self, m: MapState) -> None:
         now = time.monotonic()
         for worker in list(self._workers):
             if worker.jobs and now - worker.last_beat > self.hang_after:
@@ -269,7 +226,7 @@ class Workers:
             elif not worker.ready and now - worker.started > STARTUP_SECONDS:
                 self._lost(worker, "died", f"did not start within {STARTUP_SECONDS:g} s", m)
 
-    def _lost(self, worker: _Worker, reason: str, text: str, m: _Map) -> None:
+    def _lost(self, worker: WorkerState, reason: str, text: str, m: MapState) -> None:
         """Replace a worker. Put its jobs at the front of the queue; fail those that have lost too many workers."""
         lost, pid, was_ready = sorted(worker.jobs), worker.process.pid, worker.ready
         again = {0: "", 1: ", its chunk is run again"}.get(len(lost), f", its {len(lost)} chunks are run again")
@@ -280,7 +237,7 @@ class Workers:
                 raise ResourceError(f"workers cannot be started: the last one {text}. See {self._log}.")
         self._replace(worker)
         for index in reversed(lost):
-            tries = m.tries.setdefault(index, _Tries())
+            tries = m.tries.setdefault(index, Tries())
             tries.died += reason == "died"
             tries.hung += reason == "hung"
             if tries.died < DEATHS and tries.hung < HANGS:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import multiprocess
 
 from es_rl.errors import ResourceError
+from es_rl.workers import guard
 
 if TYPE_CHECKING:
     from multiprocess.connection import Connection
@@ -41,14 +42,15 @@ def worker_slot() -> int:
     return _slot
 
 
-def start_process(target: Callable[..., Any], *args: Any, log: Path | None = None) -> Any:
+def start_process(target: Callable[..., Any], *args: Any, log: Path | None = None, mark: str = "") -> Any:
     """Start a child that runs `target(*args)`, dies with this thread, gets no Ctrl-C and prints into `log`.
 
-    The child leads its own process group. Raises `ResourceError` if the system refuses to start it.
+    The child leads its own process group. It and all that it starts bear the `mark` of a `Guard`. Raises
+    `ResourceError` if the system refuses to start it.
     """
     process = spawning.Process(target=_child, args=(target, args, os.getpid(), str(log or os.devnull)), daemon=True)
     try:
-        with _child_environment():
+        with _child_environment(mark):
             process.start()
     except OSError as error:
         raise ResourceError(f"a process cannot be started: {error}. Try fewer workers.") from error
@@ -71,7 +73,8 @@ def death(process: Any) -> str:
     if code == -signal.SIGKILL:
         return "was killed by SIGKILL, probably because memory ran out; try fewer workers"
     if code is not None and code < 0:
-        return f"died of {signal.Signals(-code).name}"
+        names = {int(number): number.name for number in signal.Signals}  # real-time signals have no names
+        return f"died of {names.get(-code, f'signal {-code}')}"
     return f"ended with exit code {code}"
 
 
@@ -128,11 +131,12 @@ def _printing(descriptor: int) -> io.TextIOWrapper:
 
 
 @contextlib.contextmanager
-def _child_environment() -> Iterator[None]:
+def _child_environment(mark: str) -> Iterator[None]:
     """Set what a child inherits: one thread for numeric libraries, which read this when loaded, and no Ctrl-C."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    values = dict.fromkeys(THREAD_VARIABLES, "1") | ({guard.NAME: mark} if mark else {})
+    before = {name: os.environ.get(name) for name in values}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # this process only gets it later
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    os.environ.update(values)
     try:
         yield
     finally:

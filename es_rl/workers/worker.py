@@ -91,20 +91,26 @@ def work_off(
             taken[found[0]] = found[1]
         return found
 
-    try:
-        for index, outcome in stream(context, workers, noting, beat):
-            del taken[index]
-            yield index, outcome
-    except Stopped:
-        raise
-    except Exception as error:  # noqa: BLE001 - sent as text: a foreign exception may not unpickle
-        if not taken:
-            noting()  # it raised before it took a job: let one job fail, so that the error is seen
-        if len(taken) == 1:
-            yield next(iter(taken)), failure(error)
-        else:
-            for alone in [iter([job]) for job in taken.items()]:
-                yield from work_off(stream, context, workers, partial(next, alone, None), beat)
+    running = stream(context, workers, noting, beat)
+    while True:
+        try:
+            index, outcome = next(running)
+        except StopIteration:
+            return
+        except (Stopped, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - foreign code may also raise SystemExit or GeneratorExit
+            raised = error
+            break
+        del taken[index]
+        yield index, outcome
+    if not taken:
+        noting()  # it raised before it took a job: let one job fail, so that the error is seen
+    if len(taken) == 1:
+        yield next(iter(taken)), failure(raised)
+    else:
+        for alone in [iter([job]) for job in taken.items()]:
+            yield from work_off(stream, context, workers, partial(next, alone, None), beat)
 
 
 def work(pipe: Connection, slot: int) -> None:
@@ -201,7 +207,8 @@ def _serve(pipe: Connection) -> None:
                         desk.done(index, outcome)
 
 
-def failure(error: Exception) -> JobFailure:
+def failure(error: BaseException) -> JobFailure:
+    """Return what a job has raised as text: a foreign exception may not unpickle."""
     lines = str(error).strip().splitlines() or [""]
     text = lines[0] if isinstance(error, EsRlError) else f"{type(error).__name__}: {lines[0]}"
-    return JobFailure("raised", text, traceback.format_exc())
+    return JobFailure("raised", text, "".join(traceback.format_exception(error)))

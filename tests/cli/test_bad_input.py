@@ -41,6 +41,11 @@ ENVIRONMENT = [
     (["env=hostile:GraphObservation-v0"], "observation space Graph"),
     (["env=hostile:RaisesAt100-v0"], "its step raised ValueError: joint 7 exploded"),
     (["env=hostile:LateWrongShape-v0"], "the observation has shape (2,)"),
+    (["env=hostile:Leaves-v0"], "its step raised SystemExit: licence expired"),
+    (["env=hostile:Leaves-v0", "env_kwargs.how=generator"], "its step raised GeneratorExit: enough"),
+    (["env=hostile:Leaves-v0", "env_kwargs.how=base"], "BaseException: of no known kind"),
+    (["env=hostile:Leaves-v0", "env_kwargs.how=real-time"], "died of signal 37"),
+    (["env=hostile:Leaves-v0", "env_kwargs.how=forks", "hang_after=600"], "was killed by SIGKILL"),
     (["env=hostile:Sleeps-v0", "hang_after=2"], "finished no step for 2 s (hang_after), 2 times"),
     (["env=hostile:Crashes-v0"], "died of SIGSEGV"),
 ]

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import es_rl
 from es_rl.errors import ConfigError, Stopped, TrainingError
+from es_rl.evaluate import main as evaluate
 from es_rl.rl.config import parse_train
 from es_rl.rng import integer_seed
 from es_rl.run import checkpoint as cp
@@ -149,6 +150,27 @@ def test_a_killed_parent_leaves_nothing(start, tmp_path):
     process.wait()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
+
+
+def servers():
+    """The processes that hostile:StartsServer has started."""
+    return [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "12345"]]
+
+
+@pytest.mark.parametrize("end", ["killed", "finished"])
+def test_what_environments_start_does_not_outlive_the_training(start, tmp_path, end):
+    keys = ["generations=1"] if end == "finished" else []
+    process = start("env=hostile:StartsServer-v0", "run=run", "workers=2", "es.population=4", "video.every=-1", *keys)
+    wait_for(lambda: len(servers()) >= 2, process)
+    if end == "killed":
+        process.kill()
+    process.wait()
+    wait_for(lambda: not servers(), seconds=20)
+
+
+def test_an_environment_whose_close_raises_is_trained_evaluated_and_closed(train):
+    run = train("env=hostile:CloseRaises-v0", "generations=1", "es.population=4", "workers=1")
+    assert evaluate([f"run={run}", "env=hostile:CloseRaises-v0", "episodes=2"]) == 0
 
 
 def scalars(run, tag):

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 import typing
@@ -225,6 +226,49 @@ class Equal(Good):
     def step(self, action):
         obs, _, terminated, truncated, info = super().step(action)
         return obs, 1.0, terminated, truncated, info
+
+
+class Leaves(Good):
+    """Ends the program, or what it takes for one, in a given way."""
+
+    limit = 20
+
+    def __init__(self, how="exit"):
+        self.how = how
+
+    def step(self, action):
+        if self.t == 5:
+            if self.how == "exit":
+                sys.exit("licence expired")
+            if self.how == "generator":
+                raise GeneratorExit("enough")
+            if self.how == "base":
+                raise BaseException("of no known kind")
+            if self.how == "real-time":
+                os.kill(os.getpid(), signal.SIGRTMIN + 3)
+                time.sleep(1000)
+            if self.how == "forks" and not os.fork():
+                time.sleep(1000)  # a child that holds the pipes of the worker
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
+class CloseRaises(Good):
+    limit = 20
+
+    def close(self):
+        raise RuntimeError("already closed")
+
+
+class StartsServer(Good):
+    """Starts a process in a session of its own, as simulators do."""
+
+    def __init__(self):
+        subprocess.Popen(["sleep", "12345"], start_new_session=True)
+
+    def step(self, action):
+        time.sleep(0.01)
+        return super().step(action)
 
 
 class Lanes(Good):

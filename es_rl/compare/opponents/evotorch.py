@@ -19,8 +19,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from es_rl.compare.guard import guarded
 from es_rl.compare.opponents.clock import Act, BaselineConfig, Clock, Policy, make_env, settings_of
+from es_rl.workers.guard import guarded
 
 DEFAULTS: dict[str, Any] = {
     "network": "Linear(obs_length, act_length)",

@@ -1,8 +1,11 @@
-"""Kill what a process has started and left behind: `python -m es_rl.compare.guard NAME=VALUE FOLDER`.
+"""Kill what a process has started and left behind: `python -m es_rl.workers.guard NAME=VALUE [FOLDER]`.
 
-The guard's stdin is a pipe from that process. When the other end closes for any reason, the guard kills what that
-process has started meanwhile, and every process that has NAME=VALUE in its environment, with their descendants, and
-removes FOLDER. Libraries that start their own servers, such as Ray, need this: the servers outlive a killed parent.
+The guard's stdin is a pipe from that process. When the other end closes for any reason, the guard kills every process
+that has NAME=VALUE in its environment, with their descendants. Environments and libraries start processes of their own
+that would outlive a killed parent.
+
+With a FOLDER, it also looks from time to time at what that process has started, kills that as well, and removes the
+folder: servers such as Ray's overwrite their environment.
 """
 
 from __future__ import annotations
@@ -26,31 +29,45 @@ LOOK = 1.0  # seconds between looks at the parent's descendants
 PAUSE = 0.1  # seconds between two searches
 
 
+class Guard:
+    """A guard of the processes with a mark in their environment."""
+
+    def __init__(self, mark: str, folder: str = "") -> None:
+        command = [sys.executable, "-m", __spec__.name, f"{NAME}={mark}", *([folder] if folder else [])]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def close(self) -> None:
+        """Kill what is left, and wait until it is gone."""
+        self._process.communicate()
+
+
 @contextlib.contextmanager
 def guarded(folder: str) -> Iterator[None]:
     """Kill what was started inside the block when the block or this process ends, then remove `folder`."""
-    command = [sys.executable, "-m", "es_rl.compare.guard", f"{NAME}={folder}", folder]
-    guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    guard = Guard(folder, folder)
     os.environ[NAME] = folder
     try:
         yield
     finally:
         del os.environ[NAME]
-        guard.communicate()
+        guard.close()
 
 
-def main(mark: str, folder: str) -> None:
-    """Remember the parent's descendants until the pipe ends. Then kill them, and all that bear the mark."""
+def main(mark: str, folder: str = "") -> None:
+    """Wait until the pipe ends. Then kill all that bear the mark."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent, known = os.getppid(), dict[int, str]()
     before = _family({parent})  # these are not the guard's, and neither is the guard itself
-    while not select.select([sys.stdin], [], [], LOOK)[0]:
+    while not select.select([sys.stdin], [], [], LOOK if folder else None)[0]:
         known |= {process: _begun(process) for process in _family({parent}) - before}
     for _ in range(ROUNDS):
         if not _kill(mark.encode(), known):
             break
         time.sleep(PAUSE)
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _kill(mark: bytes, known: Mapping[int, str]) -> int:

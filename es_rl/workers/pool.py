@@ -30,7 +30,7 @@ from es_rl.errors import ResourceError
 from es_rl.workers.guard import Guard
 from es_rl.workers.processes import death, kill_process, limit_waiting, spawning, start_process
 from es_rl.workers.states import MapState, Tries, WorkerState
-from es_rl.workers.worker import Function, JobFailure, Jobs, stream_of, tell, work, work_off
+from es_rl.workers.worker import Function, JobFailure, Jobs, stream_of, tell, tell_function, work, work_off
 
 SHARE = 4  # a worker gets waiting jobs / (SHARE · workers) at once, so that batches shrink towards the end
 DEATHS = 5  # a job fails after this many deaths of its workers
@@ -174,7 +174,7 @@ class Workers:
         worker.asked = False
         try:
             if worker.function is not m.function:
-                worker.pipe.send(("function", m.function))
+                tell_function(worker.pipe, m.function)
                 worker.function = m.function
             if worker.context is not m.context:
                 worker.pipe.send(("context", m.context))

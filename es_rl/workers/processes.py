@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ def start_process(target: Callable[..., Any], *args: Any, log: Path | None = Non
     """
     process = spawning.Process(target=_child, args=(target, args, os.getpid(), str(log or os.devnull)), daemon=True)
     try:
-        with _child_environment(mark):
+        with _child_environment(mark), _without_main():
             process.start()
     except OSError as error:
         raise ResourceError(f"a process cannot be started: {error}. Try fewer workers.") from error
@@ -128,6 +129,21 @@ class _Output(io.RawIOBase):
 def _printing(descriptor: int) -> io.TextIOWrapper:
     """Return a stream whose lines reach the descriptor at once, even if the process is killed, in any locale."""
     return io.TextIOWrapper(io.BufferedWriter(_Output(descriptor)), "utf-8", "backslashreplace", line_buffering=True)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Let a child begin without running the program's main file again, which it would otherwise import.
+
+    That file may be a notebook or stdin, and it may start a training without a guard. What a child needs of it is sent
+    with the function that it runs.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+import dill
 from multiprocess.connection import Connection
 
-from es_rl.errors import EsRlError, Stopped
+from es_rl.errors import ConfigError, EsRlError, Stopped
 from es_rl.workers.machine import use_one_thread
 from es_rl.workers.processes import take_slot
 
@@ -138,6 +139,21 @@ def tell(pipe: Connection, message: Any) -> None:
         pipe.send(message)
     else:
         pipe.send_bytes(data)
+
+
+def tell_function(pipe: Connection, function: Function) -> None:
+    """Send the function that a worker is to run. What it uses of the program's main file goes with it.
+
+    Raises `ConfigError` if it uses something that cannot be sent.
+    """
+    try:
+        data = dill.dumps(("function", function), recurse=True)
+    except Exception as error:
+        raise ConfigError(
+            f"what worker processes are to run cannot be sent to them ({type(error).__name__}: {error}). "
+            f"Make what it names inside the function itself, or give workers=0."
+        ) from error
+    pipe.send_bytes(data)
 
 
 class JobQueue:

@@ -552,3 +552,58 @@ def test_a_fitness_may_add_parts_to_the_model():
         return alone(nn.Sequential(*list(model)[:3]))
 
     assert len(trainer(growing).train(1)) == 1
+
+
+UNGUARDED = """
+import torch
+import es_rl
+
+print("main runs")
+torch.manual_seed(0)
+x, y = torch.randn(16, 5), torch.randn(16, 1)
+scale = 2.0
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(5, 1)
+
+    def forward(self, x):
+        return self.inner(x) * scale
+
+def error(model):
+    return ((model(x) - y) ** 2).mean().item()
+
+def fitness(model):
+    return -error(model)
+
+found = []
+for workers in (0, 2):
+    torch.manual_seed(1)
+    t = es_rl.Trainer(Net(), fitness, population=8, workers=workers, seed=1)
+    found.append(t.train(2)[-1]["fitness/max"])
+print(found[0] == found[1], found[0] < 0)
+"""
+
+
+@pytest.mark.parametrize("how", ["a file", "stdin", "-c", "a notebook"])
+def test_what_the_main_file_defines_travels_without_a_guard(how, tmp_path):
+    """Its functions, classes and global names; it runs once, in this process only."""
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    cells = "import sys, pathlib\nexec(compile(pathlib.Path('script.py').read_text(), '<cell 1>', 'exec'), globals())"
+    argv = {"a file": ["script.py"], "stdin": ["-"], "-c": ["-c", UNGUARDED], "a notebook": ["-ic", cells]}[how]
+    done = subprocess.run(
+        [sys.executable, *argv], input=UNGUARDED if how == "stdin" else "", text=True, capture_output=True,
+        cwd=tmp_path, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.split("\n")[:2] == ["main runs", "True True"], done.stderr
+
+
+def test_what_cannot_be_sent_to_workers_is_one_line_with_the_remedy():
+    numbers = (i for i in range(10))
+
+    def fitness(model):
+        return float(next(numbers))
+
+    with pytest.raises(ConfigError, match=r"cannot be sent to them.*generator.*give workers=0"):
+        trainer(fitness, workers=1).train(1)

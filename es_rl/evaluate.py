@@ -79,7 +79,8 @@ def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[np
     sound = np.isfinite(returns)
     if not sound.any():
         reasons = [error for part in done for error in part.errors]
-        text = reasons[0] if reasons else "a reward, an observation or an action was not finite"
+        odd = [part.unsound for part in done if part.unsound]
+        text = [*reasons, *odd, "a number was not finite"][0]
         raise EnvError(f"env={env}: all {len(returns)} episodes failed: {text}.")
     return returns[sound], np.concatenate([part.lengths for part in done])[sound]
 

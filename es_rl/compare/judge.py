@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from es_rl import envs
 from es_rl.compare.config import BaselineConfig
 from es_rl.envs.gymnasium_backend import bounded, diverged, make_one
-from es_rl.envs.spaces import Floats, Ints, flatten
+from es_rl.envs.spaces import Flattener, Floats, Ints, flatten, usable
 from es_rl.rl.compaction import Compaction
 from es_rl.rl.episodes import play
 from es_rl.rng import integer_seed
@@ -97,7 +97,11 @@ def make_env(config: BaselineConfig) -> gymnasium.Env[Any, Any]:
     """
     env = bounded(make_one(config.env, config.env_kwargs))
     if isinstance(env.observation_space, (spaces.Dict, spaces.Tuple)):
-        env = gymnasium.wrappers.FlattenObservation(env)
+        if usable(env.observation_space)[1]:  # parts that es_rl does not see either
+            plan = Flattener(env.observation_space)
+            env = gymnasium.wrappers.TransformObservation(env, plan, spaces.Box(-np.inf, np.inf, (plan.size,)))
+        else:
+            env = gymnasium.wrappers.FlattenObservation(env)
     actions = env.action_space
     if isinstance(actions, spaces.Discrete) and actions.start:
         plain = spaces.Discrete(int(actions.n))

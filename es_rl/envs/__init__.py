@@ -33,11 +33,12 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from es_rl import plugins
 from es_rl.envs import gymnasium_backend, mujoco_tasks, point_mass, recall
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
-from es_rl.envs.spaces import Bools, Floats, Ids, Seeds
-from es_rl.errors import FOREIGN, ConfigError, EnvError, lookup, nearest
+from es_rl.envs.registry import check_id as check_id
+from es_rl.envs.registry import versions_of
+from es_rl.envs.spaces import Bools, Floats, Ids, Seeds, usable
+from es_rl.errors import FOREIGN, ConfigError, EnvError, lookup
 
 
 class VectorEnv(Protocol):
@@ -218,19 +219,6 @@ def choose_backend(id: str, backend: str = "auto") -> str:
     return "gymnasium"
 
 
-def check_id(id: str) -> None:
-    """Raise `EnvError` if an environment is not registered. Imports the module of `module:Id`, but makes nothing."""
-    module, _, name = id.rpartition(":")
-    if module:
-        _import(module, id)
-    try:
-        gymnasium.spec(name)
-    except gymnasium.error.Error as error:
-        same_name = _versions(name)
-        hint = f" Did you mean {' or '.join(same_name)}?" if same_name else nearest(name, gymnasium.registry)
-        raise EnvError(f"env={id}: no such environment.{hint} An id is one of Gymnasium's, or module:Id.") from error
-
-
 def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "auto") -> EnvSpec:
     """Make the environment, reset it, step it once and return its facts. Raises `EnvError` if it is unusable."""
     with warnings.catch_warnings(record=True) as caught:
@@ -242,7 +230,8 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
             raise
         except FOREIGN as error:
             name = id.rpartition(":")[2]
-            hint = f" Versions that can be made: {', '.join(_versions(name))}." if _versions(name) else ""
+            others = versions_of(name) if isinstance(error, (ImportError, gymnasium.error.Error)) else []
+            hint = f" Versions that can be made: {', '.join(others)}." if others else ""
             given = ", ".join(f"env_kwargs.{k}={v}" for k, v in env_kwargs.items())
             text = gymnasium_backend.describe(error)
             raise EnvError(f"env={id} {given}: cannot be made: {text}{hint}".replace(" :", ":")) from error
@@ -251,8 +240,12 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
     if gymnasium_backend.time_limit(env) is None:
         longest = gymnasium_backend.DEFAULT_TIME_LIMIT
         said += (f"{id} has no time limit: its episodes are cut off after {longest:,} steps, so that they end",)
-    spec = EnvSpec(id, env.observation_space, env.action_space, dict(env_kwargs), backend, said)
-    gymnasium_backend.check_spaces(spec.observation_space, spec.action_space, id)
+    gymnasium_backend.check_spaces(env.observation_space, env.action_space, id)
+    seen, left_out = usable(env.observation_space)
+    assert seen is not None
+    if left_out:
+        said += (f"left out of the observations, since they have no fixed size: {', '.join(left_out)}",)
+    spec = EnvSpec(id, seen, env.action_space, dict(env_kwargs), backend, said)
     vector = make_vector(id, 1, backend, env_kwargs)
     spec.action_space.seed(seed)
     vector.reset([0], [seed])
@@ -262,28 +255,6 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
     if vector.errors:
         raise EnvError(f"env={id}: {vector.errors[0]}")
     return spec
-
-
-def _import(module: str, id: str) -> None:
-    try:
-        plugins.load(module)
-    except FOREIGN as error:
-        text = gymnasium_backend.describe(error)
-        raise EnvError(f"env={id}: the module {module} cannot be imported: {text}") from error
-
-
-def _versions(name: str) -> list[str]:
-    """Return the registered ids of other versions of `name` whose code can be loaded."""
-    stem = name.rpartition("-v")[0] or name
-    found = []
-    for other, spec in sorted(gymnasium.registry.items()):
-        if other.rpartition("-v")[0] == stem and other != name and isinstance(spec.entry_point, str):
-            try:
-                gymnasium.envs.registration.load_env_creator(spec.entry_point)
-            except Exception:  # noqa: BLE001 - whatever hinders it, it is no help to the user
-                continue
-            found.append(other)
-    return found
 
 
 def _messages(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:

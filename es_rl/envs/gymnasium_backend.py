@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import sys
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -15,11 +15,13 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from es_rl.envs.spaces import Bools, Floats, Ids, Seeds, flatten, size, to_action
+from es_rl import plugins
+from es_rl.envs.spaces import Bools, Flattener, Floats, Ids, Seeds, size, to_action
 from es_rl.errors import FOREIGN, EnvError
 
 # Steps per episode of an environment without a time limit of its own: its episodes might never end.
 DEFAULT_TIME_LIMIT = 10_000
+OLD_STEP = ". Gymnasium's step returns (observation, reward, terminated, truncated, info)"
 OFF = (None, -1)  # of `max_episode_steps`: Gymnasium's ways to switch the limit off
 
 # mjWARN_BADQPOS, BADQVEL, BADQACC, BADCTRL
@@ -30,14 +32,15 @@ def make_one(id: str, env_kwargs: Mapping[str, Any], **more: Any) -> gymnasium.E
     """Make one Gymnasium environment; `module:Id` imports the module first."""
     module, _, name = id.rpartition(":")
     if module:
-        importlib.import_module(module)
+        plugins.load(module)
     spec = gymnasium.spec(name)
-    if "mujoco" in str(spec.entry_point):
+    if "mujoco" in str(spec.entry_point) or "mujoco" in sys.modules:
         _take_mujoco_warnings()
     limit = {} if spec.max_episode_steps else {"max_episode_steps": DEFAULT_TIME_LIMIT}
     if more.get("render_mode", "") is None:  # some classes do not accept it
         del more["render_mode"]
-    return gymnasium.make(name, disable_env_checker=True, **(limit | dict(env_kwargs) | more))
+    with plugins.their_settings():
+        return gymnasium.make(name, disable_env_checker=True, **(limit | dict(env_kwargs) | more))
 
 
 def _take_mujoco_warnings() -> None:
@@ -96,6 +99,7 @@ class GymnasiumVector:
         self._id, self._kwargs, self._obs_first, self._endless = id, env_kwargs, obs_first, endless
         self._envs: list[gymnasium.Env[Any, Any] | None] = [None] * n
         self._size = 0  # of an observation; known once the first environment is made
+        self._flatten: Flattener
 
     def reset(self, ids: Ids, seeds: Seeds) -> Floats:
         rows = [self._reset_one(i, seed) for i, seed in zip(ids, seeds, strict=True)]
@@ -105,20 +109,21 @@ class GymnasiumVector:
         n = len(ids)
         obs = np.empty((n, self._size))
         reward, terminated, truncated = np.empty(n), np.empty(n, np.bool_), np.empty(n, np.bool_)
-        for row, i in enumerate(ids):
-            env = self._envs[i]
-            try:
-                if env is None:
-                    raise RuntimeError("step before a successful reset")
-                action = to_action(env.action_space, actions[row])
-                seen, value, terminated[row], truncated[row], _ = env.step(action)
-                reward[row] = np.asarray(value, np.float64).item()  # some rewards are arrays of one number
-                obs[row] = flatten(env.observation_space, seen)[: self._size]
-                if diverged(env):
-                    reward[row], terminated[row] = np.nan, True
-            except FOREIGN as error:
-                self._broke(i, "step", error)
-                obs[row], reward[row], terminated[row], truncated[row] = np.nan, np.nan, True, False
+        with plugins.their_settings():
+            for row, i in enumerate(ids):
+                env = self._envs[i]
+                try:
+                    if env is None:
+                        raise RuntimeError("step before a successful reset")
+                    action = to_action(env.action_space, actions[row])
+                    seen, value, terminated[row], truncated[row], _ = env.step(action)
+                    reward[row] = np.asarray(value, np.float64).item()  # some rewards are arrays of one number
+                    obs[row] = self._flatten(seen)[: self._size]
+                    if diverged(env):
+                        reward[row], terminated[row] = np.nan, True
+                except FOREIGN as error:
+                    self._broke(i, "step", error)
+                    obs[row], reward[row], terminated[row], truncated[row] = np.nan, np.nan, True, False
         return obs, reward, terminated, truncated
 
     def close(self) -> None:
@@ -133,13 +138,17 @@ class GymnasiumVector:
             if env is None:
                 env = make_one(self._id, self._kwargs)
                 env = self._envs[i] = env if self._endless else bounded(env)
+                self._flatten = Flattener(env.observation_space)
                 self._size = size(env.observation_space, self._obs_first)
-            if isinstance(seed, np.random.Generator):
-                env.unwrapped.np_random = seed
-                obs, _ = env.reset()
-            else:
-                obs, _ = env.reset(seed=int(seed))
-            return flatten(env.observation_space, obs)[: self._size]
+            with plugins.their_settings():
+                if isinstance(seed, np.random.Generator):
+                    env.unwrapped.np_random = seed
+                    returned = env.reset()
+                else:
+                    returned = env.reset(seed=int(seed))
+                if not isinstance(returned, tuple) or len(returned) != 2:
+                    raise TypeError("it returned an observation alone. Gymnasium's reset returns (observation, info)")
+                return self._flatten(returned[0])[: self._size]
         except FOREIGN as error:
             if not self._size:
                 raise EnvError(f"env={self._id}: cannot be made: {describe(error)}") from error
@@ -148,7 +157,8 @@ class GymnasiumVector:
 
     def _broke(self, i: int, where: str, error: BaseException) -> None:
         """Record the error and drop the environment, whose state is unknown. The next reset makes a new one."""
-        self.errors[int(i)] = f"its {where} raised {describe(error)}"
+        hint = OLD_STEP if "expected 5, got 4" in str(error) else ""
+        self.errors[int(i)] = f"its {where} raised {describe(error)}{hint}"
         env, self._envs[i] = self._envs[i], None
         if env is not None:
             close(env)

@@ -18,44 +18,90 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
-def size(space: Space, first: int | None = None) -> int:
-    """Return how many numbers a flattened observation has, at most `first`.
+def usable(space: Space) -> tuple[Space | None, list[str]]:
+    """Return the part of a space that has a fixed size, or None, and the names of the parts that are left out."""
+    if isinstance(space, spaces.Dict):
+        found = {name: usable(part) for name, part in space.items()}
+        left_out = [".".join(filter(None, (name, inner))) for name, (_, names) in found.items() for inner in names]
+        kept = {name: part for name, (part, _) in found.items() if part is not None}
+        return (spaces.Dict(list(kept.items())) if left_out else space) if kept else None, left_out
+    if isinstance(space, spaces.Tuple):
+        return (None, [""]) if any(usable(part)[1] for part in space) else (space, [])
+    fixed = isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete))
+    return (space, []) if fixed else (None, [""])
 
-    Raises TypeError for a space without a fixed size, such as Text or Graph.
+
+def size(space: Space, first: int | None = None) -> int:
+    """Return how many numbers a flattened observation has, at most `first`. Parts without a fixed size are left out.
+
+    Raises TypeError for a space without any part of a fixed size, such as Text or Graph.
     """
-    if not _supported(space):
-        raise TypeError("is not supported; Box, Discrete, MultiBinary, MultiDiscrete, and Dict or Tuple of these are")
-    numbers = spaces.flatdim(space)
+    numbers = Flattener(space).size
     return numbers if first is None else min(first, numbers)
 
 
+class Flattener:
+    """Flattens observations of a space to vectors, as `gymnasium.spaces.flatten` does; discrete ones become one-hot.
+
+    The parts of a Dict or a Tuple are found once, because this runs at every step.
+    """
+
+    def __init__(self, space: Space) -> None:
+        known, _ = usable(space)
+        if known is None:
+            raise TypeError(
+                "is not supported; Box, Discrete, MultiBinary, MultiDiscrete, and Dict or Tuple of these are"
+            )
+        self._leaves: list[tuple[tuple[Any, ...], Space, int, int]] = []  # path, space, first and last place
+        self.size = 0
+        self._find(known, ())
+
+    def _find(self, space: Space, path: tuple[Any, ...]) -> None:
+        if isinstance(space, (spaces.Dict, spaces.Tuple)):
+            parts = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
+            for name, part in parts:
+                self._find(part, (*path, name))
+            return
+        end = self.size + spaces.flatdim(space)
+        self._leaves.append((path, space, self.size, end))
+        self.size = end
+
+    def __call__(self, obs: Any) -> NDArray[np.float64]:
+        """Return a vector. Raises ValueError for a part of a wrong shape, KeyError for one that is missing."""
+        vector = np.zeros(self.size)
+        for path, space, first, end in self._leaves:
+            part = obs
+            for name in path:
+                part = part[name]
+            row = vector[first:end]
+            if isinstance(space, spaces.Discrete):
+                if not 0 <= (value := int(part) - int(space.start)) < space.n:
+                    raise ValueError(f"the observation has {part}, which is not in {space}")
+                row[value] = 1.0
+            elif isinstance(space, spaces.MultiDiscrete):
+                row[:] = np.asarray(spaces.flatten(space, part))
+            else:
+                values = np.asarray(part, dtype=np.float64 if not path else None)
+                if values.shape != space.shape:
+                    what = f"the observation's part {'.'.join(map(str, path))}" if path else "the observation"
+                    raise ValueError(f"{what} has shape {values.shape}, but its space has {space.shape}")
+                row[:] = values.astype(space.dtype, copy=False).reshape(-1) if path else values.reshape(-1)
+        return vector
+
+
 def flatten(space: Space, obs: Any) -> NDArray[np.float64]:
-    """Flatten one observation to a vector; discrete ones become one-hot. Raises ValueError for a wrong shape."""
-    if isinstance(space, spaces.Box):
-        array = np.asarray(obs, dtype=np.float64)
-        if array.shape != space.shape:
-            raise ValueError(f"the observation has shape {array.shape}, but its space has {space.shape}")
-        return array.reshape(-1)
-    vector = np.asarray(spaces.flatten(space, obs), dtype=np.float64)
-    if len(vector) != size(space):
-        raise ValueError(f"the observation has {len(vector)} numbers, but its space has {size(space)}")
-    return vector
-
-
-def _supported(space: Space) -> bool:
-    if isinstance(space, spaces.Dict):
-        return all(_supported(part) for part in space.values())
-    if isinstance(space, spaces.Tuple):
-        return all(_supported(part) for part in space)
-    return isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete))
+    """Flatten one observation to a vector. Raises ValueError for a wrong shape."""
+    return Flattener(space)(obs)
 
 
 def to_action(space: Space, action: Any) -> Any:
-    """Convert the output of a policy, (A,) numbers or an integer, to an action of the space."""
+    """Convert the output of a policy, (A,) numbers or an integer, to an action of the space, of its type."""
     if isinstance(space, spaces.Box):
-        numbers = np.rint(action) if np.issubdtype(space.dtype, np.integer) else action
+        kind = space.dtype.kind
+        numbers = np.rint(action) if kind in "iu" else np.asarray(action) >= 0.5 if kind == "b" else action
         return np.asarray(numbers, dtype=space.dtype).reshape(space.shape)
-    return int(action)
+    assert isinstance(space, spaces.Discrete)
+    return space.dtype.type(action)
 
 
 def to_json(space: Space) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 SQUASHES: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "clip": lambda x: torch.clamp(x, -1.0, 1.0)}
 
 
+UNBOUNDED = 1e15  # bounds this far from their middle, such as the largest float, mean that there are none
+
+
 def _bounds(space: spaces.Box) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the bounds of a space in float32. A bound that float32 cannot represent is rounded inwards."""
     with np.errstate(over="ignore"):  # a bound beyond float32's range becomes infinite: no bound
@@ -25,7 +28,8 @@ def _bounds(space: spaces.Box) -> tuple[NDArray[np.float32], NDArray[np.float32]
 class ActionHead(nn.Module):
     """Box: squash outputs to [−1, 1] by tanh or clipping, then scale to [low, high]. Discrete: take the largest output.
 
-    A Box dimension without finite bounds on both sides gets the raw output, clipped to the bound it has.
+    A Box dimension without finite bounds on both sides, or with bounds that mean none because they are so far apart,
+    gets the raw output, clipped to the bound it has.
     """
 
     low: Tensor
@@ -44,7 +48,7 @@ class ActionHead(nn.Module):
         assert isinstance(space, spaces.Box)
         self.outputs = int(np.prod(space.shape))
         low, high = (torch.tensor(bound) for bound in _bounds(space))  # (A,)
-        bounded = torch.isfinite(low) & torch.isfinite(high)
+        bounded = torch.isfinite(low) & torch.isfinite(high) & (high / 2 - low / 2 < UNBOUNDED)
         self._all_bounded = bool(bounded.all())
         self.is_unit = bool((low == -1).all() and (high == 1).all())
         # Constants of the environment, not of the policy: kept out of checkpoints.

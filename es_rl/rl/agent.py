@@ -12,7 +12,7 @@ from torch import nn
 
 from es_rl import es, policies
 from es_rl.config import build
-from es_rl.envs.spaces import flatten, from_json, size, to_action, to_json
+from es_rl.envs.spaces import Flattener, from_json, size, to_action, to_json
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.keys import key
 from es_rl.plugins import module_rule
@@ -38,11 +38,12 @@ class Agent:
         self.config = config
         self.generation = checkpoint.generation
         self.observation_space, self.action_space = saved_spaces(checkpoint)
+        self._flatten = Flattener(self.observation_space)
         self._state: Any = None
 
     def __call__(self, obs: Any) -> Any:
         """Return an action of the action space for one observation of the observation space."""
-        row = torch.from_numpy(flatten(self.observation_space, obs))[None]  # (1, O)
+        row = torch.from_numpy(self._flatten(obs))[None]  # (1, O)
         with torch.inference_mode():
             action, self._state = self.policy(row, self._state)
         return to_action(self.action_space, action[0].numpy())

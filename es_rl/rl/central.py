@@ -272,4 +272,5 @@ def _join(outcomes: list[Any], shards: list[Shard], moments: Moments | None) -> 
         moments=moments,
         errors=[error for part in parts for error in part.errors],
         simulating=sum(part.simulating for part in parts),
+        unsound=next((part.unsound for part in parts if part.unsound), ""),
     )

@@ -61,6 +61,7 @@ class ChunkResult:
     moments: Moments | None
     errors: list[str]
     simulating: float = 0.0  # seconds spent in steps of the environments
+    unsound: str = ""  # the first number that was not finite
 
 
 class ChunkRunner:
@@ -203,6 +204,7 @@ def chunk_result(config: Config, chunk: Chunk, done: Episodes) -> ChunkResult:
         moments=done.moments,
         errors=done.errors,
         simulating=done.simulating,
+        unsound=done.unsound,
     )
 
 

@@ -37,6 +37,7 @@ class Episodes:
     moments: Moments | None  # of each episode
     errors: list[str] = field(default_factory=list)  # messages of environments that broke
     simulating: float = 0.0  # seconds in steps of the environments since a group last ended, of all groups in progress
+    unsound: str = ""  # the first number that was not finite: what it was, when, and its value
 
 
 class MomentSums:
@@ -155,8 +156,18 @@ class EpisodeBatch:
         if not np.vdot(obs, obs) + np.vdot(reward, reward) + np.vdot(actions, actions) < HUGE**2:
             failed = ~(_finite(reward) & _finite(obs) & _finite(actions))
             over |= failed
+            self._note_unsound(np.flatnonzero(failed), reward, obs, actions)
         if np.count_nonzero(over):
             self._leave(over, failed)
+
+    def _note_unsound(self, rows: Ints, reward: Floats, obs: Floats, actions: NDArray[Any]) -> None:
+        """Note for the group of each of these rows which number was not finite."""
+        for row in rows.tolist():
+            place = self.running[row]
+            group = self._group[place]
+            if group is not None and not group.episodes.unsound:
+                step = self._steps - self._begun[place]
+                group.episodes.unsound = _unsound(step, reward=reward[row], observation=obs[row], action=actions[row])
 
     def _leave(self, over: Bools, failed: Bools | None) -> None:
         """Record how the episodes of these rows ended, and free their places."""
@@ -213,6 +224,17 @@ def play(
     while not (ended := playing.advance()):
         pass
     return ended[0][1]
+
+
+def _unsound(step: int, **values: Any) -> str:
+    """Return which of the values of a step is not finite, such as "number 3 of the observation of step 7 is nan"."""
+    for name, value in values.items():
+        row = np.asarray(value, np.float64).reshape(-1)
+        odd = np.flatnonzero(~(np.abs(row) < HUGE))
+        if odd.size:
+            which = f"number {odd[0]} of the {name}" if np.ndim(value) else f"the {name}"
+            return f"{which} of step {step} is {row[odd[0]]:g}"
+    return ""
 
 
 def _finite(values: NDArray[Any]) -> Bools:

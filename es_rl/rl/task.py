@@ -134,7 +134,7 @@ class RlTask:
         lost = result.steps == 0 and bool(result.errors) and generation == 1 and several
         if failed <= share * population and not lost:
             return
-        reason = result.errors[0] if result.errors else "rewards, observations or actions that are not finite"
+        reason = result.errors[0] if result.errors else result.unsound or "a number that is not finite"
         text = f"{failed} of {population} members failed in generation {generation}: {reason}."
         if failed > share * population:
             text += f" es.max_failed={share:g} allows {int(share * population)}."

@@ -84,7 +84,7 @@ def test_rewards_that_are_no_numbers_exit_with_5(command):
     done = command("train", "env=hostile:NanReward-v0", *SMALL, "workers=0")
     assert done.returncode == 5
     assert "4 of 4 members failed" in done.stderr or "3 of 4 members failed" in done.stderr
-    assert "not finite" in done.stderr and "es.max_failed=0.5 allows 2" in done.stderr
+    assert "the reward of step 6 is nan" in done.stderr and "es.max_failed=0.5 allows 2" in done.stderr
 
 
 def test_a_run_directory_that_cannot_be_made_exits_with_6(tmp_path):

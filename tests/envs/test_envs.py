@@ -194,7 +194,7 @@ def test_spaces_survive_json_and_flatten_as_gymnasium_flattens(space):
 
 def test_an_observation_with_a_part_too_short_is_refused():
     space = spaces.Dict({"a": spaces.Box(-1, 1, (3,)), "b": spaces.Discrete(2)})
-    with pytest.raises(ValueError, match="the observation has 4 numbers, but its space has 5"):
+    with pytest.raises(ValueError, match=r"the observation's part a has shape \(2,\), but its space has \(3,\)"):
         flatten(space, {"a": np.zeros(2), "b": 0})
 
 
@@ -233,3 +233,19 @@ def test_an_error_that_says_nothing_is_told_by_its_line_of_code():
     with pytest.raises(ValueError) as caught:
         strict(-1)
     assert describe(caught.value).startswith("ValueError: raise ValueError (test_envs.py, line ")
+
+
+@pytest.mark.parametrize(
+    ("id", "hint"),
+    [
+        ("ALE/Pong-v5", "give env=ale_py:ALE/Pong-v5"),
+        ("dm_control/cartpole-swingup-v0", "give env=shimmy:dm_control/cartpole-swingup-v0"),
+        ("FetchReach-v4", "give env=gymnasium_robotics:FetchReach-v4"),
+        ("MiniGrid-Empty-5x5-v0", "give env=minigrid:MiniGrid-Empty-5x5-v0"),
+        ("Humanoi-v4", "Did you mean Humanoid-v4"),
+    ],
+)
+def test_an_id_of_another_package_gets_a_hint(id, hint):
+    with pytest.raises(EnvError, match="no such environment") as caught:
+        envs.check_id(id)
+    assert hint in str(caught.value)

@@ -1,0 +1,64 @@
+"""Gymnasium's registry: which ids there are, which other one was meant, and which package may have it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import gymnasium
+
+from es_rl import plugins
+from es_rl.envs.gymnasium_backend import describe
+from es_rl.errors import FOREIGN, EnvError, nearest
+
+# Packages that register ids when they are imported, by what their ids begin with.
+PACKAGES = {
+    "ALE/": "ale_py", "dm_control/": "shimmy", "MiniGrid": "minigrid", "BabyAI": "minigrid",
+    "Fetch": "gymnasium_robotics", "HandManipulate": "gymnasium_robotics", "HandReach": "gymnasium_robotics",
+    "Adroit": "gymnasium_robotics", "Franka": "gymnasium_robotics", "PointMaze": "gymnasium_robotics",
+    "AntMaze": "gymnasium_robotics", "Panda": "panda_gym", "highway": "highway_env", "Meta-World": "metaworld",
+    "Safety": "safety_gymnasium",
+}  # fmt: skip
+
+
+def check_id(id: str) -> None:
+    """Raise `EnvError` if an environment is not registered. Imports the module of `module:Id`, but makes nothing."""
+    module, _, name = id.rpartition(":")
+    if module:
+        _import(module, id)
+    try:
+        gymnasium.spec(name)
+    except gymnasium.error.Error as error:
+        same_name = versions_of(name)
+        hint = f" Did you mean {' or '.join(same_name)}?" if same_name else _other_package(name, module)
+        hint = hint or nearest(name, gymnasium.registry)
+        raise EnvError(f"env={id}: no such environment.{hint} An id is one of Gymnasium's, or module:Id.") from error
+
+
+def _other_package(name: str, module: str) -> str:
+    """Return a hint at the package that may have an id, or an empty string."""
+    package = next((package for start, package in PACKAGES.items() if name.startswith(start)), "")
+    return f" If it is of the package {package}, give env={package}:{name}." if package and package != module else ""
+
+
+def _import(module: str, id: str) -> None:
+    try:
+        plugins.load(module)
+    except FOREIGN as error:
+        text = describe(error)
+        raise EnvError(f"env={id}: the module {module} cannot be imported: {text}") from error
+
+
+def versions_of(name: str) -> list[str]:
+    """Return the registered ids of other versions of `name` whose code can be loaded."""
+    stem = name.rpartition("-v")[0] or name
+    found = []
+    for other, spec in sorted(gymnasium.registry.items()):
+        if other.rpartition("-v")[0] == stem and other != name and isinstance(spec.entry_point, str):
+            try:
+                creator = gymnasium.envs.registration.load_env_creator(spec.entry_point)
+            except Exception:  # noqa: BLE001 - whatever hinders it, it is no help to the user
+                continue
+            old = any("mujocopy" in base.__name__.lower() for base in getattr(creator, "__mro__", ()))
+            if not old or find_spec("mujoco_py") is not None:
+                found.append(other)
+    return found

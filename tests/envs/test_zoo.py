@@ -1,0 +1,83 @@
+"""Odd environments: each trains, is evaluated and goes on, or is refused in one line that says why."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import metrics, refusal
+
+from es_rl.evaluate import main as evaluate
+from es_rl.train import main as training
+
+TRAINS = [
+    "Lists", "Tensors", "ReadOnly", "Strided", "Scalar", "PythonNumber", "Picture", "BitsSeen", "Choices", "Number",
+    "Pairs", "Mission", "Unbounded", "Switches", "Counts", "NumPyNumber", "SmallNumber", "OneChoice", "LargestFloats",
+    "HalfBounded", "Grid", "TensorReward", "WholeReward", "NumPyEnds", "NoInfo", "Lists5", "SameArray", "Slots",
+    "settings_of_their_own:DoubleByDefault", "settings_of_their_own:StrictNumPy", "hostile:Good", "hostile:OneNumber",
+    "hostile:DictObservation", "hostile:CloseRaises", "hostile:Equal",
+]  # fmt: skip
+REFUSED = {
+    "NoObservation": (3, "the observation has shape ()"),
+    "Words": (3, "could not convert string to float"),
+    "OtherShape": (3, "the observation has shape (3, 1), but its space has (3,)"),
+    "PartMissing": (3, "KeyError: 'b'"),
+    "PartTooShort": (3, "the observation's part b has shape (2,), but its space has (3,)"),
+    "BeyondItsSpace": (3, "the observation has 3, which is not in Discrete(3)"),
+    "BelowItsSpace": (3, "the observation has -1, which is not in Discrete(3)"),
+    "NanSeen": (5, "number 1 of the observation of step 4 is nan"),
+    "HugeSeen": (5, "number 2 of the observation of step 4 is 1e+200"),
+    "InfiniteReward": (5, "the reward of step 1 is inf"),
+    "NoReward": (5, "the reward of step 1 is nan"),
+    "WordReward": (3, "its step raised ValueError: could not convert string to float: 'good'"),
+    "TwoRewards": (3, "its step raised ValueError"),
+    "OldStep": (3, "Gymnasium's step returns (observation, reward, terminated, truncated, info)"),
+    "NoStep": (3, "its step raised TypeError"),
+    "OldReset": (3, "it returned an observation alone. Gymnasium's reset returns (observation, info)"),
+    "OldResetOfADict": (3, "it returned an observation alone. Gymnasium's reset returns (observation, info)"),
+    "ResetTakesNoSeed": (3, "unexpected keyword argument 'seed'"),
+    "Sequence": (3, "the observation space Sequence"),
+    "TextInATuple": (3, "the observation space Tuple"),
+    "ManyBits": (3, "the action space MultiBinary(3) is not supported; Box and Discrete are"),
+    "ActsInADict": (3, "the action space Dict"),
+    "NoSpace": (3, "the observation space None"),
+    "SaysNothing": (3, "ValueError: "),
+    "hostile:ConstructorRaises": (3, "no license for this robot"),
+    "hostile:WrongShape": (3, "the observation has shape (2,), but its space has (3,)"),
+    "hostile:LateWrongShape": (3, "the observation has shape (2,)"),
+    "hostile:TextObservation": (3, "observation space Text"),
+    "hostile:GraphObservation": (3, "observation space Graph"),
+    "hostile:TextAction": (3, "the action space Text"),
+    "hostile:RaisesAt100": (3, "its step raised ValueError: joint 7 exploded"),
+    "hostile:NanReward": (5, "the reward of step 6 is nan"),
+    "hostile:Huge": (5, "of the observation of step 5 is"),
+    "hostile:Leaves": (3, "its step raised SystemExit: licence expired"),
+}
+KEYS = ["es.population=4", "workers=0", "video.every=-1", "eval.episodes=2", "policy=linear"]
+
+
+def of(name):
+    return f"env={name if ':' in name else f'zoo:{name}'}-v0"
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_an_odd_environment_trains_is_evaluated_and_goes_on(train, capsys, name):
+    run = train(of(name), *KEYS, "generations=2", "eval.every=1")
+    assert [line["members/failed"] for line in metrics(run)] == [0, 0]
+    assert all(np.isfinite(line["eval/return_mean"]) for line in metrics(run))
+    assert evaluate([f"run={run}", of(name), "episodes=1"]) == 0
+    train(f"resume={run}", of(name), "generations=3")
+    said = capsys.readouterr().out
+    assert ("left out of the observations" in said) == (name == "Mission")
+    assert torch.get_default_dtype() == torch.float32 and np.geterr()["divide"] == "warn"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_odd_environment_is_refused_in_one_line(name):
+    code, text = REFUSED[name]
+    found, said = refusal(training, of(name), *KEYS, "generations=2")
+    assert (found, text in said) == (code, True), said
+    assert ("\n" not in said and said.startswith(f"env={of(name).partition('=')[2]}")) or code == 5, said
+
+
+def test_both_parts_of_a_mission_are_named(train, capsys):
+    train("env=zoo:Mission-v0", *KEYS, "generations=1")
+    assert "no fixed size: deep.said, mission" in capsys.readouterr().out

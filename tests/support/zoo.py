@@ -1,0 +1,148 @@
+"""Odd environments, each in one way; `env=zoo:NAME-v0`. `tests/envs/test_zoo.py` says what is to come of each."""
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from hostile import Good
+
+BOX = spaces.Box(-1, 1, (3,), np.float64)
+
+
+class Odd(Good):
+    limit = 12
+
+    def step(self, action):
+        self.t += 1
+        return self.look(), -0.5, self.t >= self.limit, False, {}
+
+
+def odd(name, *, observation=None, action=None, look=None, change=None, step=None, reset=None, **more):
+    """Register an environment with these spaces; `look` gives observations, `change` alters what a step returns."""
+    body = {key: value for key, value in (("observation_space", observation), ("action_space", action)) if value}
+    if look is not None:
+        body["look"] = lambda self: look(self)
+    if change is not None or step is not None:
+
+        def stepped(self, given):
+            if step is not None:
+                return step(self, given)
+            self.t += 1
+            returned = (self.look() if look else Good.look(self), -0.5, self.t >= self.limit, False, {})
+            return change(*returned) if change else returned
+
+        body["step"] = stepped
+    if reset is not None:
+        body["reset"] = reset
+    kind = type(name, (Odd,), body | more)
+    gymnasium.register(f"{name}-v0", entry_point=kind, max_episode_steps=kind.limit)
+
+
+def asking(check):
+    """A step that refuses actions of another type than Gymnasium's."""
+
+    def step(self, action):
+        assert check(action), f"{type(action).__name__} {action!r}"
+        self.t += 1
+        return Good.look(self), -0.5, self.t >= self.limit, False, {}
+
+    return step
+
+
+# What trains.
+odd("Lists", look=lambda self: [0.1, 0.2, 0.3])
+odd("Tensors", look=lambda self: torch.tensor([0.1, 0.2, 0.3]))
+odd("ReadOnly", look=lambda self: np.frombuffer(np.zeros(3).tobytes()))
+odd("Strided", look=lambda self: np.zeros((3, 2))[:, 0])
+odd("Scalar", observation=spaces.Box(-1, 1, ()), look=lambda self: np.float32(0.1))
+odd("PythonNumber", observation=spaces.Box(-1, 1, ()), look=lambda self: 0.1)
+odd("Picture", observation=spaces.Box(0, 255, (4, 4, 3), np.uint8), look=lambda self: np.full((4, 4, 3), 200, np.uint8))
+odd("BitsSeen", observation=spaces.MultiBinary(4), look=lambda self: [1, 0, 1, 1])
+odd("Choices", observation=spaces.MultiDiscrete([3, 2], start=[1, 5]), look=lambda self: np.array([3, 6]))
+odd("Number", observation=spaces.Discrete(4, start=-2), look=lambda self: 1)
+odd("Pairs", observation=spaces.Tuple([BOX, spaces.Discrete(2)]), look=lambda self: (np.zeros(3), 1))
+odd("Mission", observation=spaces.Dict(
+    {"image": BOX, "mission": spaces.Text(9), "deep": spaces.Dict({"said": spaces.Text(9), "x": BOX})}),
+    look=lambda self: {"image": np.zeros(3), "mission": "go", "deep": {"said": "so", "x": np.ones(3)}})  # fmt: skip
+odd("Unbounded", observation=spaces.Box(-np.inf, np.inf, (3,)))
+odd("Switches", action=spaces.Box(0, 1, (2,), bool),
+    step=asking(lambda a: a.dtype == bool and a.shape == (2,)))  # fmt: skip
+odd("Counts", action=spaces.Box(-3, 3, (2,), np.int64), step=asking(lambda a: a.dtype == np.int64))
+odd("NumPyNumber", action=spaces.Discrete(3), step=asking(lambda a: isinstance(a, np.int64)))
+odd("SmallNumber", action=spaces.Discrete(3, start=5, dtype=np.int8),
+    step=asking(lambda a: isinstance(a, np.int8) and a >= 5))  # fmt: skip
+odd("OneChoice", action=spaces.Discrete(1), step=asking(lambda a: a == 0))
+odd("LargestFloats", action=spaces.Box(-3.4e38, 3.4e38, (2,)), step=asking(lambda a: np.isfinite(a).all()))
+odd("HalfBounded", action=spaces.Box(0, np.inf, (2,)), step=asking(lambda a: (a >= 0).all()))
+odd("Grid", action=spaces.Box(-1, 1, (2, 2)), step=asking(lambda a: a.shape == (2, 2)))
+odd("TensorReward", change=lambda o, r, *rest: (o, torch.tensor(r), *rest))
+odd("WholeReward", change=lambda o, r, *rest: (o, 1, *rest))
+odd("NumPyEnds", change=lambda o, r, te, tr, i: (o, r, np.bool_(te), np.bool_(tr), i))
+odd("NoInfo", change=lambda o, r, te, tr, i: (o, r, te, tr, None))
+odd("Lists5", change=lambda *five: list(five))
+
+
+class SameArray(Odd):
+    """Returns one array again and again, and writes into it."""
+
+    def look(self):
+        self.seen = getattr(self, "seen", np.zeros(3))
+        self.seen += 0.1
+        return self.seen
+
+
+class DoubleByDefault(Odd):
+    def look(self):
+        assert torch.zeros(1).dtype == torch.float64  # as this module has set it
+        return super().look()
+
+
+class StrictNumPy(Odd):
+    def look(self):
+        try:
+            np.float64(1.0) / np.zeros(1)
+        except FloatingPointError:
+            return super().look()
+        raise AssertionError("NumPy no longer raises")
+
+
+class Slots(Odd):
+    """Takes the generator that Gymnasium makes, and nothing else."""
+
+    def look(self):
+        return self.np_random.uniform(-1, 1, 3)
+
+
+for kind in (SameArray, Slots):
+    gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=kind.limit)
+
+# What is refused, or fails.
+odd("NoObservation", look=lambda self: None)
+odd("Words", look=lambda self: "hello")
+odd("OtherShape", look=lambda self: np.zeros((3, 1)))
+odd("PartMissing", observation=spaces.Dict({"a": BOX, "b": BOX}), look=lambda self: {"a": np.zeros(3)})
+odd(
+    "PartTooShort",
+    observation=spaces.Dict({"a": BOX, "b": BOX}),
+    look=lambda self: {"a": np.zeros(3), "b": np.zeros(2)},
+)
+odd("BeyondItsSpace", observation=spaces.Discrete(3), look=lambda self: 3)
+odd("BelowItsSpace", observation=spaces.Discrete(3), look=lambda self: -1)
+odd("NanSeen", look=lambda self: np.array([0.0, np.nan, 0.0]) if self.t == 4 else np.zeros(3))
+odd("HugeSeen", look=lambda self: np.array([0.0, 0.0, 1e200]) if self.t == 4 else np.zeros(3))
+odd("InfiniteReward", change=lambda o, r, *rest: (o, np.inf, *rest))
+odd("NoReward", change=lambda o, r, *rest: (o, None, *rest))
+odd("WordReward", change=lambda o, r, *rest: (o, "good", *rest))
+odd("TwoRewards", change=lambda o, r, *rest: (o, np.zeros(2), *rest))
+odd("OldStep", change=lambda o, r, te, tr, i: (o, r, te, i))
+odd("NoStep", change=lambda *five: None)
+odd("OldReset", reset=lambda self, **_: np.zeros(3))
+odd("OldResetOfADict", observation=spaces.Dict({"a": BOX, "b": BOX}),
+    reset=lambda self, **_: {"a": np.zeros(3), "b": np.zeros(3)})  # fmt: skip
+odd("ResetTakesNoSeed", reset=lambda self: (np.zeros(3), {}))
+odd("Sequence", observation=spaces.Sequence(BOX))
+odd("TextInATuple", observation=spaces.Tuple([BOX, spaces.Text(3)]))
+odd("ManyBits", action=spaces.MultiBinary(3))
+odd("ActsInADict", action=spaces.Dict({"a": BOX}))
+odd("NoSpace", observation_space=None)
+odd("SaysNothing", step=lambda self, action: (_ for _ in ()).throw(ValueError()))

@@ -17,7 +17,7 @@ from es_rl.config import help_text
 from es_rl.envs import BACKENDS
 from es_rl.errors import lookup
 from es_rl.es.chunks import idle_workers
-from es_rl.es.optim import OPTIMIZERS
+from es_rl.es.optim import check_optimizer
 from es_rl.es.shaping import SHAPINGS
 from es_rl.es.strategy import ESParams
 from es_rl.noise import KINDS
@@ -96,7 +96,7 @@ def _check_names(config: Config) -> None:
     lookup(BACKENDS | {"auto": None}, config.backend, "backend")
     lookup(KINDS, config.es.noise, "es.noise")
     lookup(SHAPINGS, config.es.shaping, "es.shaping")
-    lookup(OPTIMIZERS, config.optim.name, "optim.name")
+    check_optimizer(config.optim.name, "optim.name")
 
 
 if __name__ == "__main__":

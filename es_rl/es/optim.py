@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from es_rl.errors import lookup
+from es_rl.errors import ConfigError, lookup
 from es_rl.es.config import OptimConfig
 
 Named = Mapping[str, Tensor]
+
+TORCH = "torch.optim."  # begins the name of any other optimiser of torch, which gets its learning rate only
 
 
 class ClipUp(torch.optim.Optimizer):
@@ -77,6 +79,30 @@ OPTIMIZERS: dict[str, Callable[[list[Tensor], OptimConfig, float], torch.optim.O
 }
 
 
+def check_optimizer(name: str, key: str) -> None:
+    """Raise `ConfigError` unless there is an optimiser of this name: one of `OPTIMIZERS`, or torch.optim.CLASS."""
+    kind = getattr(torch.optim, name.removeprefix(TORCH), None) if name.startswith(TORCH) else None
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+        lookup(OPTIMIZERS, name, key)
+        return
+    p = torch.zeros(2)
+    p.grad = torch.ones(2)
+    try:
+        optimizer = kind([p], lr=0.1)  # type: ignore[call-arg]
+        optimizer.step()
+    except Exception as error:
+        raise ConfigError(f"{key}={name}: cannot step on a gradient alone ({error}). Give another.") from error
+    if not all(isinstance(value, Tensor) for value in optimizer.state[p].values()):
+        raise ConfigError(f"{key}={name}: keeps a state that is no tensor and could not be saved. Give another.")
+
+
+def _make(params: list[Tensor], config: OptimConfig, lr: float) -> torch.optim.Optimizer:
+    if not config.name.startswith(TORCH):
+        return lookup(OPTIMIZERS, config.name, "optim.name")(params, config, lr)
+    made: torch.optim.Optimizer = getattr(torch.optim, config.name.removeprefix(TORCH))(params, lr=lr)
+    return made
+
+
 def entries(config: OptimConfig) -> dict[str, Tensor]:
     """Return the state that an optimiser keeps of a parameter of two numbers after a step, by entry."""
     _, state = step({"p": torch.zeros(2)}, {"p": torch.ones(2)}, {}, config=config, lr=config.lr)
@@ -91,7 +117,7 @@ def step(
     `state` maps `parameter/entry` (such as `0.weight/exp_avg`) to a tensor. It is empty before the first step.
     """
     params = {name: value.clone() for name, value in theta.items()}
-    optimizer = lookup(OPTIMIZERS, config.name, "optim.name")(list(params.values()), config, lr)
+    optimizer = _make(list(params.values()), config, lr)
     for key, value in state.items():
         name, entry = key.rsplit("/", 1)
         optimizer.state[params[name]][entry] = value.clone()

@@ -54,7 +54,9 @@ class LlmEvalConfig:
 @dataclass(frozen=True)
 class LlmConfig:
     model: str = key("", "directory with safetensors or one GGUF file, or an id of the Hugging Face Hub", path=True)
-    data: str = key("", "file of JSON lines, each with a prompt and the columns of the reward", path=True)
+    data: str = key(
+        "", "file of JSON lines, each with a prompt and the columns of the reward", path=True, resumable=True
+    )
     reward: str = key("", "reward of the completions")
     preset: str = key("", "published settings: es-at-scale", choices=tuple(PRESETS))
     batch: int = key(8, "prompts per generation, the same for all members", low=1)

@@ -10,7 +10,7 @@ from es_rl.config import build, pairs
 from es_rl.errors import ConfigError, lookup
 from es_rl.es.chunks import default_chunk
 from es_rl.es.config import EsConfig, OptimConfig, check_chunk, check_pairs, refuse_episodic
-from es_rl.es.optim import OPTIMIZERS
+from es_rl.es.optim import check_optimizer
 from es_rl.es.shaping import SHAPINGS
 from es_rl.keys import group, key
 from es_rl.noise import KINDS
@@ -40,7 +40,7 @@ class TextEvalConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    corpus: str = key("", "text file; its last tenth is held out", path=True)
+    corpus: str = key("", "text file; its last tenth is held out", path=True, resumable=True)
     model: str = key("", "run of a trained GPT to start from, with another seed; default: from scratch", path=True)
     ctx: int = key(128, "sequence length in bytes", low=2)
     batch: int = key(2, "sequences per generation, the same for all members", low=1)
@@ -93,7 +93,7 @@ def _resolve(config: TextConfig) -> TextConfig:
     check_pairs(config.es, "es.")
     lookup(KINDS, config.es.noise, "es.noise")
     lookup(SHAPINGS, config.es.shaping, "es.shaping")
-    lookup(OPTIMIZERS, config.optim.name, "optim.name")
+    check_optimizer(config.optim.name, "optim.name")
     if config.baseline and config.optim.name != config.baseline:
         raise ConfigError(f"optim.name={config.optim.name}: baseline={config.baseline} is itself the optimiser.")
     if config.reward and ":" not in config.reward:

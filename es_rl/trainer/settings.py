@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from es_rl.config import build
-from es_rl.errors import ConfigError, lookup
+from es_rl.errors import ConfigError, TrainingError, lookup
 from es_rl.es.chunks import default_chunk
 from es_rl.es.config import EPISODIC, EsConfig, OptimConfig, check_chunk, check_pairs, refuse_episodic
-from es_rl.es.optim import OPTIMIZERS
+from es_rl.es.optim import OPTIMIZERS, check_optimizer
 from es_rl.es.shaping import SHAPINGS
 from es_rl.es.strategy import ESParams
 from es_rl.noise import KINDS
 from es_rl.rng import MAX_SEED
+
+Shaping = Callable[[NDArray[np.float64]], Any]  # fitness (M,) → utilities (M,)
+
+
+def shaped(shaping: Shaping, fitness: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the utilities (M,) of a function of the user's, NaN for failed members, which it sees as the worst.
+
+    Raises `TrainingError` for utilities that are not M finite numbers.
+    """
+    finite = np.isfinite(fitness)
+    given = shaping(np.where(finite, fitness, fitness[finite].min()))
+    utilities = np.array(given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else given, np.float64).reshape(-1)
+    if utilities.shape != fitness.shape or not np.isfinite(utilities).all():
+        raise TrainingError(f"shaping: must return {len(fitness)} finite numbers, one for each member.")
+    return np.where(finite, utilities, np.nan)
+
+
+def optimizer_name(optimizer: str | type[torch.optim.Optimizer]) -> str:
+    """Return the name of an optimiser that is given as a class of `torch.optim`. Raises `ConfigError` for others."""
+    if isinstance(optimizer, str):
+        return optimizer
+    name = getattr(optimizer, "__name__", str(optimizer))
+    if getattr(torch.optim, name, None) is not optimizer:
+        raise ConfigError(f"optimizer={name}: must be a name or a class of torch.optim, such as torch.optim.Adam.")
+    return name.lower() if name.lower() in OPTIMIZERS else f"torch.optim.{name}"
 
 
 def settings(params: ESParams) -> dict[str, Any]:
@@ -42,7 +70,7 @@ def checked(
     config = build(EsConfig, [({**strategy, **more}, "")])
     lookup(KINDS, config.noise, "noise")
     lookup(SHAPINGS, config.shaping, "shaping")
-    lookup(OPTIMIZERS, optim["name"], "optimizer")
+    check_optimizer(optim["name"], "optimizer")
     check_pairs(config, "")
     if not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"seed={seed}: must lie between 0 and {MAX_SEED}.")

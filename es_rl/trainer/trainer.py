@@ -40,7 +40,7 @@ from es_rl.run import atomic
 from es_rl.run.checkpoint import FILES, check_fit
 from es_rl.run.log import plain
 from es_rl.trainer.fitness import MemberFitness, Scores, assign, restored_after
-from es_rl.trainer.settings import check_model, checked, settings
+from es_rl.trainer.settings import Shaping, check_model, checked, optimizer_name, settings, shaped
 from es_rl.workers.pool import Workers
 from es_rl.workers.worker import JobFailure
 
@@ -66,6 +66,9 @@ class Trainer:
     `requires_grad` are trained. Workers copy fitness and model when `train` starts: later changes, such as those by a
     callback, do not reach them.
 
+    `shaping` is a name, or a function of the fitness (M,) that returns utilities (M,). `optimizer` is a name, or a
+    class of `torch.optim`.
+
     `callbacks` are functions of (trainer, record), or objects with such a method `on_generation`. They are called after
     each generation; one that returns True ends `train`. `options` are further keys of the strategy and of the
     optimiser, such as top=8, freeze_vectors=True, sigma_decay=0.99, weight_decay=0.01, momentum=0.9. A worker that
@@ -82,9 +85,9 @@ class Trainer:
         rank: int = 1,
         population: int = 64,
         sigma: float = 0.05,
-        optimizer: str = "adam",
+        optimizer: str | type[torch.optim.Optimizer] = "adam",
         lr: float = 0.02,
-        shaping: str = "centered_ranks",
+        shaping: str | Shaping = "centered_ranks",
         seed: int = 0,
         workers: int = 0,
         chunk: int | None = None,
@@ -92,9 +95,11 @@ class Trainer:
         callbacks: Sequence[Any] = (),
         **options: Any,
     ) -> None:
-        given = {"noise": noise, "rank": rank, "population": population, "sigma": sigma, "shaping": shaping}
+        self._shaping = shaping if callable(shaping) else None
+        named = "raw" if callable(shaping) else shaping
+        given = {"noise": noise, "rank": rank, "population": population, "sigma": sigma, "shaping": named}
         check_model(model)
-        self._params = checked(given, {"name": optimizer, "lr": lr}, options, seed, chunk, model)
+        self._params = checked(given, {"name": optimizer_name(optimizer), "lr": lr}, options, seed, chunk, model)
         self.model, self.callbacks = model, list(callbacks)
         self._fitness = MemberFitness(model, fitness)
         self._pool: Workers | None = None
@@ -155,6 +160,7 @@ class Trainer:
             "format": FORMAT,
             "generation": self.generation,
             "settings": settings(self._params),
+            "own_shaping": self._shaping is not None,
             "frozen": sorted(self._params.frozen),
             "history": [{k: plain(v) for k, v in record.items()} for record in self.history],
             "best": None if best is None else [best.fitness, best.generation, best.member],
@@ -176,6 +182,7 @@ class Trainer:
         model: nn.Module,
         fitness: Callable[..., Any],
         *,
+        shaping: Shaping | None = None,
         workers: int = 0,
         hang_after: float = 3600.0,
         callbacks: Sequence[Any] = (),
@@ -183,7 +190,7 @@ class Trainer:
         """Return a saved trainer. It continues exactly, to the last bit, as if it had never been saved.
 
         `model` must have the same architecture. Its parameters are overwritten, and those frozen at the save are
-        frozen again. Raises `CheckpointError`.
+        frozen again. A `shaping` that was a function is not saved: give it again. Raises `CheckpointError`.
         """
         folder = Path(path)
         with atomic.reading(folder):
@@ -193,9 +200,10 @@ class Trainer:
                 raise CheckpointError(f"{folder}: has format {about['format']}; this version reads {FORMAT}.")
             for name, value in model.named_parameters():
                 value.requires_grad_(name not in about["frozen"])
-            trainer = cls(
-                model, fitness, workers=workers, hang_after=hang_after, callbacks=callbacks, **about["settings"]
-            )
+            if about.get("own_shaping", False) != (shaping is not None):
+                raise CheckpointError(f"{folder}: give the function shaping= that it was trained with, if it had one.")
+            own = about["settings"] | ({} if shaping is None else {"shaping": shaping})
+            trainer = cls(model, fitness, workers=workers, hang_after=hang_after, callbacks=callbacks, **own)
             state, rest = load_tensors(contents["model.safetensors"]), load_tensors(contents["trainer.safetensors"])
             trainer._restore(folder, about, state, rest)
         return trainer
@@ -219,7 +227,8 @@ class Trainer:
         fitness = np.concatenate([part.fitness for part in scored])  # (M,)
         es.check_failures(fitness, failures, max_failed=self._params.es.max_failed, generation=self.generation + 1)
         self._remember_best(fitness, p)
-        self._state, told = es.tell(self._params, self._state, fitness, self._state.buffers)
+        used = fitness if self._shaping is None else shaped(self._shaping, fitness)
+        self._state, told = es.tell(self._params, self._state, used, self._state.buffers)
         self._show()
         record: Record = {"generation": self.generation, **es.fitness_metrics(fitness), **told.metrics()}
         record["time/generation"] = time.monotonic() - start

@@ -701,3 +701,13 @@ def test_one_completion_on_which_a_reward_raises_is_one_that_is_not_judged():
     assert scores[0] == 1.0 and np.isnan(scores[1])
     with pytest.raises(ValueError, match="no x"):
         RewardWorker("hostile:raises_on_x")(rows, ["x", "x"], beats.append)
+
+
+def test_data_that_have_moved_are_found_again_and_others_are_refused(tune, data, tmp_path):
+    run = tune("generations=1", "es.population=2")
+    moved = data.rename(tmp_path / "moved.jsonl")
+    tune(f"resume={run}", "generations=2", f"data={moved}", "reward=hostile:high_letters")
+    assert metrics(run)[-1]["generation"] == 2
+    moved.write_text(moved.read_text().replace("say", "tell"))
+    with pytest.raises(CheckpointError, match="These differ: data"):
+        tune(f"resume={run}", "generations=3", "reward=hostile:high_letters")

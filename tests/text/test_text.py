@@ -238,3 +238,14 @@ def test_bad_input_is_refused(tmp_path, content, keys, message):
     with pytest.raises(ConfigError, match=message):
         text.main([f"corpus={tmp_path / 'corpus.txt'}", *keys])
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_corpus_that_has_moved_is_found_again_and_another_is_refused(file, tmp_path):
+    run = train(file, "generations=1")
+    moved = file.rename(tmp_path / "moved.txt")
+    code, said = refusal(text.main, f"resume={run}", "generations=2")
+    assert code == 2 and f"corpus={file}: cannot be read" in said
+    assert text.main([f"resume={run}", "generations=2", f"corpus={moved}"]) == 0
+    moved.write_bytes(moved.read_bytes().replace(b"cat", b"cow"))
+    code, said = refusal(text.main, f"resume={run}", "generations=3")
+    assert code == 4 and "was trained for something else. These differ: corpus" in said

@@ -607,3 +607,60 @@ def test_what_cannot_be_sent_to_workers_is_one_line_with_the_remedy():
 
     with pytest.raises(ConfigError, match=r"cannot be sent to them.*generator.*give workers=0"):
         trainer(fitness, workers=1).train(1)
+
+
+def test_a_function_that_shapes_is_one_of_ours(tmp_path):
+    def ranks(fitness):
+        return torch.from_numpy(fitness.argsort().argsort() / (len(fitness) - 1) - 0.5)
+
+    ours, own = trainer(), trainer(shaping=ranks)
+    for t in (ours, own):
+        t.train(3)
+    assert torch.equal(theta(ours), theta(own))
+    own.save(tmp_path / "saved")
+    with pytest.raises(CheckpointError, match="give the function shaping= that it was trained with"):
+        es_rl.Trainer.load(tmp_path / "saved", network(), alone)
+    again = es_rl.Trainer.load(tmp_path / "saved", network(), alone, shaping=ranks)
+    for t in (ours, again):
+        t.train(2)
+    assert torch.equal(theta(ours), theta(again))
+    with pytest.raises(TrainingError, match="shaping: must return 16 finite numbers"):
+        trainer(shaping=lambda fitness: fitness[:3]).train(1)
+
+
+def test_failed_members_are_the_worst_for_a_function_that_shapes():
+    seen = []
+
+    def keep(fitness):
+        seen.append(fitness)
+        return fitness
+
+    def sometimes(model):
+        value = alone(model)
+        if int(abs(value) * 1e6) % 3 == 0:
+            raise ValueError("no")
+        return value
+
+    record = trainer(sometimes, shaping=keep, max_failed=0.9).train(1)[0]
+    assert record["members/failed"] > 0 and np.isfinite(seen[0]).all()
+    assert (seen[0] == seen[0].min()).sum() > record["members/failed"] - 1
+
+
+def test_a_class_of_torch_optim_is_an_optimizer(tmp_path):
+    for kind, name in ((torch.optim.Adam, "adam"), (torch.optim.AdamW, "adamw"), (torch.optim.SGD, "sgd")):
+        one, other = trainer(optimizer=kind), trainer(optimizer=name)
+        for t in (one, other):
+            t.train(2)
+        assert torch.equal(theta(one), theta(other))
+    whole, half = trainer(optimizer=torch.optim.RMSprop, lr=0.01), trainer(optimizer=torch.optim.RMSprop, lr=0.01)
+    whole.train(4)
+    half.train(2)
+    half.save(tmp_path / "half")
+    again = es_rl.Trainer.load(tmp_path / "half", network(), alone)
+    again.train(2)
+    assert torch.equal(theta(whole), theta(again)) and alone(whole.model) > alone(network())
+    for bad in (torch.optim.LBFGS, torch.optim.SparseAdam, nn.Linear, torch.optim.lr_scheduler.StepLR):
+        with pytest.raises(ConfigError, match="optimizer="):
+            trainer(optimizer=bad)
+    with pytest.raises(ConfigError, match=r"optimizer=torch.optim.Adamm: unknown"):
+        trainer(optimizer="torch.optim.Adamm")

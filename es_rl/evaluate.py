@@ -14,6 +14,7 @@ import numpy as np
 
 from es_rl import cli, envs
 from es_rl.config import help_text, parse
+from es_rl.envs.renderer import choose_renderer, shows_pictures
 from es_rl.errors import EnvError, lookup
 from es_rl.keys import key
 from es_rl.rl import agent as agents
@@ -41,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
     config = parse(EvaluateConfig, argv)
     agent, env = agents.trusted(config)
     use_one_thread()
+    if shows_pictures(agent.observation_space):
+        choose_renderer()
     envs.check_id(env)
     lookup(envs.BACKENDS | {"auto": None}, config.backend, "backend")
     spec = envs.probe(env, agent.config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)

@@ -14,11 +14,12 @@ from typing import Any
 
 from es_rl import cli, envs
 from es_rl.config import help_text, parse
+from es_rl.envs.renderer import choose_renderer
 from es_rl.errors import ConfigError
 from es_rl.keys import key
 from es_rl.rl import agent as agents
 from es_rl.rl.config import Config
-from es_rl.rl.film import choose_renderer, film, write_gif, write_mp4
+from es_rl.rl.film import film, write_gif, write_mp4
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.directory import check_inside

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from es_rl.envs.gymnasium_backend import describe, make_one
+from es_rl.envs.renderer import choose_renderer
 from es_rl.errors import FOREIGN, EnvError
 from es_rl.rl.picture import Frame, Pictures
 from es_rl.rng import integer_seed
@@ -142,24 +142,3 @@ def _follow(env: Any) -> None:
     camera = mujoco.mj_name2id(env.unwrapped.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
     if camera >= 0:
         renderer.camera_id = camera
-
-
-def choose_renderer() -> None:
-    """Set MUJOCO_GL, unless it is set, to EGL or else OSMesa, if they can draw.
-
-    MuJoCo reads it when it is imported: call this before a module of environments is imported, which may do so.
-    """
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # for environments drawn by pygame
-    if "MUJOCO_GL" in os.environ:
-        return
-    code = "import mujoco; mujoco.GLContext(64, 64).make_current()"
-    for name in ("egl", "osmesa"):
-        trial = subprocess.run(
-            [sys.executable, "-c", code],
-            env=os.environ | {"MUJOCO_GL": name},
-            capture_output=True,
-            check=False,
-        )
-        if trial.returncode == 0:
-            os.environ["MUJOCO_GL"] = name
-            return

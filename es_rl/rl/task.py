@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from es_rl import envs, es
 from es_rl.envs import EnvSpec
+from es_rl.envs.renderer import choose_renderer, lacks_renderer
 from es_rl.errors import EnvError, TrainingError
 from es_rl.es.chunks import divide
 from es_rl.es.strategy import ESParams, ESState, Generation, MemberScores
@@ -142,8 +143,14 @@ class RlTask:
 
 
 def probe(workers: Workers, config: Config) -> EnvSpec:
-    """Make the environment once, in a worker, since it may hang or crash. Raises `EnvError`."""
+    """Make the environment once, in a worker, since it may hang or crash. Raises `EnvError`.
+
+    Workers do not draw, unless the environment turns out to need it.
+    """
     (outcome,) = workers.map(_probe, None, [config])
+    if isinstance(outcome, JobFailure) and lacks_renderer(outcome.message) and choose_renderer():
+        workers.restart()
+        (outcome,) = workers.map(_probe, None, [config])
     if isinstance(outcome, JobFailure):
         known = outcome.message.startswith(("env=", "backend="))
         raise EnvError(outcome.message if known else f"env={config.env}: {outcome.message}.")

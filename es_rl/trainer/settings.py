@@ -31,7 +31,9 @@ def shaped(shaping: Shaping, fitness: NDArray[np.float64]) -> NDArray[np.float64
     """
     finite = np.isfinite(fitness)
     given = shaping(np.where(finite, fitness, fitness[finite].min()))
-    utilities = np.array(given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else given, np.float64).reshape(-1)
+    utilities = np.array(
+        given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else given, np.float64
+    ).reshape(-1)
     if utilities.shape != fitness.shape or not np.isfinite(utilities).all():
         raise TrainingError(f"shaping: must return {len(fitness)} finite numbers, one for each member.")
     return np.where(finite, utilities, np.nan)

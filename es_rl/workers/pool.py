@@ -154,6 +154,11 @@ class Workers:
         kill_process(worker.process)
         worker.pipe.close()
 
+    def restart(self) -> None:
+        """Replace all workers by new ones, with the environment variables of now."""
+        for worker in list(self._workers):
+            self._replace(worker)
+
     def _replace(self, worker: WorkerState) -> None:
         self._workers.remove(worker)
         self._kill(worker)

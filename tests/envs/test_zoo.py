@@ -81,3 +81,14 @@ def test_an_odd_environment_is_refused_in_one_line(name):
 def test_both_parts_of_a_mission_are_named(train, capsys):
     train("env=zoo:Mission-v0", *KEYS, "generations=1")
     assert "no fixed size: deep.said, mission" in capsys.readouterr().out
+
+
+def test_pictures_that_an_environment_draws_are_observed_in_workers_and_evaluations(command, renderer, tmp_path):
+    if not renderer:
+        pytest.skip("no off-screen renderer here")
+    keys = ["env=camera:Camera-v0", "es.population=4", "policy=linear", "generations=1", "video.every=-1", "run=run"]
+    done = command("train", *keys, "workers=1", "eval.episodes=1")
+    assert done.returncode == 0, done.stderr
+    assert [line["members/failed"] for line in metrics(tmp_path / "run")] == [0]
+    done = command("evaluate", "run=run", "env=camera:Camera-v0", "episodes=1")
+    assert done.returncode == 0 and '"failed": 0' in done.stdout

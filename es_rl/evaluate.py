@@ -73,9 +73,10 @@ def main(argv: Sequence[str]) -> int:
 def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[np.ndarray, np.ndarray]:
     """Run the episodes and give the returns and lengths of those that did not fail. Raises `EnvError` if all failed."""
     seeds = [integer_seed(config.seed, "evaluate", episode) for episode in range(config.episodes)]
-    n, trained = min(BATCH, config.episodes), agent.config
+    trained = agent.config
+    n = 1 if trained.serial else min(BATCH, config.episodes)
     vector = envs.make_vector(env, n, config.backend, trained.env_kwargs, trained.obs_first)
-    batches = [seeds[i : i + BATCH] for i in range(0, len(seeds), BATCH)]
+    batches = [seeds[i : i + n] for i in range(0, len(seeds), n)]
     done = [play(vector, policy_actor(agent.policy, len(batch)), batch) for batch in batches]
     vector.close()
     returns = np.concatenate([part.returns for part in done])

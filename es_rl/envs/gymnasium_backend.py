@@ -21,6 +21,7 @@ from es_rl.errors import FOREIGN, EnvError
 
 # Steps per episode of an environment without a time limit of its own: its episodes might never end.
 DEFAULT_TIME_LIMIT = 10_000
+ALONE = ". Give serial=true if a process can hold just one"
 OLD_STEP = ". Gymnasium's step returns (observation, reward, terminated, truncated, info)"
 OFF = (None, -1)  # of `max_episode_steps`: Gymnasium's ways to switch the limit off
 
@@ -133,8 +134,8 @@ class GymnasiumVector:
         self._envs = [None] * len(self._envs)
 
     def _reset_one(self, i: int, seed: int | np.random.Generator) -> Floats | None:
+        env = self._envs[i]
         try:
-            env = self._envs[i]
             if env is None:
                 env = make_one(self._id, self._kwargs)
                 env = self._envs[i] = env if self._endless else bounded(env)
@@ -152,7 +153,10 @@ class GymnasiumVector:
         except FOREIGN as error:
             if not self._size:
                 raise EnvError(f"env={self._id}: cannot be made: {describe(error)}") from error
-            self._broke(i, "reset", error)
+            if env is None and any(other is not None for other in self._envs):
+                self.errors[int(i)] = f"a second one in the same process cannot be made: {describe(error)}{ALONE}"
+            else:
+                self._broke(i, "reset", error)
             return None
 
     def _broke(self, i: int, where: str, error: BaseException) -> None:

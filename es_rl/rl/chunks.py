@@ -23,7 +23,7 @@ from es_rl.policies.normalizer import Moments, Normalizer
 from es_rl.population.members import members_of
 from es_rl.rl.actors import member_actors, numpy_layers, policy_actor
 from es_rl.rl.config import Config
-from es_rl.rl.episodes import Beat, EpisodeBatch, Episodes, play
+from es_rl.rl.episodes import Beat, EpisodeBatch, Episodes, joined, play
 from es_rl.rl.numpy_policy import NumpyForward
 from es_rl.rng import integer_seed
 from es_rl.workers.worker import JobFailure, Take, one_by_one
@@ -77,6 +77,9 @@ class ChunkRunner:
         """Roll out one chunk by itself."""
         env, policy = self.prepare(generation)
         seeds = episode_seeds(self._config, generation.number, chunk)
+        if self._config.serial:
+            done = joined([_attempt(run) for run in self._one_by_one(generation, chunk, seeds, beat)])
+            return chunk_result(self._config, chunk, done)
         if chunk.kind == "evaluation":
             done = _attempt(lambda: play(env, policy_actor(policy, chunk.count), seeds, beat=beat))
             return chunk_result(self._config, chunk, done)
@@ -85,6 +88,23 @@ class ChunkRunner:
             done = _attempt(lambda: play(env, actor(), seeds, mean=mean, beat=beat, limit=generation.limit))
         return chunk_result(self._config, chunk, done)
 
+    def _one_by_one(
+        self, generation: Generation, chunk: Chunk, seeds: list[int], beat: Beat
+    ) -> Iterator[Callable[[], Episodes]]:
+        """Yield a function for each episode of a chunk, which plays it alone."""
+        env, policy = self.prepare(generation)
+        if chunk.kind == "evaluation":
+            for seed in seeds:
+                yield lambda seed=seed: play(env, policy_actor(policy, 1), [seed], beat=beat)  # type: ignore[misc]
+            return
+        mean, each = observed_mean(policy), self._config.es.episodes
+        for i, member in enumerate(chunk.items):
+            with member_actors(policy, [member], generation.perturbation) as actor:
+                for seed in seeds[i * each : (i + 1) * each]:
+                    yield lambda seed=seed: play(  # type: ignore[misc]
+                        env, actor(), [seed], mean=mean, beat=beat, limit=generation.limit
+                    )
+
     def stream(self, generation: Generation, workers: int, take: Take, beat: Beat) -> Iterator[tuple[int, ChunkResult]]:
         """Roll out chunks as long as there are any, and yield (index, result): see `es_rl.workers.worker`.
 
@@ -92,7 +112,7 @@ class ChunkRunner:
         run one after another.
         """
         env, policy = self.prepare(generation)
-        layers = numpy_layers(policy)
+        layers = None if self._config.serial else numpy_layers(policy)
         if layers is None:
             yield from one_by_one(self)(generation, workers, take, beat)
             return
@@ -234,7 +254,8 @@ def capacity(config: Config) -> tuple[int, int]:
 
 def make_env(config: Config, env: EnvSpec) -> VectorEnv:
     """Make as many simulations as one process may hold. They observe no more than the policy sees."""
-    return envs.make_vector(env.id, sum(capacity(config)), env.backend, env.kwargs, config.obs_first)
+    n = 1 if config.serial else sum(capacity(config))
+    return envs.make_vector(env.id, n, env.backend, env.kwargs, config.obs_first)
 
 
 def make_policy(config: Config, env: EnvSpec) -> nn.Module:

@@ -43,6 +43,10 @@ class Config:
     env: str = key("", "Gymnasium id, such as Humanoid-v4, or module:Id to import the module first")
     env_kwargs: dict[str, Any] = key({}, "arguments for the environment: env_kwargs.NAME=VALUE")
     backend: str = key("auto", "simulator: batch (MuJoCo tasks, fast), gymnasium (any id), auto (the faster one)")
+    serial: bool = key(
+        False, "play episodes one after another, in the only simulation of a process, for an environment of which a "
+        "process can hold just one"
+    )  # fmt: skip
     policy: str = key("mlp", "network: linear, mlp, transformer")
     linear: LinearConfig = group(LinearConfig, "the linear policy")
     mlp: MlpConfig = group(MlpConfig, "the multilayer perceptron")
@@ -123,6 +127,8 @@ def resolve(config: Config) -> Config:
         raise ConfigError("inference=central: needs worker processes. Leave workers=0 out.")
     if config.inference == "local" and config.device == "cuda":
         raise ConfigError("device=cuda: works with inference=central only. Add it, or leave device out.")
+    if config.serial and config.inference == "central":
+        raise ConfigError("serial=true: works with inference=local only. Leave inference=central out.")
     width, heads = config.transformer.width, config.transformer.heads
     if width % heads:
         raise ConfigError(f"transformer.width={width}: must be a multiple of transformer.heads={heads}.")

@@ -226,6 +226,28 @@ def play(
     return ended[0][1]
 
 
+def joined(parts: Sequence[Episodes]) -> Episodes:
+    """Return the episodes of all parts, in order."""
+    moments = [part.moments for part in parts if part.moments is not None]
+    together = (
+        Moments(
+            sum(part.count for part in moments),
+            np.concatenate([part.first for part in moments]),
+            np.concatenate([part.second for part in moments]),
+        )
+        if moments
+        else None
+    )
+    return Episodes(
+        np.concatenate([part.returns for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        together,
+        [error for part in parts for error in part.errors],
+        sum(part.simulating for part in parts),
+        next((part.unsound for part in parts if part.unsound), ""),
+    )
+
+
 def _unsound(step: int, **values: Any) -> str:
     """Return which of the values of a step is not finite, such as "number 3 of the observation of step 7 is nan"."""
     for name, value in values.items():

@@ -1,10 +1,12 @@
 """Odd environments: each trains, is evaluated and goes on, or is refused in one line that says why."""
 
+import hostile
 import numpy as np
 import pytest
 import torch
-from conftest import metrics, refusal
+from conftest import comparable, metrics, model_hash, refusal
 
+from es_rl.errors import EnvError
 from es_rl.evaluate import main as evaluate
 from es_rl.train import main as training
 
@@ -92,3 +94,21 @@ def test_pictures_that_an_environment_draws_are_observed_in_workers_and_evaluati
     assert [line["members/failed"] for line in metrics(tmp_path / "run")] == [0]
     done = command("evaluate", "run=run", "env=camera:Camera-v0", "episodes=1")
     assert done.returncode == 0 and '"failed": 0' in done.stdout
+
+
+@pytest.mark.parametrize("policy", ["linear", "mlp", "transformer transformer.width=8 es.noise=lowrank"])
+def test_one_simulation_in_a_process_gives_the_same_theta(train, policy):
+    keys = ["es.population=6", "generations=2", "eval.every=1", "eval.episodes=3", "es.episodes=2", f"policy={policy}"]
+    keys = " ".join(keys).split()
+    with pytest.raises(EnvError, match=r"a second one in the same process cannot be made.*Give serial=true if"):
+        train("env=hostile:OnlyOne-v0", *keys, "workers=1", run="refused")
+    hostile.OnlyOne.there.clear()
+    one = [train("env=hostile:OnlyOne-v0", *keys, "serial=true", f"workers={n}", run=f"one{n}") for n in (0, 2)]
+    many = train("env=hostile:Good-v0", "env_kwargs.max_episode_steps=20", *keys, "serial=true", run="many")
+    side = train("env=hostile:Good-v0", "env_kwargs.max_episode_steps=20", *keys, run="side")
+    hostile.OnlyOne.there.clear()
+    assert model_hash(one[0]) == model_hash(one[1]) == model_hash(many)
+    assert comparable(one[0]) == comparable(one[1])
+    if policy in ("linear", "mlp"):  # whose rows do not depend on one another
+        assert model_hash(one[0]) == model_hash(side)
+    assert evaluate([f"run={one[0]}", "env=hostile:OnlyOne-v0", "episodes=3"]) == 0

@@ -260,6 +260,21 @@ class CloseRaises(Good):
         raise RuntimeError("already closed")
 
 
+class OnlyOne(Good):
+    """A process can hold one of it, as of many emulators."""
+
+    limit = 20
+    there: typing.ClassVar[list] = []
+
+    def __init__(self):
+        if OnlyOne.there:
+            raise RuntimeError("there is an emulator already")
+        OnlyOne.there.append(self)
+
+    def close(self):
+        OnlyOne.there.clear()
+
+
 class StartsServer(Good):
     """Starts a process in a session of its own, as simulators do."""
 

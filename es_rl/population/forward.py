@@ -27,8 +27,10 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from es_rl.errors import EnvError
 from es_rl.noise import Perturbation
 from es_rl.population.attention import attention
+from es_rl.population.experts import experts, is_experts
 from es_rl.population.interception import Interception, NoRuleError
 from es_rl.population.members import LowRank, Members, members_of, select
+from es_rl.population.recurrent import cell, recurrent
 from es_rl.population.rows import alike, copy, joined, keeps, numbers, rows_of, rows_of_member
 from es_rl.population.rules import RULES
 
@@ -66,6 +68,18 @@ def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None
             own["forward"] = before
 
 
+# Layers that torch computes by one function, written in functions that have rules.
+REWRITTEN: dict[type[nn.Module], Callable[[Any], Callable[..., Any]]] = {
+    nn.MultiheadAttention: attention,
+    **dict.fromkeys((nn.RNN, nn.GRU, nn.LSTM), recurrent),
+    **dict.fromkeys((nn.RNNCell, nn.GRUCell, nn.LSTMCell), cell),
+}
+
+
+def _rewrite(part: nn.Module) -> Callable[..., Any]:
+    return REWRITTEN[type(part)](part) if type(part) in REWRITTEN else experts(part)
+
+
 class Population:
     """The members that a perturbed module computes; called instead of the module's forward."""
 
@@ -75,7 +89,7 @@ class Population:
         self._module, self._all = module, members
         self._forward = module.forward if forward is None else forward
         self.__signature__ = inspect.signature(self._forward)  # for code that inspects the arguments of forward
-        self._attentions = self.attentions_in(module)
+        self._rewritten = self.rewritten_in(module)
         self.calls = 0
         self.running = False  # inside a call
         self._n = self._everyone = n
@@ -97,16 +111,16 @@ class Population:
         return id(parameter) in self._by_id
 
     @staticmethod
-    def attentions_in(module: nn.Module) -> list[nn.Module]:
-        """Return the attentions whose forward is torch's."""
-        parts = [part for part in module.modules() if type(part) is nn.MultiheadAttention]
+    def rewritten_in(module: nn.Module) -> list[nn.Module]:
+        """Return the layers of `REWRITTEN` whose forward is torch's."""
+        parts = [part for part in module.modules() if type(part) in REWRITTEN or is_experts(part)]
         return [part for part in parts if "forward" not in vars(part)]
 
-    def part(self, part: nn.Module, forward: Callable[..., Any], attentions: list[nn.Module]) -> Population:
+    def part(self, part: nn.Module, forward: Callable[..., Any], rewritten: list[nn.Module]) -> Population:
         """Return the same members of a part of the module."""
         members = {name: self._by_id[id(value)] for name, value in part.named_parameters() if self.moves(value)}
         population = Population(part, members, self._n, forward)
-        population._attentions = attentions
+        population._rewritten = rewritten
         return population
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -170,11 +184,11 @@ class Population:
         alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)  # the usual case
         interception.mark(args if alone else tree_flatten((args, kwargs))[0])
         with interception:
-            return self._intercepted(*args, **kwargs) if self._attentions else self._forward(*args, **kwargs)
+            return self._intercepted(*args, **kwargs) if self._rewritten else self._forward(*args, **kwargs)
 
     def _intercepted(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the module's forward, with attention written in functions that can be computed for all members."""
-        parts: dict[nn.Module, Callable[..., Any]] = {part: attention(part) for part in self._attentions}
+        """Run the module's forward, with some layers written in functions that can be computed for all members."""
+        parts = {part: _rewrite(part) for part in self._rewritten}
         with ExitStack() as stack:
             for part, forward in parts.items():
                 if part is not self._module:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
 
 from es_rl.population.members import LowRank, Members
 
@@ -71,6 +72,10 @@ class Interception(TorchFunctionMode):
         """Tell whether the first dimension is rows: as many as the module's input has, or a multiple of that."""
         return self._is_marked(x) and x.ndim > 0 and len(x) % self._rows == 0 and len(x) > 0
 
+    def is_rows(self, count: int) -> bool:
+        """Tell whether this many rows are as many as the module's input has, or a multiple of that."""
+        return count > 0 and count % self._rows == 0
+
     def follow(self, x: Tensor, y: Tensor) -> Tensor:
         """Mark `y`, computed by a rule, as a batch if `x` is one; return `y`."""
         return self.mark(y) if self._is_marked(x) else y
@@ -101,21 +106,51 @@ class Interception(TorchFunctionMode):
         return id(x) in self._members
 
     def alone(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Call a function without a rule, which asks for a shape or a type, or uses one parameter and no other tensor.
+        """Call a function without a rule: one that asks for a shape or a type, or computes with parameters.
 
-        Raises `NoRuleError` for any other function.
+        Raises `NoRuleError` if it reads or writes values, or if vmap cannot compute it for each member.
         """
         name = getattr(func, "__name__", str(func))
-        lists = [x for x in args if isinstance(x, (tuple, list))]
-        tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-        if name in READS or len(tensors) > 1 or any(self._is_perturbed(x) for x in lists):
+        tensors = leaves(args, kwargs)
+        if name in READS:
             raise NoRuleError(f"gives parameters to {name}")
+        if len(tensors) > 1:
+            return self._by_member(func, name, args, kwargs, tensors)
         result = func(*args, **kwargs)
         if not isinstance(result, Tensor):
             if isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result):
                 raise NoRuleError(f"gives parameters to {name}")
             return result  # a shape, a type, a device
         return self._array(func, name, args, kwargs, result)
+
+    def _by_member(self, func: Any, name: str, args: Any, kwargs: Any, tensors: list[Tensor]) -> Tensor:
+        """Compute a function of batches and parameters for each member, with its own rows and arrays, by vmap."""
+        batch = [self.is_batch(x) for x in tensors]
+        strange = any(self._is_marked(x) and not rows for x, rows in zip(tensors, batch, strict=True))
+        if strange or name in _WRITES or (name.endswith("_") and not name.endswith("__")):
+            raise NoRuleError(f"gives parameters to {name}")
+        split = [
+            x.reshape(self.n, -1, *x.shape[1:]) if rows else _explicit(self.members(x), x)
+            for x, rows in zip(tensors, batch, strict=True)
+        ]
+        axes = tuple(0 if own is not x else None for own, x in zip(split, tensors, strict=True))
+
+        def one(*own: Tensor) -> Any:
+            values = iter(own)
+            filled = tree_map(lambda x: next(values) if isinstance(x, Tensor) else x, (args, kwargs))
+            return func(*filled[0], **filled[1])
+
+        try:
+            result = vmap(one, in_dims=axes)(*split)
+        except RuntimeError as error:
+            raise NoRuleError(f"gives parameters to {name} ({str(error).splitlines()[0]})") from error
+        if not isinstance(result, Tensor):
+            raise NoRuleError(f"gives parameters to {name}")
+        if not any(batch):
+            return self.make(func(*args, **kwargs), result)
+        if result.ndim < 2 or result.shape[1] != split[batch.index(True)].shape[1]:
+            raise NoRuleError(f"gives parameters to {name}")
+        return result.flatten(0, 1)
 
     def _array(self, func: Any, name: str, args: Any, kwargs: Any, result: Tensor) -> Tensor:
         """Compute a function of one parameter alone for each member.
@@ -142,6 +177,18 @@ class Interception(TorchFunctionMode):
         return self.make(
             result.view_as(result), of_each(lambda one: func(*args[:at], one, *args[at + 1 :], **kwargs), members)
         )
+
+
+def leaves(*values: Any) -> list[Tensor]:
+    """Return all tensors in these values, in order."""
+    return [x for x in tree_flatten(values)[0] if isinstance(x, Tensor)]
+
+
+def _explicit(members: Members | None, x: Tensor) -> Tensor:
+    """Return the arrays (N, *shape) of the members of x, or x itself if it has none."""
+    if members is None:
+        return x
+    return members.explicit().reshape(-1, *x.shape) if isinstance(members, LowRank) else members
 
 
 def of_each(func: Callable[..., Tensor], *own: Tensor) -> Tensor:

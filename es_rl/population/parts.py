@@ -30,14 +30,14 @@ def with_parts(module: nn.Module, population: Population) -> Iterator[None]:
 
 def _part(part: nn.Module, population: Population) -> Callable[..., Any]:
     """Return the forward of a part: its own inside a call of the population, else one that computes all members."""
-    own, attentions = part.forward, population.attentions_in(part)
+    own, rewritten = part.forward, population.rewritten_in(part)
     known: list[Population] = []
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         if population.running:
             return own(*args, **kwargs)
         if not known:
-            known.append(population.part(part, own, attentions))
+            known.append(population.part(part, own, rewritten))
         return population.run(known[0], *args, **kwargs)
 
     return forward

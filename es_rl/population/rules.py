@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from es_rl.population.interception import Interception, NoRuleError, Rule, of_each
+from es_rl.population.elementwise import ELEMENTWISE, elementwise, of_two, on_channels, stack
+from es_rl.population.interception import Interception, NoRuleError, Rule
 from es_rl.population.members import LowRank, Members
 
 
@@ -73,7 +74,7 @@ def _linear(m: Interception, input: Tensor, weight: Tensor, bias: Tensor | None 
 
 
 def _shifted(m: Interception, y: Tensor, bias: Tensor | None) -> Tensor:
-    return y if bias is None else _elementwise(m, torch.add, y, bias)
+    return y if bias is None else elementwise(m, torch.add, y, bias)
 
 
 def _matmul(m: Interception, input: Tensor, other: Tensor) -> Tensor:
@@ -105,17 +106,20 @@ def _embedding(
     w = m.members(weight)
     if w is None or max_norm is not None:
         raise NoRuleError("looks up an embedding with max_norm")
-    if not m.is_batch(input):  # for instance positions, which are the same for all rows
+    everywhere = input.ndim > 1 and m.is_rows(len(input))  # a constant that was repeated for each row
+    if not m.is_batch(input) and not everywhere:  # for instance positions, which are the same for all rows
         index = input.flatten()
         own = w.rows(index) if isinstance(w, LowRank) else w.index_select(1, index)  # faster than w[:, input]
         return m.make(F.embedding(input, weight), own.reshape(m.n, *input.shape, own.shape[2]))
     member = torch.arange(m.n, device=input.device).repeat_interleave(len(input) // m.n)
     own = input + (member * len(weight)).reshape(-1, *([1] * (input.ndim - 1)))  # in the concatenated tables
     if not isinstance(w, LowRank):
-        return F.embedding(own, w.reshape(-1, w.shape[-1]))
+        whole: Tensor = m.mark(F.embedding(own, w.reshape(-1, w.shape[-1])))
+        return whole
     y = F.embedding(input, w.theta).reshape(m.n, -1, w.theta.shape[1])  # (N, K, d)
     a = F.embedding(own, w.a.reshape(-1, w.a.shape[2])).reshape(m.n, -1, w.a.shape[2])  # (N, K, R)
-    return _outer(a, w.b.transpose(1, 2), y).reshape(*input.shape, -1)
+    found: Tensor = m.mark(_outer(a, w.b.transpose(1, 2), y).reshape(*input.shape, -1))
+    return found
 
 
 def _convolution(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -133,56 +137,46 @@ def _convolution(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
         w = m.members(weight)
         if isinstance(w, LowRank) and len(w.theta) != len(weight):  # one filter: its matrix has another shape
             w = w.explicit().reshape(-1, *weight.shape)
-        if input.ndim != weight.ndim or not m.is_batch(input) or (groups != 1 and w is not None):
-            raise NoRuleError("convolves in groups, or rows that are not a number for each member")
+        if input.ndim != weight.ndim or not m.is_batch(input):
+            raise NoRuleError("convolves rows that are not a number for each member")
         how = {"stride": stride, "padding": padding, "dilation": dilation}
         if w is None:
             y = conv(input, weight, None, groups=groups, **how)
         else:
-            # One convolution with a group per member: the rows of all members are stacked as channels.
-            k, filters = len(input) // m.n, weight.shape[1:]
+            # One convolution with G groups per member: the rows of all members are stacked as channels.
+            k, filters, parts = len(input) // m.n, weight.shape[1:], m.n * groups
             wide = input.reshape(m.n, k, *input.shape[1:]).transpose(0, 1).flatten(1, 2)  # (k, N·C, …)
             if isinstance(w, LowRank):
-                own = w.b.transpose(1, 2).reshape(-1, *filters)  # (N·R, C, …)
-                t = conv(wide, own, None, groups=m.n, **how)
-                t = t.reshape(k, m.n, -1, *t.shape[2:])  # (k, N, R, …)
-                delta = torch.einsum("knr...,nmr->nkm...", t, w.a).flatten(0, 1)
-                y = conv(input, w.theta.reshape(weight.shape), None, **how) + delta
+                own = w.b.transpose(1, 2).reshape(m.n, 1, -1, *filters)  # (N, 1, R, C/G, …)
+                t = conv(wide, own.expand(-1, groups, *own.shape[2:]).flatten(0, 2), None, groups=parts, **how)
+                t = t.reshape(k, m.n, groups, -1, *t.shape[2:])  # (k, N, G, R, …)
+                a = w.a.reshape(m.n, groups, -1, w.a.shape[2])  # (N, G, m/G, R)
+                delta = torch.einsum("kngr...,ngir->nkgi...", t, a).flatten(2, 3).flatten(0, 1)
+                y = conv(input, w.theta.reshape(weight.shape), None, groups=groups, **how) + delta
             else:
-                y = conv(wide, w.flatten(0, 1), None, groups=m.n, **how)  # (k, N·m, …)
+                y = conv(wide, w.flatten(0, 1), None, groups=parts, **how)  # (k, N·m, …)
                 y = y.reshape(k, m.n, -1, *y.shape[2:]).transpose(0, 1).flatten(0, 1)
-        return y if bias is None else _on_channels(m, torch.add, m.follow(input, y), bias)
+        return y if bias is None else on_channels(m, torch.add, m.follow(input, y), bias)
 
     return rule
-
-
-def _on_channels(m: Interception, func: Any, y: Tensor, p: Tensor) -> Tensor:
-    """Return func of y (N·k, C, …) and a parameter (C,)."""
-    rest = [1] * (y.ndim - 2)
-    own = m.members(p)
-    if own is None:
-        plain: Tensor = func(y, p.reshape(-1, *rest))
-        return plain
-    assert isinstance(own, Tensor)
-    return _pointwise(m, func, y, own.reshape(m.n, -1, *rest))
 
 
 def _layer_norm(
     m: Interception, input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Tensor:
-    return _affine(m, _elementwise, input, F.layer_norm(input, normalized_shape, eps=eps), weight, bias)
+    return _affine(m, elementwise, input, F.layer_norm(input, normalized_shape, eps=eps), weight, bias)
 
 
 def _rms_norm(
     m: Interception, input: Tensor, normalized_shape: Any, weight: Any = None, eps: float | None = None
 ) -> Tensor:
-    return _affine(m, _elementwise, input, F.rms_norm(input, normalized_shape, eps=eps), weight, None)
+    return _affine(m, elementwise, input, F.rms_norm(input, normalized_shape, eps=eps), weight, None)
 
 
 def _group_norm(
     m: Interception, input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Tensor:
-    return _affine(m, _on_channels, input, F.group_norm(input, num_groups, eps=eps), weight, bias)
+    return _affine(m, on_channels, input, F.group_norm(input, num_groups, eps=eps), weight, bias)
 
 
 def _batch_norm(
@@ -191,7 +185,39 @@ def _batch_norm(
 ) -> Tensor:  # fmt: skip
     if training:
         raise NoRuleError("normalises over the rows of its members together")
-    return _affine(m, _on_channels, input, F.batch_norm(input, running_mean, running_var, eps=eps), weight, bias)
+    return _affine(m, on_channels, input, F.batch_norm(input, running_mean, running_var, eps=eps), weight, bias)
+
+
+def _instance_norm(
+    m: Interception, input: Tensor, running_mean: Any = None, running_var: Any = None, weight: Any = None,
+    bias: Any = None, use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    if running_mean is not None and use_input_stats:
+        raise NoRuleError("counts statistics over the rows of its members together")
+    y = F.instance_norm(input, running_mean, running_var, use_input_stats=use_input_stats, eps=eps)
+    return _affine(m, on_channels, input, y, weight, bias)
+
+
+def _prelu(m: Interception, input: Tensor, weight: Tensor) -> Tensor:
+    m.refuse(input)
+    return m.follow(input, F.relu(input) + on_channels(m, torch.mul, m.follow(input, -F.relu(-input)), weight))
+
+
+def _expand(m: Interception, input: Tensor, *sizes: Any) -> Any:
+    """Repeat a parameter (1, …) for each row of the batch, as a class token is: rows of each member with its own."""
+    own, shape = stack(m, input), sizes[0] if isinstance(sizes[0], (tuple, list, torch.Size)) else sizes
+    if own is None or not m.is_rows(shape[0]) or len(shape) != input.ndim or input.shape[0] != 1:
+        return m.alone(Tensor.expand, (input, *sizes), {})
+    k = shape[0] // m.n
+    inner = [kept if size == -1 else size for size, kept in zip(shape[1:], input.shape[1:], strict=True)]
+    return m.mark(own.expand(m.n, k, *inner).reshape(shape[0], *inner))
+
+
+def _repeat(m: Interception, input: Tensor, *times: Any) -> Any:
+    counts = times[0] if isinstance(times[0], (tuple, list, torch.Size)) else times
+    if m.members(input) is None or any(count != 1 for count in counts[1:]) or len(counts) != input.ndim:
+        return m.alone(Tensor.repeat, (input, *times), {})
+    return _expand(m, input, counts[0], *input.shape[1:])
 
 
 def _affine(m: Interception, apply: Callable[..., Tensor], input: Tensor, y: Tensor, gain: Any, bias: Any) -> Tensor:
@@ -204,62 +230,8 @@ def _affine(m: Interception, apply: Callable[..., Tensor], input: Tensor, y: Ten
     return y
 
 
-def _of_two(func: Any) -> Rule:
-    """Return the rule of a function that computes element by element."""
-
-    def rule(m: Interception, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 2 and not kwargs and all(isinstance(x, Tensor) for x in args):
-            return _elementwise(m, func, *args)
-        return m.alone(func, args, kwargs)
-
-    return rule
-
-
-def _elementwise(m: Interception, func: Any, x: Any, y: Any) -> Tensor:
-    """Return func of two arrays, each of which may stand for members."""
-    one, other = _stack(m, x), _stack(m, y)
-    if one is not None and other is not None:
-        return m.make(func(x, y), of_each(func, one, other))
-    if other is None:
-        x, y, other, func = y, x, one, _swapped(func)
-    if other is None:
-        plain: Tensor = func(x, y)  # neither stands for members
-        return plain
-    if m.is_batch(x):
-        return _pointwise(m, func, x, other)
-    return m.make(func(x, y), of_each(lambda own: func(x, own), other))  # x is a constant
-
-
-def _stack(m: Interception, x: Any) -> Tensor | None:
-    """Return the arrays (N, *shape) of the members that `x` stands for, or None."""
-    own = m.members(x)
-    return own.explicit().reshape(m.n, *x.shape) if isinstance(own, LowRank) else own
-
-
-def _swapped(func: Any) -> Any:
-    return lambda one, other: func(other, one)
-
-
-def _pointwise(m: Interception, func: Any, batch: Tensor, own: Tensor) -> Tensor:
-    """Return func(batch (N·k, …), own (N, *shape)), each member's rows with its own array."""
-    if own.ndim - 1 == batch.ndim and own.shape[1] == 1:
-        own = own[:, 0]
-    if own.ndim > batch.ndim or not m.is_batch(batch):
-        raise NoRuleError("stretches a parameter over rows of different members")
-    rows = batch.reshape(m.n, -1, *batch.shape[1:])
-    own = own.reshape(m.n, *([1] * (rows.ndim - own.ndim)), *own.shape[1:])
-    y: Tensor = func(rows, own)
-    return y.reshape(-1, *y.shape[2:])
-
-
-ELEMENTWISE = {
-    torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.maximum, torch.minimum,
-    Tensor.add, Tensor.sub, Tensor.mul, Tensor.div, Tensor.pow,
-    Tensor.__add__, Tensor.__radd__, Tensor.__sub__, Tensor.__rsub__, Tensor.__mul__, Tensor.__rmul__,
-    Tensor.__truediv__, Tensor.__rtruediv__, Tensor.__pow__,
-}  # fmt: skip
 RULES: dict[Any, Rule] = {
-    **{func: _of_two(func) for func in ELEMENTWISE},
+    **{func: of_two(func) for func in ELEMENTWISE},
     F.linear: _linear,
     torch.matmul: _matmul,
     Tensor.matmul: _matmul,
@@ -271,8 +243,13 @@ RULES: dict[Any, Rule] = {
     F.embedding: _embedding,
     torch.conv1d: _convolution(torch.conv1d),
     torch.conv2d: _convolution(torch.conv2d),
+    torch.conv3d: _convolution(torch.conv3d),
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
     F.group_norm: _group_norm,
     F.batch_norm: _batch_norm,
+    F.instance_norm: _instance_norm,
+    torch.prelu: _prelu,
+    Tensor.expand: _expand,
+    Tensor.repeat: _repeat,
 }

@@ -79,6 +79,92 @@ class Sentence(nn.Module):
         return self.out(self.gru(self.embedding(ids))[0][:, -1])
 
 
+class Dropped(Sentence):
+    """A layer with an option that has no rule."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru, self.out = nn.LSTM(6, 7, proj_size=3, batch_first=True), nn.Linear(3, 3)
+
+
+class Last(nn.Module):
+    """What a recurrent layer says last, and its last state."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        y, state = self.layer(x)
+        h = state[0] if isinstance(state, tuple) else state
+        return torch.cat([y[:, -1], h.transpose(0, 1).flatten(1)], -1)
+
+
+class TimeFirstInside(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.out = nn.GRU(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x):  # (rows, T, 5)
+        return self.out(self.layer(x.transpose(0, 1))[0][-1])
+
+
+class Cells(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru, self.lstm, self.rnn = nn.GRUCell(5, 6), nn.LSTMCell(6, 4), nn.RNNCell(4, 3)
+
+    def forward(self, x):  # (rows, 3, 5)
+        h, state, last = torch.zeros(len(x), 6), None, None
+        for t in range(x.shape[1]):
+            h = self.gru(x[:, t], h)
+            state = self.lstm(h, state)
+            last = self.rnn(state[0], last)
+        return torch.cat([last, state[1]], -1)
+
+
+class GivenStates(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.begin = nn.LSTM(5, 6, batch_first=True), nn.Linear(5, 6)
+
+    def forward(self, x):
+        h = self.begin(x[:, 0])[None]
+        return self.layer(x, (h, torch.ones(1, len(x), 6)))[0][:, -1]
+
+
+class Bilinear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix, self.other = nn.Bilinear(5, 4, 3), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.mix(x, self.other(x))
+
+
+class Einsum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w, self.v = nn.Parameter(torch.randn(3, 5, 3)), nn.Parameter(torch.randn(3, 3))
+
+    def forward(self, x):  # (rows, 4, 5)
+        y = torch.einsum("btd,hde->bhte", x, self.w)
+        return torch.einsum("bhte,he->bt", y, self.v)
+
+
+class ClassToken(nn.Module):
+    """As in a vision transformer: one vector for all rows before each sequence, and places that are added."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.places = nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.randn(1, 8, 8))
+        self.mask, self.out = nn.Parameter(torch.randn(1, 8)), nn.Linear(8, 3)
+
+    def forward(self, x):  # (rows, 6, 8)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x, self.mask.repeat(len(x), 1)[:, None]], dim=1)
+        return self.out((x + self.places).tanh()).flatten(1)
+
+
 class Products(nn.Module):
     """Parameters used by hand in every way that has a rule."""
 
@@ -108,6 +194,32 @@ def gpt2():
     return transformers.GPT2LMHeadModel(config)
 
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24, "vocab_size": 31}
+
+
+def of_transformers(name, **more):
+    """A small model of Hugging Face, by the name of its class."""
+
+    def make():
+        transformers = pytest.importorskip("transformers")
+        kind = getattr(transformers, name)
+        model = kind(kind.config_class(**more))
+        model.config.use_cache = False
+        return Logits(model)
+
+    return make
+
+
+class Logits(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        out = self.model(x)
+        return out.logits if hasattr(out, "logits") else out.last_hidden_state
+
+
 def ids(vocabulary):
     return lambda rows: torch.randint(vocabulary, (rows, 6))
 
@@ -132,13 +244,35 @@ NETWORKS = {
     "convolutional": (Conv, numbers(3, 10), True),
     "one filter": (lambda: nn.Sequential(nn.Conv2d(4, 1, 3), nn.Flatten()), numbers(4, 5, 5), True),
     "places": (Places, ids(11), True),
-    "depthwise": (lambda: nn.Conv1d(4, 8, 3, groups=4), numbers(4, 9), False),
+    "depthwise": (lambda: nn.Conv1d(4, 8, 3, groups=4), numbers(4, 9), True),
+    "grouped": (lambda: nn.Conv2d(4, 6, 3, groups=2, padding=1), numbers(4, 5, 5), True),
+    "three dimensions": (lambda: nn.Conv3d(2, 4, 2), numbers(2, 4, 4, 3), True),
+    "transposed": (lambda: nn.Sequential(nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2), nn.Tanh(), nn.ConvTranspose1d(6, 2, 3)), numbers(4, 5), True),
+    "transposed in two": (lambda: nn.ConvTranspose2d(3, 4, 3, stride=2, output_padding=1), numbers(3, 4, 4), True),
+    "instance norm": (lambda: nn.Sequential(nn.Conv1d(3, 6, 3), nn.InstanceNorm1d(6, affine=True)), numbers(3, 9), True),
+    "prelu": (lambda: nn.Sequential(nn.Linear(5, 6), nn.PReLU(), nn.Linear(6, 4), nn.PReLU(4)), numbers(5), True),
+    "bilinear": (Bilinear, numbers(5), True),
+    "einsum": (Einsum, numbers(4, 5), True),
+    "class token": (ClassToken, numbers(6, 8), True),
+    "weight norm": (lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 6)), nn.Tanh()), numbers(5), True),
+    "rnn": (lambda: Last(nn.RNN(5, 6, nonlinearity="relu", batch_first=True)), numbers(4, 5), True),
+    "lstm": (lambda: Last(nn.LSTM(5, 6, num_layers=2, batch_first=True)), numbers(4, 5), True),
+    "both directions": (lambda: Last(nn.GRU(5, 6, num_layers=2, bidirectional=True, batch_first=True)), numbers(4, 5), True),
+    "no bias": (lambda: Last(nn.LSTM(5, 6, bias=False, batch_first=True)), numbers(4, 5), True),
+    "time first inside": (TimeFirstInside, numbers(4, 5), True),
+    "cells": (Cells, numbers(3, 5), True),
+    "given states": (GivenStates, numbers(4, 5), True),
     "tied embedding": (Tied, ids(11), True),
-    "gru": (Sentence, ids(11), False),
+    "gru": (Sentence, ids(11), True),
+    "dropped": (Dropped, ids(11), False),
     "transformer encoder": (encoder, numbers(7, 8), True),
     "products": (Products, numbers(5), True),
     "llama": (llama, ids(31), True),
     "gpt2": (gpt2, ids(31), True),
+    "bert": (of_transformers("BertModel", **SMALL, max_position_embeddings=32, type_vocab_size=4), ids(31), True),
+    "vit": (of_transformers("ViTModel", **{**SMALL, "image_size": 8, "patch_size": 4}), numbers(3, 8, 8), True),
+    "opt": (of_transformers("OPTForCausalLM", hidden_size=16, num_hidden_layers=2, num_attention_heads=4, ffn_dim=24, vocab_size=31, max_position_embeddings=32, word_embed_proj_dim=16), ids(31), True),
+    "mixtral": (of_transformers("MixtralForCausalLM", **SMALL, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2), ids(31), True),
 }  # fmt: skip
 
 
@@ -314,14 +448,18 @@ def test_hooks_of_the_module_are_called_once():
 
 def test_what_has_no_rule_is_named_once():
     forward._WARNED.clear()
-    module, inputs, _ = build("gru")
+    module, inputs, _ = build("dropped")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
             with perturb(module, range(4), Perturbation()):
                 module(inputs(4))
     (text,) = {str(w.message) for w in caught}
-    assert len(caught) == 1 and "Sentence gives parameters to gru: its members are computed one after the other" in text
+    assert (
+        len(caught) == 1
+        and "Dropped has a recurrent layer with dropout or projections: its members are computed one after the other"
+        in text
+    )
 
 
 def test_the_module_is_itself_again_even_after_an_error():

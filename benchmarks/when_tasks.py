@@ -201,7 +201,7 @@ class OnlySpaces(gymnasium.Env[Any, Any]):
         raise EnvError(f"backend=gymnasium: a variant of {PLAIN} is not played there. Give backend={BACKEND}.")
 
 
-def _make(env: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None = None) -> VectorEnv:
+def _make(env: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None = None, **_: Any) -> VectorEnv:
     name = env.rpartition(":")[2]
     if name not in VARIANTS:
         raise EnvError(f"backend={BACKEND}: {env} is no variant; these are: {', '.join(VARIANTS)}.")

@@ -8,7 +8,8 @@ from es_rl.errors import Stopped
 from es_rl.run.checkpoint import Progress
 from es_rl.run.terms import RunTerms, StopRules
 
-GRACE = 60.0  # seconds that a generation may go on after the run's minutes are over, at least
+GRACE = 60.0  # seconds that a generation may go on after the run's minutes or steps are over, at least
+FACTOR = 10  # a generation may take this many times the steps of the run, at least: it may be larger than the run
 TIMES = 2  # a generation may also take this many times as long as the longest one before, or as many steps
 
 
@@ -52,7 +53,7 @@ class Overrun:
             left = allowed - self._progress.seconds
             if seconds > max(0.0, left) + max(GRACE, TIMES * self._longest or allowed):
                 raise GivenUp(f"minutes={rules.minutes:g}")
-        if rules.steps is not None:
-            most = max(0, rules.steps - self._progress.steps) + (TIMES * self._most or rules.steps)
-            if self._steps > most:
+        if rules.steps is not None and seconds > GRACE:
+            left = max(0, rules.steps - self._progress.steps)
+            if self._steps > left + max(TIMES * self._most, FACTOR * rules.steps):
                 raise GivenUp(f"{self._terms.steps}={rules.steps}")

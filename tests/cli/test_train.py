@@ -21,6 +21,7 @@ from es_rl.rl.config import parse_train
 from es_rl.rng import integer_seed
 from es_rl.run import checkpoint as cp
 from es_rl.run import overrun
+from es_rl.run.json_lines import JsonLines
 from es_rl.run.signals import stop_requests
 from es_rl.run.task import Run
 from es_rl.run.terms import RETURN
@@ -379,16 +380,14 @@ def test_memory_and_files_stay_as_they_are_over_many_generations(train):
         if line["generation"] in (400, 1400):
             seen[line["generation"]] = (me.memory_info().rss, me.num_fds())
 
-    from es_rl.run import log as runlog
+    original = JsonLines.append
 
-    original = runlog.Metrics.write
-
-    def write(self, record):
-        watch(record)
-        original(self, record)
+    def append(self, rows):
+        watch(rows[0])
+        original(self, rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runlog.Metrics, "write", write)
+        patch.setattr(JsonLines, "append", append)
         train(
             "env=es_rl/PointMass-v0", "env_kwargs.max_episode_steps=2", "es.population=4", "policy=linear",
             "generations=1400", "eval.every=100", "checkpoint.every=50", "workers=1",

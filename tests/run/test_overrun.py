@@ -4,7 +4,7 @@ import pytest
 
 from es_rl.run import overrun as module
 from es_rl.run.checkpoint import Progress
-from es_rl.run.overrun import GRACE, TIMES, GivenUp, Overrun
+from es_rl.run.overrun import FACTOR, GRACE, TIMES, GivenUp, Overrun
 from es_rl.run.terms import RETURN, StopRules
 
 
@@ -48,15 +48,20 @@ def test_a_generation_of_usual_length_ends_whenever_it_began(clock):
 def test_steps_are_counted_in_the_generation_in_progress(clock):
     watch = Overrun(StopRules(None, 1000, None, None), RETURN)
     watch.begin(Progress())
-    watch.count(1900)
+    watch.count((1 + FACTOR) * 1000)
+    clock[0] += GRACE + 1
     watch.check()
     watch.end()
     watch.begin(Progress(steps=950))
-    watch.count(50 + TIMES * 1900)
-    watch.check()
-    watch.count(1)
+    watch.count(50 + TIMES * (1 + FACTOR) * 1000 + 1)
+    watch.check()  # it is done so fast that it does no harm
+    clock[0] += GRACE + 1
     with pytest.raises(GivenUp, match="env_steps=1000"):
         watch.check()
+    watch.begin(Progress(steps=950))
+    watch.count(50 + TIMES * (1 + FACTOR) * 1000)
+    clock[0] += GRACE + 1
+    watch.check()
 
 
 def test_nothing_is_given_up_between_generations_or_without_such_rules(clock):

@@ -310,8 +310,7 @@ class Foreign(Good):
         self.name = name
 
     def reset(self, *, seed=None, options=None):
-        if os.environ.get("MUJOCO_GL") == "disabled":  # in a worker
-            print("look:", self.name)
+        print("look:", self.name)
         return super().reset(seed=seed)
 
 

@@ -586,7 +586,10 @@ print(found[0] == found[1], found[0] < 0)
 """
 
 
-@pytest.mark.parametrize("how", ["a file", "stdin", "-c", "a notebook"])
+@pytest.mark.parametrize(
+    "how",
+    ["a file", pytest.param("stdin", marks=pytest.mark.soak), pytest.param("-c", marks=pytest.mark.soak), "a notebook"],
+)
 def test_what_the_main_file_defines_travels_without_a_guard(how, tmp_path):
     """Its functions, classes and global names; it runs once, in this process only."""
     (tmp_path / "script.py").write_text(UNGUARDED)

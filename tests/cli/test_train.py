@@ -266,6 +266,7 @@ def test_a_rule_that_is_met_already_ends_a_resumed_run_at_once(train, capsys):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_every_stop_rule_holds_in_an_endless_episode(train, capsys, monkeypatch, rule, workers):
     monkeypatch.setattr(overrun, "GRACE", 1.0)
+    monkeypatch.setattr(overrun, "FACTOR", 1)
     keys = ["env=hostile:Endless-v0", "es.population=4", rule, f"workers={workers}", "eval.every=0"]
     with pytest.raises(TrainingError, match=rf"{rule} was over for long.*Do its episodes ever end\? Give env_kwargs"):
         train(*keys, run="none")

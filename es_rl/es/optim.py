@@ -85,15 +85,15 @@ def check_optimizer(name: str, key: str) -> None:
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
         lookup(OPTIMIZERS, name, key)
         return
-    p = torch.zeros(2)
-    p.grad = torch.ones(2)
+    p = torch.zeros(2, 3)
+    p.grad = torch.ones(2, 3)
     try:
         optimizer = kind([p], lr=0.1)  # type: ignore[call-arg]
         optimizer.step()
     except Exception as error:
         raise ConfigError(f"{key}={name}: cannot step on a gradient alone ({error}). Give another.") from error
-    if not all(isinstance(value, Tensor) for value in optimizer.state[p].values()):
-        raise ConfigError(f"{key}={name}: keeps a state that is no tensor and could not be saved. Give another.")
+    if not all(isinstance(value, Tensor) and value.shape in ((), p.shape) for value in optimizer.state[p].values()):
+        raise ConfigError(f"{key}={name}: keeps a state of another form than its parameters. Give another.")
 
 
 def _make(params: list[Tensor], config: OptimConfig, lr: float) -> torch.optim.Optimizer:

@@ -92,6 +92,7 @@ class Population:
         self._rewritten = self.rewritten_in(module)
         self.calls = 0
         self.running = False  # inside a call
+        self._guessed = False  # in the last call: see `Interception`
         self._n = self._everyone = n
         self._parameters = dict(module.named_parameters())
         self.select(range(self._n))
@@ -144,8 +145,10 @@ class Population:
         with torch.no_grad():
             if self.together:
                 try:
-                    known = self._module in _VERDICTS
-                    return (self._together if known else self._first)(rows, args, kwargs)
+                    if self._module not in _VERDICTS:
+                        return self._first(rows, args, kwargs)
+                    out = self._together(rows, args, kwargs)
+                    return self._first(rows, args, kwargs) if self._unsure(args, kwargs) else out
                 except NoRuleError as use:
                     self._give_up(use, args, kwargs)
             return self._each(range(self._n), rows, args, kwargs)
@@ -167,6 +170,10 @@ class Population:
             raise
         return out
 
+    def _unsure(self, args: Any, kwargs: Any) -> bool:
+        """Tell whether rows were guessed by their number in the last call, and were not checked for such shapes."""
+        return self._guessed and _shapes(args, kwargs) not in _CHECKED.get(self._module, ())
+
     def _give_up(self, use: NoRuleError, args: Any, kwargs: Any) -> None:
         """Compute members one after the other from now on. Raises `EnvError` if that is impossible."""
         name = type(self._module).__name__
@@ -183,8 +190,11 @@ class Population:
         interception = Interception(dict(self._by_id), self._n, rows, RULES)
         alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)  # the usual case
         interception.mark(args if alone else tree_flatten((args, kwargs))[0])
-        with interception:
-            return self._intercepted(*args, **kwargs) if self._rewritten else self._forward(*args, **kwargs)
+        try:
+            with interception:
+                return self._intercepted(*args, **kwargs) if self._rewritten else self._forward(*args, **kwargs)
+        finally:
+            self._guessed = interception.guessed
 
     def _intercepted(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module's forward, with some layers written in functions that can be computed for all members."""
@@ -201,6 +211,8 @@ class Population:
         The error is compared with the effect of the perturbation. Raises `NoRuleError` if it is too large.
         """
         if keeps((args, kwargs)):
+            if self._guessed:
+                raise NoRuleError("repeats a parameter for each row")
             return
         theta = {name: value.detach() for name, value in self._parameters.items()}
         for i in (0, self._n - 1):
@@ -215,6 +227,7 @@ class Population:
                 _VERDICTS[self._module] = False
                 raise NoRuleError("mixes its rows, the first dimension")
         _VERDICTS[self._module] = True
+        _CHECKED.setdefault(self._module, set()).add(_shapes(args, kwargs))
 
     def _each(self, index: Sequence[int], rows: int, args: Any, kwargs: Any) -> Any:
         """Compute some members one after the other, with explicit weights."""
@@ -264,7 +277,13 @@ def _set_generators(states: tuple[Any, ...]) -> None:
 
 # The modules that were checked, and whether their members may be computed at once.
 _VERDICTS: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+# The shapes of arguments with which they were checked.
+_CHECKED: weakref.WeakKeyDictionary[nn.Module, set[tuple[Any, ...]]] = weakref.WeakKeyDictionary()
 _WARNED: set[str] = set()
+
+
+def _shapes(args: Any, kwargs: Any) -> tuple[Any, ...]:
+    return tuple(tuple(x.shape) for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor))
 
 
 def _warn_once(text: str) -> None:

@@ -43,6 +43,7 @@ class Interception(TorchFunctionMode):
         self._members = members
         self._made: list[Tensor] = []  # kept alive, so that no id is used again
         self._mark = object()  # set as an attribute on every batch
+        self.guessed = False  # whether a rule took something for rows because of its length alone
 
     def mark(self, x: Any) -> Any:
         """Mark `x`, or all tensors in it, as batches; return `x`."""

@@ -131,9 +131,10 @@ def score(
     reward: Reward, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
 ) -> NDArray[np.float64]:
     """Return the rewards as numbers, (n,), NaN for None. Raises `EnvError` unless there is one for each completion."""
-    given: Any = reward(prompts=list(prompts), completions=list(completions), **columns)
-    if inspect.isawaitable(given):
-        given = asyncio.run(_awaited(given))
+    with plugins.their_settings():
+        given: Any = reward(prompts=list(prompts), completions=list(completions), **columns)
+        if inspect.isawaitable(given):
+            given = asyncio.run(_awaited(given))
     if given is None:
         raise EnvError("the reward returned nothing: it must return a number for each completion")
     values = np.array([np.nan if value is None else float(value) for value in given])

@@ -14,6 +14,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
+from es_rl import plugins
 from es_rl.envs.gymnasium_backend import describe, make_one
 from es_rl.envs.renderer import choose_renderer
 from es_rl.errors import FOREIGN, EnvError
@@ -120,14 +121,19 @@ def _frames(
 ) -> Iterator[Frame]:
     episode, pictures = 0, Pictures()
     while count > 0:
-        obs, _ = env.reset(seed=integer_seed(seed, "record", episode))
+        with plugins.their_settings():
+            obs, _ = env.reset(seed=integer_seed(seed, "record", episode))
         reset()
         step, done = 0, False
         while not done and count > 0:
             if step % every == 0:
                 count -= 1
-                yield pictures.frame(env.render())
-            obs, _, terminated, truncated, _ = env.step(act(obs))
+                with plugins.their_settings():
+                    rendered = env.render()
+                yield pictures.frame(rendered)
+            action = act(obs)
+            with plugins.their_settings():
+                obs, _, terminated, truncated, _ = env.step(action)
             step, done = step + 1, terminated or truncated
         episode += 1
 

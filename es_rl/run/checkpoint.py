@@ -137,6 +137,8 @@ def save(
     named = _named(folder)
     for leftover in (*folder.glob(".writing-*"), *folder.glob(".old-*")):
         shutil.rmtree(leftover)
+    for link in (path for name in NAMED for path in folder.glob(f".{name}-*")):
+        link.unlink(missing_ok=True)
     facts = {"format": FORMAT, "generation": state.generation, "progress": asdict(progress), "about": dict(about)}
     contents = {
         "model.safetensors": save_tensors({**state.theta, **state.buffers}),
@@ -244,7 +246,8 @@ def _named(folder: Path) -> dict[str, str]:
     """Return the directory names of the last and the best checkpoint, as far as they are known."""
     try:
         known = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return {name: str(known[name]) for name in NAMED if name in known and (folder / str(known[name])).is_dir()}
+        found = {name: str(known[name]) for name in NAMED if name in known}
+        return {name: target for name, target in found.items() if target.isdecimal() and (folder / target).is_dir()}
     except (OSError, ValueError, TypeError):  # of an older version: links, or directories if a copy has followed them
         found = {name: _origin(folder / name) for name in NAMED}
         return {name: target for name, target in found.items() if target}

@@ -138,7 +138,8 @@ def check_inside(path: Path) -> None:
     with reporting(path):
         for folder in (path, *(path / name for name in FOLDERS)):
             for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if entry.is_symlink() and not (folder.name == "checkpoints" and entry.name in NAMED):
+                ours = entry.name.lstrip(".").partition("-")[0] in NAMED  # also one of a save that was cut off
+                if entry.is_symlink() and not (folder.name == "checkpoints" and ours):
                     raise CheckpointError(
                         f"{entry}: is a link to {entry.readlink()}. The files of a run must lie in its directory: "
                         f"copy the run with cp -rL, or remove the link."

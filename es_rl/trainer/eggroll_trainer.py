@@ -20,6 +20,7 @@ from torch import nn
 
 from es_rl.errors import ConfigError
 from es_rl.trainer.callbacks import Print
+from es_rl.trainer.settings import optimizer_name
 from es_rl.trainer.trainer import Record, Trainer
 
 
@@ -114,7 +115,7 @@ def _trainer(
             value.requires_grad_(id(value) in moving)
     given = {"optimizer": "sgd", "momentum": 0.0, "shaping": "zscore", **options}
     lr = learning_rate
-    if given["optimizer"] == "sgd":
+    if optimizer_name(given["optimizer"]) == "sgd":
         lr *= scale
         if given["shaping"] == "zscore" and population_size > 1:  # ours divides by the biased standard deviation
             lr *= math.sqrt(1 - 1 / population_size)

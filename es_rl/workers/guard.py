@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from es_rl.errors import ResourceError
 from es_rl.workers.machine import process_stat
 
 NAME = "ES_RL_GUARDED"
@@ -33,14 +34,19 @@ class Guard:
     """A guard of the processes with a mark in their environment."""
 
     def __init__(self, mark: str, folder: str = "") -> None:
-        command = [sys.executable, "-m", __spec__.name, f"{NAME}={mark}", *([folder] if folder else [])]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        # -P: nothing is imported from the current directory, whatever lies there.
+        command = [sys.executable, "-P", "-m", __spec__.name, f"{NAME}={mark}", *([folder] if folder else [])]
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                start_new_session=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            )  # fmt: skip
+        except OSError as error:
+            raise ResourceError(f"a process cannot be started: {error}. Try fewer workers.") from error
 
     def close(self) -> None:
         """Kill what is left, and wait until it is gone."""
-        self._process.communicate()
+        self._process.communicate(b"close")  # a byte, since a fork of this process may hold the pipe open
 
 
 @contextlib.contextmanager

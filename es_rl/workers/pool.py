@@ -67,8 +67,12 @@ class Workers:
         self._workers: list[WorkerState] = []
         self.count = count
         self.busy = 0.0  # seconds that workers spent on finished jobs
-        for slot in range(count):
-            self._workers.append(self._start(slot))
+        try:
+            for slot in range(count):
+                self._workers.append(self._start(slot))
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Workers:
         return self

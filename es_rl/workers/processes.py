@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import multiprocess
+from multiprocess import resource_tracker
 
 from es_rl.errors import ResourceError
 from es_rl.workers import guard
@@ -51,6 +52,7 @@ def start_process(target: Callable[..., Any], *args: Any, log: Path | None = Non
     """
     process = spawning.Process(target=_child, args=(target, args, os.getpid(), str(log or os.devnull)), daemon=True)
     try:
+        resource_tracker.ensure_running()  # without the mark: it is this process's own
         with _child_environment(mark), _without_main():
             process.start()
     except OSError as error:

@@ -686,3 +686,26 @@ def test_members_draw_alike_from_every_generator():
     with perturb(module, range(4), Perturbation(sigma=0.1)):
         y = module(torch.zeros(4, 1))
     assert len(y.unique()) == 1
+
+
+class Relative(nn.Module):
+    """Relative positions, a table of T × T, and a parameter expanded over T: T may be as many as the rows by chance."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.layer, self.mask = nn.Embedding(65, 5), nn.Linear(5, 5), nn.Parameter(torch.randn(1, 5))
+
+    def forward(self, x):  # (rows, T, 5)
+        i = torch.arange(x.shape[1])
+        places = self.table(i[:, None] - i[None] + 32).tanh().sum(1)
+        return self.layer(x) + places + self.mask.expand(x.shape[1], -1)
+
+
+@pytest.mark.parametrize("kind", ["dense", "lowrank"])
+def test_what_is_as_long_as_the_rows_by_chance_is_not_taken_for_rows(kind):
+    torch.manual_seed(0)
+    module, p = Relative(), Perturbation(kind=kind, sigma=0.3)
+    with perturb(module, range(4), p):
+        for steps in (3, 4, 8, 4):
+            x = torch.randn(4, steps, 5)
+            assert_close(module(x), explicit(module, range(4), x, 1, p))

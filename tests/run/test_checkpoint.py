@@ -15,7 +15,7 @@ from es_rl.errors import CheckpointError, ResourceError
 from es_rl.es.config import OptimConfig
 from es_rl.es.strategy import ESState
 from es_rl.rl.agent import about, saved_spaces
-from es_rl.run import atomic, checkpointer
+from es_rl.run import atomic, checkpointer, directory
 from es_rl.run import checkpoint as cp
 from es_rl.run.checkpoint import CheckpointConfig
 
@@ -101,7 +101,19 @@ def test_no_link_is_needed(tmp_path, monkeypatch):
     assert cp.load(tmp_path).generation == 5 and cp.load(tmp_path, "best").generation == 2
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{", '{"last": 3}', '{"last": "../../x"}', '{"last": null}', "\udcff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1]",
+        "{",
+        '{"best": "../../other/checkpoints/00000009", "last": 3}',
+        '{"last": 3}',
+        '{"last": "../../x"}',
+        '{"last": null}',
+        "\udcff",
+    ],
+)
 def test_a_damaged_index_is_not_needed_either(tmp_path, text):
     save(tmp_path, 1, best=True)
     save(tmp_path, 2)
@@ -281,3 +293,11 @@ def test_a_best_one_that_cannot_be_saved_is_told_of(tmp_path, monkeypatch):
     saver.commit(state(3), cp.Progress(best_score=5.0), best=True)
     assert saver.ahead.best_score == 5.0
     assert len(said) == 2 and cp.load(tmp_path, "best").generation == 3
+
+
+def test_a_link_of_a_save_that_was_cut_off_does_no_harm(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / "checkpoints/.last-1234").symlink_to("00000001")
+    directory.check_inside(tmp_path)
+    save(tmp_path, 2)
+    assert names(tmp_path) == ["00000001", "00000002", "index.json", "last"]

@@ -356,6 +356,11 @@ def test_the_other_packages_arguments_mean_ours():
     theirs.train(3)
     ours.train(3)
     assert torch.equal(theta(theirs), theta(ours))
+    sgd = [
+        EGGROLLTrainer(model=network(), fitness_fn=alone, population_size=8, optimizer=kind)
+        for kind in ("sgd", torch.optim.SGD)
+    ]
+    assert sgd[0]._params.optim.lr == sgd[1]._params.optim.lr
     adam = EGGROLLTrainer(model=network(), fitness_fn=alone, population_size=16, learning_rate=0.01, optimizer="adam")
     adam.train(1)
     moved = theta(adam) - theta(trainer())
@@ -662,7 +667,13 @@ def test_a_class_of_torch_optim_is_an_optimizer(tmp_path):
     again = es_rl.Trainer.load(tmp_path / "half", network(), alone)
     again.train(2)
     assert torch.equal(theta(whole), theta(again)) and alone(whole.model) > alone(network())
-    for bad in (torch.optim.LBFGS, torch.optim.SparseAdam, nn.Linear, torch.optim.lr_scheduler.StepLR):
+    for bad in (
+        torch.optim.LBFGS,
+        torch.optim.SparseAdam,
+        torch.optim.Adafactor,
+        nn.Linear,
+        torch.optim.lr_scheduler.StepLR,
+    ):
         with pytest.raises(ConfigError, match="optimizer="):
             trainer(optimizer=bad)
     with pytest.raises(ConfigError, match=r"optimizer=torch.optim.Adamm: unknown"):

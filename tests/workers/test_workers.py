@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +185,17 @@ def test_processors_are_those_this_process_may_use():
     finally:
         os.sched_setaffinity(0, everything)
     assert 1 <= available_processors() <= len(everything)
+
+
+def test_a_pool_closes_though_the_program_has_forked_and_leaves_its_resource_tracker_alone(recwarn):
+    for _ in range(2):
+        with Workers(1) as pool:
+            assert pool.map(double, 0, [1]) == [2]
+            if not (child := os.fork()):
+                time.sleep(60)
+                os._exit(0)
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 10
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert not [w for w in recwarn if "resource_tracker" in str(w.message)]

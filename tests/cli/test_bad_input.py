@@ -11,6 +11,7 @@ from conftest import is_worker, metrics, model_hash, refusal
 from es_rl.evaluate import main as evaluate
 from es_rl.record import main as record
 from es_rl.train import main as training
+from es_rl.workers import pool
 
 SMALL = ["generations=2", "es.population=4", "video.every=-1", "run=run"]
 CONFIG = [
@@ -58,7 +59,8 @@ def test_bad_keys_exit_with_2(argv, text):
 
 
 @pytest.mark.parametrize(("argv", "text"), ENVIRONMENT, ids=lambda v: str(v[0]) if isinstance(v, list) else "")
-def test_bad_environments_exit_with_3(argv, text):
+def test_bad_environments_exit_with_3(argv, text, monkeypatch):
+    monkeypatch.setattr(pool, "DEATHS", 2)  # attempts: it is faster
     code, said = refusal(training, *argv, *SMALL, "workers=1")
     assert code == 3 and text in f"es_rl: {said}"
     assert not [p for p in psutil.Process().children() if is_worker(p)]

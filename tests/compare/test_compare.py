@@ -178,7 +178,8 @@ def test_a_missing_library_is_named_with_its_remedy_before_anything_is_trained(t
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("against", [["ppo_fast"], pytest.param(["ppo", "ars"], marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("against", [["ppo_fast"], ["ppo", "ars"]])
 def test_opponents_train_and_are_filmed_and_judged_like_ours(against, tmp_path, renderer):
     keys = ["env=InvertedPendulum-v4", "minutes=0.05", *SMALL, "seeds=1", f"against=[{','.join(against)}]"]
     compare(*keys, "film=0.5", "out=out", "threads=1", "processes=1", cwd=tmp_path)

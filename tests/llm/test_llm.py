@@ -320,12 +320,21 @@ def test_what_is_frozen_is_not_copied_for_each_member(speaker):
         assert torch.allclose(logits[member], expected[0], atol=1e-5)
 
 
-def test_a_model_without_rules_says_so():
-    config = transformers.MixtralConfig(
-        vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, num_local_experts=2, max_position_embeddings=32,
-    )  # fmt: skip
-    model = transformers.MixtralForCausalLM(config).eval().requires_grad_(False)
+class ReadsItsParameter(torch.nn.Module):
+    """An activation that takes a parameter's value into Python, where it is one number for all members."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x * self.gain.item()
+
+
+def test_a_model_without_rules_says_so(speaker):
+    model = speaker.model
+    model.model.layers[0].mlp.act_fn = ReadsItsParameter()
+    model.requires_grad_(False)
     with perturb(model, range(4), Perturbation(kind="lowrank")), pytest.raises(EnvError, match="es.noise=dense"):
         model.generate(input_ids=torch.arange(8).reshape(4, 2), max_new_tokens=3, do_sample=False)
 

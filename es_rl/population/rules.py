@@ -106,8 +106,9 @@ def _embedding(
     w = m.members(weight)
     if w is None or max_norm is not None:
         raise NoRuleError("looks up an embedding with max_norm")
-    # A constant that was expanded over the rows is one of each row; other constants are the same for all rows.
-    everywhere = input.ndim > 1 and input.stride(0) == 0 and m.is_rows(len(input))
+    # A constant as long as the rows is taken for one of each row, such as the kinds of tokens of BERT. By chance it may
+    # be another one: what was guessed is checked.
+    everywhere = m.n > 1 and input.ndim > 1 and not m.is_batch(input) and m.is_rows(len(input))
     m.guessed |= everywhere
     if not m.is_batch(input) and not everywhere:  # for instance positions, which are the same for all rows
         index = input.flatten()
@@ -210,7 +211,7 @@ def _expand(m: Interception, input: Tensor, *sizes: Any) -> Any:
     own, shape = stack(m, input), sizes[0] if isinstance(sizes[0], (tuple, list, torch.Size)) else sizes
     if own is None or not m.is_rows(shape[0]) or len(shape) != input.ndim or input.shape[0] != 1:
         return m.alone(Tensor.expand, (input, *sizes), {})
-    m.guessed = True  # as many as rows, but this may be by chance
+    m.guessed |= m.n > 1  # as many as rows, but this may be by chance
     k = shape[0] // m.n
     inner = [kept if size == -1 else size for size, kept in zip(shape[1:], input.shape[1:], strict=True)]
     return m.mark(own.expand(m.n, k, *inner).reshape(shape[0], *inner))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from es_rl import envs
 from es_rl.compare.config import BaselineConfig
 from es_rl.envs.gymnasium_backend import bounded, diverged, make_one
-from es_rl.envs.spaces import Flattener, Floats, Ints, flatten, usable
+from es_rl.envs.spaces import Flattener, Floats, Ints, usable
 from es_rl.rl.compaction import Compaction
 from es_rl.rl.episodes import play
 from es_rl.rng import integer_seed
@@ -114,5 +114,5 @@ def acting(config: BaselineConfig, act: Act) -> Act:
     env = make_one(config.env, config.env_kwargs)
     env.close()
     observations, start = env.observation_space, getattr(env.action_space, "start", 0)
-    parts = isinstance(observations, (spaces.Dict, spaces.Tuple))
-    return lambda obs: act(flatten(observations, obs) if parts else obs) + start
+    plan = Flattener(observations) if isinstance(observations, (spaces.Dict, spaces.Tuple)) else None
+    return lambda obs: act(obs if plan is None else plan(obs)) + start

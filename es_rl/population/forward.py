@@ -3,9 +3,9 @@
 Shapes: N members, k rows per member. The module sees N·k rows; the rows of one member are contiguous.
 
 Inside `with perturb(module, members, p):`, torch functions that use the module's parameters are intercepted. Functions
-with a rule in `es_rl.population.rules` are computed for all members at once. A module that uses a parameter in any
-other way is called once for each member, with a single warning. The module, its parameters and its buffers do not
-change.
+with a rule in `es_rl.population.rules`, and others that vmap can compute, are computed for all members at once. A
+module that uses a parameter in any other way is called once for each member, with a single warning. The module, its
+parameters and its buffers do not change.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ def recurrent(layer: Any) -> Callable[..., Any]:
             outputs = []
             for reverse in (False, True)[: 2 if layer.bidirectional else 1]:
                 names = [f"{kind}_l{level}{'_reverse' if reverse else ''}" for kind in NAMES]
-                w_ih, w_hh, b_ih, b_hh = (_parameter(layer, name) for name in names)
+                found: list[Any] = [getattr(layer, name, None) for name in names]  # it may have no biases
+                w_ih, w_hh, b_ih, b_hh = found
                 gates = F.linear(x, w_ih, b_ih)  # (B, T, G·H)
                 state = _zeros(x, layer.hidden_size, 2 if many else 1)
                 if given:  # added to zeros of the batch, since it may be a constant
@@ -96,11 +97,6 @@ def cell(layer: Any) -> Callable[..., Any]:
         return state if many else state[0]
 
     return forward
-
-
-def _parameter(layer: Any, name: str) -> Any:
-    """Return a parameter of the layer, or None for a bias that it does not have."""
-    return getattr(layer, name, None)
 
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

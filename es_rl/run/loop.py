@@ -80,17 +80,16 @@ def _sitting(
         state, progress = _restore(r, training, screen.say)
     saver = Checkpointer(r.path, r.config, training.about, screen.say)
     saver.start(state, progress, saved=r.resumed)
+    text = to_yaml(r.config)
     if not r.resumed:
         saver.save(required=True)  # before config.yaml marks the directory as a run that can be resumed
         directory.describe(r.path, r.config, r.verb, r.argv)
-        screen.say(to_yaml(r.config))
+        screen.say(text)
     else:
         directory.save_config(r.path, r.config)  # resumable keys may have changed
     begun = f" from generation {state.generation}" if state.generation else ""
     screen.say(training.heading + begun)
-    log = RunLog(
-        r.path, screen, to_yaml(r.config), r.terms, generation=state.generation, steps=progress.steps, resumed=r.resumed
-    )
+    log = RunLog(r.path, screen, text, r.terms, generation=state.generation, steps=progress.steps, resumed=r.resumed)
     stack.callback(log.close)
     saver.before = log.flush
     follower = training.follow(log) if training.follow is not None else None

@@ -62,7 +62,7 @@ def guarded(folder: str) -> Iterator[None]:
 
 
 def main(mark: str, folder: str = "") -> None:
-    """Wait until the pipe ends. Then kill all that bear the mark."""
+    """Wait until the pipe ends, or brings something. Then kill all that bear the mark."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent, known = os.getppid(), dict[int, str]()
     before = _family({parent})  # these are not the guard's, and neither is the guard itself

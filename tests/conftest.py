@@ -176,17 +176,27 @@ def comparable(run):
     return [{k: v for k, v in line.items() if not k.startswith(("time/", "seconds"))} for line in metrics(run)]
 
 
-def is_worker(process):
+def is_child(process):
+    """True for a process that the program has started to run a part of itself, and for workers, which it forks."""
     with contextlib.suppress(psutil.Error):
         return "spawn_main" in " ".join(process.cmdline())
     return False
+
+
+def workers_of(process):
+    """The workers of a training."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for server in filter(is_child, process.children()):
+            found += server.children()
+    return [worker for worker in found if is_child(worker)]
 
 
 def kill_workers(process, run, *, workers, pauses, most=1000):
     """Kill one worker after the other, with random pauses, while a training runs; how many were killed."""
     kills, rng = 0, random.Random(0)
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        victims = [p for p in process.children() if is_worker(p)]
+        victims = workers_of(process)
         if kills < most and len(victims) >= workers and (run / "metrics.jsonl").exists():
             with contextlib.suppress(psutil.NoSuchProcess):
                 rng.choice(victims).kill()

@@ -27,8 +27,9 @@ from typing import Any
 from multiprocess.connection import wait
 
 from es_rl.errors import ResourceError
+from es_rl.workers.fork_server import ForkServer
 from es_rl.workers.guard import Guard
-from es_rl.workers.processes import death, kill_process, limit_waiting, spawning, start_process
+from es_rl.workers.processes import death, kill_process, limit_waiting, spawning
 from es_rl.workers.states import MapState, Tries, WorkerState
 from es_rl.workers.worker import Function, JobFailure, Jobs, stream_of, tell, tell_function, work, work_off
 
@@ -64,6 +65,7 @@ class Workers:
         self._siblings: list[Workers] = []
         self._mark = uuid.uuid4().hex  # of all processes that workers start
         self._guard = Guard(self._mark) if count else None
+        self._server = ForkServer(work, log=log, mark=self._mark)
         self._workers: list[WorkerState] = []
         self.count = count
         self.busy = 0.0  # seconds that workers spent on finished jobs
@@ -86,6 +88,7 @@ class Workers:
             self._siblings.pop().close()
         while self._workers:
             self._kill(self._workers.pop())
+        self._server.close()
         if self._guard is not None:
             self._guard.close()
             self._guard = None
@@ -150,8 +153,13 @@ class Workers:
     def _start(self, slot: int) -> WorkerState:
         ours, theirs = spawning.Pipe(duplex=True)
         limit_waiting(ours, PIPE_SECONDS)
-        process = start_process(work, theirs, slot, log=self._log, mark=self._mark)
-        theirs.close()
+        try:
+            process = self._server.start(theirs, slot)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         return WorkerState(slot, process, ours, time.monotonic())
 
     def _kill(self, worker: WorkerState) -> None:
@@ -160,6 +168,7 @@ class Workers:
 
     def restart(self) -> None:
         """Replace all workers by new ones, with the environment variables of now."""
+        self._server.close()
         for worker in list(self._workers):
             self._replace(worker)
 
@@ -198,8 +207,7 @@ class Workers:
         by_sentinel = {worker.process.sentinel: worker for worker in self._workers}
         at_hand = wait([*by_pipe, *by_sentinel], seconds)
         gone = {by_sentinel[item] for item in at_hand if item in by_sentinel}
-        if not at_hand:  # what a dead worker has forked may hold its pipes
-            gone = {worker for worker in self._workers if worker.process.exitcode is not None}
+        gone = {worker for worker in gone if worker.process.exitcode is not None}  # others have just begun
         for worker in {by_pipe[item] for item in at_hand if item in by_pipe} | gone:
             try:
                 while worker.pipe.poll():
@@ -233,6 +241,7 @@ class Workers:
                 text = f"finished no step for {self.hang_after:g} s (hang_after)"
                 self._lost(worker, "hung", text, m)
             elif not worker.ready and now - worker.started > STARTUP_SECONDS:
+                self._server.close()  # it may hang
                 self._lost(worker, "died", f"did not start within {STARTUP_SECONDS:g} s", m)
 
     def _lost(self, worker: WorkerState, reason: str, text: str, m: MapState) -> None:

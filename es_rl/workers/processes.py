@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
-spawning = multiprocess.get_context("spawn")  # fork is not safe with the threads of torch and MuJoCo
+KILL_SECONDS = 10.0  # limit for waiting until a killed process is gone
+
+spawning = multiprocess.get_context("spawn")  # fork is not safe where there are threads
 
 
 _slot = 0
@@ -62,10 +64,11 @@ def start_process(target: Callable[..., Any], *args: Any, log: Path | None = Non
 
 def kill_process(process: Any) -> None:
     """Kill a child and its process group. Wait until the child is gone."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    if process.pid is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
     process.kill()
-    process.join()
+    process.join(KILL_SECONDS)
     process.close()
 
 

@@ -119,7 +119,6 @@ def work(pipe: Connection, slot: int) -> None:
     use_one_thread()
     take_slot(slot)
     warnings.simplefilter("ignore", DeprecationWarning)  # shown once, by the parent
-    os.environ.setdefault("MUJOCO_GL", "disabled")  # workers only simulate
     try:
         pipe.send(("ready",))
         _serve(pipe)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import is_worker, metrics, model_hash, refusal
+from conftest import is_child, metrics, model_hash, refusal
 
 from es_rl.evaluate import main as evaluate
 from es_rl.record import main as record
@@ -63,7 +63,7 @@ def test_bad_environments_exit_with_3(argv, text, monkeypatch):
     monkeypatch.setattr(pool, "DEATHS", 2)  # attempts: it is faster
     code, said = refusal(training, *argv, *SMALL, "workers=1")
     assert code == 3 and text in f"es_rl: {said}"
-    assert not [p for p in psutil.Process().children() if is_worker(p)]
+    assert not [p for p in psutil.Process().children() if is_child(p)]
 
 
 @pytest.mark.parametrize("number", [0, -2, -1], ids=["unknown", "hangs", "crashes"])

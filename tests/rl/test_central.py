@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import comparable, is_worker, kill_workers, metrics, model_hash, wait_for
+from conftest import comparable, kill_workers, metrics, model_hash, wait_for, workers_of
 
 from es_rl import es
 from es_rl.errors import ConfigError
@@ -76,7 +76,7 @@ def test_theta_is_the_same_if_a_worker_hangs(train, start, tmp_path):
     log = tmp_path / "hung/metrics.jsonl"
     wait_for(lambda: log.exists() and log.read_text().count("\n") >= 5, process)
     # The busiest one: another may still be starting, and is not missed.
-    max(filter(is_worker, process.children()), key=lambda child: child.cpu_times().user).suspend()
+    max(workers_of(process), key=lambda child: child.cpu_times().user).suspend()
     assert process.wait() == 0
     assert "finished no step for 3 s (hang_after); it is replaced" in (tmp_path / "out.txt").read_text()
     assert model_hash(tmp_path / "hung") == model_hash(quiet)

@@ -13,6 +13,12 @@ def double(context, job, beat):
     return context + 2 * job
 
 
+def draw(context, job, beat):
+    """Draw from NumPy's global generator, long enough that another worker takes the next job."""
+    time.sleep(0.5)
+    return np.random.random()  # noqa: NPY002
+
+
 def misbehave(context, job, beat):
     """`context` maps a job to what goes wrong and how often: counted in files, since workers are replaced."""
     what, times = context.get(job, ("", 0))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from jobs import NeverBegins, Together, double, large, misbehave, print_and_report_signals, slow
+from jobs import NeverBegins, Together, double, draw, large, misbehave, print_and_report_signals, slow
 
 from es_rl.errors import EnvError, ResourceError, Stopped
 from es_rl.workers.machine import available_processors
@@ -149,6 +149,35 @@ def test_a_stopped_worker_is_replaced():
         assert pool.map(double, 0, [1, 2]) == [2, 4]
 
 
+def test_workers_lost_with_their_server_are_replaced():
+    events = []
+    with Workers(2, on_event=events.append) as pool:
+        pool.map(double, 0, [1, 2])
+        before = pool.pids
+        psutil.Process(pool.pids[0]).parent().kill()
+        assert pool.map(slow, None, [3] * 4) == [3] * 4
+        assert not {*before} & {*pool.pids} and len(events) >= 2
+
+
+def test_a_server_has_one_thread_and_its_workers_draw_numbers_of_their_own():
+    with Workers(2) as pool:
+        drawn = pool.map(draw, None, [0, 1])
+        server = psutil.Process(pool.pids[0]).parent()
+        assert server.num_threads() == 1 and server.pid != os.getpid()
+    assert drawn[0] != drawn[1]
+
+
+def test_a_server_that_cannot_be_started_is_one_error(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ResourceError("no more processes")
+
+    monkeypatch.setattr("es_rl.workers.fork_server.start_process", refuse)
+    before = psutil.Process().num_fds()
+    with pytest.raises(ResourceError, match="no more processes"):
+        Workers(2)
+    assert psutil.Process().num_fds() == before
+
+
 def test_nothing_is_left_behind_and_files_do_not_pile_up():
     me = psutil.Process()
     before = set(me.children(recursive=True))
@@ -171,7 +200,7 @@ def test_a_replacement_that_cannot_be_started_is_one_error_and_leaves_nothing(mo
         def refuse(*args, **kwargs):
             raise ResourceError("no more processes")
 
-        monkeypatch.setattr("es_rl.workers.pool.start_process", refuse)
+        monkeypatch.setattr("es_rl.workers.fork_server.ForkServer.start", refuse)
         os.kill(pids[0], signal.SIGKILL)
         pool.map(slow, 0, [20] * 4)
     assert not any(psutil.pid_exists(pid) for pid in pids)

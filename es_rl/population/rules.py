@@ -19,9 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from es_rl.population.bags import embedding_bag
 from es_rl.population.elementwise import ELEMENTWISE, elementwise, of_two, on_channels, stack
 from es_rl.population.interception import Interception, NoRuleError, Rule
 from es_rl.population.members import LowRank, Members
+from es_rl.population.precision import as_autocast, exactly
 
 
 def _product(m: Interception, x: Tensor, w: Members, bias: Tensor | None = None) -> Tensor:
@@ -37,10 +39,11 @@ def _product(m: Interception, x: Tensor, w: Members, bias: Tensor | None = None)
 
 def _low_rank_product(members: int, x: Tensor, w: LowRank, bias: Tensor | None) -> Tensor:
     """Compute each member's own part, then add the shared product in place, so that neither is copied."""
-    n = w.b.shape[1]
-    t, a = _inner(x.reshape(members, -1, n), w.b), w.a.transpose(1, 2)  # (N, K, R), (N, R, m)
-    y = _outer(t, a) if bias is None else _outer(t, a, bias[:, None])
-    y = y.reshape(-1, y.shape[-1]).addmm_(x.reshape(-1, n), w.theta.T)
+    x, theta, all_a, b = as_autocast(x, *w)
+    n = b.shape[1]
+    t, a = _inner(x.reshape(members, -1, n), b), all_a.transpose(1, 2)  # (N, K, R), (N, R, m)
+    y = _outer(t, a) if bias is None else _outer(t, a, bias[:, None].to(a.dtype))
+    y = y.reshape(-1, y.shape[-1]).addmm_(x.reshape(-1, n), theta.T)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
@@ -74,7 +77,7 @@ def _linear(m: Interception, input: Tensor, weight: Tensor, bias: Tensor | None 
 
 
 def _shifted(m: Interception, y: Tensor, bias: Tensor | None) -> Tensor:
-    return y if bias is None else elementwise(m, torch.add, y, bias)
+    return y if bias is None else elementwise(m, torch.add, y, bias).to(y.dtype)
 
 
 def _matmul(m: Interception, input: Tensor, other: Tensor) -> Tensor:
@@ -121,7 +124,8 @@ def _embedding(
         return whole
     y = F.embedding(input, w.theta).reshape(m.n, -1, w.theta.shape[1])  # (N, K, d)
     a = F.embedding(own, w.a.reshape(-1, w.a.shape[2])).reshape(m.n, -1, w.a.shape[2])  # (N, K, R)
-    found: Tensor = m.mark(_outer(a, w.b.transpose(1, 2), y).reshape(*input.shape, -1))
+    with exactly(y):  # torch does not cast an embedding under autocast
+        found: Tensor = m.mark(_outer(a, w.b.transpose(1, 2), y).reshape(*input.shape, -1))
     return found
 
 
@@ -159,7 +163,7 @@ def _convolution(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
             else:
                 y = conv(wide, w.flatten(0, 1), None, groups=parts, **how)  # (k, N·m, …)
                 y = y.reshape(k, m.n, -1, *y.shape[2:]).transpose(0, 1).flatten(0, 1)
-        return y if bias is None else on_channels(m, torch.add, m.follow(input, y), bias)
+        return y if bias is None else on_channels(m, torch.add, m.follow(input, y), bias).to(y.dtype)
 
     return rule
 
@@ -230,7 +234,7 @@ def _affine(m: Interception, apply: Callable[..., Tensor], input: Tensor, y: Ten
     y = m.follow(input, y)
     for func, p in ((torch.mul, gain), (torch.add, bias)):
         if p is not None:
-            y = m.follow(y, apply(m, func, y, p))
+            y = m.follow(y, apply(m, func, y, p).to(y.dtype))
     return y
 
 
@@ -245,6 +249,7 @@ RULES: dict[Any, Rule] = {
     torch.addmm: _addmm,
     Tensor.addmm: _addmm,
     F.embedding: _embedding,
+    F.embedding_bag: embedding_bag,
     torch.conv1d: _convolution(torch.conv1d),
     torch.conv2d: _convolution(torch.conv2d),
     torch.conv3d: _convolution(torch.conv3d),

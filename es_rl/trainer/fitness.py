@@ -94,6 +94,7 @@ def assign(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, value in values.items():
         own[name].copy_(value)
+    torch.clear_autocast_cache()  # it holds the values of before
 
 
 @contextlib.contextmanager

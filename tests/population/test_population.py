@@ -642,7 +642,7 @@ class Speaks(nn.Module):
 )
 def test_what_cannot_be_joined_is_refused(say, what):
     module = Speaks(say)
-    message = re.escape(f"Speaks returns {what} for 2 rows of a member")
+    message = re.escape(f"Speaks returns {what} for the rows of one member")
     with perturb(module, range(4), Perturbation(sigma=0.1)), pytest.raises(EnvError, match=message):
         module(torch.randn(8, 3))
     same = Speaks(lambda x, w: {"y": x * w, "kind": "same", "scale": torch.tensor(2.0)})

@@ -40,8 +40,12 @@ def make_one(id: str, env_kwargs: Mapping[str, Any], **more: Any) -> gymnasium.E
     limit = {} if spec.max_episode_steps else {"max_episode_steps": DEFAULT_TIME_LIMIT}
     if more.get("render_mode", "") is None:  # some classes do not accept it
         del more["render_mode"]
-    with plugins.their_settings():
-        return gymnasium.make(name, disable_env_checker=True, **(limit | dict(env_kwargs) | more))
+    try:
+        with plugins.their_settings():
+            return gymnasium.make(name, disable_env_checker=True, **(limit | dict(env_kwargs) | more))
+    finally:
+        if "mujoco" in sys.modules:  # the environment may have imported it only now
+            _take_mujoco_warnings()
 
 
 def _take_mujoco_warnings() -> None:

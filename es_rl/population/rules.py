@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from es_rl.population.bags import embedding_bag
-from es_rl.population.elementwise import ELEMENTWISE, elementwise, of_two, on_channels, stack
+from es_rl.population.elementwise import ELEMENTWISE, IN_PLACE, elementwise, in_place, of_two, on_channels, stack
 from es_rl.population.interception import Interception, NoRuleError, Rule
 from es_rl.population.members import LowRank, Members
 from es_rl.population.precision import as_autocast, exactly
@@ -28,7 +28,7 @@ from es_rl.population.precision import as_autocast, exactly
 
 def _product(m: Interception, x: Tensor, w: Members, bias: Tensor | None = None) -> Tensor:
     """Return x (N·k, …, n) times each member's own w (m, n), transposed, plus its bias (N, m): (N·k, …, m)."""
-    if not m.is_batch(x) or x.ndim < 2:
+    if not m.is_batch(x) or x.ndim < 2 or not x.shape[-1]:
         raise NoRuleError("multiplies rows that are not a number for each member")
     if isinstance(w, LowRank):
         return _low_rank_product(m.n, x, w, bias)
@@ -80,11 +80,10 @@ def _shifted(m: Interception, y: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else elementwise(m, torch.add, y, bias).to(y.dtype)
 
 
-def _matmul(m: Interception, input: Tensor, other: Tensor) -> Tensor:
-    m.refuse(input)
+def _matmul(m: Interception, input: Tensor, other: Tensor) -> Any:
     w = m.members(other)
-    if w is None or other.ndim != 2:
-        raise NoRuleError("multiplies a parameter from the left")
+    if m.members(input) is not None or w is None or other.ndim != 2:  # from the left, with a vector or with many
+        return m.alone(torch.matmul, (input, other), {})
     return _product(m, input, w.transpose() if isinstance(w, LowRank) else w.transpose(1, 2))
 
 
@@ -92,7 +91,7 @@ def _addmm(m: Interception, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: 
     m.refuse(mat1)
     if beta != 1 or alpha != 1:
         raise NoRuleError("scales a product within addmm")
-    y = _matmul(m, mat1, mat2) if m.members(mat2) is not None else mat1 @ mat2
+    y: Tensor = _matmul(m, mat1, mat2) if m.members(mat2) is not None else mat1 @ mat2
     return _shifted(m, m.follow(mat1, y), input)
 
 
@@ -240,6 +239,7 @@ def _affine(m: Interception, apply: Callable[..., Tensor], input: Tensor, y: Ten
 
 RULES: dict[Any, Rule] = {
     **{func: of_two(func) for func in ELEMENTWISE},
+    **{func: in_place(out) for func, out in IN_PLACE.items()},
     F.linear: _linear,
     torch.matmul: _matmul,
     Tensor.matmul: _matmul,

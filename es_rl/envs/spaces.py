@@ -70,7 +70,7 @@ class Flattener:
     def __call__(self, obs: Any) -> NDArray[np.float64]:
         """Return a vector. Raises ValueError for a part of a wrong shape, KeyError for one that is missing."""
         if self._vector is not None:  # the usual case
-            return _of_shape(np.array(obs, np.float64), self._vector.shape, ()).reshape(-1)
+            return _of_shape(np.asarray(obs, np.float64), self._vector.shape, ()).flatten()  # a copy
         vector = np.zeros(self.size)
         for path, space, first, end in self._leaves:
             part = obs

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from es_rl.errors import FOREIGN, TrainingError
+from es_rl.errors import FOREIGN, TrainingError, text_of
 from es_rl.es.strategy import Generation
 from es_rl.noise import member_weights
 from es_rl.population.forward import perturb
@@ -72,7 +72,9 @@ class MemberFitness:
                     assign(self._model, weights)
                     scores[i] = _scores(self._fitness(self._model), 1)[0]
             except FOREIGN as error:  # this member has failed
-                failures.append(str(error) if isinstance(error, TrainingError) else f"{type(error).__name__}: {error}")
+                failures.append(
+                    str(error) if isinstance(error, TrainingError) else f"{type(error).__name__}: {text_of(error)}"
+                )
             beat(1)
         return Scores(scores, failures)
 

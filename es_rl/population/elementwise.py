@@ -69,8 +69,9 @@ def pointwise(m: Interception, func: Any, batch: Tensor, own: Tensor) -> Tensor:
     if own.ndim > batch.ndim or not m.is_batch(batch):
         raise NoRuleError("stretches a parameter over rows of different members")
     rows = batch.reshape(m.n, -1, *batch.shape[1:])
-    scalar = own.ndim == 1 and batch.is_floating_point()  # torch keeps the type of the other array then
-    own = own.reshape(m.n, *([1] * (rows.ndim - own.ndim)), *own.shape[1:]).to(batch.dtype if scalar else own.dtype)
+    if own.ndim == 1 and batch.is_floating_point():
+        own = own.to(batch.dtype)  # a single number does not change the type of an array
+    own = own.reshape(m.n, *([1] * (rows.ndim - own.ndim)), *own.shape[1:])
     y: Tensor = func(rows, own)
     return y.reshape(-1, *y.shape[2:])
 

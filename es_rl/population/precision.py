@@ -21,13 +21,15 @@ def exactly(x: Tensor) -> AbstractContextManager[Any]:
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
-def as_autocast(*arrays: Tensor) -> tuple[Tensor, ...]:
-    """Return the arrays in the type in which autocast computes products, if it is on."""
-    kind = arrays[0].device.type
-    if not torch.is_autocast_enabled(kind):
-        return arrays
-    low = torch.get_autocast_dtype(kind)
-    return tuple(x if x.dtype == torch.float64 else x.to(low) for x in arrays)
+def as_autocast(*arrays: Any) -> tuple[Any, ...]:
+    """Return the arrays in the type in which autocast, which is on, computes products. None stays None."""
+    low = torch.get_autocast_dtype(arrays[0].device.type)
+    return tuple(x if x is None or x.dtype == torch.float64 else x.to(low) for x in arrays)
+
+
+def of_type(y: Tensor, x: Tensor) -> Tensor:
+    """Return x in the type of y. Usually it is that of x: this costs less than Tensor.to then."""
+    return x if x.dtype == y.dtype else x.to(y.dtype)
 
 
 class Precision(TorchFunctionMode):

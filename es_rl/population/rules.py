@@ -23,7 +23,7 @@ from es_rl.population.bags import embedding_bag
 from es_rl.population.elementwise import ELEMENTWISE, IN_PLACE, elementwise, in_place, of_two, on_channels, stack
 from es_rl.population.interception import Interception, NoRuleError, Rule
 from es_rl.population.members import LowRank, Members
-from es_rl.population.precision import as_autocast, exactly
+from es_rl.population.precision import as_autocast, exactly, of_type
 
 
 def _product(m: Interception, x: Tensor, w: Members, bias: Tensor | None = None) -> Tensor:
@@ -39,10 +39,12 @@ def _product(m: Interception, x: Tensor, w: Members, bias: Tensor | None = None)
 
 def _low_rank_product(members: int, x: Tensor, w: LowRank, bias: Tensor | None) -> Tensor:
     """Compute each member's own part, then add the shared product in place, so that neither is copied."""
-    x, theta, all_a, b = as_autocast(x, *w)
+    theta, a, b = w
+    if torch.is_autocast_enabled(x.device.type):
+        x, theta, a, b, bias = as_autocast(x, theta, a, b, bias)
     n = b.shape[1]
-    t, a = _inner(x.reshape(members, -1, n), b), all_a.transpose(1, 2)  # (N, K, R), (N, R, m)
-    y = _outer(t, a) if bias is None else _outer(t, a, bias[:, None].to(a.dtype))
+    t, a = _inner(x.reshape(members, -1, n), b), a.transpose(1, 2)  # (N, K, R), (N, R, m)
+    y = _outer(t, a) if bias is None else _outer(t, a, bias[:, None])
     y = y.reshape(-1, y.shape[-1]).addmm_(x.reshape(-1, n), theta.T)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
@@ -77,7 +79,7 @@ def _linear(m: Interception, input: Tensor, weight: Tensor, bias: Tensor | None 
 
 
 def _shifted(m: Interception, y: Tensor, bias: Tensor | None) -> Tensor:
-    return y if bias is None else elementwise(m, torch.add, y, bias).to(y.dtype)
+    return y if bias is None else of_type(y, elementwise(m, torch.add, y, bias))
 
 
 def _matmul(m: Interception, input: Tensor, other: Tensor) -> Any:
@@ -162,7 +164,7 @@ def _convolution(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
             else:
                 y = conv(wide, w.flatten(0, 1), None, groups=parts, **how)  # (k, N·m, …)
                 y = y.reshape(k, m.n, -1, *y.shape[2:]).transpose(0, 1).flatten(0, 1)
-        return y if bias is None else on_channels(m, torch.add, m.follow(input, y), bias).to(y.dtype)
+        return y if bias is None else of_type(y, on_channels(m, torch.add, m.follow(input, y), bias))
 
     return rule
 
@@ -233,7 +235,7 @@ def _affine(m: Interception, apply: Callable[..., Tensor], input: Tensor, y: Ten
     y = m.follow(input, y)
     for func, p in ((torch.mul, gain), (torch.add, bias)):
         if p is not None:
-            y = m.follow(y, apply(m, func, y, p).to(y.dtype))
+            y = m.follow(y, of_type(y, apply(m, func, y, p)))
     return y
 
 

@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from es_rl.errors import ConfigError, EsRlError, ResourceError, lookup
@@ -41,6 +42,7 @@ def run(verb: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may not have every character
     try:
+        _check_directory()
         code = verb(sys.argv[1:] if argv is None else argv)
     except EsRlError as error:
         code = _complain(error)
@@ -49,11 +51,21 @@ def run(verb: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader is gone: avoid a second error when stdout is flushed
         code = 141
+    except MemoryError:
+        code = _complain(ResourceError("the memory is full. Give a smaller es.population, chunk or workers."))
     except OSError as error:
         if error.errno not in REFUSALS:
             raise
         code = _complain(ResourceError(f"{error.filename or 'the system'}: {error.strerror}."))
     sys.exit(code)
+
+
+def _check_directory() -> None:
+    """Raise `ResourceError` if the current directory is gone: libraries end the process without a word then."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ResourceError(f"the current directory: {error.strerror}. Change to another one.") from error
 
 
 def _use_utf8() -> None:

@@ -79,12 +79,20 @@ def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
             _check_name(name, known, source)
             _check_text(name, value, source)
             if name in known and known[name].metadata["path"] and isinstance(value, str):
-                value = str(Path(value).expanduser()) if value.startswith("~") else value
+                value = str(expanded(value, name)) if value.startswith("~") else value
             _assign(tree, name, value, source, inside=name not in known)
             if name in known:  # entries of an open dictionary have no range
                 _check_range(name, OmegaConf.select(tree, name), known[name], source)
     result: C = OmegaConf.to_object(tree)  # type: ignore[assignment]
     return result
+
+
+def expanded(path: str, name: str) -> Path:
+    """Return the path that a key gives, with the home directory for ~. Raises `ConfigError` if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{name}={path}: there is no such home directory. Give the whole path.") from error
 
 
 def leaves(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:

@@ -12,6 +12,14 @@ T = TypeVar("T")
 FOREIGN = (Exception, SystemExit, GeneratorExit)
 
 
+def text_of(error: BaseException) -> str:
+    """Return the text of an error, or nothing if its own `__str__` raises."""
+    try:
+        return str(error)
+    except FOREIGN:
+        return ""
+
+
 class EsRlError(Exception):
     """An error that a user can act on. It is shown as one or two lines, never as a traceback."""
 

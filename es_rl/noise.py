@@ -137,7 +137,10 @@ def explicit(direction: Dense | Factors, shape: tuple[int, ...]) -> Dense:
 
 
 def member_weights(module: torch.nn.Module, member: int, p: Perturbation) -> dict[str, torch.Tensor]:
-    """Return all parameters of one member, as a reference or for a fitness that takes one member at a time."""
+    """Return all parameters of one member, as a reference or for a fitness that takes one member at a time.
+
+    Each has the type of the module's own.
+    """
     import torch
 
     parameters = {name: value.detach() for name, value in module.named_parameters()}
@@ -148,7 +151,10 @@ def member_weights(module: torch.nn.Module, member: int, p: Perturbation) -> dic
         name: step * torch.from_numpy(explicit(value, shapes[name])).to(parameters[name].device)
         for name, value in epsilon.items()
     }
-    return {name: value + moved[name] if name in moved else value.clone() for name, value in parameters.items()}
+    return {
+        name: (value + moved[name]).to(value.dtype) if name in moved else value.clone()
+        for name, value in parameters.items()
+    }
 
 
 def _add_products(total: Dense, factors: list[Factors]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,45 +19,57 @@ def load(name: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
-    global _theirs
-    ours = _settings()
-    module = importlib.import_module(name)
-    if (set_by_it := _settings()) != ours:
-        _theirs = set_by_it
-        _apply(ours)
-    return module
+    with their_settings(watch=True):
+        return importlib.import_module(name)
 
 
 @contextlib.contextmanager
-def their_settings() -> Iterator[None]:
-    """Run code of a loaded module with the global settings that the module has made, and ours again after it.
+def their_settings(*, watch: bool = False) -> Iterator[None]:
+    """Run code of a loaded module with the global settings that it has made, and ours again after it.
 
-    These are torch's default type and what NumPy does on errors. A module may rely on them; the rest of the program
-    must not depend on them.
+    These are torch's default type, what NumPy does on errors, the current directory and the standard streams. Such code
+    may rely on them; the rest of the program must not depend on them. With `watch`, what the block changes is found and
+    kept for later blocks.
     """
-    if _theirs is None:
+    global _theirs
+    if _theirs is None and not watch:
         yield
         return
     ours = _settings()
-    _apply(_theirs)
+    if _theirs is not None:
+        _apply(_theirs)
     try:
         yield
     finally:
-        _apply(ours)
+        found = {name: value for name, value in _settings().items() if value != ours.get(name, value)}
+        _theirs = found or None
+        _apply({name: ours[name] for name in found})
 
 
-_theirs: tuple[Any, Any] | None = None
+_theirs: dict[str, Any] | None = None  # those that differ from ours
 
 
-def _settings() -> tuple[Any, Any]:
-    torch = sys.modules.get("torch")
-    return np.geterr(), torch and torch.get_default_dtype()
+def _settings() -> dict[str, Any]:
+    found: dict[str, Any] = {"errors": np.geterr(), "stdout": sys.stdout, "stderr": sys.stderr, "directory": ""}
+    with contextlib.suppress(OSError):  # it may be gone
+        found["directory"] = str(Path.cwd())
+    if (torch := sys.modules.get("torch")) is not None:
+        found["type"] = torch.get_default_dtype()
+    return found
 
 
-def _apply(settings: tuple[Any, Any]) -> None:
-    np.seterr(**settings[0])
-    if (torch := sys.modules.get("torch")) is not None and settings[1] is not None:
-        torch.set_default_dtype(settings[1])
+def _apply(settings: dict[str, Any]) -> None:
+    for name, value in settings.items():
+        match name:
+            case "errors":
+                np.seterr(**value)
+            case "directory":
+                with contextlib.suppress(OSError):
+                    os.chdir(value)
+            case "type":
+                sys.modules["torch"].set_default_dtype(value)
+            case _:
+                setattr(sys, name, value)
 
 
 def module_rule(name: str, value: str, source: str) -> str:

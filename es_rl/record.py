@@ -50,6 +50,9 @@ def main(argv: Sequence[str]) -> int:
     write = WRITERS.get(out.suffix.lower())
     if write is None:
         raise ConfigError(f"out={out}: must end in .mp4 or .gif.")
+    for name, path in (("out", out), ("gif", Path(config.gif))):
+        if path.name and path.exists() and not path.is_file():  # a device would be replaced
+            raise ConfigError(f"{name}={path}: is not a file. Give the name of a new file, or of one to replace.")
     if not config.out:
         check_inside(Path(config.run))
     kwargs = agent.config.env_kwargs

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from es_rl import plugins
 from es_rl.envs.spaces import Bools, Flattener, Floats, Ids, Seeds, size, to_action
-from es_rl.errors import FOREIGN, EnvError
+from es_rl.errors import FOREIGN, EnvError, text_of
 
 # Steps per episode of an environment without a time limit of its own: its episodes might never end.
 DEFAULT_TIME_LIMIT = 10_000
@@ -40,8 +40,12 @@ def make_one(id: str, env_kwargs: Mapping[str, Any], **more: Any) -> gymnasium.E
     limit = {} if spec.max_episode_steps else {"max_episode_steps": DEFAULT_TIME_LIMIT}
     if more.get("render_mode", "") is None:  # some classes do not accept it
         del more["render_mode"]
-    with plugins.their_settings():
-        return gymnasium.make(name, disable_env_checker=True, **(limit | dict(env_kwargs) | more))
+    try:
+        with plugins.their_settings(watch=True):
+            return gymnasium.make(name, disable_env_checker=True, **(limit | dict(env_kwargs) | more))
+    finally:
+        if "mujoco" in sys.modules:  # the environment may have imported it only now
+            _take_mujoco_warnings()
 
 
 def _take_mujoco_warnings() -> None:
@@ -57,7 +61,7 @@ def _take_mujoco_warnings() -> None:
 
 def describe(error: BaseException) -> str:
     """Return an exception as one line; if it says nothing, with the line of code that raised it."""
-    text = " ".join(str(error).split())
+    text = " ".join(text_of(error).split())
     if not text and (frames := traceback.extract_tb(error.__traceback__)):
         text = f"{frames[-1].line} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -141,7 +145,7 @@ class GymnasiumVector:
                 env = self._envs[i] = env if self._endless else bounded(env)
                 self._flatten = Flattener(env.observation_space)
                 self._size = size(env.observation_space, self._obs_first)
-            with plugins.their_settings():
+            with plugins.their_settings(watch=True):
                 if isinstance(seed, np.random.Generator):
                     env.unwrapped.np_random = seed
                     returned = env.reset()
@@ -161,7 +165,7 @@ class GymnasiumVector:
 
     def _broke(self, i: int, where: str, error: BaseException) -> None:
         """Record the error and drop the environment, whose state is unknown. The next reset makes a new one."""
-        hint = OLD_STEP if "expected 5, got 4" in str(error) else ""
+        hint = OLD_STEP if "expected 5, got 4" in text_of(error) else ""
         self.errors[int(i)] = f"its {where} raised {describe(error)}{hint}"
         env, self._envs[i] = self._envs[i], None
         if env is not None:

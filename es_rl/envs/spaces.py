@@ -55,6 +55,7 @@ class Flattener:
         self._leaves: list[tuple[tuple[Any, ...], Space, int, int]] = []  # path, space, first and last place
         self.size = 0
         self._find(known, ())
+        self._vector = known if isinstance(known, spaces.Box) else None
 
     def _find(self, space: Space, path: tuple[Any, ...]) -> None:
         if isinstance(space, (spaces.Dict, spaces.Tuple)):
@@ -68,6 +69,8 @@ class Flattener:
 
     def __call__(self, obs: Any) -> NDArray[np.float64]:
         """Return a vector. Raises ValueError for a part of a wrong shape, KeyError for one that is missing."""
+        if self._vector is not None:  # the usual case
+            return _of_shape(np.asarray(obs, np.float64), self._vector.shape, ()).flatten()  # a copy
         vector = np.zeros(self.size)
         for path, space, first, end in self._leaves:
             part = obs
@@ -81,12 +84,17 @@ class Flattener:
             elif isinstance(space, spaces.MultiDiscrete):
                 row[:] = np.asarray(spaces.flatten(space, part))
             else:
-                values = np.asarray(part, dtype=np.float64 if not path else None)
-                if values.shape != space.shape:
-                    what = f"the observation's part {'.'.join(map(str, path))}" if path else "the observation"
-                    raise ValueError(f"{what} has shape {values.shape}, but its space has {space.shape}")
+                values = _of_shape(np.asarray(part, None if path else np.float64), space.shape, path)
                 row[:] = values.astype(space.dtype, copy=False).reshape(-1) if path else values.reshape(-1)
         return vector
+
+
+def _of_shape(values: NDArray[Any], shape: tuple[int, ...] | None, path: tuple[Any, ...]) -> NDArray[Any]:
+    """Return the values of a part if they have this shape. Raises ValueError."""
+    if values.shape != shape:
+        what = f"the observation's part {'.'.join(map(str, path))}" if path else "the observation"
+        raise ValueError(f"{what} has shape {values.shape}, but its space has {shape}")
+    return values
 
 
 def flatten(space: Space, obs: Any) -> NDArray[np.float64]:

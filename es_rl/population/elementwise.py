@@ -25,6 +25,18 @@ def of_two(func: Any) -> Rule:
     return rule
 
 
+def in_place(func: Any) -> Rule:
+    """Return the rule of a function that changes its first argument; `func` computes the same without a change."""
+
+    def rule(m: Interception, *args: Any, **kwargs: Any) -> Tensor:
+        if len(args) != 2 or kwargs or m.members(args[0]) is not None or not m.is_batch(args[0]):
+            raise NoRuleError("changes a parameter or a constant in place, or by a multiple")
+        x: Tensor = args[0]
+        return x.copy_(elementwise(m, func, *args))
+
+    return rule
+
+
 def elementwise(m: Interception, func: Any, x: Any, y: Any) -> Tensor:
     """Return func of two arrays, each of which may stand for members."""
     one, other = stack(m, x), stack(m, y)
@@ -57,6 +69,8 @@ def pointwise(m: Interception, func: Any, batch: Tensor, own: Tensor) -> Tensor:
     if own.ndim > batch.ndim or not m.is_batch(batch):
         raise NoRuleError("stretches a parameter over rows of different members")
     rows = batch.reshape(m.n, -1, *batch.shape[1:])
+    if own.ndim == 1 and batch.is_floating_point():
+        own = own.to(batch.dtype)  # a single number does not change the type of an array
     own = own.reshape(m.n, *([1] * (rows.ndim - own.ndim)), *own.shape[1:])
     y: Tensor = func(rows, own)
     return y.reshape(-1, *y.shape[2:])
@@ -78,4 +92,8 @@ ELEMENTWISE = {
     Tensor.add, Tensor.sub, Tensor.mul, Tensor.div, Tensor.pow,
     Tensor.__add__, Tensor.__radd__, Tensor.__sub__, Tensor.__rsub__, Tensor.__mul__, Tensor.__rmul__,
     Tensor.__truediv__, Tensor.__rtruediv__, Tensor.__pow__,
+}  # fmt: skip
+IN_PLACE = {
+    Tensor.__iadd__: torch.add, Tensor.__isub__: torch.sub, Tensor.__imul__: torch.mul, Tensor.__itruediv__: torch.div,
+    Tensor.add_: torch.add, Tensor.sub_: torch.sub, Tensor.mul_: torch.mul, Tensor.div_: torch.div,
 }  # fmt: skip

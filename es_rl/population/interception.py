@@ -131,7 +131,7 @@ class Interception(TorchFunctionMode):
         if strange or name in _WRITES or (name.endswith("_") and not name.endswith("__")):
             raise NoRuleError(f"gives parameters to {name}")
         split = [
-            x.reshape(self.n, -1, *x.shape[1:]) if rows else _explicit(self.members(x), x)
+            x.reshape(self.n, len(x) // self.n, *x.shape[1:]) if rows else _explicit(self.members(x), x)
             for x, rows in zip(tensors, batch, strict=True)
         ]
         axes = tuple(0 if own is not x else None for own, x in zip(split, tensors, strict=True))

@@ -5,7 +5,8 @@ Shapes: N members, R rank; a matrix is (m, n).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from es_rl.noise import Factors, Perturbation, directions, matrix
+from es_rl.population.precision import exactly
+
+LOUD = 0.5  # the noise of `louder` members, as a share of theta
 
 
 class LowRank(NamedTuple):
@@ -34,11 +38,18 @@ class LowRank(NamedTuple):
 
     def rows(self, index: Tensor) -> Tensor:
         """Return some rows of each member, (N, i, n)."""
-        return torch.baddbmm(self.theta[index], self.a[:, index], self.b.transpose(1, 2))
+        with exactly(self.theta):
+            return torch.baddbmm(self.theta[index], self.a[:, index], self.b.transpose(1, 2))
 
     def explicit(self) -> Tensor:
         """Return the matrix of each member, (N, m, n)."""
-        return torch.baddbmm(self.theta, self.a, self.b.transpose(1, 2))
+        with exactly(self.theta):
+            return torch.baddbmm(self.theta, self.a, self.b.transpose(1, 2))
+
+    def matrix(self, i: int) -> Tensor:
+        """Return the matrix of one member, (m, n)."""
+        with exactly(self.theta):
+            return self.theta + self.a[i] @ self.b[i].T
 
 
 Members = Tensor | LowRank  # the members of one parameter: (N, *shape), or factors
@@ -74,6 +85,30 @@ def members_of(
     frozen = {name: value.expand(len(members), *value.shape) for name, value in theta.items() if name not in result}
     found = result | (frozen if include_frozen else {})
     return {name: found[name].to(device) for name in theta if name in found}
+
+
+def louder(members: Mapping[str, Members], theta: Mapping[str, Tensor]) -> dict[str, Members]:
+    """Return the members with more noise, in proportion to theta, so that its effect is far above rounding errors."""
+    signal = noise = 0.0
+    for name, m in members.items():
+        n = len(m.a) if isinstance(m, LowRank) else len(m)
+        signal += n * float(theta[name].float().square().sum())
+        noise += _squares(m, theta[name])
+    factor = LOUD * math.sqrt(signal / noise) if noise > 0 else 1.0
+    return {name: _scaled(m, theta[name], max(factor, 1.0)) for name, m in members.items()}
+
+
+def _squares(m: Members, theta: Tensor) -> float:
+    """Return the sum of squares of the noise of all members of a parameter."""
+    if not isinstance(m, LowRank):
+        return float((m - theta).float().square().sum())
+    a, b = m.a.float(), m.b.float()
+    with exactly(a):
+        return float(((a.mT @ a) * (b.mT @ b)).sum())  # |a bᵀ|² = Σ (aᵀa)·(bᵀb)
+
+
+def _scaled(m: Members, theta: Tensor, factor: float) -> Members:
+    return LowRank(m.theta, m.a * factor, m.b) if isinstance(m, LowRank) else theta + (m - theta) * factor
 
 
 def _empty(theta: Tensor, direction: NDArray[np.float32] | Factors, n: int) -> Members:

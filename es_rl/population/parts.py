@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from es_rl.errors import EnvError
-from es_rl.population.forward import Population, standing_in
+from es_rl.population.forward import Population
 from es_rl.population.interception import READS
+from es_rl.population.layers.rewriting import rewritten_in, standing_in
 
 
 @contextmanager
@@ -30,14 +31,14 @@ def with_parts(module: nn.Module, population: Population) -> Iterator[None]:
 
 def _part(part: nn.Module, population: Population) -> Callable[..., Any]:
     """Return the forward of a part: its own inside a call of the population, else one that computes all members."""
-    own, rewritten = part.forward, population.rewritten_in(part)
+    own, layers = part.forward, rewritten_in(part)
     known: list[Population] = []
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         if population.running:
             return own(*args, **kwargs)
         if not known:
-            known.append(population.part(part, own, rewritten))
+            known.append(population.part(part, own, layers))
         return population.run(known[0], *args, **kwargs)
 
     return forward

@@ -5,30 +5,44 @@ A batch has the same number of rows for each member; the rows of one member are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_flatten
 
 from es_rl.errors import EnvError
 
 
-def joined(parts: Sequence[Any], rows: int, name: str) -> Any:
-    """Concatenate the members' outputs. Raises `EnvError` if an output without rows differs between members."""
+def joined(parts: Sequence[Any], dim: int | None, name: str) -> Any:
+    """Concatenate the members' outputs in the dimension of their rows; None if they have none.
+
+    Raises `EnvError` if an output without rows differs between members.
+    """
     first = parts[0]
-    if all(isinstance(part, Tensor) and part.ndim and len(part) == rows for part in parts):
-        return torch.cat(list(parts))
     if isinstance(first, Tensor):
+        if dim is not None and all(isinstance(part, Tensor) and part.shape == first.shape for part in parts):
+            return torch.cat(list(parts), dim)
         if all(torch.equal(first, part) for part in parts):
             return first
     elif isinstance(first, (bool, int, float, str, type(None))) and all(first == part for part in parts):
         return first
     what = f"a tensor of shape {tuple(first.shape)}" if isinstance(first, Tensor) else f"a {type(first).__name__}"
     raise EnvError(
-        f"{name} returns {what} for {rows} rows of a member, which cannot be joined with those of the others. "
-        f"Return tensors whose first dimension is the rows, or evaluate one member at a time."
+        f"{name} returns {what} for the rows of one member, which cannot be joined with those of the others. "
+        f"Return tensors that have a dimension as long as the rows, or evaluate one member at a time."
+    )
+
+
+def growing(few: Any, many: Any, factor: int) -> int | None:
+    """Return the dimension that is `factor` times as long in `many` as in `few`, if it is the only one that differs."""
+    if not (isinstance(few, Tensor) and isinstance(many, Tensor)) or few.ndim != many.ndim:
+        return None
+    differing = [d for d in range(few.ndim) if few.shape[d] != many.shape[d]]
+    return (
+        differing[0] if len(differing) == 1 and many.shape[differing[0]] == factor * few.shape[differing[0]] else None
     )
 
 
@@ -46,10 +60,10 @@ def numbers(out: Any) -> list[Tensor]:
     return [leaf.double() for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor) and leaf.numel()]
 
 
-def alike(one: Tensor, base: Tensor, many: Tensor) -> bool:
-    """Tell whether a member's output alone (`one`) equals that among many, within 1 % of the effect of its noise.
+def alike(one: Tensor, base: Tensor, many: Tensor, tolerance: float) -> bool:
+    """Tell whether a member's output alone (`one`) equals that among many, within a share of the effect of its noise.
 
-    `base` is the output without noise. Rounding errors are allowed for.
+    `base` is the output without noise. Rounding errors of float32 are allowed for.
     """
     finite = one.isfinite()
     if one.shape != many.shape or not torch.equal(one[~finite].nan_to_num(), many[~finite].nan_to_num()):
@@ -58,20 +72,16 @@ def alike(one: Tensor, base: Tensor, many: Tensor) -> bool:
         return True
     effect = float((one - base)[finite & base.isfinite()].abs().max()) if base.isfinite().any() else 0.0
     rounding = 1e-5 * float(one[finite].abs().max())
-    return float((many - one)[finite].abs().max()) <= 0.01 * effect + rounding  # False for NaN
+    return float((many - one)[finite].abs().max()) <= tolerance * effect + rounding  # False for NaN
 
 
 def rows_of(arguments: Any) -> int:
     args = arguments[0]
     if args and isinstance(args[0], Tensor) and args[0].ndim:
         return len(args[0])  # the usual case
+    if any(isinstance(x, PackedSequence) for x in (*args, *arguments[1].values())):
+        raise EnvError("packed sequences cannot be divided among members. Give a tensor (rows, T, …).")
     for leaf in tree_flatten(arguments)[0]:
         if isinstance(leaf, Tensor) and leaf.ndim:
             return len(leaf)
     raise EnvError("a perturbed module needs a tensor whose first dimension is the rows.")
-
-
-def rows_of_member(i: int, rows: int, n: int) -> Callable[[Any], Any]:
-    """Return a function that takes the rows of member i of a tensor, and returns anything without rows unchanged."""
-    k = rows // n
-    return lambda x: x[i * k : (i + 1) * k] if isinstance(x, Tensor) and x.ndim and len(x) == rows else x

@@ -19,14 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from es_rl.population.elementwise import ELEMENTWISE, elementwise, of_two, on_channels, stack
+from es_rl.population.bags import embedding_bag
+from es_rl.population.elementwise import ELEMENTWISE, IN_PLACE, elementwise, in_place, of_two, on_channels, stack
 from es_rl.population.interception import Interception, NoRuleError, Rule
 from es_rl.population.members import LowRank, Members
+from es_rl.population.precision import as_autocast, exactly, of_type
 
 
 def _product(m: Interception, x: Tensor, w: Members, bias: Tensor | None = None) -> Tensor:
     """Return x (N·k, …, n) times each member's own w (m, n), transposed, plus its bias (N, m): (N·k, …, m)."""
-    if not m.is_batch(x) or x.ndim < 2:
+    if not m.is_batch(x) or x.ndim < 2 or not x.shape[-1]:
         raise NoRuleError("multiplies rows that are not a number for each member")
     if isinstance(w, LowRank):
         return _low_rank_product(m.n, x, w, bias)
@@ -37,10 +39,13 @@ def _product(m: Interception, x: Tensor, w: Members, bias: Tensor | None = None)
 
 def _low_rank_product(members: int, x: Tensor, w: LowRank, bias: Tensor | None) -> Tensor:
     """Compute each member's own part, then add the shared product in place, so that neither is copied."""
-    n = w.b.shape[1]
-    t, a = _inner(x.reshape(members, -1, n), w.b), w.a.transpose(1, 2)  # (N, K, R), (N, R, m)
+    theta, a, b = w
+    if torch.is_autocast_enabled(x.device.type):
+        x, theta, a, b, bias = as_autocast(x, theta, a, b, bias)
+    n = b.shape[1]
+    t, a = _inner(x.reshape(members, -1, n), b), a.transpose(1, 2)  # (N, K, R), (N, R, m)
     y = _outer(t, a) if bias is None else _outer(t, a, bias[:, None])
-    y = y.reshape(-1, y.shape[-1]).addmm_(x.reshape(-1, n), w.theta.T)
+    y = y.reshape(-1, y.shape[-1]).addmm_(x.reshape(-1, n), theta.T)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
@@ -74,14 +79,13 @@ def _linear(m: Interception, input: Tensor, weight: Tensor, bias: Tensor | None 
 
 
 def _shifted(m: Interception, y: Tensor, bias: Tensor | None) -> Tensor:
-    return y if bias is None else elementwise(m, torch.add, y, bias)
+    return y if bias is None else of_type(y, elementwise(m, torch.add, y, bias))
 
 
-def _matmul(m: Interception, input: Tensor, other: Tensor) -> Tensor:
-    m.refuse(input)
+def _matmul(m: Interception, input: Tensor, other: Tensor) -> Any:
     w = m.members(other)
-    if w is None or other.ndim != 2:
-        raise NoRuleError("multiplies a parameter from the left")
+    if m.members(input) is not None or w is None or other.ndim != 2:  # from the left, with a vector or with many
+        return m.alone(torch.matmul, (input, other), {})
     return _product(m, input, w.transpose() if isinstance(w, LowRank) else w.transpose(1, 2))
 
 
@@ -89,7 +93,7 @@ def _addmm(m: Interception, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: 
     m.refuse(mat1)
     if beta != 1 or alpha != 1:
         raise NoRuleError("scales a product within addmm")
-    y = _matmul(m, mat1, mat2) if m.members(mat2) is not None else mat1 @ mat2
+    y: Tensor = _matmul(m, mat1, mat2) if m.members(mat2) is not None else mat1 @ mat2
     return _shifted(m, m.follow(mat1, y), input)
 
 
@@ -121,7 +125,8 @@ def _embedding(
         return whole
     y = F.embedding(input, w.theta).reshape(m.n, -1, w.theta.shape[1])  # (N, K, d)
     a = F.embedding(own, w.a.reshape(-1, w.a.shape[2])).reshape(m.n, -1, w.a.shape[2])  # (N, K, R)
-    found: Tensor = m.mark(_outer(a, w.b.transpose(1, 2), y).reshape(*input.shape, -1))
+    with exactly(y):  # torch does not cast an embedding under autocast
+        found: Tensor = m.mark(_outer(a, w.b.transpose(1, 2), y).reshape(*input.shape, -1))
     return found
 
 
@@ -159,7 +164,7 @@ def _convolution(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
             else:
                 y = conv(wide, w.flatten(0, 1), None, groups=parts, **how)  # (k, N·m, …)
                 y = y.reshape(k, m.n, -1, *y.shape[2:]).transpose(0, 1).flatten(0, 1)
-        return y if bias is None else on_channels(m, torch.add, m.follow(input, y), bias)
+        return y if bias is None else of_type(y, on_channels(m, torch.add, m.follow(input, y), bias))
 
     return rule
 
@@ -230,12 +235,13 @@ def _affine(m: Interception, apply: Callable[..., Tensor], input: Tensor, y: Ten
     y = m.follow(input, y)
     for func, p in ((torch.mul, gain), (torch.add, bias)):
         if p is not None:
-            y = m.follow(y, apply(m, func, y, p))
+            y = m.follow(y, of_type(y, apply(m, func, y, p)))
     return y
 
 
 RULES: dict[Any, Rule] = {
     **{func: of_two(func) for func in ELEMENTWISE},
+    **{func: in_place(out) for func, out in IN_PLACE.items()},
     F.linear: _linear,
     torch.matmul: _matmul,
     Tensor.matmul: _matmul,
@@ -245,6 +251,7 @@ RULES: dict[Any, Rule] = {
     torch.addmm: _addmm,
     Tensor.addmm: _addmm,
     F.embedding: _embedding,
+    F.embedding_bag: embedding_bag,
     torch.conv1d: _convolution(torch.conv1d),
     torch.conv2d: _convolution(torch.conv2d),
     torch.conv3d: _convolution(torch.conv3d),

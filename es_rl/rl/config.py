@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from es_rl.config import build, pairs, read_file
+from es_rl.config import build, expanded, pairs, read_file
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import default_chunk
 from es_rl.es.config import EsConfig, OptimConfig, check_chunk, check_pairs
@@ -101,8 +101,8 @@ class Config:
 def parse_train(argv: Sequence[str]) -> Config:
     """Return the resolved configuration of a new run. Raises `ConfigError`."""
     given = pairs(argv)
-    path = given.pop("config", "")
-    file = read_file(Path(path).expanduser(), Config) if path else {}
+    path = str(expanded(named, "config")) if (named := given.pop("config", "")) else ""
+    file = read_file(Path(path), Config) if path else {}
     if path and file.get("run") and Path(str(file["run"])).resolve() == Path(path).parent.resolve():
         del file["run"]  # the file belongs to a run, which must not be overwritten
     if "env" not in given and ":" in str(file.get("env", "")):

@@ -69,6 +69,7 @@ class Checkpoint:
     progress: Progress
     about: dict[str, Any]  # what the policy is for, as JSON
     path: Path
+    best: bool = False  # it was the best one when it was saved
     config: str = ""  # the resolved keys as YAML; empty if it was saved by an older version
 
     def keys(self, kind: type[Any]) -> dict[str, Any]:
@@ -134,12 +135,17 @@ def save(
     """
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    named = _named(folder)
     for leftover in (*folder.glob(".writing-*"), *folder.glob(".old-*")):
         shutil.rmtree(leftover)
     for link in (path for name in NAMED for path in folder.glob(f".{name}-*")):
         link.unlink(missing_ok=True)
-    facts = {"format": FORMAT, "generation": state.generation, "progress": asdict(progress), "about": dict(about)}
+    facts = {
+        "format": FORMAT,
+        "generation": state.generation,
+        "best": best,
+        "progress": asdict(progress),
+        "about": dict(about),
+    }
     contents = {
         "model.safetensors": save_tensors({**state.theta, **state.buffers}),
         "trainer.safetensors": save_tensors(state.optim),
@@ -148,12 +154,15 @@ def save(
     }
     final = folder / _name(state.generation)
     atomic.write(final, contents)
-    named |= {"last": final.name} | ({"best": final.name} if best else {})
-    atomic.write_json(folder / INDEX, named)
-    for name, target in named.items():
-        _link(folder / name, target)
+    named = _name_it(final, best=best)
     _prune(folder, keep, {*named.values(), *([] if pinned is None else [_name(pinned)])})
     return final
+
+
+def adopt(loaded: Checkpoint) -> None:
+    """Name a checkpoint the last (and the best) one if a save was killed before it did. Raises OSError."""
+    if loaded.path.name > _named(loaded.path.parent).get("last", ""):
+        _name_it(loaded.path, best=loaded.best)
 
 
 def load(run: Path, which: str = "last") -> Checkpoint:
@@ -209,6 +218,7 @@ def _read(path: Path) -> Checkpoint:
             progress=_progress(facts["progress"]),
             about=dict(facts["about"]),
             path=path,
+            best=facts.get("best") is True,  # older versions do not say
             config=contents.get(CONFIG, b"").decode(),
         )
 
@@ -247,10 +257,21 @@ def _named(folder: Path) -> dict[str, str]:
     try:
         known = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         found = {name: str(known[name]) for name in NAMED if name in known}
-        return {name: target for name, target in found.items() if target.isdecimal() and (folder / target).is_dir()}
-    except (OSError, ValueError, TypeError):  # of an older version: links, or directories if a copy has followed them
-        found = {name: _origin(folder / name) for name in NAMED}
-        return {name: target for name, target in found.items() if target}
+    except (OSError, ValueError, TypeError, RecursionError):
+        found = {}
+    sound = {name for name, target in found.items() if target.isdecimal() and (folder / target).is_dir()}
+    # An older version has no index, but links, or directories if a copy has followed them.
+    return {name: target for name in NAMED if (target := found[name] if name in sound else _origin(folder / name))}
+
+
+def _name_it(path: Path, *, best: bool) -> dict[str, str]:
+    """Name a checkpoint the last (and the best) one. Return all names. Raises OSError."""
+    folder = path.parent
+    named = _named(folder) | {"last": path.name} | ({"best": path.name} if best else {})
+    atomic.write_json(folder / INDEX, named)
+    for name, target in named.items():
+        _link(folder / name, target)
+    return named
 
 
 def _origin(link: Path) -> str:

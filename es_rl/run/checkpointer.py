@@ -69,7 +69,8 @@ class Checkpointer:
                 pinned=self.pinned,
             )
         except OSError as error:
-            text = f"generation {self.state.generation} could not be saved: {error.strerror} ({error.filename})"
+            why = f"{error.strerror or error} ({error.filename or self._run})"
+            text = f"generation {self.state.generation} could not be saved: {why}"
             if required:
                 raise ResourceError(f"{text}. Free the disk, then resume={self._run}.") from error
             self._say(f"warning: {text}. It is tried again after the next generation")

@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
-from es_rl.config import pairs, read_file, to_yaml
+from es_rl.config import expanded, pairs, read_file, to_yaml
 from es_rl.errors import CheckpointError, ConfigError, ResourceError
 from es_rl.run.checkpoint import NAMED
 
@@ -50,7 +50,7 @@ def create(given: str, group: str, name: str) -> Path:
 def resumed(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
     """Return the run that `resume=` names, if any, and the other arguments. Raises `ConfigError`."""
     name = pairs(argv).get("resume", "")
-    return (Path(name).expanduser() if name else None), [
+    return (expanded(name, "resume") if name else None), [
         argument for argument in argv if not argument.startswith("resume=")
     ]
 

@@ -50,7 +50,7 @@ class TensorBoard:
         if finite.size:
             self._writer.add_histogram("fitness", finite, step)
         for name, value in theta.items():
-            if value.numel() <= HISTOGRAM_SIZE and value.isfinite().all():
+            if 0 < value.numel() <= HISTOGRAM_SIZE and value.isfinite().all():
                 self._writer.add_histogram(f"theta/{name}", value.numpy(), step)
 
     def animation(self, gif: bytes, size: tuple[int, int], step: int) -> None:

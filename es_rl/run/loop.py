@@ -267,4 +267,7 @@ def _restore(r: Run, training: Training, say: Callable[[str], None]) -> tuple[ES
         say(text)
     for change in directory.changed_versions(r.path):
         say(f"warning: {change}; results may differ from those of an uninterrupted run")
-    return loaded.state(training.state, None if training.in_place else r.config.optim), loaded.progress
+    state = loaded.state(training.state, None if training.in_place else r.config.optim)
+    with directory.reporting(r.path):
+        checkpoints.adopt(loaded)
+    return state, loaded.progress

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from es_rl.config import build, flatten, leaves, pairs
+from es_rl.config import build, leaves, pairs
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.plugins import module_rule
 from es_rl.run import checkpoint, directory
 from es_rl.run.checkpoint import CONFIG
 
 C = TypeVar("C")
+
+
+class _Nothing:
+    """The value of an entry that is not there; None is a value."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+NOTHING = _Nothing()
 
 
 def resumed_config(kind: type[C], saved: Mapping[str, Any], argv: Sequence[str], source: str, code: str) -> C:
@@ -27,12 +36,11 @@ def resumed_config(kind: type[C], saved: Mapping[str, Any], argv: Sequence[str],
     if ":" in getattr(previous, code) and given.get(code) != getattr(previous, code):
         raise ConfigError(module_rule(code, getattr(previous, code), source))
     config: Any = build(kind, [(saved, f"{source}: "), (given, "")])
-    before, after = (flatten(dataclasses.asdict(c)) for c in (previous, config))
     free = [name for name, field in leaves(kind) if field.metadata["resumable"]]
-    for name in sorted({*before, *after} - {*free}):
-        if repr(before.get(name)) != repr(after.get(name)):  # NaN is not equal to itself
+    for name, (was, now) in _differences(previous, config).items():
+        if name not in free:
             raise ConfigError(
-                f"{name}={after.get(name)}: the run has {before.get(name)}, and this cannot change when it goes on. "
+                f"{name}={now}: the run has {was}, and this cannot change when it goes on. "
                 f"Start a new run, or change only: {', '.join(free)}."
             )
     result: C = config
@@ -72,5 +80,12 @@ def changes(keys: Mapping[str, Any], config: Any) -> list[str]:
 
 def _differences(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
     """Return the values of the keys in which two configurations differ. NaN counts as equal to itself."""
-    pairs = {name: (attrgetter(name)(before), attrgetter(name)(after)) for name, _ in leaves(type(before))}
-    return {name: (was, now) for name, (was, now) in pairs.items() if repr(was) != repr(now)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, _ in leaves(type(before)):
+        was, now = attrgetter(name)(before), attrgetter(name)(after)
+        if isinstance(was, dict) and isinstance(now, dict):
+            for entry in sorted({*was, *now}, key=repr):
+                found[f"{name}.{entry}"] = (was.get(entry, NOTHING), now.get(entry, NOTHING))
+        else:
+            found[name] = (was, now)
+    return {name: (was, now) for name, (was, now) in found.items() if repr(was) != repr(now)}

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from es_rl.errors import FOREIGN, TrainingError
+from es_rl.errors import FOREIGN, TrainingError, text_of
 from es_rl.es.strategy import Generation
 from es_rl.noise import member_weights
 from es_rl.population.forward import perturb
@@ -72,7 +72,9 @@ class MemberFitness:
                     assign(self._model, weights)
                     scores[i] = _scores(self._fitness(self._model), 1)[0]
             except FOREIGN as error:  # this member has failed
-                failures.append(str(error) if isinstance(error, TrainingError) else f"{type(error).__name__}: {error}")
+                failures.append(
+                    str(error) if isinstance(error, TrainingError) else f"{type(error).__name__}: {text_of(error)}"
+                )
             beat(1)
         return Scores(scores, failures)
 
@@ -94,25 +96,37 @@ def assign(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, value in values.items():
         own[name].copy_(value)
+    torch.clear_autocast_cache()  # it holds the values of before
 
 
 @contextlib.contextmanager
 def restored_after(model: nn.Module) -> Iterator[None]:
-    """Restore parameters, buffers and train/eval mode after the block."""
+    """Restore parameters, buffers, parts and train/eval mode after the block, whatever it adds, removes or converts."""
     values = {name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
-    modes = {name: part.training for name, part in model.named_modules()}
-    # The fitness may add, remove or replace buffers.
-    buffers = {name: dict(part._buffers) for name, part in model.named_modules()}
+    parameters = [(value, value.data, value.requires_grad) for value in model.parameters()]
+    parts = [(part, part.training, _contents(part)) for part in model.modules()]
     try:
         with torch.no_grad():
             yield
     finally:
-        for name, part in model.named_modules():
-            if name in modes:  # it may have added parts as well
-                part.training = modes[name]
-                part._buffers.clear()
-                part._buffers.update(buffers[name])
+        for part, training, contents in parts:
+            part.training = training
+            for now, before in zip(_holders(part), contents, strict=True):
+                now.clear()
+                now.update(before)
+        for value, data, trained in parameters:
+            if value.dtype != data.dtype or value.device != data.device or value.shape != data.shape:
+                value.data = data
+            value.requires_grad_(trained)
         assign(model, values)
+
+
+def _holders(part: nn.Module) -> tuple[dict[str, Any], ...]:
+    return part._parameters, part._buffers, part._modules
+
+
+def _contents(part: nn.Module) -> tuple[dict[str, Any], ...]:
+    return tuple(dict(held) for held in _holders(part))
 
 
 @contextlib.contextmanager

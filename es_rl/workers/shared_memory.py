@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from es_rl.errors import ResourceError
+
 Fields = Mapping[str, tuple[tuple[int, ...], str]]  # name → (shape, dtype)
 ALIGNED = 64  # bytes; each array starts at a multiple of this
 
@@ -34,10 +36,24 @@ class Memory:
 
 
 def allocate(fields: Fields) -> tuple[int, Memory]:
-    """Return a descriptor and memory of zeros. Others can open the memory until the descriptor is closed."""
-    descriptor = os.memfd_create("es_rl")
-    os.ftruncate(descriptor, _bytes(fields))
-    return descriptor, Memory(f"/proc/{os.getpid()}/fd/{descriptor}", dict(fields))
+    """Return a descriptor and memory of zeros. Others can open the memory until the descriptor is closed.
+
+    Raises `ResourceError` if the system has no such memory.
+    """
+    descriptor = -1
+    try:
+        descriptor = os.memfd_create("es_rl")
+        os.ftruncate(descriptor, _bytes(fields))
+        memory = Memory(f"/proc/{os.getpid()}/fd/{descriptor}", dict(fields))
+        memory.arrays()
+    except (OSError, ValueError) as error:  # ValueError: it is larger than an address space
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise ResourceError(
+            f"{_bytes(fields):,} bytes of shared memory cannot be had: {error}. Free memory or open files; a container "
+            f"needs /proc. A training by inference=local needs none."
+        ) from error
+    return descriptor, memory
 
 
 def _bytes(fields: Fields) -> int:

@@ -24,7 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 import dill
 from multiprocess.connection import Connection
 
-from es_rl.errors import ConfigError, EsRlError, Stopped
+from es_rl.errors import ConfigError, EsRlError, Stopped, text_of
 from es_rl.workers.machine import use_one_thread
 from es_rl.workers.processes import take_slot
 
@@ -224,6 +224,6 @@ def _serve(pipe: Connection) -> None:
 
 def failure(error: BaseException) -> JobFailure:
     """Return what a job has raised as text: a foreign exception may not unpickle."""
-    lines = str(error).strip().splitlines() or [""]
+    lines = text_of(error).strip().splitlines() or [""]
     text = lines[0] if isinstance(error, EsRlError) else f"{type(error).__name__}: {lines[0]}"
     return JobFailure("raised", text, "".join(traceback.format_exception(error)))

@@ -53,6 +53,13 @@ def test_the_forward_pass_is_compared_with_plain_inference(tmp_path):
     assert memory.split() == [str(4 * (2 * 16 + 8)), str(4 * 72)]
 
 
+def test_plans_of_observations_are_compared_with_gymnasiums_way(tmp_path):
+    argv = [sys.executable, BENCHMARKS / "observations.py", "rounds=1", "calls=2"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
+    rows = [line.split("|")[2:-1] for line in done.stdout.splitlines()[2:]]
+    assert len(rows) == 4 and all(float(value) > 0 for row in rows for value in row)
+
+
 def test_kinds_of_noise_are_compared_and_the_comparison_goes_on_where_it_stopped(tmp_path):
     argv = [
         sys.executable,

@@ -1,6 +1,8 @@
 """The environments' seam: the general backend equals Gymnasium; what cannot be used is refused."""
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -156,6 +158,25 @@ def test_a_probe_tells_spaces_and_warnings():
     assert sum("HalfCheetah-v4 is out of date" in text for text in spec.warnings) == 1
     assert "\x1b" not in "".join(spec.warnings)
     assert not Path("MUJOCO_LOG.TXT").exists()
+
+
+OWN = """
+import sys, warnings
+import numpy as np
+from es_rl import envs
+assert "mujoco" not in sys.modules
+env = envs.make("diverging:Diverging-v0", 1)
+env.reset([0], [0])
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    reward = env.step([0], np.ones((1, 1)))[1]
+assert np.isnan(reward[0]) and any("MuJoCo: " in str(w.message) for w in caught)
+"""
+
+
+def test_environments_of_ones_own_write_no_log_of_mujoco_into_the_current_directory(tmp_path):
+    subprocess.run([sys.executable, "-c", OWN], check=True, cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_backend_is_refused():

@@ -1,11 +1,15 @@
 """Odd environments: each trains, is evaluated and goes on, or is refused in one line that says why."""
 
+import sys
+from pathlib import Path
+
 import hostile
 import numpy as np
 import pytest
 import torch
 from conftest import comparable, metrics, model_hash, refusal
 
+from es_rl import plugins
 from es_rl.errors import EnvError
 from es_rl.evaluate import main as evaluate
 from es_rl.train import main as training
@@ -15,7 +19,8 @@ TRAINS = [
     "Pairs", "Mission", "Unbounded", "Switches", "Counts", "NumPyNumber", "SmallNumber", "OneChoice", "LargestFloats",
     "HalfBounded", "Grid", "TensorReward", "WholeReward", "NumPyEnds", "NoInfo", "Lists5", "SameArray", "Slots",
     "settings_of_their_own:DoubleByDefault", "settings_of_their_own:StrictNumPy", "hostile:Good", "hostile:OneNumber",
-    "hostile:DictObservation", "hostile:CloseRaises", "hostile:Equal",
+    "Blind", "BlindPart", "NumberedParts", "LargeCounts", "Masked", "Idle", "OneAction", "Fractions", "EndsOfNone",
+    "Moves", "Silences", "hostile:DictObservation", "hostile:CloseRaises", "hostile:Equal",
 ]  # fmt: skip
 REFUSED = {
     "NoObservation": (3, "the observation has shape ()"),
@@ -41,6 +46,12 @@ REFUSED = {
     "ManyBits": (3, "the action space MultiBinary(3) is not supported; Box and Discrete are"),
     "ActsInADict": (3, "the action space Dict"),
     "NoSpace": (3, "the observation space None"),
+    "NothingSeen": (3, "the observation space Dict()"),
+    "GradientSeen": (3, "requires grad"),
+    "ComplexReward": (3, "its step raised TypeError"),
+    "EnormousReward": (3, "its step raised OverflowError"),
+    "TwoEnds": (3, "its step raised ValueError"),
+    "Unprintable": (3, "Unprintable: "),
     "SaysNothing": (3, "ValueError: "),
     "hostile:ConstructorRaises": (3, "no license for this robot"),
     "hostile:WrongShape": (3, "the observation has shape (2,), but its space has (3,)"),
@@ -61,7 +72,10 @@ def of(name):
 
 
 @pytest.mark.parametrize("name", TRAINS)
-def test_an_odd_environment_trains_is_evaluated_and_goes_on(train, capsys, name):
+def test_an_odd_environment_trains_is_evaluated_and_goes_on(train, capsys, monkeypatch, name):
+    if name in ("Moves", "Silences"):
+        monkeypatch.setattr(plugins, "_theirs", None)  # what one environment changes is not another's
+    streams, here = (sys.stdout, sys.stderr), Path.cwd()
     run = train(of(name), *KEYS, "generations=2", "eval.every=1")
     assert [line["members/failed"] for line in metrics(run)] == [0, 0]
     assert all(np.isfinite(line["eval/return_mean"]) for line in metrics(run))
@@ -70,6 +84,9 @@ def test_an_odd_environment_trains_is_evaluated_and_goes_on(train, capsys, name)
     said = capsys.readouterr().out
     assert ("left out of the observations" in said) == (name == "Mission")
     assert torch.get_default_dtype() == torch.float32 and np.geterr()["divide"] == "warn"
+    assert (
+        (sys.stdout, sys.stderr) == streams and Path.cwd() == here and [path.name for path in here.iterdir()] == ["run"]
+    )
 
 
 @pytest.mark.parametrize("name", REFUSED)

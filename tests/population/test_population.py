@@ -179,6 +179,22 @@ class Products(nn.Module):
         return 2.0 - torch.maximum(self.scale, y) / (self.scale.square() + 1.0)
 
 
+class InPlace(nn.Module):
+    """Adds to its rows in place, and multiplies parameters from the left, with vectors and with one another."""
+
+    def __init__(self):
+        super().__init__()
+        self.places, self.gain, self.query = (nn.Parameter(torch.randn(*s)) for s in ((1, 4, 5), (5,), (5,)))
+        self.left, self.a, self.b = (nn.Parameter(torch.randn(*s)) for s in ((3, 4), (5, 3), (3, 5)))
+
+    def forward(self, x):  # (rows, 4, 5)
+        y = x.clone()
+        y += self.places
+        y *= self.gain
+        y = y.sub_(self.gain).div_(1.5) + (y @ self.query)[..., None]
+        return (self.left @ y) @ (self.a @ self.b) + torch.matmul(y[:, :3], self.query[:, None])
+
+
 def llama():
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
@@ -254,6 +270,7 @@ NETWORKS = {
     "bilinear": (Bilinear, numbers(5), True),
     "einsum": (Einsum, numbers(4, 5), True),
     "class token": (ClassToken, numbers(6, 8), True),
+    "in place": (InPlace, numbers(4, 5), True),
     "weight norm": (lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 6)), nn.Tanh()), numbers(5), True),
     "rnn": (lambda: Last(nn.RNN(5, 6, nonlinearity="relu", batch_first=True)), numbers(4, 5), True),
     "lstm": (lambda: Last(nn.LSTM(5, 6, num_layers=2, batch_first=True)), numbers(4, 5), True),
@@ -642,7 +659,7 @@ class Speaks(nn.Module):
 )
 def test_what_cannot_be_joined_is_refused(say, what):
     module = Speaks(say)
-    message = re.escape(f"Speaks returns {what} for 2 rows of a member")
+    message = re.escape(f"Speaks returns {what} for the rows of one member")
     with perturb(module, range(4), Perturbation(sigma=0.1)), pytest.raises(EnvError, match=message):
         module(torch.randn(8, 3))
     same = Speaks(lambda x, w: {"y": x * w, "kind": "same", "scale": torch.tensor(2.0)})
@@ -686,6 +703,20 @@ def test_members_draw_alike_from_every_generator():
     with perturb(module, range(4), Perturbation(sigma=0.1)):
         y = module(torch.zeros(4, 1))
     assert len(y.unique()) == 1
+
+
+def test_what_is_empty_is_computed_too():
+    """A layer without inputs, and rows without tokens."""
+    for module, x, together in (
+        (nn.Sequential(nn.Linear(5, 0), nn.Linear(0, 3)), torch.randn(4, 5), False),
+        (nn.Linear(5, 3), torch.randn(4, 0, 5), True),
+    ):
+        p = Perturbation(sigma=0.3)
+        expected = explicit(module, range(4), x, 1, p)
+        with warnings.catch_warnings(), perturb(module, range(4), p) as members:
+            warnings.simplefilter("ignore")
+            assert torch.allclose(module(x), expected, atol=1e-5)
+            assert members.together is together
 
 
 class Relative(nn.Module):

@@ -179,6 +179,33 @@ def test_what_theta_depends_on_may_not_change_on_resume(change):
         parse_resume(saved, [change], "config.yaml")
 
 
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ("{1: 5}", "{'1': 5}"),
+        ("{a: {1: x}}", "{a: {'1': x}}"),
+        ("{}", "null"),
+        ("1", "'1'"),
+        ("1", "1.0"),
+        ("1", "true"),
+    ],
+)
+def test_a_number_and_its_text_are_not_the_same_on_resume(was, now):
+    saved = read_file_of(parse_train(["env=A-v0", f"env_kwargs.x={was}"]))
+    with pytest.raises(ConfigError, match=r"env_kwargs.x=.*: the run has .* cannot change when it goes on"):
+        parse_resume(saved, [f"env_kwargs.x={now}"], "config.yaml")
+    assert (
+        parse_resume(saved, [f"env_kwargs.x={was}"], "config.yaml").env_kwargs
+        == parse_train(["env=A-v0", f"env_kwargs.x={was}"]).env_kwargs
+    )
+
+
+def test_an_entry_of_nothing_is_not_one_that_is_missing():
+    saved = read_file_of(parse_train(["env=A-v0"]))
+    with pytest.raises(ConfigError, match=r"env_kwargs.x=None: the run has nothing, and this cannot change"):
+        parse_resume(saved, ["env_kwargs.x=null"], "config.yaml")
+
+
 def test_stop_rules_and_workers_may_change_on_resume():
     saved = flatten(dataclasses.asdict(parse_train(["env=A-v0", "generations=3"])))
     config = parse_resume(saved, ["generations=9", "workers=1", "eval.every=2", "seed=0"], "config.yaml")

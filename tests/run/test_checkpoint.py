@@ -111,6 +111,10 @@ def test_no_link_is_needed(tmp_path, monkeypatch):
         '{"last": 3}',
         '{"last": "../../x"}',
         '{"last": null}',
+        "{}",
+        '{"best": {}, "last": []}',
+        '{"last": "00000002"}',
+        "[" * 100_000,
         "\udcff",
     ],
 )
@@ -119,6 +123,29 @@ def test_a_damaged_index_is_not_needed_either(tmp_path, text):
     save(tmp_path, 2)
     (tmp_path / "checkpoints" / cp.INDEX).write_bytes(text.encode(errors="surrogateescape"))
     assert cp.load(tmp_path).generation == 2 and cp.load(tmp_path, "best").generation == 1
+    for generation in (3, 4):
+        save(tmp_path, generation, keep=1)
+    assert cp.load(tmp_path).generation == 4 and cp.load(tmp_path, "best").generation == 1
+
+
+@pytest.mark.parametrize("best", [True, False])
+def test_a_save_that_was_killed_before_its_index_is_named_on_a_resume(tmp_path, monkeypatch, best):
+    save(tmp_path, 1, best=True)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(atomic, "write_json", killed)
+        save(tmp_path, 2, best=best)
+    assert cp.load(tmp_path).generation == 1
+    cp.adopt(cp.load_newest(tmp_path, pytest.fail))
+    expected = 2 if best else 1
+    assert cp.load(tmp_path).generation == 2 and cp.load(tmp_path, "best").generation == expected
+    assert os.readlink(tmp_path / "checkpoints/last") == "00000002"
+    save(tmp_path, 3, keep=1)
+    cp.adopt(cp.load(tmp_path, "best"))  # one that the index knows
+    assert cp.load(tmp_path).generation == 3 and cp.load(tmp_path, "best").generation == expected
 
 
 def test_equal_states_are_equal_files(tmp_path):

@@ -1,5 +1,11 @@
 """Odd environments, each in one way; `env=zoo:NAME-v0`. `tests/envs/test_zoo.py` says what is to come of each."""
 
+import os
+import sys
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import torch
@@ -19,7 +25,9 @@ class Odd(Good):
 
 def odd(name, *, observation=None, action=None, look=None, change=None, step=None, reset=None, **more):
     """Register an environment with these spaces; `look` gives observations, `change` alters what a step returns."""
-    body = {key: value for key, value in (("observation_space", observation), ("action_space", action)) if value}
+    body = {
+        key: value for key, value in (("observation_space", observation), ("action_space", action)) if value is not None
+    }
     if look is not None:
         body["look"] = lambda self: look(self)
     if change is not None or step is not None:
@@ -36,6 +44,13 @@ def odd(name, *, observation=None, action=None, look=None, change=None, step=Non
         body["reset"] = reset
     kind = type(name, (Odd,), body | more)
     gymnasium.register(f"{name}-v0", entry_point=kind, max_episode_steps=kind.limit)
+
+
+class Unprintable(BaseException):
+    """An error of no usual kind, which has no text."""
+
+    def __str__(self):
+        raise ValueError("no text")
 
 
 def asking(check):
@@ -64,6 +79,20 @@ odd("Pairs", observation=spaces.Tuple([BOX, spaces.Discrete(2)]), look=lambda se
 odd("Mission", observation=spaces.Dict(
     {"image": BOX, "mission": spaces.Text(9), "deep": spaces.Dict({"said": spaces.Text(9), "x": BOX})}),
     look=lambda self: {"image": np.zeros(3), "mission": "go", "deep": {"said": "so", "x": np.ones(3)}})  # fmt: skip
+odd("Blind", observation=spaces.Box(-1, 1, (0,)), look=lambda self: np.zeros(0))
+odd("BlindPart", observation=spaces.Dict({"a": BOX, "b": spaces.Box(-1, 1, (0,))}),
+    look=lambda self: {"a": np.zeros(3), "b": np.zeros(0)})  # fmt: skip
+odd(
+    "NumberedParts",
+    observation=spaces.Dict({1: BOX, "a.b": BOX}),
+    look=lambda self: {1: np.zeros(3), "a.b": np.ones(3)},
+)
+odd("LargeCounts", observation=spaces.Box(0, 2**63, (2,), np.uint64), look=lambda self: np.array([1, 2**60], np.uint64))
+odd("Masked", look=lambda self: np.ma.masked_array(np.zeros(3), [0, 1, 0]))
+odd("Idle", action=spaces.Box(-1, 1, (0,)), step=asking(lambda a: a.shape == (0,)))
+odd("OneAction", action=spaces.Box(0.5, 0.5, (2,)), step=asking(lambda a: (a == 0.5).all()))
+odd("Fractions", change=lambda o, r, *rest: (o, Fraction(-1, 2), *rest))
+odd("EndsOfNone", change=lambda o, r, te, tr, i: (o, r, te or None, tr, i))
 odd("Unbounded", observation=spaces.Box(-np.inf, np.inf, (3,)))
 odd("Switches", action=spaces.Box(0, 1, (2,), bool),
     step=asking(lambda a: a.dtype == bool and a.shape == (2,)))  # fmt: skip
@@ -113,7 +142,33 @@ class Slots(Odd):
         return self.np_random.uniform(-1, 1, 3)
 
 
-for kind in (SameArray, Slots):
+class Moves(Odd):
+    """Goes to a directory of its own, and relies on being there."""
+
+    home = tempfile.gettempdir()
+
+    def reset(self, *, seed=None, options=None):
+        os.chdir(self.home)
+        return super().reset(seed=seed, options=options)
+
+    def look(self):
+        assert Path.cwd() == Path(self.home)
+        return super().look()
+
+
+class Silences(Odd):
+    """Gives the streams away, as simulators do that print too much."""
+
+    def reset(self, *, seed=None, options=None):
+        sys.stdout = sys.stderr = None
+        return super().reset(seed=seed, options=options)
+
+    def look(self):
+        assert sys.stdout is None
+        return super().look()
+
+
+for kind in (SameArray, Slots, Moves, Silences):
     gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=kind.limit)
 
 # What is refused, or fails.
@@ -145,4 +200,10 @@ odd("TextInATuple", observation=spaces.Tuple([BOX, spaces.Text(3)]))
 odd("ManyBits", action=spaces.MultiBinary(3))
 odd("ActsInADict", action=spaces.Dict({"a": BOX}))
 odd("NoSpace", observation_space=None)
+odd("NothingSeen", observation=spaces.Dict({}), look=lambda self: {})
+odd("GradientSeen", look=lambda self: torch.zeros(3, requires_grad=True))
+odd("ComplexReward", change=lambda o, r, *rest: (o, 1j, *rest))
+odd("EnormousReward", change=lambda o, r, *rest: (o, 10**400, *rest))
+odd("TwoEnds", change=lambda o, r, te, tr, i: (o, r, np.zeros(2, bool), tr, i))
+odd("Unprintable", step=lambda self, action: (_ for _ in ()).throw(Unprintable()))
 odd("SaysNothing", step=lambda self, action: (_ for _ in ()).throw(ValueError()))

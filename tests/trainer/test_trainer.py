@@ -262,6 +262,35 @@ def test_a_fitness_that_breaks_is_a_failed_member_until_most_do(workers):
         trainer(never, workers=workers).train(1)
 
 
+CONVERTED = {
+    "half": lambda m: m.half(),
+    "double": lambda m: m.double(),
+    "frozen": lambda m: m.requires_grad_(False),
+    "less": lambda m: delattr(m[0], "bias"),
+    "more": lambda m: m.add_module("more", nn.Linear(2, 2)),
+    "another": lambda m: setattr(m[0], "weight", nn.Parameter(torch.zeros(1, 1))),
+    "another part": lambda m: m.__setitem__(0, nn.Identity()),
+    "a buffer": lambda m: m.register_buffer("seen", torch.ones(2)),
+    "training": lambda m: m.eval(),
+}
+
+
+@pytest.mark.parametrize("how", CONVERTED)
+def test_whatever_a_fitness_does_to_the_model_is_undone(how):
+    def fitness(model):
+        value = theta_sum(model)
+        CONVERTED[how](model)
+        return value
+
+    plain, odd = trainer(theta_sum), trainer(fitness)
+    kinds = [(name, value.dtype, value.shape, value.requires_grad) for name, value in odd.model.named_parameters()]
+    assert [r["fitness/max"] for r in odd.train(2)] == [r["fitness/max"] for r in plain.train(2)]
+    assert [(n, v.dtype, v.shape, v.requires_grad) for n, v in odd.model.named_parameters()] == kinds
+    assert odd.model.training == plain.model.training and not dict(odd.model.named_buffers())
+    for one, other in zip(odd.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

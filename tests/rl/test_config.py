@@ -87,8 +87,8 @@ def test_later_sources_win(tmp_path):
     (tmp_path / "keys.yaml").write_text("env: HalfCheetah-v4\nes:\n  sigma: 0.5\n  top: 3\nseed: 4\n")
     config = parse_train(["config=keys.yaml", "seed=9"])
     assert (config.env, config.seed, config.es.sigma, config.es.top) == ("HalfCheetah-v4", 9, 0.5, 3)
-    assert config.policy == PRESETS["HalfCheetah"]["policy"] != Config().policy
-    assert parse_train(["env=HalfCheetah-v5"]).es.top == PRESETS["HalfCheetah"]["es.top"]
+    assert config.optim.name == PRESETS["HalfCheetah"]["optim.name"] != Config().optim.name
+    assert parse_train(["env=HalfCheetah-v5"]).es.limit == PRESETS["HalfCheetah"]["es.limit"]
     assert parse_train(["env=Other-v4"]).es == Config().es
 
 

@@ -481,7 +481,7 @@ def test_what_the_search_for_presets_found_is_kept_a_table_and_can_be_pasted(pre
     for part in text.split("```python\n")[1:]:
         exec(part.partition("```")[0], pasted)
     ours, theirs = pasted["PRESETS"]["Humanoid"], pasted["SETTINGS"]["Humanoid"]
-    assert ours["es.sigma"] == 0.02 and ours["obs_first"] == 45
+    assert ours["es.sigma"] == 0.02 and ours["obs_clip"] == 5.0  # the second one is of the preset
     assert "mlp.hidden" not in ours  # of a linear policy
     assert theirs["learning_rate"] == 0.001 and theirs["obs_first"] == 45 and theirs["n_envs"] == 64
     assert theirs["policy_kwargs"] == {"net_arch": [128, 128], "log_std_init": -1.0, "activation_fn": "Tanh"}

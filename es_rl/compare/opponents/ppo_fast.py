@@ -24,8 +24,31 @@ DEFAULTS: dict[str, Any] = {
     "learning_rate": 3e-4, "normalize": True, "obs_first": None,
     "policy_kwargs": {"net_arch": [64, 64], "log_std_init": -1.0, "activation_fn": "Tanh"},
 }  # fmt: skip
-# Exceptions from `DEFAULTS`, by environment.
-SETTINGS: dict[str, dict[str, Any]] = {}
+# Exceptions from `DEFAULTS`, by environment: the best of 24 trials each (benchmarks/search_results.md).
+WIDE: dict[str, Any] = {"net_arch": [128, 128], "log_std_init": -1.0, "activation_fn": "Tanh"}
+LOUD: dict[str, Any] = {"net_arch": [128, 128], "log_std_init": 0.0, "activation_fn": "Tanh"}
+PATIENT: dict[str, Any] = {"gamma": 0.995, "gae_lambda": 0.9, "learning_rate": 0.0005699, "policy_kwargs": WIDE}
+STEADY: dict[str, Any] = {
+    "n_steps": 128, "batch_size": 512, "n_epochs": 3, "gamma": 0.995, "gae_lambda": 0.9, "learning_rate": 0.0008845,
+    "clip_range": 0.3, "ent_coef": 0.001, "policy_kwargs": LOUD,
+}  # fmt: skip
+SETTINGS: dict[str, dict[str, Any]] = {
+    "InvertedDoublePendulum": PATIENT,
+    "Walker2d": PATIENT,
+    "Hopper": STEADY,
+    "Humanoid": STEADY,
+    "HalfCheetah": {
+        "batch_size": 512, "gae_lambda": 0.9, "learning_rate": 0.001234, "clip_range": 0.3, "policy_kwargs": WIDE,
+    },
+    "Ant": {
+        "batch_size": 1024, "gamma": 0.995, "gae_lambda": 0.9, "learning_rate": 0.001806, "clip_range": 0.3,
+    },
+    "Swimmer": {
+        "n_steps": 128, "batch_size": 1024, "n_epochs": 3, "gamma": 0.999, "gae_lambda": 0.9,
+        "learning_rate": 0.0001622, "ent_coef": 0.005, "normalize": False,
+        "policy_kwargs": {"net_arch": [64, 64], "log_std_init": 0.0, "activation_fn": "Tanh"},
+    },
+}  # fmt: skip
 
 
 def sees(first: int) -> str:

@@ -39,30 +39,39 @@ class ForkServer:
     def __init__(self, target: Callable[[Connection, int], Any], *, log: Path | None = None, mark: str = "") -> None:
         self._target, self._log, self._mark = target, log, mark
         self._process: Any = None
-        self._link: socket.socket
+        self._link = socket.socket()  # to the server, once there is one
 
     def start(self, pipe: Connection, slot: int) -> Forked:
         """Ask for one more worker. It dies with the server, which dies with the thread that called this first.
 
         Raises `ResourceError` if the system refuses to start the server.
         """
-        if self._process is None or not self._process.is_alive():
-            self.close()
-            self._begin()
         status, theirs = os.pipe()
         try:
-            socket.send_fds(self._link, [REQUEST.pack(slot)], [pipe.fileno(), theirs])
-        except OSError as error:
+            if not self._ask(pipe, theirs, slot):
+                self.close()  # it was killed, or has not begun
+                self._begin()
+                if not self._ask(pipe, theirs, slot):
+                    raise ResourceError("a process cannot be started: it ends at once. Try fewer workers.")
+        except BaseException:
             os.close(status)
-            raise ResourceError(f"a process cannot be started: {error}. Try fewer workers.") from error
+            raise
         finally:
             os.close(theirs)
         return Forked(status)
 
+    def _ask(self, pipe: Connection, status: int, slot: int) -> bool:
+        """Send a request. Return False if there is no server."""
+        try:
+            socket.send_fds(self._link, [REQUEST.pack(slot)], [pipe.fileno(), status])
+        except OSError:
+            return False
+        return True
+
     def close(self) -> None:
         """Kill the server, and with it its workers."""
+        self._link.close()
         if self._process is not None:
-            self._link.close()
             kill_process(self._process)
             self._process = None
 
@@ -100,7 +109,8 @@ class Forked:
     def kill(self) -> None:
         """Kill it if it runs. If the server has not forked it yet, it ends when it finds its pipe closed."""
         if self.pid is not None and self.exitcode is None:
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.pid, signal.SIGKILL)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until it has ended, but not for one that the server has not forked."""

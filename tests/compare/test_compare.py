@@ -275,9 +275,9 @@ def test_what_the_preset_lets_the_policy_see_is_open_to_ppo_fast_alone(monkeypat
     def keys(name, env, *ours):
         return contender.opponent_keys(name, 0, contender.CompareConfig(env=env), list(ours))
 
-    assert "settings.obs_first=45" in keys("ppo_fast", "Humanoid-v4")
-    assert not [key for key in keys("ppo", "Humanoid-v4") if "obs_first" in key]
+    assert "settings.obs_first=45" in keys("ppo_fast", "HumanoidStandup-v4")
+    assert not [key for key in keys("ppo", "HumanoidStandup-v4") if "obs_first" in key]
     assert "settings.obs_first=7" in keys("ppo_fast", "Hopper-v4", "obs_first=7")
     assert not [key for key in keys("ppo_fast", "Hopper-v4") if "obs_first" in key]
-    monkeypatch.setitem(ppo_fast.SETTINGS, "Humanoid", {"obs_first": 348})
-    assert not [key for key in keys("ppo_fast", "Humanoid-v4") if "obs_first" in key]
+    monkeypatch.setitem(ppo_fast.SETTINGS, "HumanoidStandup", {"obs_first": 348})
+    assert not [key for key in keys("ppo_fast", "HumanoidStandup-v4") if "obs_first" in key]

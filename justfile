@@ -9,9 +9,9 @@ lint:
 types:
     mypy
 
-# The everyday run, without the tests that start processes.
+# The everyday run, without the tests that start processes or take seconds.
 test-fast:
-    pytest -m "not process and not soak"
+    pytest -m "not slow and not process"
 
 test:
     pytest

@@ -33,6 +33,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(room)
         if {"command", "start"} & {*item.fixturenames} or {room, file} & PROCESSES:
             item.add_marker("process")
+        if item.get_closest_marker("soak"):
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

@@ -59,6 +59,7 @@ def test_bad_keys_exit_with_2(argv, text):
 
 
 @pytest.mark.parametrize(("argv", "text"), ENVIRONMENT, ids=lambda v: str(v[0]) if isinstance(v, list) else "")
+@pytest.mark.slow
 def test_bad_environments_exit_with_3(argv, text, monkeypatch):
     monkeypatch.setattr(pool, "DEATHS", 2)  # attempts: it is faster
     code, said = refusal(training, *argv, *SMALL, "workers=1")

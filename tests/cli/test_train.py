@@ -43,6 +43,7 @@ def toy(noise="dense", policy="mlp", population=16, chunk=4):
 
 
 @pytest.mark.parametrize(("noise", "policy"), KINDS)
+@pytest.mark.slow
 def test_theta_is_the_same_for_any_number_of_workers(train, noise, policy):
     hashes = {model_hash(train(*toy(noise, policy), "generations=5", f"workers={n}", run=f"run{n}")) for n in (0, 1, 3)}
     assert len(hashes) == 1
@@ -50,6 +51,7 @@ def test_theta_is_the_same_for_any_number_of_workers(train, noise, policy):
 
 
 @pytest.mark.parametrize(("noise", "policy"), KINDS)
+@pytest.mark.slow
 def test_a_stopped_and_resumed_run_is_an_uninterrupted_one(train, noise, policy):
     whole = train(*toy(noise, policy), "generations=5", run="whole")
     for stop in range(1, 5):
@@ -67,6 +69,7 @@ def test_a_stopped_and_resumed_run_is_an_uninterrupted_one(train, noise, policy)
 
 @pytest.mark.parametrize("policy", ["linear", "mlp"])
 @pytest.mark.parametrize("noise", ["dense", "lowrank"])
+@pytest.mark.slow
 def test_theta_does_not_depend_on_how_the_members_are_cut(train, policy, noise):
     keys = ["env=Hopper-v4", f"policy={policy}", f"es.noise={noise}", "es.population=32", "es.top=16", "generations=3"]
     runs = [train(*keys, f"chunk={size}", run=f"chunk{size}") for size in (2, 8, 32)]
@@ -81,6 +84,7 @@ def test_a_generation_tells_what_its_estimate_and_its_workers_were_worth(train):
     assert 0 < line["time/simulating"] < line["time/utilisation"] <= 1
 
 
+@pytest.mark.slow
 def test_only_members_that_crash_fail_whoever_runs_beside_them(train, monkeypatch):
     monkeypatch.setattr(workers, "DEATHS", 2)
     keys = ["env=hostile:OftenCrashes-v0", "policy=linear", "es.population=16", "es.max_failed=1", "generations=2"]
@@ -264,6 +268,7 @@ def test_a_rule_that_is_met_already_ends_a_resumed_run_at_once(train, capsys):
 
 @pytest.mark.parametrize("rule", ["minutes=0.02", "env_steps=2000"])
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.slow
 def test_every_stop_rule_holds_in_an_endless_episode(train, capsys, monkeypatch, rule, workers):
     monkeypatch.setattr(overrun, "GRACE", 1.0)
     monkeypatch.setattr(overrun, "FACTOR", 1)
@@ -292,6 +297,7 @@ def test_members_that_are_all_equal_are_warned_of(train, capsys):
     assert [line["update/norm"] for line in metrics(run)] == [0.0] * 4
 
 
+@pytest.mark.slow
 def test_an_environment_that_closes_files_or_prints_or_forks_does_no_harm(train, tmp_path, capfd):
     quiet = train("env=hostile:Good-v0", "generations=2", "es.population=4", "workers=1", run="quiet")
     (tmp_path / "close-files").touch()
@@ -372,6 +378,7 @@ def test_a_run_goes_on_with_its_newest_stop_rules_and_without_any_for_an_hour(tr
     assert default.config.minutes is None and default.stop_rules.minutes == 60
 
 
+@pytest.mark.slow
 def test_memory_and_files_stay_as_they_are_over_many_generations(train):
     """A thousand generations; the first few hundred fill caches."""
     me = psutil.Process()

@@ -56,6 +56,7 @@ def frames(path):
 
 
 @pytest.mark.parametrize("env", ["es_rl/PointMass-v0", "HalfCheetah-v4"])
+@pytest.mark.slow
 def test_a_training_ends_with_a_video_that_moves(train, capsys, env, renderer):
     """MuJoCo is drawn off the screen if the machine can; if not, one line says so and the run is none the worse."""
     run = train(f"env={env}", "env_kwargs.max_episode_steps=60", "es.top=2", *TINY, "video.every=0", "video.seconds=2")
@@ -115,6 +116,7 @@ def test_the_console_script_dispatches(monkeypatch, capsys):
     assert call("evaluate")[0] == 2
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_live_panel(tmp_path):
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -173,6 +175,7 @@ def test_the_camera_goes_along_with_the_robot(name):
     env.close()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_being_filmed_is_kept(train):
     """Else the second one would be gone before the process that films it opens it."""
     run = train(
@@ -183,6 +186,7 @@ def test_a_checkpoint_that_is_being_filmed_is_kept(train):
     assert {"es_rl-PointMass-v0-2.mp4", "es_rl-PointMass-v0-6.mp4"} <= shown
 
 
+@pytest.mark.slow
 def test_arguments_of_an_environment_are_the_same_in_every_verb(train, capsys):
     """Names that are numbers or hold dots: in training, after a resume, in an evaluation and in a film."""
     text = "{1: 5.0, left.hip: [1, {}], 2.5: {false: null}}"
@@ -196,6 +200,7 @@ def test_arguments_of_an_environment_are_the_same_in_every_verb(train, capsys):
     train("config=keys.yaml", "env=hostile:Lanes-v0", "generations=1", run="again")
 
 
+@pytest.mark.slow
 def test_paths_are_those_that_were_meant(train, tmp_path, monkeypatch, capsys):
     """A home directory, a colon, names without a suffix, or with that of the other kind."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -231,6 +236,7 @@ POOR = {
 
 
 @pytest.mark.parametrize("name", POOR)
+@pytest.mark.slow
 def test_all_files_are_utf_8_and_all_output_survives_any_locale(name, tmp_path):
     """An arrow in the title, an argument and a printing environment with characters that the locale lacks."""
     env = dict(os.environ) | POOR[name]
@@ -261,6 +267,7 @@ def parse_saved(text):
     return OmegaConf.create(text).env_kwargs.name
 
 
+@pytest.mark.slow
 def test_a_terminal_that_cannot_be_drawn_over_shows_lines(tmp_path):
     ours, theirs = pty.openpty()
     process = subprocess.Popen(

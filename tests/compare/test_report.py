@@ -172,6 +172,7 @@ def test_a_contender_that_failed_or_was_not_run_is_shown_as_such(tmp_path):
     assert "No return of: PPO, fast envs." in text
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_on_every_axis_and_to_the_same_bytes_again(tmp_path):
     paths = [tmp_path / f"{name}.{kind}" for name in (*summary.COSTS, "returns") for kind in ("svg", "png")]
     report.write(tmp_path, made_up())

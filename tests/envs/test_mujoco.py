@@ -81,6 +81,7 @@ def compare(id, kwargs, n, steps=STEPS, first=None):
 
 
 @pytest.mark.parametrize("id", TASKS)
+@pytest.mark.slow
 def test_every_task_is_gymnasiums_to_the_last_bit(id):
     for n in SIZES:
         compare(id, {}, n)
@@ -102,6 +103,7 @@ def test_any_backend_can_leave_numbers_out():
 
 
 @pytest.mark.parametrize(("id", "kwargs"), OTHERS, ids=lambda v: v if isinstance(v, str) else ",".join(v))
+@pytest.mark.slow
 def test_arguments_of_the_constructor_count(id, kwargs, tmp_path):
     (tmp_path / "robot.xml").write_text(CUSTOM)
     theirs = Path(gymnasium.__file__).parent / "envs/mujoco/assets/ant.xml"
@@ -127,6 +129,7 @@ def write_model(id, pattern, replacement):
 
 
 @pytest.mark.parametrize("id", with_argument("xml_file"))
+@pytest.mark.slow
 def test_a_model_of_ones_own_counts(id, tmp_path):
     """Gymnasium's, in weaker gravity."""
     model = write_model(id, "<worldbody>", '<option gravity="0 0 -2"/><worldbody>')
@@ -249,6 +252,7 @@ def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["env=Hopper-v4", "env=Humanoid-v4", "env=Humanoid-v4 obs_first=null"])
+@pytest.mark.slow
 def test_theta_is_the_same_for_any_number_of_workers_and_either_backend(train, key):
     """Hopper and what Humanoid's preset sees need no forces of contacts, the whole of Humanoid does."""
     keys = f"{key} es.population=8 chunk=4 generations=3 policy=linear es.sigma=0.1".split()

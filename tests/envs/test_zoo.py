@@ -114,6 +114,7 @@ def test_pictures_that_an_environment_draws_are_observed_in_workers_and_evaluati
 
 
 @pytest.mark.parametrize("policy", ["linear", "mlp", "transformer transformer.width=8 es.noise=lowrank"])
+@pytest.mark.slow
 def test_one_simulation_in_a_process_gives_the_same_theta(train, policy):
     keys = ["es.population=6", "generations=2", "eval.every=1", "eval.episodes=3", "es.episodes=2", f"policy={policy}"]
     keys = " ".join(keys).split()

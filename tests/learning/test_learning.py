@@ -9,6 +9,7 @@ from es_rl.noise import KINDS
 
 # The transformer learns too, in more time than a test has: see test_transformer for what it is there for.
 @pytest.mark.parametrize("policy", ["linear", "mlp"])
+@pytest.mark.slow
 def test_point_mass_is_solved_with_the_defaults(train, policy):
     run = train(f"env={ID}", f"policy={policy}", f"target_return={SOLVED}", "generations=120", "eval.episodes=20")
     assert metrics(run)[-1]["eval/return_mean"] >= SOLVED
@@ -17,6 +18,7 @@ def test_point_mass_is_solved_with_the_defaults(train, policy):
 @pytest.mark.parametrize(
     "keys", [f"es.noise={kind}" for kind in KINDS] + ["es.shaping=zscore es.top=8", "es.episodes=2"]
 )
+@pytest.mark.slow
 def test_point_mass_is_learnt_in_other_ways(train, keys):
     run = train(f"env={ID}", "policy=linear", "generations=40", "eval.every=0", "eval.episodes=20", *keys.split())
     assert metrics(run)[-1]["eval/return_mean"] > 3 * SOLVED  # doing nothing: below 6·SOLVED

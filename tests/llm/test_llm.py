@@ -78,6 +78,7 @@ def theta_of(model):
     return {name: value.detach().float().clone() for name, value in model.named_parameters()}
 
 
+@pytest.mark.slow
 def test_a_tiny_model_learns_to_say_one_letter(tune):
     run = tune(
         "generations=12", "es.population=64", "batch=4", "eval.every=12", "max_new_tokens=16", "reward=hostile:letter_e"
@@ -90,6 +91,7 @@ def test_a_tiny_model_learns_to_say_one_letter(tune):
 
 
 @pytest.mark.parametrize("noise_kind", ["dense", "lowrank"])
+@pytest.mark.slow
 def test_theta_is_the_same_for_any_number_of_workers_after_any_stop(tune, noise_kind):
     keys = (f"es.noise={noise_kind}", "optim.anchor=0.1", "chunk=2")
     whole = tune(*keys, "generations=3", run="whole")
@@ -269,6 +271,7 @@ def test_what_a_collapse_is(medians, fell):
     assert found[-1] is fell and not any(found[:-1])
 
 
+@pytest.mark.slow
 def test_a_stop_within_an_evaluation_loses_nothing(tune, monkeypatch, tmp_path):
     whole = tune("generations=4", run="whole")
     asked, speak = [], task.LlmTask._speak
@@ -289,6 +292,7 @@ def test_a_stop_within_an_evaluation_loses_nothing(tune, monkeypatch, tmp_path):
     assert [line["generation"] for line in metrics(tmp_path / "half")] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_theta_that_is_half_moved_is_not_saved(tune, monkeypatch, tmp_path):
     whole = tune("generations=3", run="whole")
     ascend = task.ascend
@@ -512,6 +516,7 @@ def test_columns_and_messages_reach_a_reward_as_they_do_in_trl(tune, tmp_path, t
         ("countdown", "missing 2 required positional arguments"),
     ],
 )
+@pytest.mark.slow
 def test_a_reward_that_cannot_be_used(tune, reward, error):
     with pytest.raises(EnvError, match=error):
         tune(f"reward={reward}", "generations=1", "es.population=2", "reward_seconds=4", "es.max_failed=0")
@@ -712,6 +717,7 @@ def test_one_completion_on_which_a_reward_raises_is_one_that_is_not_judged():
         RewardWorker("hostile:raises_on_x")(rows, ["x", "x"], beats.append)
 
 
+@pytest.mark.slow
 def test_data_that_have_moved_are_found_again_and_others_are_refused(tune, data, tmp_path):
     run = tune("generations=1", "es.population=2")
     moved = data.rename(tmp_path / "moved.jsonl")

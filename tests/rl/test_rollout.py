@@ -182,6 +182,7 @@ def test_chunks_side_by_side_are_each_by_itself_to_the_bit(line, workers):
                 assert np.array_equal(alone.moments.second, beside.moments.second)
 
 
+@pytest.mark.slow
 def test_any_part_may_come_first_in_a_stream():
     """The last parts of a third of the members are smaller than those that follow."""
     _, _, _, generation, play = prepare("env=es_rl/PointMass-v0 policy=linear es.population=460")

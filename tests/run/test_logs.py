@@ -28,6 +28,7 @@ def train_limited(most, *keys):
     return done
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow_are_told_once_and_the_training_ends_well(tmp_path, train):
     keys = ["env=es_rl/PointMass-v0", "policy=linear", "es.population=4", "workers=0", "video.every=-1", "eval.every=5"]
     done = train_limited(30_000, *keys, "run=run", "generations=120")
@@ -103,6 +104,7 @@ def test_bytes_that_are_no_text_are_dropped_on_a_resume(tmp_path):
     assert [row["generation"] for row in kept] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_full_device_behind_the_screen_does_not_end_a_training(tmp_path):
     with open("/dev/full", "w") as full:
         done = subprocess.run(

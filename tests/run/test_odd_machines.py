@@ -42,6 +42,7 @@ def train_on(machine, *keys, env=None, unset=()):
     return done
 
 
+@pytest.mark.slow
 def test_neither_home_nor_a_place_for_temporary_files_is_needed(tmp_path):
     """Workers that share memory, on a machine with a mask that lets nobody in."""
     odd = {"HOME": "/proc/nothing", "TMPDIR": "/nonexistent", "XDG_CACHE_HOME": "/proc/nothing", "OMP_NUM_THREADS": "x"}
@@ -53,6 +54,7 @@ def test_neither_home_nor_a_place_for_temporary_files_is_needed(tmp_path):
     assert len(metrics(tmp_path / "run")) == 2  # root may read it
 
 
+@pytest.mark.slow
 def test_sockets_have_short_names_wherever_temporary_files_lie(tmp_path):
     """A socket's path has at most 107 characters; and descriptors are few, but enough."""
     deep = tmp_path / ("x" * 120)
@@ -124,6 +126,7 @@ def test_a_container_without_proc_or_with_less_memory_is_told(monkeypatch):
     assert psutil.Process().num_fds() == before
 
 
+@pytest.mark.slow
 def test_central_inference_without_shared_memory_is_one_line():
     machine = "def none(*_): raise OSError(38, 'Function not implemented')\nos.memfd_create = none"
     done = train_on(machine, "inference=central", "workers=1", "run=run")

@@ -107,6 +107,7 @@ def test_it_learns_and_says_what_it_writes(file):
     assert about["gpt"] == {"layers": 1, "heads": 2, "width": 16}
 
 
+@pytest.mark.slow
 def test_workers_and_stops_change_no_bit(file):
     straight = train(file, "generations=4", run="straight")
     shared = train(file, "generations=4", "workers=2", run="shared")

@@ -47,6 +47,7 @@ def theta(trainer):
 
 @pytest.mark.parametrize("fitness", [alone, together])
 @pytest.mark.parametrize("noise", es_rl.noise.KINDS)
+@pytest.mark.slow
 def test_it_learns(fitness, noise):
     t = trainer(fitness, noise=noise, population=64)
     before = alone(t.model)
@@ -83,6 +84,7 @@ def test_one_by_one_and_batched_are_the_same_training():
 
 
 @pytest.mark.parametrize("fitness", [alone, together])
+@pytest.mark.slow
 def test_workers_seeds_and_saving_change_no_bit_that_they_must_not(fitness, tmp_path):
     straight = trainer(fitness, seed=3)
     straight.train(6)
@@ -106,6 +108,7 @@ def test_workers_seeds_and_saving_change_no_bit_that_they_must_not(fitness, tmp_
     assert torch.equal(theta(straight), theta(again))
 
 
+@pytest.mark.slow
 def test_a_saved_trainer_is_loaded_in_another_process(tmp_path):
     t = trainer()
     t.train(3)
@@ -243,6 +246,7 @@ def test_nothing_but_a_saved_trainer_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.slow
 def test_a_fitness_that_breaks_is_a_failed_member_until_most_do(workers):
     def sometimes(model):
         value = theta_sum(model)
@@ -624,6 +628,7 @@ print(found[0] == found[1], found[0] < 0)
     "how",
     ["a file", pytest.param("stdin", marks=pytest.mark.soak), pytest.param("-c", marks=pytest.mark.soak), "a notebook"],
 )
+@pytest.mark.slow
 def test_what_the_main_file_defines_travels_without_a_guard(how, tmp_path):
     """Its functions, classes and global names; it runs once, in this process only."""
     (tmp_path / "script.py").write_text(UNGUARDED)

@@ -10,8 +10,9 @@ the input x meets only its part along x, so that part alone is drawn: standard n
     (slopes · change)/(2 sigma) · E[epsilon | the row's noise],    E[epsilon | …] = (noise of the units) xᵀ/|x|
 
 a dense evolution strategy whose noise is projected on what the row met: the same mean, and a variance that grows with
-the units, not with the weights. (Noise on units' sums is node perturbation: Flower & Jabri 1992, "Summed weight neuron
-perturbation".) A layer whose sums are the outputs themselves has the expectation over the noise, slopes xᵀ, exactly.
+the units, not with the weights. (How noise on weights adds up to noise on units' sums: Flower & Jabri 1992, "Summed
+weight neuron perturbation".) A layer whose sums are the outputs themselves has the expectation over the noise, slopes
+xᵀ, exactly.
 
 Layers: `nn.Linear` and its subclasses, `nn.LayerNorm` with a gain. What they compute from their sums may be anything:
 steps and rounding too.
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -42,17 +43,14 @@ class _Met:
     reach: Tensor  # (n, 1) or (n, m): the factor from the noise of parameters to that of a sum
 
 
-@dataclass
 class Credit:
-    """Estimates for the layers of a module. `forward()` runs it on a batch and returns the outputs (n, A)."""
+    """Estimates for the layers of a module. Raises `ConfigError` if another part of it has parameters."""
 
-    module: nn.Module
-    _met: dict[str, _Met] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._layers = {name: part for name, part in self.module.named_modules() if _kind(part) is not None}
+    def __init__(self, module: nn.Module) -> None:
+        self._layers = {name: part for name, part in module.named_modules() if _is_layer(part)}
+        self._met: dict[str, _Met] = {}  # in the latest pass without noise
         held = {id(p) for layer in self._layers.values() for p in layer.parameters(recurse=False)}
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in module.named_parameters():
             if id(parameter) not in held:
                 raise ConfigError(
                     f"{name}: belongs to no linear layer and no layer norm, so steps cannot judge it. "
@@ -64,7 +62,7 @@ class Credit:
     ) -> dict[str, Tensor]:
         """Return the mean over rows of the direction in which each parameter should move, by name.
 
-        `slopes` (n, A) says how a row's score changes with its outputs. `sigma` is the standard deviation of the
+        `forward()` runs the module on a batch and returns the outputs (n, A). `slopes` (n, A) says how a row's score changes with its outputs. `sigma` is the standard deviation of the
         perturbation of each parameter: small, since only the linear part of the change counts.
         """
         with torch.no_grad():
@@ -114,10 +112,8 @@ class Credit:
                 handle.remove()
 
 
-def _kind(part: nn.Module) -> type[nn.Module] | None:
-    if isinstance(part, nn.Linear):
-        return nn.Linear
-    return nn.LayerNorm if isinstance(part, nn.LayerNorm) and part.weight is not None else None
+def _is_layer(part: nn.Module) -> bool:
+    return isinstance(part, nn.Linear) or (isinstance(part, nn.LayerNorm) and part.weight is not None)
 
 
 def _of(layer: nn.Module, met: _Met, on_sums: Tensor) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ class ForkServer:
     def __init__(self, target: Callable[[Connection, int], Any], *, log: Path | None = None, mark: str = "") -> None:
         self._target, self._log, self._mark = target, log, mark
         self._process: Any = None
-        self._link = socket.socket()  # to the server, once there is one
+        self._link: socket.socket | None = None  # to the server, once there is one
 
     def start(self, pipe: Connection, slot: int) -> Forked:
         """Ask for one more worker. It dies with the server, which dies with the thread that called this first.
@@ -62,6 +62,8 @@ class ForkServer:
 
     def _ask(self, pipe: Connection, status: int, slot: int) -> bool:
         """Send a request. Return False if there is no server."""
+        if self._link is None:
+            return False
         try:
             socket.send_fds(self._link, [REQUEST.pack(slot)], [pipe.fileno(), status])
         except OSError:
@@ -70,7 +72,9 @@ class ForkServer:
 
     def close(self) -> None:
         """Kill the server, and with it its workers."""
-        self._link.close()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
         if self._process is not None:
             kill_process(self._process)
             self._process = None
@@ -80,7 +84,7 @@ class ForkServer:
         try:
             self._process = start_process(_serve, theirs, self._target, log=self._log, mark=self._mark)
         except BaseException:
-            self._link.close()
+            self.close()
             raise
         finally:
             theirs.close()

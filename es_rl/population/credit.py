@@ -62,8 +62,9 @@ class Credit:
     ) -> dict[str, Tensor]:
         """Return the mean over rows of the direction in which each parameter should move, by name.
 
-        `forward()` runs the module on a batch and returns the outputs (n, A). `slopes` (n, A) says how a row's score changes with its outputs. `sigma` is the standard deviation of the
-        perturbation of each parameter: small, since only the linear part of the change counts.
+        `forward()` runs the module on a batch and returns the outputs (n, A). `slopes` (n, A) says how a row's score
+        changes with its outputs. `sigma` is the standard deviation of the perturbation of each parameter: small, since
+        only the linear part of the change counts.
         """
         with torch.no_grad():
             self._met = {}

@@ -31,6 +31,9 @@ PURPOSES = {
     "sweep": 11,
     "batch": 12,
     "sample": 13,
+    "action": 14,
+    "critic": 15,
+    "credit": 16,
 }
 
 

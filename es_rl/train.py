@@ -27,6 +27,7 @@ from es_rl.rl import agent
 from es_rl.rl.central import PROCESSES
 from es_rl.rl.chunks import make_policy
 from es_rl.rl.config import Config, parse_resume, parse_train
+from es_rl.rl.segments.task import SegmentTask
 from es_rl.rl.task import RlTask, probe
 from es_rl.run import directory, loop
 from es_rl.run.log import RunLog
@@ -71,14 +72,13 @@ def _prepare(config: Config, run: Path, workers: Workers, say: Callable[[str], N
     for text in spec.warnings:
         say(f"warning: {text}")
     policy = make_policy(config, spec)
-    evaluator = RlTask(config, ESParams.of(config), spec, workers)
+    judged = SegmentTask(config, spec, workers, say) if config.es.segment else None
+    evaluator = RlTask(config, ESParams.of(config), spec, workers, judged.runner if judged else None)
     parameters = sum(value.numel() for value in policy.parameters())
     chunks = "" if evaluator.divisible else f" in chunks of {config.chunk}"
-    heading = (
-        f"{config.policy} policy of {parameters:,} parameters, {config.es.population} members{chunks}, "
-        f"{workers.count or 'no'} workers"
-    )
-    if config.inference == "local":
+    members = f"{config.credit.simulations} simulations" if judged else f"{config.es.population} members{chunks}"
+    heading = f"{config.policy} policy of {parameters:,} parameters, {members}, {workers.count or 'no'} workers"
+    if config.inference == "local" and not judged:
         chunk = 2 if evaluator.divisible else config.chunk or 2
         if idle := idle_workers(config.es.population, chunk, workers.count):
             say(idle)
@@ -87,6 +87,8 @@ def _prepare(config: Config, run: Path, workers: Workers, say: Callable[[str], N
         return Films(run, config, say=say, done=log.animation)
 
     about = agent.about(spec.observation_space, spec.action_space)
+    if judged:
+        return Training(evaluator, judged.begin(), about, heading, films, judged.step)
     return Training(evaluator, es.init(policy), about, heading, films)
 
 

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -54,6 +54,17 @@ class VectorEnv(Protocol):
 
     def close(self) -> None:
         """Release the resources of the simulations."""
+
+
+@runtime_checkable
+class Savable(VectorEnv, Protocol):
+    """A `VectorEnv` whose simulations can be saved in the middle of an episode and go on elsewhere, bit for bit."""
+
+    def save(self, ids: Ids) -> Floats:
+        """Return all that the coming steps of these simulations depend on, a row (n, S) each."""
+
+    def restore(self, ids: Ids, rows: Floats) -> None:
+        """Put these simulations where the rows (n, S) of `save` left theirs. Raises ValueError for other rows."""
 
 
 def _batch(id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None, **more: Any) -> VectorEnv:

@@ -257,6 +257,20 @@ class MujocoVector:
         state: Floats = self._physics.states[self._place[i]].copy()
         return state
 
+    def save(self, ids: Ids) -> Floats:
+        """Return all that the coming steps of these simulations depend on, a row (n, S) each."""
+        places = self._place[np.asarray(ids, np.int64)]
+        progress = self._progress[places].reshape(len(places), -1)
+        return np.concatenate([self._physics.states[places], progress, self._elapsed[places, None]], axis=1)
+
+    def restore(self, ids: Ids, rows: Floats) -> None:
+        """Put these simulations where the rows (n, S) of `save` left theirs. Raises ValueError for other rows."""
+        places = self._place[np.asarray(ids, np.int64)]
+        size = self._physics.states.shape[1]
+        self._physics.states[places] = rows[:, :size]
+        self._progress[places] = rows[:, size:-1].reshape(len(places), *self._progress.shape[1:])
+        self._elapsed[places] = rows[:, -1]
+
     def close(self) -> None:
         self._template.close()
         self._rows = SimpleNamespace()

@@ -30,6 +30,9 @@ class EsConfig:
     limit: int | None = key(None, "cap training episodes at this many steps at first; default: no cap", low=1)
     limit_growth: float = key(1.01, "multiply the cap of es.limit by this after each generation", low=1)
     reward_shift: float = key(0.0, "subtract this from each step's reward in training (an alive bonus)")
+    segment: int = key(
+        0, "judge members on recorded steps, after this many steps of each simulation; 0: by whole episodes", low=0
+    )
     max_failed: float = key(
         0.5, "stop the run if more than this share of a generation's members fails", low=0, high=1, resumable=True
     )
@@ -49,7 +52,7 @@ class OptimConfig:
 
 
 # Keys of the strategy that only make sense with environments.
-EPISODIC = ("steps", "population_max", "episodes", "limit", "limit_growth", "reward_shift")
+EPISODIC = ("segment", "steps", "population_max", "episodes", "limit", "limit_growth", "reward_shift")
 
 
 def refuse_episodic(names: Iterable[str], prefix: str = "") -> None:

@@ -109,25 +109,46 @@ def entries(config: OptimConfig) -> dict[str, Tensor]:
     return {key.removeprefix("p/"): value for key, value in state.items()}
 
 
+class Ascent:
+    """Steps of an optimiser that move `theta` in place; `fused`: in one call for all parameters, where torch has one.
+
+    `state` maps `parameter/entry` (such as `0.weight/exp_avg`) to a tensor, copied here. It is empty before the first
+    step.
+    """
+
+    def __init__(self, theta: Named, state: Named, *, config: OptimConfig, lr: float, fused: bool = False) -> None:
+        self._theta = dict(theta)
+        self._optimizer = _make(list(self._theta.values()), config, lr)
+        for group in self._optimizer.param_groups:
+            group |= {"fused": True} if fused and "fused" in group else {}
+        for key, value in state.items():
+            name, entry = key.rsplit("/", 1)
+            self._optimizer.state[self._theta[name]][entry] = value.clone()
+
+    def step(self, update: Named) -> None:
+        """Take one ascent step along `update`."""
+        for name, param in self._theta.items():
+            param.grad = -update[name]  # torch.optim descends
+        self._optimizer.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the optimiser's state."""
+        return {
+            f"{name}/{entry}": value
+            for name, param in self._theta.items()
+            for entry, value in self._optimizer.state[param].items()
+            if isinstance(value, Tensor)
+        }
+
+
 def step(
     theta: Named, update: Named, state: Named, *, config: OptimConfig, lr: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return theta and the optimiser's state after one ascent step along `update`. The arguments are not changed.
 
-    `state` maps `parameter/entry` (such as `0.weight/exp_avg`) to a tensor. It is empty before the first step.
+    See `Ascent` for `state`.
     """
     params = {name: value.clone() for name, value in theta.items()}
-    optimizer = _make(list(params.values()), config, lr)
-    for key, value in state.items():
-        name, entry = key.rsplit("/", 1)
-        optimizer.state[params[name]][entry] = value.clone()
-    for name, param in params.items():
-        param.grad = -update[name]  # torch.optim descends
-    optimizer.step()
-    entries = {
-        f"{name}/{entry}": value
-        for name, param in params.items()
-        for entry, value in optimizer.state[param].items()
-        if isinstance(value, Tensor)
-    }
-    return {name: param.detach() for name, param in params.items()}, entries
+    ascent = Ascent(params, state, config=config, lr=lr)
+    ascent.step(update)
+    return {name: param.detach() for name, param in params.items()}, ascent.state()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ class ESState:
     theta: dict[str, Tensor]  # mean parameters, by name
     buffers: dict[str, Tensor]  # buffers of the policy: the observation statistics
     optim: dict[str, Tensor]  # state of the optimiser, by parameter/entry
+    extra: dict[str, Tensor] = field(default_factory=dict)  # what a kind of training needs besides
 
 
 @dataclass(frozen=True)

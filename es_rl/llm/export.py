@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 
-from es_rl.es import ESState
+from es_rl.es.restore import check_fit
 from es_rl.llm import model as language
 from es_rl.run import checkpoint as checkpoints
 from es_rl.run import directory
-from es_rl.run.checkpoint import check_fit
 
 
 def export(run: Path, out: Path, checkpoint: str = "last") -> None:
@@ -20,7 +19,7 @@ def export(run: Path, out: Path, checkpoint: str = "last") -> None:
     directory.check_run(run)
     loaded = checkpoints.load(run, checkpoint)
     model, tokenizer = language.open_model(run / "start", "float32")
-    check_fit(loaded.path, loaded.model, ESState(0, dict(model.named_parameters()), {}, {}), "model")
+    check_fit(str(loaded.path), loaded.model, dict(model.named_parameters()), "model")
     with torch.no_grad():
         for name, value in model.named_parameters():
             value.copy_(loaded.model.pop(name))

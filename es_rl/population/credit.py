@@ -2,17 +2,17 @@
 
 Shapes: n rows, m units of a layer, h inputs of a layer, A outputs of the network.
 
-Each row is a pair of members of its own: theta ± sigma*epsilon, with dense noise. Of the noise of a matrix, a row with
-the input x meets only its part along x, so that part alone is drawn: standard normal numbers, one for each unit, times
-|x|. A row's outputs change by `change` between its two members. The members' difference in score is the product of
-`change` with the row's slopes, and the estimate of one row is
+Each row is judged by a pair of members of its own, theta ± sigma*epsilon. For a matrix (m, h) and the input x (h,) that
+the row meets, epsilon = s xᵀ/|x|, with random signs s (m,): rank one, since of any perturbation a row meets only the
+part along its input. A bias counts as a weight whose input is 1. So the sums of the layer move by ± sigma·s·|x|. The
+members' difference in score is the product of the row's slopes with the difference of their outputs, and the estimate
+of one row
 
-    (slopes · change)/(2 sigma) · E[epsilon | the row's noise],    E[epsilon | …] = (noise of the units) xᵀ/|x|
+    (slopes · (outputs⁺ − outputs⁻))/(2 sigma) · s xᵀ/|x|
 
-a dense evolution strategy whose noise is projected on what the row met: the same mean, and a variance that grows with
-the units, not with the weights. (How noise on weights adds up to noise on units' sums: Flower & Jabri 1992, "Summed
-weight neuron perturbation".) A layer whose sums are the outputs themselves has the expectation over the noise, slopes
-xᵀ, exactly.
+has the same mean as that of dense noise, but a variance that grows with the number of units, not of weights. (Noise on
+units in place of weights: Flower & Jabri 1992, "Summed weight neuron perturbation". Signs: Spall 1992, doi
+10.1109/9.119632.) A layer whose sums are the outputs themselves has the expectation over the noise, slopes xᵀ, exactly.
 
 Layers: `nn.Linear` and its subclasses, `nn.LayerNorm` with a gain. What they compute from their sums may be anything:
 steps and rounding too.
@@ -20,7 +20,7 @@ steps and rounding too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,22 +33,27 @@ from torch.nn import functional as F
 
 from es_rl.errors import ConfigError
 
+# The eight signs that a random byte gives.
+SIGNS = (np.arange(256)[:, None] >> np.arange(8) & 1).astype(np.float32) * 2 - 1
+
 
 @dataclass
 class _Met:
-    """What a layer met in the pass without noise."""
+    """What a layer met."""
 
     features: Tensor  # (n, h) inputs; of a layer norm (n, m), the normalised inputs
-    sums: Tensor  # (n, m) its outputs
     reach: Tensor  # (n, 1) or (n, m): the factor from the noise of parameters to that of a sum
+    signs: Tensor | None  # (n, m); None: no noise, since the sums are the outputs
 
 
 class Credit:
     """Estimates for the layers of a module. Raises `ConfigError` if another part of it has parameters."""
 
     def __init__(self, module: nn.Module) -> None:
+        self._module = module
         self._layers = {name: part for name, part in module.named_modules() if _is_layer(part)}
-        self._met: dict[str, _Met] = {}  # in the latest pass without noise
+        self._met: dict[str, _Met] = {}  # in the latest pass
+        self._last = ""  # the layer whose sums are the outputs, once it is known
         held = {id(p) for layer in self._layers.values() for p in layer.parameters(recurse=False)}
         for name, parameter in module.named_parameters():
             if id(parameter) not in held:
@@ -58,50 +63,55 @@ class Credit:
                 )
 
     def estimate(
-        self, forward: Callable[[], Tensor], slopes: Tensor, *, sigma: float, noise: np.random.Generator
+        self, x: Tensor, slopes: Callable[[Tensor], Tensor], *, sigma: float, noise: np.random.Generator
     ) -> dict[str, Tensor]:
         """Return the mean over rows of the direction in which each parameter should move, by name.
 
-        `forward()` runs the module on a batch and returns the outputs (n, A). `slopes` (n, A) says how a row's score
-        changes with its outputs. `sigma` is the standard deviation of the perturbation of each parameter: small, since
-        only the linear part of the change counts.
+        `x` (n, …) is a batch of the module's inputs. `slopes(outputs)` returns how the score of a row changes with its
+        outputs, (n, A). `sigma` is the size of the perturbation: small, for only the linear part of the change counts.
         """
         with torch.no_grad():
+            self._last = self._last or self._find_last(x)
             self._met = {}
-            with self._hooked(self._meet):
-                outputs = forward()
-            drawn = {
-                name: torch.from_numpy(noise.standard_normal(tuple(met.sums.shape), dtype=np.float32))
-                for name, met in self._met.items()
-                if met.sums is not outputs
-            }
-            if drawn:
-                plus, minus = (self._perturbed(forward, drawn, step) for step in (sigma, -sigma))
-                weight = ((plus - minus) * slopes).sum(1, keepdim=True) / (2 * sigma)  # (n, 1)
+            # One pass: rows without noise, rows with it, rows with it subtracted.
+            with self._hooked(partial(self._meet, sigma, noise)):
+                outputs, plus, minus = self._module(torch.cat([x, x, x])).chunk(3)
+            along = slopes(outputs)
+            weight = ((plus - minus) * along).sum(1, keepdim=True) / (2 * sigma)  # (n, 1)
             found = dict[str, Tensor]()
             for name, met in self._met.items():
                 # how the score of a row changes with the sums of this layer, (n, m)
-                on_sums = weight * drawn[name] / met.reach if name in drawn else slopes
+                on_sums = along if met.signs is None else weight * met.signs / met.reach
                 found |= {f"{name}.{short}": value for short, value in _of(self._layers[name], met, on_sums).items()}
             return found
 
-    def _perturbed(self, forward: Callable[[], Tensor], drawn: Mapping[str, Tensor], step: float) -> Tensor:
-        def add(name: str, layer: nn.Module, args: Any, out: Tensor) -> Tensor | None:
-            return torch.addcmul(out, self._met[name].reach, drawn[name], value=step) if name in drawn else None
+    def _find_last(self, x: Tensor) -> str:
+        """Return the name of the layer whose sums are the module's outputs; another name if there is none."""
+        sums: dict[str, Tensor] = {}
+        with self._hooked(lambda name, layer, args, out: sums.update({name: out})):
+            outputs = self._module(x)
+        return next((name for name, value in sums.items() if value is outputs), "none")
 
-        with self._hooked(add):
-            return forward()
-
-    def _meet(self, name: str, layer: nn.Module, args: Any, out: Tensor) -> None:
+    def _meet(
+        self, sigma: float, noise: np.random.Generator, name: str, layer: nn.Module, args: Any, out: Tensor
+    ) -> None:
+        """Note what a layer meets, and perturb its sums."""
         if name in self._met:
             raise ConfigError(f"{name}: is used twice in a forward pass, so steps cannot judge it.")
-        (x,) = args
+        x = args[0][: len(args[0]) // 3]
+        bias = int(layer.bias is not None)
         if isinstance(layer, nn.LayerNorm):
             x = F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
-            reach = (x.square() + (layer.bias is not None)).sqrt()
+            reach = (x.square() + bias).sqrt()
         else:
-            reach = (x.square().sum(1, keepdim=True) + (layer.bias is not None)).sqrt()
-        self._met[name] = _Met(x, out, reach.clamp(min=torch.finfo(x.dtype).tiny))
+            reach = (x.square().sum(1, keepdim=True) + bias).sqrt()
+        self._met[name] = met = _Met(x, reach.clamp_(min=torch.finfo(x.dtype).tiny), None)
+        if name != self._last:
+            _, plus, minus = out.chunk(3)
+            met.signs = _signs(noise, plus)
+            change = met.signs * met.reach
+            plus.add_(change, alpha=sigma)
+            minus.sub_(change, alpha=sigma)
 
     @contextmanager
     def _hooked(self, hook: Callable[..., Any]) -> Iterator[None]:
@@ -111,6 +121,12 @@ class Credit:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _signs(noise: np.random.Generator, like: Tensor) -> Tensor:
+    """Return random signs, as many as `like` has numbers."""
+    drawn = SIGNS[np.frombuffer(noise.bytes(like.numel() // 8 + 1), np.uint8)].reshape(-1)
+    return torch.from_numpy(drawn[: like.numel()]).to(like.dtype).reshape(like.shape)
 
 
 def _is_layer(part: nn.Module) -> bool:

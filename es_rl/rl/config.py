@@ -21,6 +21,7 @@ from es_rl.policies.linear import LinearConfig
 from es_rl.policies.mlp import MlpConfig
 from es_rl.policies.transformer import TransformerConfig
 from es_rl.rl.presets import preset
+from es_rl.rl.segments.config import CreditConfig, CriticConfig, check_judged
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpoint import CheckpointConfig
 from es_rl.run.resume import resumed_config
@@ -57,6 +58,8 @@ class Config:
     )
     obs_clip: float = key(10.0, "clip normalised observations to ± this many standard deviations", above=0)
     es: EsConfig = group(EsConfig, "the evolution strategy")
+    credit: CreditConfig = group(CreditConfig, "judged steps: with es.segment")
+    critic: CriticConfig = group(CriticConfig, "the network that predicts the rewards to come: with es.segment")
     optim: OptimConfig = group(OptimConfig, "the optimiser")
     generations: int | None = key(None, "stop after this many generations", low=1, resumable=True)
     env_steps: int | None = key(None, "stop after this many environment steps of all members", low=1, resumable=True)
@@ -110,7 +113,8 @@ def parse_train(argv: Sequence[str]) -> Config:
     env = given.get("env") or str(file.get("env") or "")
     if not env:
         raise ConfigError("env is missing: give a Gymnasium id, such as env=HalfCheetah-v4.")
-    sources = [(preset(env), f"preset of {env}: "), (file, f"{path}: "), (given, "")]
+    segment = given.get("es.segment", file.get("es.segment"))
+    sources = [(preset(env, segment), f"preset of {env}: "), (file, f"{path}: "), (given, "")]
     return resolve(build(Config, sources))
 
 
@@ -123,6 +127,8 @@ def resolve(config: Config) -> Config:
     """Check the rules between keys, and set defaults that depend on other keys. Raises `ConfigError`."""
     es = config.es
     check_pairs(es, "es.")
+    if es.segment:
+        check_judged(config)
     if config.inference == "central" and config.workers == 0:
         raise ConfigError("inference=central: needs worker processes. Leave workers=0 out.")
     if config.inference == "local" and config.device == "cuda":

@@ -25,7 +25,7 @@ from es_rl.rl.chunks import Chunk, ChunkResult, ChunkRunner, make_policy, result
 from es_rl.rl.config import Config
 from es_rl.rng import integer_seed
 from es_rl.workers.pool import Workers
-from es_rl.workers.worker import JobFailure
+from es_rl.workers.worker import Function, JobFailure
 
 # Evaluation episodes are cut into at most this many chunks, for any number of workers; more if they were too large.
 EVALUATION_CHUNKS = 8
@@ -35,9 +35,12 @@ SEVERAL = 8  # members: if none of them can be run, single members are not the c
 class RlTask:
     """Evaluates members, and the policy itself, in an environment."""
 
-    def __init__(self, config: Config, params: ESParams, spec: EnvSpec, workers: Workers) -> None:
+    def __init__(
+        self, config: Config, params: ESParams, spec: EnvSpec, workers: Workers, runner: Function | None = None
+    ) -> None:
+        """Let `runner` play chunks; default: a `ChunkRunner`."""
         self._config, self._params, self._workers = config, params, workers
-        self._rollout = ChunkRunner(config, spec)
+        self._rollout = runner or ChunkRunner(config, spec)
         self._central = Central(config, spec, workers) if config.inference == "central" else None
         independent = self._central is None and numpy_layers(make_policy(config, spec)) is not None
         self.divisible = independent and not config.es.noise.endswith("orthogonal")  # drawn for a whole chunk

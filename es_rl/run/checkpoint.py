@@ -2,7 +2,8 @@
 
 `checkpoints/<generation>/` holds `model.safetensors` (theta and the policy's buffers by name, and nothing that differs
 between equal runs), `trainer.safetensors` (the optimiser's state), `state.json` (counters, and what the policy is for),
-`config.yaml` (the keys that it was trained with) and a manifest. `index.json` says which are the last and the best one.
+`config.yaml` (the keys that it was trained with), `extra.safetensors` if the kind of training has more state than that,
+and a manifest. `index.json` says which are the last and the best one.
 Links of these names are a convenience: not every file system has links, and a copy may follow them.
 """
 
@@ -14,7 +15,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from es_rl.config import read_text
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.es.config import OptimConfig
-from es_rl.es.optim import entries
+from es_rl.es.restore import restored
 from es_rl.es.strategy import ESState
 from es_rl.keys import key
 from es_rl.run import atomic
@@ -44,6 +45,7 @@ class CheckpointConfig:
 
 FORMAT = 2
 FILES = ("model.safetensors", "trainer.safetensors", "state.json")
+EXTRA = "extra.safetensors"
 CONFIG = "config.yaml"  # checkpoints of older versions have none
 INDEX, NAMED = "index.json", ("last", "best")
 
@@ -71,6 +73,7 @@ class Checkpoint:
     path: Path
     best: bool = False  # it was the best one when it was saved
     config: str = ""  # the resolved keys as YAML; empty if it was saved by an older version
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     def keys(self, kind: type[Any]) -> dict[str, Any]:
         """Return the keys that it was trained with, those of a `kind`; none from an older version."""
@@ -81,40 +84,10 @@ class Checkpoint:
         """Return the strategy's state. Raises `CheckpointError` if it is not one of the policy of `fresh`.
 
         Names, shapes and types must be the same, numbers finite, and the optimiser's state one of the optimiser
-        `optim`, if it is given.
+        `optim`, if it is given. The rest of the state is left out if `fresh` has none.
         """
-        check_fit(self.path, self.model, fresh, "policy")
-        for name, value in (fresh.theta | fresh.buffers).items():
-            if bool(value.isfinite().all()) and not bool(self.model[name].isfinite().all()):
-                raise CheckpointError(f"{self.path}: {name} holds numbers that are not finite.")
-        if optim is not None:
-            self._check_optim(fresh, entries(optim))
-        theta = {name: self.model[name] for name in fresh.theta}
-        return ESState(self.generation, theta, {name: self.model[name] for name in fresh.buffers}, self.optim)
-
-    def _check_optim(self, fresh: ESState, known: Mapping[str, Tensor]) -> None:
-        """Check that each parameter has all entries of the optimiser, or none: parameters may be frozen."""
-        moving = {full_name.rpartition("/")[0] for full_name in self.optim}
-        expected = {f"{name}/{entry}" for name in moving for entry in known}
-        if odd := sorted(moving - {*fresh.theta}) or sorted(expected ^ {*self.optim}):
-            raise CheckpointError(f"{self.path}: is not of this policy's optimiser; differing: {', '.join(odd[:5])}.")
-        for full_name, value in self.optim.items():
-            name, _, entry = full_name.rpartition("/")
-            shape = () if known[entry].ndim == 0 else fresh.theta[name].shape
-            lowest = 0.0 if entry in ("step", "exp_avg_sq") else -math.inf
-            if value.shape != shape or value.dtype != known[entry].dtype:
-                raise CheckpointError(f"{self.path}: {full_name} has another shape or type than the optimiser's.")
-            if not bool((value.isfinite() & (value >= lowest)).all()):
-                raise CheckpointError(f"{self.path}: {full_name} holds numbers that an optimiser cannot have.")
-
-
-def check_fit(path: Path, model: Mapping[str, Tensor], fresh: ESState, what: str) -> None:
-    """Raise `CheckpointError` if names, shapes or types of saved parameters and buffers differ from `fresh`."""
-    expected = {name: (value.shape, value.dtype) for name, value in (fresh.theta | fresh.buffers).items()}
-    found = {name: (value.shape, value.dtype) for name, value in model.items()}
-    if expected != found:
-        differing = sorted({name for name, _ in set(expected.items()) ^ set(found.items())})
-        raise CheckpointError(f"{path}: does not fit the {what}; differing: {', '.join(differing)}.")
+        state = ESState(self.generation, self.model, {}, self.optim, self.extra)
+        return restored(state, fresh, optim, str(self.path))
 
 
 def save(
@@ -149,6 +122,7 @@ def save(
     contents = {
         "model.safetensors": save_tensors({**state.theta, **state.buffers}),
         "trainer.safetensors": save_tensors(state.optim),
+        **({EXTRA: save_tensors(state.extra)} if state.extra else {}),
         "state.json": json.dumps(facts, indent=2, allow_nan=False).encode(),
         CONFIG: config.encode(),
     }
@@ -207,7 +181,7 @@ def newest_keys(run: Path, kind: type[Any]) -> tuple[Path | None, dict[str, Any]
 def _read(path: Path) -> Checkpoint:
     """Return a checkpoint. Check every file against the manifest before parsing any."""
     with atomic.reading(path):
-        contents = atomic.read(path, FILES, optional=[CONFIG])
+        contents = atomic.read(path, FILES, optional=[CONFIG, EXTRA])
         facts = json.loads(contents["state.json"])
         if facts["format"] != FORMAT:
             raise CheckpointError(f"{path}: has format {facts['format']}; this version reads {FORMAT}.")
@@ -215,6 +189,7 @@ def _read(path: Path) -> Checkpoint:
             generation=_count(facts["generation"], "generation"),
             model=load_tensors(contents["model.safetensors"]),
             optim=load_tensors(contents["trainer.safetensors"]),
+            extra=load_tensors(contents[EXTRA]) if EXTRA in contents else {},
             progress=_progress(facts["progress"]),
             about=dict(facts["about"]),
             path=path,

@@ -34,10 +34,11 @@ from torch import Tensor, nn
 
 from es_rl import es
 from es_rl.errors import CheckpointError, ConfigError
+from es_rl.es.restore import check_fit
 from es_rl.es.strategy import ESState, Generation
 from es_rl.noise import Perturbation, member_weights
 from es_rl.run import atomic
-from es_rl.run.checkpoint import FILES, check_fit
+from es_rl.run.checkpoint import FILES
 from es_rl.run.log import plain
 from es_rl.trainer.fitness import MemberFitness, Scores, assign, restored_after
 from es_rl.trainer.settings import Shaping, check_model, checked, optimizer_name, settings, shaped
@@ -237,7 +238,7 @@ class Trainer:
 
     def _restore(self, path: Path, about: Mapping[str, Any], model: dict[str, Tensor], rest: dict[str, Tensor]) -> None:
         fresh = self._initial
-        check_fit(path, model, fresh, "model")
+        check_fit(str(path), model, fresh.theta | fresh.buffers, "model")
         initial = _part(rest, "initial/")
         buffers = {name: model[name] for name in fresh.buffers}
         self._initial = ESState(0, {name: initial[name] for name in fresh.theta}, buffers, {})

@@ -160,6 +160,25 @@ def test_time_limits_and_falls_happen_in_the_comparison():
     assert compare("Hopper-v5", {}, 3) > 5
 
 
+@pytest.mark.parametrize("id", TASKS)
+def test_a_saved_simulation_goes_on_elsewhere_to_the_same_bits(id):
+    n, rng = 6, np.random.default_rng(0)
+    first, other = envs.make(id, n), envs.make(id, n + 3)
+    shape = first.reset(range(n), range(n)).shape
+    actions = rng.uniform(-1, 1, (40, n, envs.probe(id, {}, 0).action_space.shape[0]))
+    for action in actions[:20]:
+        first.step(range(n), action)
+    first.step([4, 1], actions[20][:2])  # so that places are not in order
+    ids = np.array([7, 0, 3, 8, 2, 5])
+    other.reset(range(n + 3), range(9, 18))
+    other.step(ids, actions[0])
+    other.restore(ids, first.save(range(n)))
+    assert shape[0] == n and np.array_equal(other.save(ids), first.save(range(n)))
+    for action in actions[21:]:
+        for one, two in zip(first.step(range(n), action), other.step(ids, action), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
 def test_the_fast_backend_is_chosen_by_itself_and_can_be_refused():
     assert envs.choose_backend("Humanoid-v4") == "batch"
     assert envs.choose_backend("Humanoid-v4", "gymnasium") == "gymnasium"

@@ -36,9 +36,7 @@ def gradient(module, x, slopes):
 
 def estimates(module, x, slopes, count, sigma=0.01):
     credit = Credit(module)
-    return [
-        credit.estimate(lambda: module(x), slopes, sigma=sigma, noise=np.random.default_rng(i)) for i in range(count)
-    ]
+    return [credit.estimate(x, lambda _: slopes, sigma=sigma, noise=np.random.default_rng(i)) for i in range(count)]
 
 
 def flat(named):
@@ -101,7 +99,7 @@ def test_steps_and_rounded_weights_are_credited():
     credit, before = Credit(module), float((module(x) * slopes).sum())
     only = "0.weight", "0.bias"  # the layer behind the steps
     for i in range(100):
-        found = credit.estimate(lambda: module(x), slopes, sigma=0.1, noise=np.random.default_rng(i))
+        found = credit.estimate(x, lambda _: slopes, sigma=0.1, noise=np.random.default_rng(i))
         for name in only:
             module.get_parameter(name).add_(0.5 * found[name])
     assert float((module(x) * slopes).sum()) > before + 5
@@ -118,6 +116,4 @@ def test_what_cannot_be_credited_is_refused():
     twice = nn.Linear(5, 5)
     module = nn.Sequential(twice, nn.Tanh(), twice)
     with pytest.raises(ConfigError, match="is used twice"):
-        Credit(module).estimate(
-            lambda: module(torch.zeros(2, 5)), torch.zeros(2, 5), sigma=0.1, noise=np.random.default_rng(0)
-        )
+        Credit(module).estimate(torch.zeros(2, 5), torch.zeros_like, sigma=0.1, noise=np.random.default_rng(0))

@@ -1,0 +1,52 @@
+"""The keys of training by judged steps, and the rules between them and the other keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from es_rl.errors import ConfigError
+from es_rl.es.config import EsConfig
+from es_rl.keys import key
+
+
+@dataclass(frozen=True)
+class CreditConfig:
+    simulations: int = key(64, "simulations side by side", low=1)
+    epochs: int = key(5, "passes over the recorded steps of a generation", low=1)
+    batch: int = key(256, "recorded steps that judge one step of the optimiser", low=1)
+    clip: float = key(0.2, "reward a change of a step's likelihood up to this share only", above=0)
+    explore: float = key(
+        0.37, "standard deviation of the noise on the policy's outputs at first; it is trained too", above=0
+    )
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    hidden: list[int] = key([64, 64], "widths of the critic's hidden layers", low=1)
+    lr: float = key(1e-3, "learning rate of the critic", above=0)
+    epochs: int = key(5, "passes of the critic over the recorded steps of a generation", low=1)
+    batch: int = key(512, "recorded steps of one step of the critic's optimiser", low=1)
+    discount: float = key(0.99, "weight of a reward one step later (gamma)", low=0, high=1)
+    gae: float = key(0.95, "weight of the critic's error one step later in an advantage (lambda)", low=0, high=1)
+
+
+# Keys of the strategy that count when steps are judged. All others are about members that play episodes.
+JUDGED = ("segment", "sigma", "sigma_decay", "max_failed")
+
+
+def check_judged(config: Any) -> None:
+    """Raise `ConfigError` for keys that do not go together with `es.segment`."""
+    es, given = config.es, f"es.segment={config.es.segment}"
+    for field in dataclasses.fields(EsConfig):
+        value = getattr(es, field.name)
+        if field.name not in JUDGED and value != field.default:
+            raise ConfigError(
+                f"es.{field.name}={value}: is for members that play episodes, and {given} judges members on recorded "
+                f"steps. Leave one of them out."
+            )
+    if config.inference == "central":
+        raise ConfigError(f"inference=central: {given} needs inference=local. Leave inference out.")
+    if config.serial:
+        raise ConfigError(f"serial=true: {given} needs several simulations in a process. Leave one of them out.")

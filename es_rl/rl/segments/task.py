@@ -1,0 +1,184 @@
+"""A generation of judged steps: play a segment of each simulation, judge its steps, move the policy.
+
+A run's state holds the simulations, the critic, the scale of rewards and the noise on outputs (`SegmentState`). A
+generation is a pure function of the whole state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from es_rl import es
+from es_rl.envs import EnvSpec, choose_backend
+from es_rl.envs.mujoco_tasks import TASKS
+from es_rl.errors import ConfigError, EnvError, TrainingError
+from es_rl.es.diagnostics import effective_rank, norm
+from es_rl.es.optim import Ascent
+from es_rl.es.strategy import ESParams, ESState, Generation
+from es_rl.policies import normalizer
+from es_rl.population.credit import Credit
+from es_rl.rl.actors import numpy_layers
+from es_rl.rl.chunks import make_policy
+from es_rl.rl.config import Config
+from es_rl.rl.segments.critic import Critic, CriticFit, RewardScale, zero_state
+from es_rl.rl.segments.judge import Judged, Played
+from es_rl.rl.segments.state import LOG_STD, SegmentState, Simulations
+from es_rl.rl.segments.update import Steps, Update
+from es_rl.rl.segments.worker import Segment, SegmentRunner
+from es_rl.rng import stream
+from es_rl.run.task import StepResult
+from es_rl.workers.pool import Workers
+from es_rl.workers.worker import JobFailure
+
+
+class SegmentTask:
+    """Judges a policy by steps of simulations that go on from one generation to the next."""
+
+    def __init__(self, config: Config, spec: EnvSpec, workers: Workers, say: Callable[[str], None]) -> None:
+        """Raise `EnvError` or `ConfigError` for an environment or a policy that steps cannot judge."""
+        self._config, self._workers, self._say = config, workers, say
+        self._params = ESParams.of(config)
+        self._policy: Any = make_policy(config, spec)
+        _check(config, spec, self._policy)
+        self._network = nn.Sequential(OrderedDict(list(self._policy.named_children())[1:-1]))
+        self.runner = SegmentRunner(config, spec)
+
+    def begin(self) -> ESState:
+        """Begin all simulations. Return the state before the first generation."""
+        state, config = es.init(self._policy), self._config
+        begun = self._map(state, [Segment(part.start, len(part)) for part in self._parts()])
+        log_std = np.full(self._policy.head.outputs, np.log(config.credit.explore), np.float32)
+        explore = {LOG_STD: log_std, **zero_state({LOG_STD: log_std}, config.optim)}
+        extra = SegmentState(
+            Simulations.joined(begun),
+            RewardScale.fresh(config.credit.simulations),
+            {name: torch.from_numpy(value) for name, value in explore.items()},
+            self._new_critic(0),
+        )
+        return replace(state, extra=extra.tensors())
+
+    def step(self, state: ESState) -> StepResult:
+        """Run one generation. Raises `EnvError` or `TrainingError`."""
+        before, number, start = SegmentState.of(state.extra), state.generation + 1, time.monotonic()
+        played = self._play(state, before)
+        rolled = time.monotonic()
+        reward = played.all("reward")
+        scale = before.scale.after(reward, played.all("over"))
+        judged = Judged.by(before.critic, self._config.critic, played, reward / scale.divisor)
+        if not judged.sound:
+            self._say(
+                f"warning: the critic predicted numbers that are not finite, so generation {number} is judged by "
+                f"rewards alone, and a new critic begins"
+            )
+            before = replace(before, critic=self._new_critic(number))
+        steps = Steps(*(torch.tensor(part) for part in _flat(played, judged)))
+        fit = CriticFit(state.generation, before.critic, steps.x.numpy(), judged.targets.astype(np.float32).ravel())
+        moved, explore, critic, told = self._update(state, before, steps, fit)
+        after = SegmentState(played.simulations, scale, explore, critic)
+        moments = [part.moments for part in played.parts if part.moments is not None]
+        rollout = rolled - start
+        record = played.metrics() | judged.metrics() | told
+        record |= {
+            "members": 2 * reward.size,
+            "time/rollout": rollout,
+            "time/update": time.monotonic() - rolled,
+            "time/simulating": sum(part.simulating for part in played.parts) / (rollout * max(1, self._workers.count)),
+        }
+        buffers = normalizer.merge(state.buffers, moments)
+        state = ESState(number, moved.theta, buffers, moved.optim, after.tensors())
+        return StepResult(state, reward.size, record, reward.sum(axis=0), flat=False)
+
+    def _play(self, state: ESState, before: SegmentState) -> Played:
+        std, steps = before.explore[LOG_STD].exp().numpy(), self._config.es.segment
+        jobs = [Segment(part.start, len(part), steps, before.simulations.part(part), std) for part in self._parts()]
+        played = Played(self._map(state, jobs))
+        n, share = self._config.credit.simulations, self._config.es.max_failed
+        if played.broken > share * n:
+            raise TrainingError(
+                f"{played.broken} episodes in {n} simulations ended in generation {state.generation + 1} because a "
+                f"number was not finite. es.max_failed={share:g} allows {int(share * n)}."
+            )
+        return played
+
+    def _update(
+        self, state: ESState, before: SegmentState, steps: Steps, fit: CriticFit
+    ) -> tuple[ESState, dict[str, torch.Tensor], Critic, dict[str, Any]]:
+        """Move the policy, while a worker trains the critic.
+
+        Return theta and its optimiser, the noise on outputs, the critic, and metrics.
+        """
+        config = self._config
+        self._policy.load_state_dict({**state.theta, **state.buffers})
+        log_std = before.explore[LOG_STD].clone()
+        moving = dict(self._network.named_parameters()) | {LOG_STD: log_std}
+        optim = state.optim | {name: value for name, value in before.explore.items() if name != LOG_STD}
+        lr = config.optim.lr * config.optim.lr_decay**state.generation
+        ascent = Ascent(moving, optim, config=config.optim, lr=lr, fused=True)
+        sigma = config.es.sigma * config.es.sigma_decay**state.generation
+        update = Update(self._network, log_std, ascent, config.credit, sigma)
+        going = update.batches(steps, stream(config.seed, "credit", state.generation))
+        (critic,) = self._map(state, [fit], lambda: next(going, going) is None)
+        for _ in going:
+            pass
+        theta = {name: value.clone() for name, value in self._network.named_parameters()}
+        change = {name: value - state.theta[name] for name, value in theta.items()}
+        if not np.isfinite(length := norm(change)):
+            raise TrainingError(f"theta is infinite after generation {state.generation + 1}. Lower optim.lr.")
+        optim = ascent.state()
+        explore = {LOG_STD: log_std} | {k: v for k, v in optim.items() if k.startswith(LOG_STD)}
+        told = {
+            "update/norm": length,
+            "update/effective_rank": effective_rank(change.values()),
+            "explore/std": float(log_std.exp().mean()),
+        }
+        of_theta = {name: value for name, value in optim.items() if name not in explore}
+        moved = replace(state, theta=theta, optim=of_theta)
+        return moved, explore, critic, told | update.metrics()
+
+    def _new_critic(self, generation: int) -> Critic:
+        return Critic.fresh(self._policy.normalizer.inputs, self._config.critic, self._config.seed, generation)
+
+    def _parts(self) -> list[range]:
+        """Divide the simulations among the workers."""
+        ends = np.linspace(0, self._config.credit.simulations, max(1, self._workers.count) + 1).astype(int).tolist()
+        return [range(first, end) for first, end in pairwise(ends) if first < end]
+
+    def _map(self, state: ESState, jobs: Sequence[Any], pump: Callable[[], bool] | None = None) -> list[Any]:
+        generation = Generation(state.generation, es.arrays(state), es.perturbation(self._params, state.generation))
+        outcomes = self._workers.map(self.runner, generation, jobs, pump=pump)
+        for outcome in outcomes:
+            if isinstance(outcome, JobFailure):
+                raise EnvError(f"env={self._config.env}: generation {state.generation + 1}: {outcome.message}.")
+        return outcomes
+
+
+def _flat(played: Played, judged: Judged) -> list[np.ndarray]:
+    """Return observations, outputs, likelihood and advantages of all steps, (n, …)."""
+    found = [played.all("x")[:-1], played.all("outputs"), played.all("likelihood"), judged.advantages]
+    return [part.astype(np.float32).reshape(-1, *part.shape[2:]) for part in found]
+
+
+def _check(config: Config, spec: EnvSpec, policy: nn.Module) -> None:
+    given = f"es.segment={config.es.segment}"
+    if choose_backend(spec.id, spec.backend) != "batch":
+        raise EnvError(
+            f"env={spec.id}: {given} needs simulations that can be saved in the middle of an episode. These can: "
+            f"{', '.join(TASKS)}. Give es.segment=0 to judge whole episodes."
+        )
+    if not isinstance(spec.action_space, spaces.Box):
+        raise EnvError(f"env={spec.id}: {given} needs continuous actions. Give es.segment=0.")
+    if numpy_layers(policy) is None:
+        raise ConfigError(
+            f"policy={config.policy}: {given} needs a policy without memory. Give policy=mlp, or es.segment=0."
+        )
+    Credit(policy)

@@ -1,0 +1,290 @@
+"""Judged steps: the equations against plain ones, the same bits however the work is cut, and what cannot be judged."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import kill_workers, metrics, refusal
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from es_rl import envs
+from es_rl import train as verb
+from es_rl.errors import CheckpointError, ConfigError, EnvError
+from es_rl.es.config import OptimConfig
+from es_rl.es.optim import Ascent
+from es_rl.policies.mlp import ACTIVATIONS
+from es_rl.rl import numpy_policy
+from es_rl.rl.config import parse_train
+from es_rl.rl.segments.config import CreditConfig, CriticConfig
+from es_rl.rl.segments.critic import Critic, CriticFit, RewardScale, advantages, batches
+from es_rl.rl.segments.state import LOG_STD
+from es_rl.rl.segments.update import Steps, Surrogate, Update
+from es_rl.rl.segments.worker import Segment, SegmentRunner
+from es_rl.run import atomic
+from es_rl.run import checkpoint as checkpoints
+
+SMALL = [
+    "env=InvertedPendulum-v4", "es.segment=16", "credit.simulations=6", "credit.batch=32", "credit.epochs=2",
+    "mlp.hidden=[8]", "critic.hidden=[8]", "critic.batch=32", "critic.epochs=2", "eval.every=0",
+]  # fmt: skip
+
+
+def small(*keys):
+    """The keys of a small run, and others in place of them."""
+    names = {text.partition("=")[0] for text in keys}
+    return [*(text for text in SMALL if text.partition("=")[0] not in names), *keys]
+
+
+def tensors(run, checkpoint="last"):
+    """All tensors of a run's checkpoint: theta, optimiser, simulations, critic."""
+    loaded = checkpoints.load(run, checkpoint)
+    return {**loaded.model, **{f"optim {k}": v for k, v in loaded.optim.items()}, **loaded.extra}
+
+
+def assert_equal(one, two):
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), name
+
+
+# --- equations
+
+
+def test_advantages_are_the_weighted_sums_of_the_critics_errors():
+    rng, steps, n, discount, gae = np.random.default_rng(0), 7, 3, 0.9, 0.8
+    reward, value, after = rng.normal(size=(3, steps, n))
+    over = rng.random((steps, n)) < 0.3
+    found = advantages(reward, value, after, over, discount=discount, gae=gae)
+    for t in range(steps):
+        for i in range(n):
+            total, weight = 0.0, 1.0
+            for later in range(t, steps):
+                total += weight * (reward[later, i] + discount * after[later, i] - value[later, i])
+                weight *= discount * gae
+                if over[later, i]:
+                    break
+            assert found[t, i] == pytest.approx(total)
+
+
+def test_rewards_are_scaled_by_the_deviation_of_their_running_sum():
+    rng = np.random.default_rng(0)
+    reward, over = rng.normal(3, 1, (50, 4)), rng.random((50, 4)) < 0.1
+    sums, running = [], np.zeros(4)
+    for now, ended in zip(reward, over, strict=True):
+        running = running * 0.99 + now
+        sums.append(running.copy())
+        running[ended] = 0.0
+    half = RewardScale.fresh(4).after(reward[:20], over[:20])
+    scale = half.after(reward[20:], over[20:])
+    assert scale.divisor == pytest.approx(np.sqrt(np.mean(np.square(sums))), rel=1e-3)
+    assert np.array_equal(scale.running, running)
+
+
+def random_steps(n=40, inputs=5, outputs=2):
+    rng = np.random.default_rng(1)
+    parts = [rng.normal(size=shape) for shape in ((n, inputs), (n, outputs), n, n)]
+    return Steps(*(torch.tensor(part, dtype=torch.float32) for part in parts))
+
+
+def score(batch, mean, log_std, clip):
+    """The mean clipped score, as PPO's paper writes it."""
+    likelihood = torch.distributions.Normal(mean, log_std.exp()).log_prob(batch.outputs).sum(1)
+    constant = 0.5 * np.log(2 * np.pi) * mean.shape[1]
+    ratio = (likelihood + constant - batch.likelihood).exp()
+    a = (batch.advantages - batch.advantages.mean()) / batch.advantages.std()
+    return torch.minimum(ratio * a, ratio.clamp(1 - clip, 1 + clip) * a).mean()
+
+
+def test_the_slopes_of_the_score_are_its_derivatives():
+    batch, clip = random_steps(), 0.2
+    mean, log_std = torch.randn(40, 2, requires_grad=True), torch.tensor([-0.3, 0.2], requires_grad=True)
+    score(batch, mean, log_std, clip).backward()
+    surrogate = Surrogate(batch, log_std.detach(), clip)
+    slopes = surrogate.slopes(mean.detach())
+    assert torch.allclose(slopes / len(slopes), mean.grad, atol=1e-5)
+    assert torch.allclose(surrogate.along_log_std, log_std.grad, atol=1e-5)
+    assert 0 < surrogate.clipped < 1
+
+
+def test_the_update_climbs_the_score_along_its_gradient():
+    """The mean of many first steps of plain ascent is the gradient, and no step needs a derivative."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 2))
+    steps, config, rows = random_steps(), CreditConfig(epochs=1, batch=40, clip=0.2), 2000
+    log_std = torch.tensor([-0.3, 0.2])
+    score(steps, network(steps.x), log_std, 0.2).backward()
+    exact = torch.cat([p.grad.reshape(-1) for p in network.parameters()])
+    network.requires_grad_(False)
+    theta = {name: p.clone() for name, p in network.named_parameters()}
+    drawn = []
+    for i in range(rows):
+        network.load_state_dict(theta)
+        moving = dict(network.named_parameters()) | {LOG_STD: log_std.clone()}
+        ascent = Ascent(moving, {}, config=OptimConfig(name="sgd", momentum=0.0), lr=1.0)
+        update = Update(network, moving[LOG_STD], ascent, config, 0.01)
+        assert list(update.batches(steps, np.random.default_rng(i))) == [None]
+        drawn.append(torch.cat([(p - theta[name]).reshape(-1) for name, p in network.named_parameters()]))
+    drawn = torch.stack(drawn)
+    error = (drawn.mean(0) - exact) / (drawn.std(0) / rows**0.5 + 1e-6)
+    assert error.abs().max() < 5  # standard errors
+
+
+def test_every_row_is_in_one_batch_of_each_epoch():
+    found = list(batches(np.random.default_rng(0), 100, 3, 16))
+    assert len(found) == 18 and {len(rows) for rows in found} == {16, 17}
+    for epoch in (found[:6], found[6:12], found[12:]):
+        assert sorted(torch.cat(epoch).tolist()) == list(range(100))
+
+
+def test_a_critic_learns_and_goes_on_from_its_saved_state():
+    config, rng = CriticConfig(hidden=[16], epochs=30, batch=64, lr=0.01), np.random.default_rng(0)
+    x = rng.normal(size=(256, 3)).astype(np.float32)
+    targets = np.sin(x).sum(1)
+    critic = Critic.fresh(3, config, 0, 0)
+    errors = [float(np.square(critic.predict(x, config) - targets).mean())]
+    for generation in range(3):
+        critic = CriticFit(generation, critic, x, targets)(config, 0, lambda n: None)
+        errors.append(float(np.square(critic.predict(x, config) - targets).mean()))
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.05 * errors[0]
+    assert critic.optim["0.weight/step"] == 3 * 30 * 4
+
+
+# --- kept promises
+
+
+@pytest.mark.parametrize("cut", [[6], [1, 5], [2, 2, 2]])
+def test_a_simulation_does_not_depend_on_those_beside_it(cut):
+    config = parse_train(SMALL)
+    runner = SegmentRunner(config, envs.probe(config.env, {}, 0))
+    from es_rl.es import init
+    from es_rl.es.strategy import ESParams, Generation, arrays, perturbation
+    from es_rl.rl.chunks import make_policy
+
+    state = init(make_policy(config, envs.probe(config.env, {}, 0)))
+    generation = Generation(0, arrays(state), perturbation(ESParams.of(config), 0))
+
+    def play(parts):
+        results, first = [], 0
+        for n in parts:
+            begun = runner(generation, Segment(first, n), lambda steps: None)
+            std = np.full(1, 0.5, np.float32)
+            results.append(runner(generation, Segment(first, n, 30, begun, std), lambda steps: None))
+            first += n
+        return results
+
+    (whole,), parts = play([6]), play(cut)
+    for name in ("x", "outputs", "likelihood", "reward", "over", "terminated"):
+        joined = np.concatenate([getattr(part.recorded, name) for part in parts], axis=1)
+        assert np.array_equal(getattr(whole.recorded, name), joined), name
+    assert np.array_equal(whole.simulations.rows, np.concatenate([part.simulations.rows for part in parts]))
+    assert whole.recorded.over.any()
+
+
+def test_the_same_bits_for_any_number_of_workers(train):
+    runs = [train(*small("generations=5", f"workers={n}"), run=f"run{n}") for n in (0, 1, 2, 3)]
+    for run in runs[1:]:
+        assert_equal(tensors(run), tensors(runs[0]))
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(train):
+    whole = train(*small("env=Hopper-v4", "generations=6"), run="whole")
+    run = train(*small("env=Hopper-v4", "generations=3"), run="resumed")
+    lengths = load_file(run / "checkpoints/00000003/extra.safetensors")["simulations/lengths"]
+    assert (lengths > 0).all()  # in the middle of episodes
+    train(f"resume={run}", "generations=6")
+    assert_equal(tensors(run), tensors(whole))
+
+
+def test_the_same_bits_while_workers_are_killed(train, start, tmp_path):
+    keys = small("env=Hopper-v4", "es.segment=200", "generations=12", "video.every=-1")
+    quiet = train(*keys, run="quiet")
+    process = start(*keys, "workers=2", "run=killed")
+    kills = kill_workers(process, tmp_path / "killed", workers=1, pauses=(0.3, 1.0), most=2)
+    assert process.wait() == 0 and kills >= 1
+    assert_equal(tensors(tmp_path / "killed"), tensors(quiet))
+
+
+class Step(nn.Module):
+    def forward(self, x):
+        return (x > 0).to(x.dtype)
+
+
+def test_a_policy_of_steps_and_rounded_weights_trains(train, monkeypatch):
+    """It has no derivative: nothing may ask for one."""
+    monkeypatch.setitem(ACTIVATIONS, "tanh", Step)
+    monkeypatch.setitem(numpy_policy.KERNELS, Step, lambda layer, w: lambda x: (x > 0).astype(x.dtype))
+    keys = [
+        "mlp.hidden=[64]", "mlp.weights=int8", "credit.simulations=32", "credit.batch=128", "credit.epochs=5",
+        "critic.hidden=[16]", "critic.epochs=5", "es.segment=32", "es.sigma=0.05", "optim.lr=0.005",
+    ]  # fmt: skip
+    found = metrics(train(*small(*keys, "generations=12")))
+    assert found[-1]["length/mean"] > 5 * found[0]["length/mean"]
+
+
+def test_what_is_told_of_a_generation(train):
+    found = metrics(train(*small("generations=4")))[-1]
+    assert found["env_steps"] == 4 * 6 * 16 and 0 < found["steps/terminated"] <= 1 and found["length/mean"] > 1
+    assert found["critic/explained_variance"] < 1 and -1 <= found["gradient/agreement"] <= 1
+    assert 0.2 < found["explore/std"] < 0.6 and found["update/norm"] > 0 and found["members/failed"] == 0
+
+
+# --- what cannot be judged
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "text"),
+    [
+        (["es.episodes=2"], ConfigError, "es.episodes=2: is for members that play episodes, and es.segment=16 judges"),
+        (["es.population=32"], ConfigError, "es.population=32: is for members"),
+        (["es.noise=lowrank"], ConfigError, "es.noise=lowrank: is for members"),
+        (["inference=central"], ConfigError, "es.segment=16 needs inference=local"),
+        (["serial=true"], ConfigError, "needs several simulations in a process"),
+        (["policy=transformer"], ConfigError, "policy=transformer: es.segment=16 needs a policy without memory"),
+        (["backend=gymnasium"], EnvError, "needs simulations that can be saved .* Give es.segment=0"),
+        (["env=CartPole-v1"], EnvError, "env=CartPole-v1: es.segment=16 needs simulations that can be saved"),
+        (["es.segment=-1"], ConfigError, "es.segment=-1"),
+        (["credit.explore=0"], ConfigError, "credit.explore"),
+    ],
+)
+def test_what_steps_cannot_judge_is_refused(keys, error, text):
+    with pytest.raises(error, match=text):
+        verb.main(small(*keys, "workers=0", "generations=1"))
+
+
+def test_a_segment_may_be_longer_than_an_episode(train):
+    found = metrics(train(*small("es.segment=300", "generations=1")))[-1]
+    assert found["env_steps"] == 6 * 300 and found["steps/terminated"] == 1
+
+
+def test_a_critic_without_numbers_is_told_and_begins_anew(train, tmp_path, capsys):
+    run = train(*small("generations=2"))
+    path = run / "checkpoints" / "00000002"
+    extra = load_file(path / "extra.safetensors")
+    extra["critic/2.bias"].fill_(3e38)  # finite, but its predictions are not
+    extra["critic/2.weight"].fill_(3e38)
+    save_file(extra, path / "extra.safetensors")
+    atomic.write(path, {p.name: p.read_bytes() for p in path.iterdir() if p.name != "MANIFEST.json"})
+    train(f"resume={run}", "generations=4")
+    assert (
+        "the critic predicted numbers that are not finite, so generation 3 is judged by rewards"
+        in capsys.readouterr().out
+    )
+    assert all(np.isfinite(value.numpy()).all() for value in tensors(run).values())
+
+
+@pytest.mark.parametrize("change", ["missing", "shape", "nan"])
+def test_a_checkpoint_whose_simulations_do_not_fit_is_refused(train, change):
+    run = train(*small("generations=1"))
+    path = run / "checkpoints" / "00000001"
+    extra = load_file(path / "extra.safetensors")
+    match change:
+        case "missing":
+            del extra["simulations/rows"]
+        case "shape":
+            extra["simulations/rows"] = extra["simulations/rows"][:, :-1].clone()
+        case "nan":
+            extra["simulations/rows"][0, 0] = torch.nan
+    save_file(extra, path / "extra.safetensors")
+    atomic.write(path, {p.name: p.read_bytes() for p in path.iterdir() if p.name != "MANIFEST.json"})
+    code, text = refusal(verb.main, f"resume={run}", "generations=2", "workers=0")
+    assert code == CheckpointError.exit_code and "simulations/rows" in text

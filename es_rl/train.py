@@ -61,12 +61,12 @@ def main(argv: Sequence[str]) -> int:
         choose_device(config.device)
         count *= PROCESSES
     run = resumed or directory.create(config.run, config.env, config.policy)
-    prepare = partial(_prepare, config, run)
+    prepare = partial(_prepare, config, run, "" if resumed else config.init)
     title = f"es_rl: {config.env} → {run}"
     return loop.run(Run(config, run, prepare, "train", argv, title, workers=count, resumed=bool(resumed), terms=RETURN))
 
 
-def _prepare(config: Config, run: Path, workers: Workers, say: Callable[[str], None]) -> Training:
+def _prepare(config: Config, run: Path, init: str, workers: Workers, say: Callable[[str], None]) -> Training:
     """Make the policy, the task that evaluates it in the environment, and the films."""
     spec = probe(workers, config)
     for text in spec.warnings:
@@ -87,9 +87,10 @@ def _prepare(config: Config, run: Path, workers: Workers, say: Callable[[str], N
         return Films(run, config, say=say, done=log.animation)
 
     about = agent.about(spec.observation_space, spec.action_space)
-    if judged:
-        return Training(evaluator, judged.begin(), about, heading, films, judged.step)
-    return Training(evaluator, es.init(policy), about, heading, films)
+    state = judged.begin() if judged else es.init(policy)
+    if init:
+        state = agent.start_from(Path(init), state)
+    return Training(evaluator, state, about, heading, films, judged.step if judged else None)
 
 
 def _check_names(config: Config) -> None:

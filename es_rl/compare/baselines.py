@@ -2,9 +2,10 @@
 
     python -m es_rl.compare.baselines name=ppo env=Hopper-v4 minutes=5 seed=0 out=DIRECTORY
 
-Writes `DIRECTORY/curve.jsonl` during training, `DIRECTORY/result.json` at the end, and a video if `film` is set. An
-opponent is one function in `BASELINES`: it trains until the clock stops it and returns its policy, a function from one
-observation to one action.
+Writes `DIRECTORY/curve.jsonl` during training, `DIRECTORY/result.json` at the end, and a video if `film` is set. The
+policy of ppo_fast is written as `policy.safetensors`: a training with `init` can start from it. An opponent is one
+function in `BASELINES`: it trains until the clock stops it and returns its policy, a function from one observation to
+one action.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from safetensors.torch import save_file
 
 from es_rl import cli, envs
 from es_rl.compare.config import BaselineConfig
-from es_rl.compare.judge import Act, acting, episodes, make_env
+from es_rl.compare.judge import Act, Policy, acting, episodes, make_env
 from es_rl.compare.opponents import evotorch, ppo_fast, sb3
 from es_rl.compare.opponents.clock import Clock, Meter
 from es_rl.compare.opponents.rl_zoo import ARS, PPO, SAC
@@ -135,6 +137,8 @@ def main(argv: Sequence[str]) -> int:
         clock = Clock(config, out / "curve.jsonl")
         act = baseline(config, clock)
         write_json(out / "result.json", _judge(config, clock, act))
+        if isinstance(act, Policy) and act.tensors is not None:
+            save_file(act.tensors(), out / "policy.safetensors")
         if config.film:
             _film(config, act, out / "video.mp4")
     return 0

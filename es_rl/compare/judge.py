@@ -28,6 +28,7 @@ class Policy:
 
     batch: Callable[[Any], Any]  # observations (n, O) → actions (n, A), or (n,) integers
     obs_first: int | None = None  # the policy sees this many leading numbers of an observation; None: all
+    tensors: Callable[[], dict[str, Any]] | None = None  # returns it as a policy of es_rl, by names, if it can be one
 
     def __call__(self, obs: Any) -> Any:
         """Return the action for one observation."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from gymnasium import spaces
+from safetensors.torch import load as load_tensors
 from torch import nn
 
 from es_rl import es, policies
 from es_rl.config import build
 from es_rl.envs.spaces import Flattener, from_json, size, to_action, to_json
 from es_rl.errors import CheckpointError, ConfigError
+from es_rl.es.restore import restored
 from es_rl.keys import key
 from es_rl.plugins import module_rule
 from es_rl.rl.config import Config, resolve
@@ -69,6 +71,22 @@ def load(run: str | Path, checkpoint: str = "last") -> Agent:
     state = loaded.state(es.init(policy))
     policy.load_state_dict({**state.theta, **state.buffers})
     return Agent(policy, config, loaded)
+
+
+def start_from(path: Path, fresh: es.ESState) -> es.ESState:
+    """Return a fresh state with the theta and the observation statistics of another run, or of a safetensors file.
+
+    Raises `CheckpointError` if they are not of the same policy.
+    """
+    if path.is_dir():
+        return replace(fresh, **_parts(checkpoints.load(path).state(replace(fresh, extra={}))))
+    with atomic.reading(path):
+        saved = es.ESState(0, load_tensors(path.read_bytes()), {}, {})
+    return replace(fresh, **_parts(restored(saved, replace(fresh, extra={}), None, str(path))))
+
+
+def _parts(state: es.ESState) -> dict[str, Any]:
+    return {"theta": state.theta, "buffers": state.buffers}
 
 
 def _check_sizes(checkpoint: checkpoints.Checkpoint, *sizes: int) -> None:

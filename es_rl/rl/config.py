@@ -52,6 +52,7 @@ class Config:
     linear: LinearConfig = group(LinearConfig, "the linear policy")
     mlp: MlpConfig = group(MlpConfig, "the multilayer perceptron")
     transformer: TransformerConfig = group(TransformerConfig, "the transformer policy")
+    init: str = key("", "start with the policy of this run, or of this safetensors file; default: a new one", path=True)
     obs_norm: bool = key(True, "normalise observations by their running mean and standard deviation")
     obs_first: int | None = key(
         None, "show the policy only the first numbers of an observation, this many; default: all of them", low=1

@@ -102,8 +102,8 @@ def preset(env: str, segment: object = None) -> Mapping[str, Any]:
     `segment` is the value given to `es.segment`, None if there is none.
     """
     judged = segment is not None and str(segment) != "0"
-    found = JUDGED.get(family(env), _judged()) if judged else PRESETS.get(family(env), {})
-    return found
+    known = {family(env): JUDGED.get(family(env), _judged())} if judged else PRESETS
+    return known.get(family(env), {})
 
 
 def family(env: str) -> str:

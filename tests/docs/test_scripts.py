@@ -1,5 +1,6 @@
 """The scripts run, and print what they promise."""
 
+import json
 import os
 import signal
 import subprocess

@@ -14,6 +14,7 @@ from es_rl import envs
 from es_rl.compare.opponents.clock import Act, BaselineConfig, Clock, Policy, looks, predict
 from es_rl.compare.opponents.sb3 import arguments, construct, vector
 from es_rl.errors import ConfigError
+from es_rl.policies.action import ActionHead
 from es_rl.rl.presets import family
 from es_rl.workers.machine import available_processors
 
@@ -80,11 +81,38 @@ def ppo_fast(config: BaselineConfig, clock: Clock) -> Act:
     del given["n_envs"]
     try:
         model = construct(stable_baselines3.PPO, given.pop("policy", "MlpPolicy"), env, config, given)
-        act = Policy(partial(predict, model, env if normalize else None), first)
+        seen = env if normalize else None
+        act = Policy(partial(predict, model, seen), first, partial(tensors, model, seen))
         model.learn(10**12, callback=looks(clock, act))
     finally:
         env.close()
     return act
+
+
+def tensors(model: Any, normalized: Any) -> dict[str, Any]:
+    """Return the policy as es_rl's `mlp` of the same widths with `mlp.squash=clip` has it.
+
+    `normalized` is the environment that holds the observation statistics, or None.
+    """
+    import torch
+    from gymnasium import spaces
+
+    hidden = [layer for layer in model.policy.mlp_extractor.policy_net if isinstance(layer, torch.nn.Linear)]
+    layers = {f"network.{2 * i}": layer for i, layer in enumerate([*hidden, model.policy.action_net])}
+    found = {
+        f"{name}.{short}": value.detach().clone()
+        for name, layer in layers.items()
+        for short, value in layer.named_parameters()
+    }
+    if isinstance(model.action_space, spaces.Box):  # ours gives actions from −1 to 1
+        head, last = ActionHead(model.action_space, "clip"), f"network.{2 * len(hidden)}"
+        found[f"{last}.weight"] /= head.reach[:, None]
+        found[f"{last}.bias"] = (found[f"{last}.bias"] - head.center) / head.reach
+    if normalized is not None:
+        seen = normalized.obs_rms
+        parts = {"count": seen.count, "mean": seen.mean, "m2": seen.var * seen.count}
+        found |= {f"normalizer.{name}": torch.tensor(value, dtype=torch.float64) for name, value in parts.items()}
+    return found
 
 
 def _fast(config: BaselineConfig, clock: Clock, n: int, first: int | None, *, normalize: bool, gamma: float) -> Any:

@@ -2,28 +2,37 @@
 
 Shapes: n rows, m units of a layer, h inputs of a layer, A outputs of the network.
 
-Each row is judged by a pair of members of its own, theta ± sigma*epsilon. For a matrix (m, h) and the input x (h,) that
-the row meets, epsilon = s xᵀ/|x|, with random signs s (m,): rank one, since of any perturbation a row meets only the
-part along its input. A bias counts as a weight whose input is 1. So the sums of the layer move by ± sigma·s·|x|. The
-members' difference in score is the product of the row's slopes with the difference of their outputs, and the estimate
-of one row
+Each row is judged by pairs of members of its own, one for each layer: theta ± sigma*epsilon. For a matrix (m, h) and
+the input x (h,) that the row meets, epsilon = s xᵀ/|x|, with random signs s (m,): rank one, since of any perturbation a
+row meets only the part along its input. A bias counts as a weight whose input is 1. So the sums of the layer move by
+± sigma·s·|x|. The members' difference in score is the product of the row's slopes with the difference of their outputs:
 
-    (slopes · (outputs⁺ − outputs⁻))/(2 sigma) · s xᵀ/|x|
+    estimate of a row = (slopes · Δoutputs)/(2 sigma) · s xᵀ/|x|                                                     (1)
 
 has the same mean as that of dense noise, but a variance that grows with the number of units, not of weights. (Noise on
 units in place of weights: Flower & Jabri 1992, "Summed weight neuron perturbation". Signs: Spall 1992, doi
-10.1109/9.119632.) A layer whose sums are the outputs themselves has the expectation over the noise, slopes xᵀ, exactly.
+10.1109/9.119632.) Most of this variance is the noise of the other units. It can be predicted: the activation of each
+unit has changed by Δa (m,), and activations move outputs by a certain amount on average, their influence F (A, m). The
+same pairs measure it over many rows. With the prediction as a control variate, the estimate for unit j, before xᵀ/|x|,
+is
 
-Layers: `nn.Linear` and its subclasses, `nn.LayerNorm` with a gain. What they compute from their sums may be anything:
-steps and rounding too.
+    (slopes · F_j) Δa_j/(2 sigma) · s_j + C (slopes · (Δoutputs − F Δa))/(2 sigma) · s_j                             (2)
+
+With C = 1 it has the mean of (1), whatever F is. A smaller C has less variance and some bias. (Feedback that is learned
+by perturbation: Lansdell, Prakash & Kording 2020, arXiv 1906.00889. Direct feedback from the outputs to each layer:
+Nøkland 2016, arXiv 1609.01596.) The last layer has the expectation over the noise, slopes xᵀ, exactly.
+
+Layers: `nn.Linear` and its subclasses, `nn.LayerNorm` with a gain, one after another. Between two of them, each unit
+has any function of its own: steps and rounding too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,27 +42,48 @@ from torch.nn import functional as F
 
 from es_rl.errors import ConfigError
 
+CORRECTION = 0.2  # C in equation 2
+MEMORY = 0.9  # weight of the influence measured before, at each new measurement
 # The eight signs that a random byte gives.
 SIGNS = (np.arange(256)[:, None] >> np.arange(8) & 1).astype(np.float32) * 2 - 1
 
 
 @dataclass
 class _Met:
-    """What a layer met."""
+    """What a layer met in a pass."""
 
     features: Tensor  # (n, h) inputs; of a layer norm (n, m), the normalised inputs
-    reach: Tensor  # (n, 1) or (n, m): the factor from the noise of parameters to that of a sum
-    signs: Tensor | None  # (n, m); None: no noise, since the sums are the outputs
+    probe: Tensor  # (n, m) signs over the factor from the noise of parameters to that of a sum; of the last layer empty
+    change: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, m) of the activations, Δa/(2 sigma)
+
+
+@dataclass
+class _Influence:
+    """How the outputs move with the activations of a layer: a regression over rows."""
+
+    products: Tensor  # (A, m) Σ Δoutputs Δa
+    squares: Tensor  # (m,) Σ Δa²
+
+    @property
+    def slope(self) -> Tensor:
+        """The influence (A, m); 0 for units whose activation never changes."""
+        return self.products / self.squares.clamp(min=torch.finfo(self.squares.dtype).tiny)
+
+    def then(self, later: _Influence) -> _Influence:
+        """Return it with a later measurement."""
+        return _Influence(
+            torch.lerp(later.products, self.products, MEMORY), torch.lerp(later.squares, self.squares, MEMORY)
+        )
 
 
 class Credit:
     """Estimates for the layers of a module. Raises `ConfigError` if another part of it has parameters."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
+    def __init__(self, module: nn.Module, correction: float = CORRECTION) -> None:
+        self._module, self._correction = module, correction
         self._layers = {name: part for name, part in module.named_modules() if _is_layer(part)}
-        self._met: dict[str, _Met] = {}  # in the latest pass
-        self._last = ""  # the layer whose sums are the outputs, once it is known
+        self._order: list[str] = []  # the layers as they run, once it is known
+        self._influence: dict[str, _Influence] = {}  # of each layer but the last, once it was measured
         held = {id(p) for layer in self._layers.values() for p in layer.parameters(recurse=False)}
         for name, parameter in module.named_parameters():
             if id(parameter) not in held:
@@ -61,6 +91,12 @@ class Credit:
                     f"{name}: belongs to no linear layer and no layer norm, so steps cannot judge it. "
                     f"Judge whole episodes, or use another policy."
                 )
+
+    def measure(self, x: Tensor, *, sigma: float, noise: np.random.Generator) -> None:
+        """Measure the influence of all layers on a batch of inputs (n, …). Call it before the first `estimate`."""
+        with torch.no_grad():
+            _, changes, met = self._pass(x, sigma, noise)
+            self._influence = _influences(changes, met)
 
     def estimate(
         self, x: Tensor, slopes: Callable[[Tensor], Tensor], *, sigma: float, noise: np.random.Generator
@@ -71,47 +107,81 @@ class Credit:
         outputs, (n, A). `sigma` is the size of the perturbation: small, for only the linear part of the change counts.
         """
         with torch.no_grad():
-            self._last = self._last or self._find_last(x)
-            self._met = {}
-            # One pass: rows without noise, rows with it, rows with it subtracted.
-            with self._hooked(partial(self._meet, sigma, noise)):
-                outputs, plus, minus = self._module(torch.cat([x, x, x])).chunk(3)
-            along = slopes(outputs)
-            weight = ((plus - minus) * along).sum(1, keepdim=True) / (2 * sigma)  # (n, 1)
-            found = dict[str, Tensor]()
-            for name, met in self._met.items():
-                # how the score of a row changes with the sums of this layer, (n, m)
-                on_sums = along if met.signs is None else weight * met.signs / met.reach
-                found |= {f"{name}.{short}": value for short, value in _of(self._layers[name], met, on_sums).items()}
+            outputs, changes, met = self._pass(x, sigma, noise)
+            along, found = slopes(outputs), dict[str, Tensor]()
+            for name in self._order:
+                on_sums = along if name == self._order[-1] else self._on_sums(name, met[name], changes[name], along)
+                found |= {f"{name}.{short}": v for short, v in _of(self._layers[name], met[name], on_sums).items()}
+            for name, measured in _influences(changes, met).items():
+                self._influence[name] = self._influence[name].then(measured)
             return found
 
-    def _find_last(self, x: Tensor) -> str:
-        """Return the name of the layer whose sums are the module's outputs; another name if there is none."""
-        sums: dict[str, Tensor] = {}
-        with self._hooked(lambda name, layer, args, out: sums.update({name: out})):
-            outputs = self._module(x)
-        return next((name for name, value in sums.items() if value is outputs), "none")
+    def _on_sums(self, name: str, met: _Met, change: Tensor, along: Tensor) -> Tensor:
+        """Return how the score of a row changes with the sums of a layer, (n, m): equation 2."""
+        influence = self._influence[name].slope
+        missed = change - met.change @ influence.T  # (n, A)
+        rest = self._correction * (missed * along).sum(1, keepdim=True)
+        return (torch.addcmul(rest, along @ influence, met.change)).mul_(met.probe)
+
+    def _pass(
+        self, x: Tensor, sigma: float, noise: np.random.Generator
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, _Met]]:
+        """Run rows without noise, and the two members of each layer's pair, all at once.
+
+        Return the outputs (n, A) without noise, the difference Δoutputs/(2 sigma) of each layer's pair, and what layers
+        met.
+        """
+        self._order = self._order or self._find_order(x[:1])
+        hidden, met = self._order[:-1], dict[str, _Met]()
+        with self._hooked(partial(self._meet, met, sigma, noise)):
+            outputs, *members = self._module(torch.cat([x] * (1 + 2 * len(hidden)))).chunk(1 + 2 * len(hidden))
+        pairs = zip(members[0::2], members[1::2], strict=True)
+        return outputs, {n: (a - b) / (2 * sigma) for n, (a, b) in zip(hidden, pairs, strict=True)}, met
 
     def _meet(
-        self, sigma: float, noise: np.random.Generator, name: str, layer: nn.Module, args: Any, out: Tensor
+        self,
+        met: dict[str, _Met],
+        sigma: float,
+        noise: np.random.Generator,
+        name: str,
+        layer: nn.Module,
+        args: Any,
+        out: Tensor,
     ) -> None:
-        """Note what a layer meets, and perturb its sums."""
-        if name in self._met:
-            raise ConfigError(f"{name}: is used twice in a forward pass, so steps cannot judge it.")
-        x = args[0][: len(args[0]) // 3]
-        bias = int(layer.bias is not None)
+        """Note what a layer meets, and perturb its sums in its own pair of members."""
+        i = len(met)
+        inputs = args[0].chunk(2 * len(self._order) - 1)
+        if i:
+            met[self._order[i - 1]].change = (inputs[2 * i - 1] - inputs[2 * i]) / (2 * sigma)
+        x, bias = inputs[0], int(layer.bias is not None)
         if isinstance(layer, nn.LayerNorm):
             x = F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
             reach = (x.square() + bias).sqrt()
         else:
             reach = (x.square().sum(1, keepdim=True) + bias).sqrt()
-        self._met[name] = met = _Met(x, reach.clamp_(min=torch.finfo(x.dtype).tiny), None)
-        if name != self._last:
-            _, plus, minus = out.chunk(3)
-            met.signs = _signs(noise, plus)
-            change = met.signs * met.reach
-            plus.add_(change, alpha=sigma)
-            minus.sub_(change, alpha=sigma)
+        met[name] = _Met(x, torch.empty(0))
+        if i < len(self._order) - 1:
+            sums = out.chunk(2 * len(self._order) - 1)
+            signs, reach = _signs(noise, sums[0]), reach.clamp_(min=torch.finfo(x.dtype).tiny)
+            met[name].probe = signs / reach
+            sums[2 * i + 1].addcmul_(signs, reach, value=sigma)
+            sums[2 * i + 2].addcmul_(signs, reach, value=-sigma)
+
+    def _find_order(self, x: Tensor) -> list[str]:
+        """Return the names of the layers in the order in which they run. Raises `ConfigError` if it is not a chain."""
+        ran: list[tuple[str, Tensor, Tensor]] = []
+        with self._hooked(lambda name, layer, args, out: ran.append((name, args[0], out))):
+            outputs = self._module(x)
+        names = [name for name, _, _ in ran]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"{name}: is used twice in a forward pass, so steps cannot judge it.")
+        for (name, _, sums), (_, after, _) in pairwise(ran):
+            if sums.shape != after.shape:
+                raise ConfigError(f"{name}: is not followed by a function of each unit, so steps cannot judge it.")
+        if not ran or ran[-1][2] is not outputs or len(ran) != len(self._layers):
+            raise ConfigError("a policy that is not a chain of layers cannot be judged by steps. Judge whole episodes.")
+        return names
 
     @contextmanager
     def _hooked(self, hook: Callable[..., Any]) -> Iterator[None]:
@@ -121,6 +191,14 @@ class Credit:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _influences(changes: dict[str, Tensor], met: dict[str, _Met]) -> dict[str, _Influence]:
+    """Return the influence of each layer but the last, measured by one pass."""
+    return {
+        name: _Influence(change.T @ met[name].change / len(change), met[name].change.square().mean(0))
+        for name, change in changes.items()
+    }
 
 
 def _signs(noise: np.random.Generator, like: Tensor) -> Tensor:

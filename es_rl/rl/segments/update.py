@@ -75,6 +75,7 @@ class Update:
     def batches(self, steps: Steps, noise: np.random.Generator) -> Iterator[None]:
         """Move the policy by one batch after another."""
         credit, rows = Credit(self.network), len(steps.x)
+        credit.measure(steps.x, sigma=self.sigma, noise=noise)
         first_epoch = max(1, rows // self.config.batch)
         for i, chosen in enumerate(batches(noise, rows, self.config.epochs, self.config.batch)):
             batch = Steps(*(part[chosen] for part in vars(steps).values()))

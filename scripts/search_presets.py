@@ -89,10 +89,22 @@ PPO_FAST = dict.fromkeys(STEPS, EVERYWHERE) | {
     "Swimmer-v4": EVERYWHERE | {"gamma": "[0.99,0.995,0.999,0.9999]", "normalize": "[true,false]"},
     "Humanoid-v4": EVERYWHERE | {"obs_first": "[45,null]"},
 }
-CONTENDERS = {"es": ES, "ppo_fast": PPO_FAST}
+# Ranges to search for judged steps: those of PPO, but for what only PPO has (`ent_coef`).
+STEPWISE = {
+    "es.segment": "64", "optim.lr": "1e-4..2e-3:log", "credit.simulations": "[32,64,128]",
+    "credit.batch": "[256,512,1024]", "credit.epochs": "[3,5,8]", "critic.discount": "[0.98,0.99,0.995]",
+    "critic.gae": "[0.9,0.95,0.98]", "credit.clip": "[0.1,0.2,0.3]", "credit.explore": "[0.14,0.37,1.0]",
+    "mlp.hidden": "[[64,64],[128,128]]",
+}  # fmt: skip
+JUDGED = dict.fromkeys(STEPS, STEPWISE) | {
+    "Swimmer-v4": STEPWISE | {"critic.discount": "[0.99,0.995,0.999,0.9999]", "obs_norm": "[true,false]"},
+    "Humanoid-v4": STEPWISE | {"obs_first": "[45,null]"},
+}
+CONTENDERS = {"es": ES, "judged": JUDGED, "ppo_fast": PPO_FAST}
 # Environment steps per second on one core, in the order of STEPS. Only the estimate of the cost uses them.
 SPEEDS = {
     "es": (15_000, 14_000, 13_000, 4_000, 4_000, 2_500, 1_200),
+    "judged": (12_000, 11_000, 13_000, 7_000, 7_000, 4_500, 3_000),
     "ppo_fast": (6_000, 5_500, 5_000, 3_300, 3_300, 2_100, 1_400),
 }
 JOURNAL = "study.journal"  # file name in the directory of a sweep
@@ -106,16 +118,29 @@ POLL = 1.0  # seconds between two checks of the running sweeps
 class Keys:
     out: str = key("runs/presets", "directory for the sweeps")
     tasks: list[str] = key(list(STEPS), "ids of the tasks")
-    contenders: list[str] = key(list(CONTENDERS), "whose settings to search: es, ppo_fast")
+    contenders: list[str] = key(
+        list(CONTENDERS), "whose settings to search: es, judged (es_rl's judged steps), ppo_fast"
+    )
     parallel: int = key(2, "number of sweeps to run at a time, on one processor each", low=1)
     to: str = key("", "file for the results of show; default: print them")
 
 
 def command(contender, task, out):
     """Return the command of a sweep: the module and its keys."""
-    keys = [f"env={task}", f"contender={contender}", f"env_steps={STEPS[task]}", f"trials={TRIALS}", "parallel=1"]
+    keys = [
+        f"env={task}",
+        f"contender={swept(contender)}",
+        f"env_steps={STEPS[task]}",
+        f"trials={TRIALS}",
+        "parallel=1",
+    ]
     keys += [f"seeds={','.join(map(str, SEEDS))}", f"out={out}/{contender}-{task}"]
     return ["es_rl.sweep", *keys, *(f"{k}={v}" for k, v in CONTENDERS[contender][task].items())]
+
+
+def swept(contender):
+    """Return the contender by the name that `es_rl.sweep` has for it."""
+    return "es" if contender == "judged" else contender
 
 
 def cost(contender, task):
@@ -243,7 +268,7 @@ def score(trial):
 
 def paste(contender, keys):
     """Return the best settings as Python, ready to paste into the contender's own table of settings."""
-    lines = [f"{'PRESETS' if contender == 'es' else 'SETTINGS'} = {{"]
+    lines = [f"{ {'es': 'PRESETS', 'judged': 'JUDGED'}.get(contender, 'SETTINGS') } = {{"]
     for task in keys.tasks:
         trials = found(record(contender, task))
         if trials:
@@ -254,12 +279,13 @@ def paste(contender, keys):
 
 def best_settings(contender, task, trial):
     """Return the settings of a trial in the form of the contender's own table."""
-    reader = contenders.make(contender, task, STEPS[task])
+    reader = contenders.make(swept(contender), task, STEPS[task])
     fixed = space.parse(CONTENDERS[contender][task], reader)[1]
     chosen = {k: reader.value(k, text) for k, text in {**fixed, **settings(trial, contender, task)}.items()}
-    if contender == "es":
-        linear = chosen.get("policy", preset(task).get("policy")) == "linear"
-        return {k: v for k, v in {**preset(task), **chosen}.items() if not (linear and k == "mlp.hidden")}
+    if swept(contender) == "es":
+        base = preset(task, chosen.get("es.segment"))
+        linear = chosen.get("policy", base.get("policy")) == "linear"
+        return {k: v for k, v in {**base, **chosen}.items() if not (linear and k == "mlp.hidden")}
     whole = flatten(ppo_fast.settings(task)) | chosen
     network = {k.partition(".")[2]: v for k, v in whole.items() if k.startswith("policy_kwargs.")}
     return {k: v for k, v in whole.items() if not k.startswith("policy_kwargs.")} | {"policy_kwargs": network}

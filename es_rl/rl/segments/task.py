@@ -69,7 +69,8 @@ class SegmentTask:
 
     def step(self, state: ESState) -> StepResult:
         """Run one generation. Raises `EnvError` or `TrainingError`."""
-        before, number, start = SegmentState.of(state.extra), state.generation + 1, time.monotonic()
+        before, number = SegmentState.of(state.extra), state.generation + 1
+        start, busy = time.monotonic(), self._workers.busy
         played = self._play(state, before)
         rolled = time.monotonic()
         reward = played.all("reward")
@@ -83,20 +84,24 @@ class SegmentTask:
             before = replace(before, critic=self._new_critic(number))
         steps = Steps(*(torch.tensor(part) for part in _flat(played, judged)))
         fit = CriticFit(state.generation, before.critic, steps.x.numpy(), judged.targets.astype(np.float32).ravel())
-        moved, explore, critic, told = self._update(state, before, steps, fit)
-        after = SegmentState(played.simulations, scale, explore, critic)
+        moved, after, told = self._update(state, before, steps, fit)
+        after = replace(after, simulations=played.simulations, scale=scale)
         moments = [part.moments for part in played.parts if part.moments is not None]
-        rollout = rolled - start
-        record = played.metrics() | judged.metrics() | told
-        record |= {
-            "members": 2 * reward.size,
-            "time/rollout": rollout,
-            "time/update": time.monotonic() - rolled,
-            "time/simulating": sum(part.simulating for part in played.parts) / (rollout * max(1, self._workers.count)),
-        }
+        ended = time.monotonic()
+        times = {"time/rollout": rolled - start, "time/update": ended - rolled}
+        shares = self._shares(ended - start, self._workers.busy - busy, played)
+        record = {"members": 2 * reward.size} | played.metrics() | judged.metrics() | told | times | shares
         buffers = normalizer.merge(state.buffers, moments)
         state = ESState(number, moved.theta, buffers, moved.optim, after.tensors())
         return StepResult(state, reward.size, record, reward.sum(axis=0), flat=False)
+
+    def _shares(self, seconds: float, busy: float, played: Played) -> dict[str, float]:
+        """Return the shares of a generation's time in which workers had a job, and in which they simulated."""
+        available = max(1e-9, seconds * max(1, self._workers.count))
+        return {
+            "time/utilisation": busy / available if self._workers.count else 1.0,
+            "time/simulating": sum(part.simulating for part in played.parts) / available,
+        }
 
     def _play(self, state: ESState, before: SegmentState) -> Played:
         std, steps = before.explore[LOG_STD].exp().numpy(), self._config.es.segment
@@ -112,10 +117,10 @@ class SegmentTask:
 
     def _update(
         self, state: ESState, before: SegmentState, steps: Steps, fit: CriticFit
-    ) -> tuple[ESState, dict[str, torch.Tensor], Critic, dict[str, Any]]:
+    ) -> tuple[ESState, SegmentState, dict[str, Any]]:
         """Move the policy, while a worker trains the critic.
 
-        Return theta and its optimiser, the noise on outputs, the critic, and metrics.
+        Return a state with the new theta and its optimiser, one with the new critic and noise on outputs, and metrics.
         """
         config = self._config
         self._policy.load_state_dict({**state.theta, **state.buffers})
@@ -143,7 +148,7 @@ class SegmentTask:
         }
         of_theta = {name: value for name, value in optim.items() if name not in explore}
         moved = replace(state, theta=theta, optim=of_theta)
-        return moved, explore, critic, told | update.metrics()
+        return moved, replace(before, explore=explore, critic=critic), told | update.metrics()
 
     def _new_critic(self, generation: int) -> Critic:
         return Critic.fresh(self._policy.normalizer.inputs, self._config.critic, self._config.seed, generation)

@@ -14,6 +14,7 @@ The modules `es_rl.envs`, `es_rl.policies`, `es_rl.noise`, `es_rl.population`, â
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from es_rl.rl.agent import Agent
 
 __version__ = "0.1.0"
+
+if sys.argv[:1] == ["-m"]:  # `python -m es_rl.VERB`: torch, which it imports, ends the process without a word
+    try:
+        Path.cwd()
+    except OSError as error:
+        sys.stderr.write(f"es_rl: the current directory: {error.strerror}. Change to another one.\n")
+        sys.exit(6)
 ROOMS = {
     **{name: name for name in ("callbacks", "envs", "es", "noise", "policies", "population", "rng")},
     "optim": "es.optim",

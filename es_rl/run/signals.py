@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -11,10 +12,16 @@ from typing import Any, NoReturn
 
 from es_rl.errors import Stopped
 
+SPARE = 5  # seconds of processor time for the last checkpoint before the system kills a process
+USED_UP = "stopped because the limit of processor time (ulimit -t) is reached"
+
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], None]]:
-    """Yield a `check` that raises `Stopped` after SIGTERM, SIGHUP or Ctrl-C. A second Ctrl-C exits at once."""
+    """Yield a `check` that raises `Stopped` after SIGTERM, SIGHUP or Ctrl-C, or when processor time runs out.
+
+    A second Ctrl-C exits at once.
+    """
     received: list[int] = []
 
     def note(number: int, _: Any) -> None:
@@ -24,11 +31,13 @@ def stop_requests() -> Iterator[Callable[[], None]]:
 
     def check() -> None:
         if received:
-            interrupted = received[0] == signal.SIGINT
-            raise Stopped(f"stopped by {signal.Signals(received[0]).name}", 130 if interrupted else 75)
+            name, interrupted = signal.Signals(received[0]).name, received[0] == signal.SIGINT
+            raise Stopped(USED_UP if name == "SIGXCPU" else f"stopped by {name}", 130 if interrupted else 75)
 
     # Signals ignored from the start stay ignored: nohup relies on it.
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
+    numbers = [n for n in wanted if signal.getsignal(n) != signal.SIG_IGN]
+    _warn_before_the_end()
     before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield check
@@ -51,6 +60,13 @@ def stopped_by_signals(advice: str = "") -> Iterator[None]:
         raise Stopped(f"stopped by Ctrl-C{advice}", 130) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _warn_before_the_end() -> None:
+    """Ask for SIGXCPU some seconds before the limit at which the system kills this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    if hard != resource.RLIM_INFINITY and hard - SPARE > 0 and not 0 <= soft <= hard - SPARE:
+        resource.setrlimit(resource.RLIMIT_CPU, (hard - SPARE, hard))
 
 
 def _leave_at_once() -> NoReturn:

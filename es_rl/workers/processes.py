@@ -7,6 +7,7 @@ import ctypes
 import faulthandler
 import io
 import os
+import resource
 import signal
 import socket
 import struct
@@ -76,6 +77,8 @@ def death(process: Any) -> str:
     """Describe how a child ended."""
     process.join(1.0)
     code = process.exitcode
+    if code in (-signal.SIGKILL, -signal.SIGXCPU) and resource.getrlimit(resource.RLIMIT_CPU)[0] >= 0:
+        return "was killed, probably because its processor time (ulimit -t) or the memory ran out"
     if code == -signal.SIGKILL:
         return "was killed by SIGKILL, probably because memory ran out; try fewer workers"
     if code is not None and code < 0:

@@ -32,8 +32,10 @@ def train_on(machine, *keys, env=None, unset=()):
     """Train in a process that `machine`, lines of Python, prepares. Nothing may be left running, no traceback shown."""
     mark = str(uuid.uuid4())
     known = {name: value for name, value in os.environ.items() if name not in unset}
+    given = {text.partition("=")[0] for text in keys}
+    tiny = [text for text in TINY if text.partition("=")[0] not in given]
     done = subprocess.run(
-        [sys.executable, "-c", ODD, machine, *TINY, *keys], capture_output=True, text=True, check=False, timeout=120,
+        [sys.executable, "-c", ODD, machine, *tiny, *keys], capture_output=True, text=True, check=False, timeout=120,
         env=known | (env or {}) | {"ES_RL_TEST": mark},
     )  # fmt: skip
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
@@ -78,6 +80,26 @@ def test_a_current_directory_that_is_gone_is_one_line(tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit) as caught:
         cli.run(pytest.fail, [])
     assert caught.value.code == 6 and "the current directory: No such file or directory" in capsys.readouterr().err
+
+
+def test_python_m_in_a_directory_that_is_gone_is_one_line(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # an empty entry would be the directory
+    gone.rmdir()
+    done = subprocess.run([sys.executable, "-m", "es_rl.train", *TINY], capture_output=True, text=True, check=False)
+    assert done.returncode == 6
+    assert done.stderr == "es_rl: the current directory: No such file or directory. Change to another one.\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_is_saved_before_its_processor_time_is_used_up(tmp_path, workers):
+    limit = "resource.setrlimit(resource.RLIMIT_CPU, (9, 9))"
+    done = train_on(limit, f"workers={workers}", "run=run", "generations=100000", "eval.every=0")
+    assert done.returncode == 75 and "the limit of processor time (ulimit -t) is reached" in done.stderr, done.stderr
+    assert cp.load(tmp_path / "run").generation == metrics(tmp_path / "run")[-1]["generation"] > 0
 
 
 def test_memory_that_is_full_is_one_line(capsys):

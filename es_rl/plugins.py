@@ -27,9 +27,9 @@ def load(name: str) -> ModuleType:
 def their_settings(*, watch: bool = False) -> Iterator[None]:
     """Run code of a loaded module with the global settings that it has made, and ours again after it.
 
-    These are torch's default type, what NumPy does on errors, the current directory and the standard streams. Such code
-    may rely on them; the rest of the program must not depend on them. With `watch`, what the block changes is found and
-    kept for later blocks.
+    These are torch's default type and device, what NumPy does on errors, the current directory, the standard streams
+    and the places where modules are looked for. Such code may rely on them; the rest of the program must not depend on
+    them. With `watch`, what the block changes is found and kept for later blocks.
     """
     global _theirs
     if _theirs is None and not watch:
@@ -50,11 +50,12 @@ _theirs: dict[str, Any] | None = None  # those that differ from ours
 
 
 def _settings() -> dict[str, Any]:
-    found: dict[str, Any] = {"errors": np.geterr(), "stdout": sys.stdout, "stderr": sys.stderr, "directory": ""}
+    found: dict[str, Any] = {"errors": np.geterr(), "stdout": sys.stdout, "stderr": sys.stderr}
+    found |= {"path": tuple(sys.path), "directory": ""}
     with contextlib.suppress(OSError):  # it may be gone
         found["directory"] = os.getcwd()  # noqa: PTH109  faster: an environment calls this at each reset
     if (torch := sys.modules.get("torch")) is not None:
-        found["type"] = torch.get_default_dtype()
+        found |= {"type": torch.get_default_dtype(), "device": torch.get_default_device()}
     return found
 
 
@@ -66,6 +67,10 @@ def _apply(settings: dict[str, Any]) -> None:
             case "directory":
                 with contextlib.suppress(OSError):
                     os.chdir(value)
+            case "path":
+                sys.path[:] = value
+            case "device":  # torch asks at every call once a device was set, even if it is the usual one
+                sys.modules["torch"].set_default_device(None if value.type == "cpu" else value)
             case "type":
                 sys.modules["torch"].set_default_dtype(value)
             case _:

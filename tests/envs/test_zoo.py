@@ -20,7 +20,7 @@ TRAINS = [
     "HalfBounded", "Grid", "TensorReward", "WholeReward", "NumPyEnds", "NoInfo", "Lists5", "SameArray", "Slots",
     "settings_of_their_own:DoubleByDefault", "settings_of_their_own:StrictNumPy", "hostile:Good", "hostile:OneNumber",
     "Blind", "BlindPart", "NumberedParts", "LargeCounts", "Masked", "Idle", "OneAction", "Fractions", "EndsOfNone",
-    "Moves", "Silences", "hostile:DictObservation", "hostile:CloseRaises", "hostile:Equal",
+    "Moves", "Silences", "TakesOver", "hostile:DictObservation", "hostile:CloseRaises", "hostile:Equal",
 ]  # fmt: skip
 REFUSED = {
     "NoObservation": (3, "the observation has shape ()"),
@@ -73,9 +73,9 @@ def of(name):
 
 @pytest.mark.parametrize("name", TRAINS)
 def test_an_odd_environment_trains_is_evaluated_and_goes_on(train, capsys, monkeypatch, name):
-    if name in ("Moves", "Silences"):
+    if name in ("Moves", "Silences", "TakesOver"):
         monkeypatch.setattr(plugins, "_theirs", None)  # what one environment changes is not another's
-    streams, here = (sys.stdout, sys.stderr), Path.cwd()
+    streams, here, places = (sys.stdout, sys.stderr), Path.cwd(), list(sys.path)
     run = train(of(name), *KEYS, "generations=2", "eval.every=1")
     assert [line["members/failed"] for line in metrics(run)] == [0, 0]
     assert all(np.isfinite(line["eval/return_mean"]) for line in metrics(run))
@@ -83,6 +83,7 @@ def test_an_odd_environment_trains_is_evaluated_and_goes_on(train, capsys, monke
     train(f"resume={run}", of(name), "generations=3")
     said = capsys.readouterr().out
     assert ("left out of the observations" in said) == (name == "Mission")
+    assert torch.zeros(1).device.type == "cpu" and {*places} <= {*sys.path}
     assert torch.get_default_dtype() == torch.float32 and np.geterr()["divide"] == "warn"
     assert (
         (sys.stdout, sys.stderr) == streams and Path.cwd() == here and [path.name for path in here.iterdir()] == ["run"]

@@ -168,7 +168,20 @@ class Silences(Odd):
         return super().look()
 
 
-for kind in (SameArray, Slots, Moves, Silences):
+class TakesOver(Odd):
+    """Makes tensors on a device of its own, and lets nobody import anything."""
+
+    def reset(self, *, seed=None, options=None):
+        torch.set_default_device("meta")
+        sys.path.clear()
+        return super().reset(seed=seed, options=options)
+
+    def look(self):
+        assert torch.zeros(1).device.type == "meta" and not sys.path
+        return super().look()
+
+
+for kind in (SameArray, Slots, Moves, Silences, TakesOver):
     gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=kind.limit)
 
 # What is refused, or fails.

@@ -122,10 +122,13 @@ class Ours:
 
     def every(self, keys: Mapping[str, Any]) -> int:
         """Return the generations between evaluations, such that the curve has enough points at little cost."""
-        members: int = keys["es.population"] * keys["es.episodes"]
         longest = min(self._longest, keys["es.limit"] or self._longest)
-        points: int = self._env_steps // (EVALUATIONS * members * longest)
-        cheap: int = math.ceil(keys["eval.episodes"] / (SHARE * members))
+        evaluation = keys["eval.episodes"] * longest  # steps, at most
+        steps: int = keys["es.population"] * keys["es.episodes"] * longest  # of a generation, at most
+        if keys["es.segment"]:
+            steps = keys["es.segment"] * keys["credit.simulations"]
+        points: int = self._env_steps // (EVALUATIONS * steps)
+        cheap: int = math.ceil(evaluation / (SHARE * steps))
         return max(points, cheap)
 
     def curve(self, folder: Path) -> Curve:

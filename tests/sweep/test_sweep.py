@@ -203,11 +203,13 @@ def test_a_score_is_the_mean_of_the_last_fifth_and_rungs_are_interpolated():
 
 def test_evaluations_are_many_enough_and_not_too_dear():
     ours = contenders.Ours("HalfCheetah-v4", 4_000_000)
-    keys = {"es.population": 50, "es.episodes": 1, "es.limit": None, "eval.episodes": 10}
+    keys = {"es.population": 50, "es.episodes": 1, "es.limit": None, "es.segment": 0, "eval.episodes": 10}
     assert ours.every(keys) == 4  # 50 · 1000 steps a generation
     assert ours.every({**keys, "es.limit": 100}) == 40
     assert ours.every({**keys, "es.population": 2, "es.limit": 1000}) == 100
     assert contenders.Ours("HalfCheetah-v4", 10_000).every({**keys, "es.population": 2}) == 17  # 10 / (0.3 · 2)
+    judged = {**keys, "es.segment": 50, "credit.simulations": 100}
+    assert ours.every(judged) == 40 and contenders.Ours("HalfCheetah-v4", 10_000).every(judged) == 7
 
 
 @pytest.fixture

@@ -27,6 +27,12 @@ RL: Keys = {
     "workers": 0, "chunk": 4, "inference": "local", "device": "cpu", "eval.every": 2, "eval.episodes": 2,
     "video.every": -1,
 }  # fmt: skip
+# Judged steps: the keys of members that play episodes have their defaults.
+JUDGED: Keys = {k: v for k, v in RL.items() if not k.startswith("es.")} | {
+    "es.segment": 24, "es.sigma": 0.004, "es.sigma_decay": 0.9, "es.max_failed": 0.5, "credit.simulations": 8,
+    "credit.epochs": 2, "credit.batch": 48, "credit.clip": 0.2, "credit.explore": 0.37, "critic.hidden": "[16]",
+    "critic.lr": 0.001, "critic.epochs": 2, "critic.batch": 64, "critic.discount": 0.99, "critic.gae": 0.95,
+}  # fmt: skip
 TEXT: Keys = {
     "ctx": 16, "batch": 4, "gpt.layers": 1, "gpt.heads": 2, "gpt.width": 16, **ES, "es.noise": "lowrank", **OPTIM,
     **RUN, "workers": 0, "chunk": 8, "eval.every": 0, "eval.bytes": 256, "eval.sample": 20, "corpus": "corpus.txt",
@@ -105,6 +111,9 @@ CASES: dict[str, Case] = {
     "transformer, lowrank, central": rl(
         policy="transformer", es__limit=30, es__noise="lowrank", inference="central", workers=1
     ),
+    "judged steps": Case("train", JUDGED),
+    "judged steps, two workers": Case("train", JUDGED | {"workers": 2}),
+    "judged steps, int8 weights": Case("train", JUDGED | {"mlp.weights": "int8", "mlp.layer_norm": True}),
     "text": Case("text", TEXT),
     "text, dense": Case("text", _changed(TEXT, es__noise="dense")),
     "text, adamw": Case("text", ADAMW),

@@ -35,6 +35,26 @@ def test_throughput_of_training_and_of_the_simulations_alone(keys, tmp_path):
     assert float(lines["alone"][5]) == pytest.approx(speeds[0] / speeds[1], rel=0.02, abs=0.001)
 
 
+def test_throughput_of_judged_steps_and_of_their_simulations_alone(tmp_path):
+    keys = ["env=Hopper-v4", "workers=1", "rounds=1", "credit.simulations=6", "es.segment=8", "credit.epochs=1"]
+    argv = [sys.executable, BENCHMARKS / "judged_throughput.py", *keys]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
+    share = float(done.stdout.splitlines()[-1].rpartition(" of the physics")[0].rpartition(" ")[2])
+    assert 0 < share < 1
+
+
+def test_variants_are_compared_and_finished_trainings_are_not_repeated(tmp_path):
+    keys = ["out=runs", "env=InvertedPendulum-v4", "env_steps=100", "seeds=2", "eval.episodes=2", "es.segment=8"]
+    argv = [sys.executable, BENCHMARKS / "variants.py", *keys, "--", "", "credit.epochs=1"]
+    first, again = (
+        subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    )
+    assert first == again and len(list((tmp_path / "runs").glob("*.done"))) == 4
+    rows = [line.split("|")[1:-1] for line in first.splitlines()[2:]]
+    assert [row[0].strip() for row in rows] == ["as it is", "credit.epochs=1"]
+    assert all(float(value) > 0 for row in rows for value in row[2].split(","))
+
+
 def test_peers_are_those_that_throughput_asks_for():
     code = "import throughput, peers; assert set(throughput.PEERS) == set(peers.PEERS)"
     subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, check=True)

@@ -71,7 +71,7 @@ class SegmentTask:
         """Run one generation. Raises `EnvError` or `TrainingError`."""
         before, number = SegmentState.of(state.extra), state.generation + 1
         start, busy = time.monotonic(), self._workers.busy
-        played = self._play(state, before)
+        played = self.play(state, before)
         rolled = time.monotonic()
         reward = played.all("reward")
         scale = before.scale.after(reward, played.all("over"))
@@ -103,7 +103,8 @@ class SegmentTask:
             "time/simulating": sum(part.simulating for part in played.parts) / available,
         }
 
-    def _play(self, state: ESState, before: SegmentState) -> Played:
+    def play(self, state: ESState, before: SegmentState) -> Played:
+        """Play a segment of each simulation."""
         std, steps = before.explore[LOG_STD].exp().numpy(), self._config.es.segment
         jobs = [Segment(part.start, len(part), steps, before.simulations.part(part), std) for part in self._parts()]
         played = Played(self._map(state, jobs))

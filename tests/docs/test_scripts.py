@@ -55,6 +55,19 @@ def test_variants_are_compared_and_finished_trainings_are_not_repeated(tmp_path)
     assert all(float(value) > 0 for row in rows for value in row[2].split(","))
 
 
+@pytest.mark.slow
+def test_es_rl_goes_on_from_ppo_and_both_are_compared(tmp_path):
+    pytest.importorskip("stable_baselines3")
+    keys = ["env=Hopper-v4", "ppo_steps=9000", "minutes=0.02", "seeds=1", "es.population=4", "es.top=2", "workers=0"]
+    argv = [sys.executable, BENCHMARKS / "after_ppo.py", "out=runs", *keys]
+    first, again = (
+        subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    )
+    assert first == again
+    scores = [float(cell) for cell in first.splitlines()[2].split("|")[2:-1]]
+    assert len(scores) == 6 and min(scores) > 0 and len(set(scores)) > 3
+
+
 def test_peers_are_those_that_throughput_asks_for():
     code = "import throughput, peers; assert set(throughput.PEERS) == set(peers.PEERS)"
     subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, check=True)

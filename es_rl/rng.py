@@ -34,6 +34,7 @@ PURPOSES = {
     "action": 14,
     "critic": 15,
     "credit": 16,
+    "robot": 17,
 }
 
 

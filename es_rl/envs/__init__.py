@@ -33,10 +33,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from es_rl.envs import gymnasium_backend, mujoco_tasks, point_mass, recall
+from es_rl.envs import gymnasium_backend, mujoco_tasks, point_mass, recall, worlds
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
 from es_rl.envs.registry import check_id as check_id
-from es_rl.envs.registry import versions_of
+from es_rl.envs.registry import simulations_of, versions_of
 from es_rl.envs.spaces import Bools, Floats, Ids, Seeds, usable
 from es_rl.errors import FOREIGN, ConfigError, EnvError, lookup
 
@@ -68,6 +68,12 @@ class Savable(VectorEnv, Protocol):
 
 
 def _batch(id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None, **more: Any) -> VectorEnv:
+    if (simulations := simulations_of(id)) is not None:
+        given, known = dict(env_kwargs), gymnasium.spec(id.rpartition(":")[2]).max_episode_steps
+        limit, endless = given.pop("max_episode_steps", known), more.pop("endless", False)
+        limit = gymnasium_backend.DEFAULT_TIME_LIMIT if limit in gymnasium_backend.OFF and not endless else limit
+        made: VectorEnv = simulations(n=n, obs_first=obs_first, limit=limit, **given, **more)
+        return made
     from es_rl.envs.mujoco_backend import MujocoVector  # imports mujoco, which not every environment needs
 
     return MujocoVector(id, n, env_kwargs, obs_first, **more)
@@ -83,6 +89,7 @@ _MUJOCO = "pip install 'mujoco>=3.17,!=4.0.0'"
 mujoco_tasks.register()
 point_mass.register()
 recall.register()
+worlds.register()
 
 
 @dataclass(frozen=True)
@@ -213,7 +220,7 @@ def choose_backend(id: str, backend: str = "auto") -> str:
 
     Raises `EnvError` if the requested backend cannot serve it, or if MuJoCo's version computes wrong physics.
     """
-    found, fast = version("mujoco"), id.removeprefix(PREFIX) in TASKS
+    found, fast = version("mujoco"), id.removeprefix(PREFIX) in TASKS or simulations_of(id) is not None
     if fast and found.startswith("4.0.0"):
         raise EnvError(f"env={id}: mujoco {found} computes wrong accelerations. Install another: {_MUJOCO}.")
     if backend not in ("auto", "batch"):

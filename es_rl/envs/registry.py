@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import gymnasium
 
@@ -18,6 +21,22 @@ PACKAGES = {
     "AntMaze": "gymnasium_robotics", "Panda": "panda_gym", "highway": "highway_env", "Meta-World": "metaworld",
     "Safety": "safety_gymnasium",
 }  # fmt: skip
+
+
+def simulations_of(id: str) -> Callable[..., Any] | None:
+    """Return what makes simulations of an id that are stepped together, if its class says how; None otherwise.
+
+    Imports the module of `module:Id`. The class has a class method `simulations(n, obs_first, **settings)`, which gets
+    the arguments with which the id was registered too.
+    """
+    module, _, name = id.rpartition(":")
+    if module:
+        _import(module, id)
+    spec = gymnasium.registry.get(name)
+    entry: Any = None if spec is None else spec.entry_point
+    if isinstance(entry, str) and entry.startswith("es_rl."):
+        entry = gymnasium.envs.registration.load_env_creator(entry)
+    return partial(entry.simulations, **spec.kwargs) if spec and hasattr(entry, "simulations") else None
 
 
 def check_id(id: str) -> None:

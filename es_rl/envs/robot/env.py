@@ -1,0 +1,88 @@
+"""The Gymnasium environment of a declared task: one simulation of the fast one, which can be drawn."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, ClassVar
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from es_rl.envs.robot.task import Task
+from es_rl.envs.robot.vector import RobotVector
+from es_rl.envs.spaces import Floats
+
+PIXELS = 480  # side of a picture
+
+
+class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
+    """A robot's task. `randomise=False`: the nominal model, without noise and pushes."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"]}  # type: ignore[misc]
+
+    def __init__(self, task: Task | str, render_mode: str | None = None, *, randomise: bool = True) -> None:
+        self.render_mode, self.task = render_mode, (task := declared(task))
+        self._simulations = RobotVector(task, 1, randomise=randomise)
+        self.model = self._simulations.model
+        self.dt = task.step_seconds
+        vars(self)["metadata"] = self.metadata | {"render_fps": round(1 / task.step_seconds)}
+        self.observation_space = spaces.Box(-np.inf, np.inf, (self._simulations.size,), np.float64)
+        self.action_space = spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
+        self._renderer: Any = None
+        self._data: mujoco.MjData | None = None
+
+    @classmethod
+    def simulations(cls, task: Task | str, n: int, obs_first: int | None, **settings: Any) -> RobotVector:
+        """Return n simulations of a task, stepped together: see `RobotVector`."""
+        return RobotVector(declared(task), n, obs_first, **settings)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        super().reset(seed=seed)
+        source = self.np_random if seed is None else seed
+        return self._simulations.reset([0], [source])[0], self._info()
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, _ = self._simulations.step([0], np.asarray(action)[None])
+        if self._simulations.errors:
+            raise ValueError(self._simulations.errors.pop(0))
+        return obs[0], float(reward[0]), bool(terminated[0]), False, self._info()
+
+    def render(self) -> Any:
+        from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+        if self._data is None:
+            self._data = mujoco.MjData(self.model)
+            camera = {"trackbodyid": 1, "type": int(mujoco.mjtCamera.mjCAMERA_TRACKING)}
+            self._renderer = MujocoRenderer(self.model, self._data, camera, PIXELS, PIXELS)
+        self._simulations.data(0, self._data)
+        mujoco.mj_forward(self.model, self._data)
+        return self._renderer.render(self.render_mode)
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+        self._simulations.close()
+
+    def _info(self) -> dict[str, Any]:
+        return {f"command/{name}": value for name, value in self._simulations.command(0).items()}
+
+
+def declared(task: Task | str) -> Task:
+    """Return a task, or what the function `module:function` returns."""
+    if isinstance(task, Task):
+        return task
+    module, _, name = task.partition(":")
+    found: Task = getattr(importlib.import_module(module), name)()
+    return found
+
+
+def register(id: str, task: Task) -> None:
+    """Register a task as a Gymnasium id. es_rl trains it on all simulations at once."""
+    steps = max(1, round(task.seconds / task.step_seconds))
+    entry: Any = RobotEnv
+    gymnasium.register(id, entry, max_episode_steps=steps, kwargs={"task": task})

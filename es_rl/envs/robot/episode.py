@@ -1,0 +1,131 @@
+"""The random numbers of an episode: its model, its start, its commands, pushes and noise.
+
+All come from streams that the seed of the reset names. So two members with the same seed meet the same world, and a
+simulation that goes on elsewhere draws it again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from es_rl.envs.robot.task import Command, Push, Start, Vary
+from es_rl.envs.robot.world import find, names
+from es_rl.envs.spaces import Floats
+from es_rl.errors import ConfigError, EnvError, lookup, nearest
+from es_rl.rng import stream
+
+NOISE_STEPS = 64  # steps whose noise is drawn together
+HOW: dict[str, Any] = {
+    "scale": lambda default, drawn: default * drawn,
+    "add": lambda default, drawn: default + drawn,
+    "set": lambda default, drawn: np.broadcast_to(drawn, default.shape),
+}
+# The kind of object that has a name for each row of a field, by how the field's name begins.
+KINDS = {"body": "body", "geom": "geom", "site": "site", "jnt": "joint", "actuator": "actuator"}
+
+
+@dataclass(frozen=True)
+class Varied:
+    """A `Vary` for a certain model."""
+
+    vary: Vary
+    rows: NDArray[np.int64]  # of the field
+
+    @classmethod
+    def of(cls, vary: Vary, model: mujoco.MjModel) -> Varied:
+        """Find the rows. Raises `EnvError` for a pattern that fits no name, `ConfigError` for an impossible `how`."""
+        lookup(HOW, vary.how, "how")
+        if not vary.low <= vary.high:
+            raise ConfigError(f"{vary.field}: the range {vary.low:g} to {vary.high:g} is the wrong way round.")
+        default = model_field(model, vary.field)
+        if vary.field.startswith("dof_"):
+            of_joints = [names(model, "joint")[j] for j in model.dof_jntid]
+        elif (kind := KINDS.get(vary.field.partition("_")[0])) is not None:
+            of_joints = names(model, kind)
+        else:
+            return cls(vary, np.arange(len(np.atleast_1d(default))))
+        rows = np.array([i for i, name in enumerate(of_joints) if fnmatchcase(name, vary.names)], np.int64)
+        if not len(rows):
+            known = [name for name in of_joints if name]
+            raise EnvError(f"{vary.field}: no name fits {vary.names!r}.{nearest(vary.names, known)}")
+        return cls(vary, rows)
+
+    def draw(self, source: np.random.Generator, default: Floats) -> Floats:
+        """Return the field for an episode, `default` where it does not vary."""
+        vary, value = self.vary, np.array(default, np.float64)
+        column = slice(None) if vary.column is None or value.ndim == 1 else vary.column
+        index = (self.rows, column) if value.ndim > 1 else self.rows
+        drawn = source.uniform(vary.low, vary.high, 1 if vary.together else len(self.rows))
+        shape = (-1, *[1] * (value[index].ndim - 1))
+        value[index] = HOW[vary.how](value[index], drawn.reshape(shape))
+        return value
+
+
+def model_field(model: mujoco.MjModel, name: str) -> Any:
+    """Return a field of a model, `opt.…` too. Raises `EnvError` for an unknown name."""
+    place, _, last = name.rpartition(".")
+    try:
+        return np.array(getattr(getattr(model, place) if place else model, last))
+    except AttributeError as error:
+        hint = nearest(name, [other for other in dir(model) if not other.startswith("_")])
+        raise EnvError(f"{name}: MjModel has no such field.{hint}") from error
+
+
+def begin(start: Start, model: mujoco.MjModel, source: np.random.Generator) -> tuple[Floats, Floats]:
+    """Return qpos and qvel at the start of an episode."""
+    qpos = np.array(model.qpos0 if start.keyframe is None else model.key_qpos[find(model, "key", start.keyframe)])
+    qvel = np.zeros(model.nv)
+    for kind, place in zip(model.jnt_type, model.jnt_qposadr, strict=True):
+        if kind in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE):
+            qpos[place] += source.uniform(-start.joints, start.joints)
+    if model.njnt and model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE:
+        qpos[:2] += source.uniform(-start.place, start.place, 2)
+        half = source.uniform(-start.turn, start.turn) / 2
+        turned = np.zeros(4)
+        mujoco.mju_mulQuat(turned, np.array([np.cos(half), 0, 0, np.sin(half)]), qpos[3:7])
+        qpos[3:7] = turned
+    qvel += source.uniform(-start.velocities, start.velocities, model.nv)
+    return qpos, qvel
+
+
+def commands(command: Command | None, steps: int, dt: float, source: np.random.Generator) -> Floats:
+    """Return the command at each step of an episode, (steps+1, C)."""
+    if command is None:
+        return np.zeros((steps + 1, 0))
+    each = max(1, round(command.seconds / dt))
+    low, high = np.array(list(command.ranges.values()), np.float64).T
+    drawn = source.uniform(low, high, (steps // each + 1, len(low)))
+    drawn[source.random(len(drawn)) < command.still] = 0.0
+    return np.repeat(drawn, each, axis=0)[: steps + 1]
+
+
+def pushes(push: Push | None, steps: int, dt: float, source: np.random.Generator) -> Floats:
+    """Return the change of the root's x and y velocity before each step of an episode, (steps, 2)."""
+    change = np.zeros((steps, 2))
+    if push is None:
+        return change
+    longest = math.ceil(steps * dt / push.seconds[0]) + 1
+    low, high = [push.seconds[0], 0.0, 0.0], [push.seconds[1], push.speed, 2 * np.pi]
+    step = 0.0
+    for wait, speed, angle in source.uniform(low, high, (longest, 3)):
+        step += wait / dt
+        if step < steps:
+            change[int(step)] = speed * np.cos(angle), speed * np.sin(angle)
+    return change
+
+
+def noise(seed: int, block: int, sizes: Floats) -> Floats:
+    """Return uniform noise for `NOISE_STEPS` steps, (NOISE_STEPS, K), of these sizes (K,)."""
+    return stream(seed, "robot", 1, block).uniform(-1.0, 1.0, (NOISE_STEPS, len(sizes))) * sizes
+
+
+def world(seed: int) -> np.random.Generator:
+    """Return the stream of everything that is drawn when an episode begins."""
+    return stream(seed, "robot", 0)

@@ -1,0 +1,101 @@
+"""The declaration of a robot's task. Nothing is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import mujoco
+
+    from es_rl.envs.robot.world import World
+
+# A function of all simulations at hand: (n,) or (n, k) numbers. Each row depends on that row only.
+Term = Callable[["World"], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Observe:
+    """An observation term, and what happens to it: noise is added, then it is scaled and clipped."""
+
+    term: Term
+    noise: float = 0.0  # largest size of uniform noise, in the term's unit
+    scale: float = 1.0
+    clip: float = np.inf  # of the scaled value
+    delay: int = 0  # steps after which it is seen
+    history: int = 1  # values that are seen, the oldest first
+
+
+@dataclass(frozen=True)
+class Actions:
+    """What actions in [−1, 1] do: the controls are those of a keyframe (or zero) + scale·action."""
+
+    scale: float | Sequence[float] = 1.0  # in the actuators' unit: radians for positions, newton metres for torques
+    about: str | None = None  # a keyframe of the model
+    delay: int = 0  # steps after which an action has its effect
+
+
+@dataclass(frozen=True)
+class Start:
+    """How an episode begins: at a keyframe (or the model's default pose), with uniform noise of these sizes."""
+
+    keyframe: str | None = None
+    joints: float = 0.0  # of hinges and slides, in radians or metres
+    velocities: float = 0.0  # of all velocities
+    place: float = 0.0  # of a free root's x and y, in metres
+    turn: float = 0.0  # of a free root's heading, in radians
+
+
+@dataclass(frozen=True)
+class Command:
+    """Numbers that the robot is told, each drawn uniformly from its range and drawn again after some seconds."""
+
+    ranges: Mapping[str, tuple[float, float]]
+    seconds: float = 5.0
+    still: float = 0.1  # share of the draws in which all numbers are 0
+
+
+@dataclass(frozen=True)
+class Vary:
+    """A field of the model that differs between episodes, such as `geom_friction` or `body_mass`.
+
+    The value is multiplied by, increased by, or set to a uniform number of the range.
+    """
+
+    field: str
+    low: float
+    high: float
+    how: str = "scale"  # scale, add or set
+    names: str = "*"  # a pattern for the names of bodies, joints, geoms, … whose values vary
+    column: int | None = None  # of fields with several numbers each; None: all of them
+    together: bool = False  # one number for all, not one for each
+
+
+@dataclass(frozen=True)
+class Push:
+    """A sudden change of a free root's horizontal velocity, in a random direction, at random times."""
+
+    seconds: tuple[float, float] = (5.0, 10.0)  # between two pushes
+    speed: float = 0.5  # in metres per second, at most
+
+
+@dataclass(frozen=True)
+class Task:
+    """A robot's task. Observations, rewards and ends are terms by name."""
+
+    model: str | Path | mujoco.MjModel  # a file, the text of one (MJCF), or a model
+    observations: Mapping[str, Term | Observe]
+    rewards: Mapping[str, tuple[float, Term]]  # weight for each second, and term (n,)
+    ends: Mapping[str, Term] = field(default_factory=dict)  # (n,) true: the episode terminates
+    actions: Actions = Actions()
+    start: Start = Start()
+    command: Command | None = None
+    varies: Sequence[Vary] = ()
+    push: Push | None = None
+    step_seconds: float = 0.02  # of an action; a multiple of the model's timestep
+    seconds: float = 20.0  # of an episode

@@ -1,0 +1,148 @@
+"""Ready terms: functions of all simulations at hand. Positions are in metres, angles in radians, times in seconds.
+
+The root is the first joint of the model, if it is free: its position is qpos[:, :3], its quaternion qpos[:, 3:7]. Own
+terms are written in the same way. Sum and multiply elementwise: the rounding of a matrix product (`@`) may depend on
+the number of simulations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import mujoco
+import numpy as np
+
+from es_rl.envs.robot.task import Term
+from es_rl.envs.robot.world import World, rotate_back
+from es_rl.envs.spaces import Bools, Floats
+
+DOWN = np.array([[0.0, 0.0, -1.0]])
+
+
+def first(w: World, *, of_velocities: bool = False) -> int:
+    """Return where the joints behind a free root begin in qpos, or in qvel."""
+    free = w.model.njnt and w.model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE
+    return (6 if of_velocities else 7) if free else 0
+
+
+# --- observations
+
+
+def joint_positions(w: World) -> Floats:
+    """Return the angles or places of the joints, but for a free root, from the pose `qpos0` of the model."""
+    start = first(w)
+    found: Floats = w.qpos[:, start:] - w.model.qpos0[start:]
+    return found
+
+
+def joint_velocities(w: World) -> Floats:
+    """Return the velocities of the joints, but for a free root, in radians or metres per second."""
+    return w.qvel[:, first(w, of_velocities=True) :]
+
+
+def gravity(w: World) -> Floats:
+    """Return the direction of gravity in the root's frame, a unit vector (n, 3)."""
+    return rotate_back(w.qpos[:, 3:7], np.broadcast_to(DOWN, (len(w.qpos), 3)))
+
+
+def velocity(w: World) -> Floats:
+    """Return the root's linear velocity in its own frame, (n, 3), in metres per second."""
+    return rotate_back(w.qpos[:, 3:7], w.qvel[:, :3])
+
+
+def turning(w: World) -> Floats:
+    """Return the root's angular velocity in its own frame, (n, 3), in radians per second."""
+    return w.qvel[:, 3:6]
+
+
+def height(w: World) -> Floats:
+    """Return the height of the root, (n,)."""
+    return w.qpos[:, 2]
+
+
+def action(w: World) -> Floats:
+    """Return the latest actions."""
+    return w.action
+
+
+def command(w: World) -> Floats:
+    """Return the command, in the order of its declaration."""
+    return w.command
+
+
+def sensor(name: str) -> Term:
+    """Return a term: the values of a sensor of the model."""
+    return lambda w: w.sensor(name)
+
+
+# --- rewards
+
+
+def upright(w: World) -> Floats:
+    """Return 1 if the root stands upright, −1 if it is upside down: the cosine of its tilt."""
+    return -gravity(w)[:, 2]
+
+
+def follows(columns: Sequence[int], what: Callable[[World], Floats], of: Sequence[int], tolerance: float) -> Term:
+    """Return a term: 1 if `what` is as commanded, e^(−1) if it is off by `tolerance`.
+
+    Numbers `of` of the command are compared with `columns` of `what`, such as `velocity`.
+    """
+
+    def term(w: World) -> Floats:
+        error = np.square(what(w)[:, list(columns)] - w.command[:, list(of)]).sum(axis=1)
+        value: Floats = np.exp(-error / tolerance**2)
+        return value
+
+    return term
+
+
+def effort(w: World) -> Floats:
+    """Return the sum of the squared forces of the actuators."""
+    value: Floats = np.square(w.actuator_force).sum(axis=1)
+    return value
+
+
+def action_change(w: World) -> Floats:
+    """Return the sum of the squared changes of the actions since the step before."""
+    value: Floats = np.square(w.action - w.last_action).sum(axis=1)
+    return value
+
+
+def pose(w: World) -> Floats:
+    """Return the sum of the squared joint angles from the pose `qpos0`."""
+    value: Floats = np.square(joint_positions(w)).sum(axis=1)
+    return value
+
+
+def shaking(w: World) -> Floats:
+    """Return the squared vertical velocity and roll and pitch rates of the root, their sum."""
+    value: Floats = np.square(w.qvel[:, 2]) + 0.05 * np.square(turning(w)[:, :2]).sum(axis=1)
+    return value
+
+
+def alive(w: World) -> Floats:
+    """Return 1."""
+    return np.ones(len(w.qpos))
+
+
+# --- ends
+
+
+def lower_than(metres: float) -> Term:
+    """Return a term: the root is lower than this."""
+
+    def term(w: World) -> Bools:
+        return w.qpos[:, 2] < metres
+
+    return term
+
+
+def tilted(radians: float) -> Term:
+    """Return a term: the root is tilted by more than this."""
+
+    def term(w: World) -> Bools:
+        found: Bools = upright(w) < np.cos(radians)
+        return found
+
+    return term

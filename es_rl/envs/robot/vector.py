@@ -1,0 +1,247 @@
+"""Simulations of a declared task, all stepped at once: a `VectorEnv` on `mujoco.batch.Batch`.
+
+Shapes: N simulations, n of them at hand, A actions, K numbers of an observation that have noise.
+
+Models may differ between simulations, so a simulation keeps its place in the batch. Sensors and other derived fields
+are those of the state after the step: a persistent batch goes on from there, so this costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import mujoco
+import numpy as np
+from mujoco.batch import Batch, SimulationError
+from numpy.typing import NDArray
+
+from es_rl.envs.robot import episode
+from es_rl.envs.robot.episode import NOISE_STEPS, Varied, model_field
+from es_rl.envs.robot.observe import Observer
+from es_rl.envs.robot.task import Task, Term
+from es_rl.envs.robot.world import Fields, World, find, load
+from es_rl.envs.spaces import Bools, Floats, Ids, Ints, Seeds
+from es_rl.errors import ConfigError, EnvError
+
+# MuJoCo resets a simulation mid-episode when it counts one of these warnings; the task would reward the jump.
+_BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
+_STAGE = mujoco.mjtStage.mjSTAGE_VEL
+
+
+class RobotVector:
+    """N simulations of a task. Without `randomise`, nothing varies: no noise, no pushes, the model as it is.
+
+    Raises `EnvError` for a model or a term that cannot be used.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        n: int,
+        obs_first: int | None = None,
+        *,
+        randomise: bool = True,
+        limit: int | None = None,
+        threads: int = 1,
+    ) -> None:
+        self.errors: dict[int, str] = {}
+        self.task, self.model, self._randomise = task, load(task.model), randomise
+        self._skip = _substeps(task, self.model)
+        self.steps = max(1, round(task.seconds / task.step_seconds))
+        self._limit, self._obs_first = limit or self.steps, obs_first
+        self._batch = Batch(self.model, n, threads, persistent=True)
+        self._bad = self._batch.warning[:, _BAD, 1]  # (N, kinds) counters, a live view
+        self._known, self._everyone = self._bad.copy(), np.arange(n)
+        self._fields = Fields(self._batch.bind)
+        self._varied = [Varied.of(vary, self.model) for vary in task.varies] if randomise else []
+        self._expanded = {varied.vary.field: self._expand(varied.vary.field) for varied in self._varied}
+        self._defaults = {name: model_field(self.model, name) for name in self._expanded}
+        self._consts = bool({*self._expanded} & {*mujoco.MjModel._setconst_inputs})
+        about, actions = task.actions.about, self.model.nu
+        self._rest = np.zeros(actions) if about is None else self.model.key_ctrl[find(self.model, "key", about)].copy()
+        self._scale = np.broadcast_to(np.asarray(task.actions.scale, np.float64), (actions,))
+        self._seed, self._elapsed = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self._actions = np.zeros((n, task.actions.delay + 2, actions))  # the latest ones, the oldest first
+        self._commands = np.zeros((n, self.steps + 1, len(task.command.ranges) if task.command else 0))
+        self._pushes = np.zeros((n, self.steps, 2))
+        self._observer = Observer(task.observations, n, randomise=randomise)
+        self._check_terms()
+
+    @property
+    def size(self) -> int:
+        """Numbers of a whole observation."""
+        return self._observer.size
+
+    def reset(self, ids: Ids, seeds: Seeds) -> Floats:
+        order = np.argsort(ids)
+        chosen = np.asarray(ids, np.int64)[order]
+        self._seed[chosen] = [_integer(list(seeds)[i]) for i in order]
+        self._batch.reset(chosen, stage=mujoco.mjtStage.mjSTAGE_NONE)
+        starts = self._draw(chosen)
+        for i, (qpos, qvel) in zip(chosen, starts, strict=True):
+            self._fields["qpos"][i], self._fields["qvel"][i] = qpos, qvel
+        self._batch.forward(chosen)
+        self._elapsed[chosen], self._known[chosen], self._actions[chosen] = 0, self._bad[chosen], 0.0
+        obs = self._observer.begin(self._world(chosen), chosen)
+        return self._seen(obs)[np.argsort(order)]
+
+    def step(self, ids: Ids, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools]:
+        order = np.argsort(ids)
+        chosen = np.asarray(ids, np.int64)[order]
+        raised = self._advance(chosen, np.asarray(actions, np.float64)[order])
+        w = self._world(chosen)
+        reward, terminated = self._rewards(w, chosen), np.zeros(len(chosen), np.bool_)
+        for term in self.task.ends.values():
+            terminated |= term(w)
+        broken = (self._bad[chosen] != self._known[chosen]).any(axis=1) | np.isin(chosen, raised)
+        reward[broken] = np.nan
+        terminated |= ~np.isfinite(reward)
+        if self._observer.noisy and len(new := chosen[self._elapsed[chosen] % NOISE_STEPS == 0]):
+            self._draw_noise(new)
+        obs = self._observer.after(w, chosen, self._elapsed[chosen] % NOISE_STEPS)
+        back = np.argsort(order)
+        return self._seen(obs)[back], reward[back], terminated[back], (self._elapsed[chosen] >= self._limit)[back]
+
+    def save(self, ids: Ids) -> Floats:
+        """Return all that the coming steps of these simulations depend on, a row (n, S) each."""
+        chosen = np.asarray(ids, np.int64)
+        counts = np.stack([self._seed[chosen], self._elapsed[chosen]], axis=1)
+        parts = [self._batch.state[chosen], counts, self._actions[chosen].reshape(len(chosen), -1)]
+        return np.concatenate([*parts, self._observer.save(chosen)], axis=1)
+
+    def restore(self, ids: Ids, rows: Floats) -> None:
+        """Put these simulations where the rows (n, S) of `save` left theirs. Raises ValueError for other rows."""
+        order = np.argsort(ids)
+        chosen, rows = np.asarray(ids, np.int64)[order], rows[order]
+        n, of_actions = self._batch.state.shape[1], self._actions[0].size
+        self._seed[chosen], self._elapsed[chosen] = rows[:, n], rows[:, n + 1]
+        self._actions[chosen] = rows[:, n + 2 : n + 2 + of_actions].reshape(len(chosen), *self._actions.shape[1:])
+        self._observer.restore(chosen, rows[:, n + 2 + of_actions :])
+        self._draw(chosen)
+        self._batch.state[chosen] = rows[:, :n]
+        self._known[chosen] = self._bad[chosen]
+
+    def state(self, i: int) -> Floats:
+        """Return the full physics state of a simulation (mjSTATE_INTEGRATION)."""
+        state: Floats = self._batch.state[i].copy()
+        return state
+
+    def data(self, i: int, data: mujoco.MjData) -> None:
+        """Copy a simulation to an `MjData`, to draw it."""
+        self._batch.get_data(i, data)
+
+    def command(self, i: int) -> dict[str, float]:
+        """Return what a simulation is told now, by name."""
+        names = list(self.task.command.ranges) if self.task.command else []
+        now = self._commands[i, min(int(self._elapsed[i]), self.steps)]
+        return dict(zip(names, now.tolist(), strict=True))
+
+    def close(self) -> None:
+        vars(self).pop("_batch", None)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("simulations can be neither copied nor pickled: make new ones with the same arguments")
+
+    def _draw(self, chosen: Ints) -> list[tuple[Floats, Floats]]:
+        """Draw the worlds of these episodes from their seeds. Return qpos and qvel at their start."""
+        task, starts = self.task, []
+        for i in chosen:
+            source, values = episode.world(int(self._seed[i])), dict[str, Floats]()
+            for varied in self._varied:
+                name = varied.vary.field
+                self._expanded[name][i] = varied.draw(source, values.get(name, self._defaults[name]))
+                values[name] = self._expanded[name][i]
+            starts.append(episode.begin(task.start, self.model, source))
+            self._commands[i] = episode.commands(task.command, self.steps, task.step_seconds, source)
+            if self._randomise and task.push is not None:
+                self._pushes[i] = episode.pushes(task.push, self.steps, task.step_seconds, source)
+        if self._consts:
+            self._batch.set_const(chosen)
+        if self._observer.noisy:
+            self._draw_noise(chosen)
+        return starts
+
+    def _draw_noise(self, chosen: Ints) -> None:
+        blocks = self._elapsed[chosen] // NOISE_STEPS
+        for i, block in zip(chosen, blocks.tolist(), strict=True):
+            self._observer.noise[i] = episode.noise(int(self._seed[i]), block, self._observer.sizes)
+
+    def _advance(self, chosen: Ints, actions: Floats) -> Any:
+        """Step the physics. Return the simulations in which MuJoCo raised an error."""
+        now = np.minimum(self._elapsed[chosen], self.steps - 1)
+        queue = self._actions[chosen]
+        queue[:, :-1], queue[:, -1] = queue[:, 1:], actions
+        self._actions[chosen] = queue
+        self._fields["ctrl"][chosen] = self._rest + self._scale * np.clip(queue[:, 1], -1.0, 1.0)
+        if (change := self._pushes[chosen, now]).any():
+            self._fields["qvel"][chosen, :2] += change
+        self._elapsed[chosen] += 1
+        try:
+            self._batch.step(chosen, self._skip, _STAGE)
+        except SimulationError as error:
+            return error.ids
+        return ()
+
+    def _rewards(self, w: World, chosen: Ints) -> Floats:
+        total, dt = np.zeros(len(chosen)), self.task.step_seconds
+        for weight, term in self.task.rewards.values():
+            total += weight * dt * term(w)
+        if not np.isfinite(total).all():
+            self._blame(w, chosen)
+        return total
+
+    def _blame(self, w: World, chosen: Ints) -> None:
+        """Say which term is not finite, unless the physics is the cause."""
+        sound = (self._bad[chosen] == self._known[chosen]).all(axis=1)
+        for name, (_, term) in self.task.rewards.items():
+            for row in np.flatnonzero(sound & ~np.isfinite(term(w))):
+                self.errors[int(chosen[row])] = f"the reward {name} is {term(w)[row]}"
+
+    def _world(self, chosen: Ints) -> World:
+        everyone = len(chosen) == len(self._everyone)
+        now = self._elapsed[chosen]
+        return World(
+            self._fields, slice(None) if everyone else chosen,
+            model=self.model, dt=self.task.step_seconds, time=now * self.task.step_seconds,
+            action=self._actions[chosen, -1], last_action=self._actions[chosen, -2],
+            command=self._commands[chosen, np.minimum(now, self.steps)],
+        )  # fmt: skip
+
+    def _seen(self, obs: Floats) -> Floats:
+        return obs if self._obs_first is None else obs[:, : self._obs_first]
+
+    def _expand(self, name: str) -> NDArray[Any]:
+        model_field(self.model, name)
+        try:
+            expanded: NDArray[Any] = self._batch.expand(name)
+        except ValueError as error:
+            raise EnvError(f"{name}: cannot differ between simulations: {error}.") from error
+        return expanded
+
+    def _check_terms(self) -> None:
+        """Compute every term once, which binds what it reads. Raises `EnvError` for one of the wrong shape."""
+        n = len(self._everyone)
+        self._draw(self._everyone)
+        for _ in range(2):  # what is bound late holds zeros until the next call
+            self._batch.forward()
+            w = self._world(self._everyone)
+            self._observer.check(w, n)
+            terms: Mapping[str, Term] = {f"the reward {k}": term for k, (_, term) in self.task.rewards.items()}
+            for name, term in {**terms, **{f"the end {k}": term for k, term in self.task.ends.items()}}.items():
+                if (shape := np.shape(term(w))) != (n,):
+                    raise EnvError(f"{name} has the shape {shape} for {n} simulations, and must have ({n},).")
+        self._known[:] = self._bad
+
+
+def _substeps(task: Task, model: mujoco.MjModel) -> int:
+    count = task.step_seconds / model.opt.timestep
+    if count < 0.5 or abs(count - round(count)) > 1e-6 * count:
+        raise ConfigError(
+            f"step_seconds={task.step_seconds:g}: must be a multiple of the model's timestep, {model.opt.timestep:g} s."
+        )
+    return int(count + 0.5)
+
+
+def _integer(seed: int | np.random.Generator) -> int:
+    return int(seed.integers(2**31)) if isinstance(seed, np.random.Generator) else int(seed)

@@ -1,0 +1,115 @@
+"""What terms see: all simulations at hand, and the names in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from es_rl.envs.spaces import Floats, Ints
+from es_rl.errors import EnvError, nearest
+
+OBJECTS = {
+    "body": mujoco.mjtObj.mjOBJ_BODY, "geom": mujoco.mjtObj.mjOBJ_GEOM, "site": mujoco.mjtObj.mjOBJ_SITE,
+    "joint": mujoco.mjtObj.mjOBJ_JOINT, "sensor": mujoco.mjtObj.mjOBJ_SENSOR, "key": mujoco.mjtObj.mjOBJ_KEY,
+    "actuator": mujoco.mjtObj.mjOBJ_ACTUATOR,
+}  # fmt: skip
+
+
+def load(model: str | Path | mujoco.MjModel) -> mujoco.MjModel:
+    """Return a model from a file, from MJCF text, or as it is. Raises `EnvError` with MuJoCo's own words."""
+    if isinstance(model, mujoco.MjModel):
+        return model
+    text = str(model)
+    try:
+        if text.lstrip().startswith("<"):
+            return mujoco.MjModel.from_xml_string(text)
+        return mujoco.MjModel.from_xml_path(text)
+    except ValueError as error:
+        raise EnvError(f"the robot's model: {' '.join(str(error).split())}") from error
+
+
+def names(model: mujoco.MjModel, kind: str) -> list[str]:
+    """Return the names of all bodies, geoms, … of a model, in their order; empty for one without."""
+    count = int(getattr(model, "nkey" if kind == "key" else {"joint": "njnt", "actuator": "nu"}.get(kind, f"n{kind}")))
+    return [mujoco.mj_id2name(model, OBJECTS[kind], i) or "" for i in range(count)]
+
+
+def find(model: mujoco.MjModel, kind: str, name: str) -> int:
+    """Return the number of a body, geom, … by its name. Raises `EnvError` with the nearest names."""
+    number = mujoco.mj_name2id(model, OBJECTS[kind], name)
+    if number < 0:
+        known = [other for other in names(model, kind) if other]
+        raise EnvError(f"{kind} {name}: the model has none of this name.{nearest(name, known)}")
+    return int(number)
+
+
+class World:
+    """n simulations after a step. Fields of MjData are attributes, (n, …), such as `w.qpos` and `w.xpos`.
+
+    The arrays are copies or views of live state: do not write to them.
+    """
+
+    model: mujoco.MjModel
+    dt: float  # seconds of a step
+    time: Floats  # (n,) seconds since the episode began
+    action: Floats  # (n, A) the latest actions, as the policy gave them
+    last_action: Floats  # (n, A) those before
+    command: Floats  # (n, C)
+
+    def __init__(self, fields: Mapping[str, NDArray[Any]], ids: Ints | slice, **known: Any) -> None:
+        self._fields, self._ids = fields, ids
+        vars(self).update(known)
+
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        value = self._fields[name][self._ids]
+        vars(self)[name] = value
+        return value
+
+    def sensor(self, name: str) -> Floats:
+        """Return the values of a sensor of the model, (n, k). Raises `EnvError` for an unknown name."""
+        number = find(self.model, "sensor", name)
+        start, size = int(self.model.sensor_adr[number]), int(self.model.sensor_dim[number])
+        return self.sensordata[:, start : start + size]
+
+    def body(self, name: str) -> int:
+        """Return the number of a body, to index `xpos` and others. Raises `EnvError` for an unknown name."""
+        return find(self.model, "body", name)
+
+    def geom(self, name: str) -> int:
+        """Return the number of a geom. Raises `EnvError` for an unknown name."""
+        return find(self.model, "geom", name)
+
+    def site(self, name: str) -> int:
+        """Return the number of a site. Raises `EnvError` for an unknown name."""
+        return find(self.model, "site", name)
+
+
+class Fields(dict[str, Any]):
+    """Arrays of MjData's fields for all simulations, bound when they are first asked for."""
+
+    def __init__(self, bind: Any) -> None:
+        super().__init__()
+        self._bind = bind
+
+    def __missing__(self, name: str) -> NDArray[Any]:
+        try:
+            value: NDArray[Any] = self._bind(name)
+        except (AttributeError, KeyError, ValueError, TypeError) as error:
+            raise EnvError(f"{name}: MjData has no such field for all simulations ({error}).") from error
+        self[name] = value
+        return value
+
+
+def rotate_back(quaternion: Floats, vector: Floats) -> Floats:
+    """Return vectors (n, 3) of the world in the frames that quaternions (n, 4) describe."""
+    w, u = quaternion[:, :1], quaternion[:, 1:]
+    across = np.cross(u, vector)
+    turned: Floats = vector - 2 * (w * across - np.cross(u, across))
+    return turned

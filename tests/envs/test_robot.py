@@ -1,0 +1,200 @@
+"""Declared robots: one simulation of the batch is the Gymnasium environment, worlds belong to the seed, errors name."""
+
+import re
+
+import gymnasium
+import numpy as np
+import pytest
+from conftest import model_hash, refusal
+
+from es_rl import envs
+from es_rl.envs import robot
+from es_rl.envs.robot import terms
+from es_rl.envs.robot.vector import RobotVector
+from es_rl.envs.worlds import WORLDS, quadruped
+from es_rl.errors import ConfigError, EnvError
+from es_rl.train import main as training
+
+CART = """
+<mujoco model="cart"><option timestep="0.01"/>
+  <worldbody><body name="cart"><joint name="slide" type="slide" axis="1 0 0" range="-2 2"/><geom name="box" size=".1" mass="1"/>
+    <body name="pole"><joint name="hinge" axis="0 1 0"/><geom name="rod" type="capsule" fromto="0 0 0 0 0 .6" size=".03"/></body>
+  </body></worldbody>
+  <actuator><motor name="push" joint="slide" gear="20"/></actuator>
+  <sensor><jointpos name="angle" joint="hinge"/></sensor>
+  <keyframe><key name="leaning" qpos="0 0.3"/></keyframe>
+</mujoco>
+"""
+
+
+def cart(**changes):
+    declared = {
+        "model": CART,
+        "observations": {
+            "angle": robot.Observe(terms.sensor("angle"), noise=0.01, history=3),
+            "late": robot.Observe(terms.joint_velocities, delay=2, clip=5.0, scale=0.5),
+            "command": terms.command,
+        },
+        "rewards": {"upright": (1.0, lambda w: np.cos(w.qpos[:, 1])), "action": (-0.1, terms.action_change)},
+        "ends": {"fallen": lambda w: np.abs(w.qpos[:, 1]) > 0.8},
+        "actions": robot.Actions(delay=1),
+        "start": robot.Start(joints=0.1, velocities=0.1),
+        "command": robot.Command({"place": (-1.0, 1.0)}, seconds=0.5),
+        "varies": [robot.Vary("body_mass", 0.5, 2.0, names="pole"), robot.Vary("dof_damping", 0.0, 0.2, how="add")],
+        "seconds": 2.0,
+    }
+    return robot.Task(**(declared | changes))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered():
+    robot.register("Cart-v0", cart())
+    yield
+    del gymnasium.registry["Cart-v0"]
+
+
+@pytest.mark.parametrize("name", ["Cart-v0", *WORLDS])
+def test_one_of_many_is_the_gymnasium_environment_to_the_last_bit(name):
+    n, steps, rng = 6, 150, np.random.default_rng(0)
+    many = envs.make(name, n)
+    assert isinstance(many, RobotVector)
+    singles = [gymnasium.make(name) for _ in range(n)]
+    obs = many.reset(range(n), range(10, 10 + n))
+    assert np.array_equal(obs, [env.reset(seed=10 + i)[0] for i, env in enumerate(singles)])
+    actions = rng.uniform(-1.2, 1.2, (steps, n, *singles[0].action_space.shape)).astype(np.float32)
+    ended, running = 0, np.arange(n)
+    for t in range(steps):
+        some = rng.permutation(running)[: rng.integers(1, n + 1)]
+        found = many.step(some, actions[t, some])
+        for row, i in enumerate(some):
+            one = singles[i].step(actions[t, i])
+            assert np.array_equal(found[0][row], one[0]) and all(found[k][row] == one[k] for k in (1, 2, 3))
+            if one[2] or one[3]:
+                ended += 1
+                assert np.array_equal(many.reset([i], [t])[0], singles[i].reset(seed=t)[0])
+    assert ended and len(np.unique(obs)) > n
+
+
+@pytest.mark.parametrize("name", ["Cart-v0", *WORLDS])
+def test_a_saved_robot_goes_on_elsewhere_to_the_same_bits(name):
+    n, rng = 5, np.random.default_rng(0)
+    one, other = envs.make(name, n), envs.make(name, n + 2)
+    assert isinstance(one, envs.Savable)
+    one.reset(range(n), range(n))
+    other.reset(range(n + 2), range(50, 57))
+    actions = rng.uniform(-1, 1, (160, n, one.model.nu))
+    for action in actions[:70]:  # beyond the first block of noise
+        one.step(range(n), action)
+    ids = np.array([6, 0, 3, 2, 4])
+    other.step(range(n + 2), np.zeros((n + 2, one.model.nu)))
+    other.restore(ids, one.save(range(n)))
+    assert np.array_equal(other.save(ids), one.save(range(n)))
+    for action in actions[70:]:
+        for a, b in zip(one.step(range(n), action), other.step(ids, action), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_world_belongs_to_its_seed_and_can_be_left_out():
+    vector = envs.make("Cart-v0", 4)
+    vector.reset(range(4), [3, 3, 4, 5])
+    mass = vector._expanded["body_mass"]
+    default = vector.model.body_mass
+    assert np.array_equal(mass[0], mass[1]) and len(np.unique(mass[:, 2])) == 3
+    assert np.array_equal(mass[:, :2], np.broadcast_to(default[:2], (4, 2)))
+    assert (mass[:, 2] >= 0.5 * default[2]).all() and (mass[:, 2] <= 2 * default[2]).all()
+    nominal = envs.make("Cart-v0", 2, randomise=False)
+    obs = nominal.reset([0, 1], [3, 4])
+    assert not nominal._expanded and np.array_equal(obs[:, 0], obs[:, 2])
+    assert obs[0, 0] == nominal._fields["qpos"][0, 1]  # without noise
+
+
+def test_history_delay_scale_and_clip():
+    vector = envs.make("Cart-v0", 1, randomise=False)
+    obs = [vector.reset([0], [1])[0]]
+    truth = [vector._fields["qvel"][0].copy()]
+    angle = [vector._fields["qpos"][0, 1]]
+    for _ in range(20):
+        obs.append(vector.step([0], [[1.0]])[0][0])
+        truth.append(vector._fields["qvel"][0].copy())
+        angle.append(vector._fields["qpos"][0, 1])
+    assert obs[10][:3].tolist() == angle[8:11]
+    assert obs[10][3:5].tolist() == np.clip(0.5 * truth[8], -5, 5).tolist()
+    assert obs[0][:3].tolist() == [angle[0]] * 3
+
+
+def test_commands_change_after_their_seconds_and_actions_come_late():
+    vector = envs.make("Cart-v0", 1, randomise=False)
+    seen = [vector.reset([0], [1])[0, -1]]
+    for t in range(99):
+        seen.append(vector.step([0], [[float(t == 0)]])[0][0, -1])
+        if t < 3:
+            assert vector._fields["ctrl"][0, 0] == float(t == 1)
+    changes = np.flatnonzero(np.diff(seen)) + 1
+    assert set(changes) <= {25, 50, 75} and len(changes) >= 2 and np.abs(seen).max() <= 1
+
+
+def test_a_push_changes_the_velocity_of_the_root_only():
+    task = quadruped.task(varies=(), push=robot.Push(seconds=(0.1, 0.1), speed=1.0))
+    pushed, calm = RobotVector(task, 1), RobotVector(quadruped.task(varies=(), push=None), 1)
+    for vector in (pushed, calm):
+        vector.reset([0], [1])
+    for t in range(8):
+        for vector in (pushed, calm):
+            vector.step([0], np.zeros((1, 12)))
+        same = np.array_equal(pushed._fields["qvel"], calm._fields["qvel"])
+        assert same == (t < 5)  # after 0.1 s
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"model": "nowhere.xml"}, EnvError, "the robot's model: .*nowhere.xml"),
+        ({"model": CART.replace("capsule", "capsul")}, EnvError, "the robot's model: .*capsul"),
+        ({"observations": {"angle": terms.sensor("angel")}}, EnvError, "sensor angel: .*Did you mean angle"),
+        (
+            {"observations": {"odd": lambda w: np.zeros((3, 2))}},
+            EnvError,
+            r"the observation odd has the shape \(3, 2\)",
+        ),
+        ({"observations": {"odd": lambda w: w.qposs}}, EnvError, "qposs: MjData has no such field"),
+        ({"rewards": {"odd": (1.0, terms.joint_positions)}}, EnvError, r"the reward odd has the shape \(2, 2\) for 2"),
+        ({"ends": {"odd": lambda w: True}}, EnvError, r"the end odd has the shape \(\)"),
+        ({"varies": [robot.Vary("body_mas", 1, 2)]}, EnvError, "body_mas: MjModel has no such field. Did you mean"),
+        ({"varies": [robot.Vary("body_mass", 1, 2, names="pol")]}, EnvError, "no name fits 'pol'. Did you mean pole"),
+        ({"varies": [robot.Vary("body_mass", 2, 1)]}, ConfigError, "the wrong way round"),
+        ({"varies": [robot.Vary("body_mass", 1, 2, how="times")]}, ConfigError, "how=times"),
+        ({"varies": [robot.Vary("njnt", 1, 2)]}, EnvError, "njnt: cannot differ between simulations"),
+        ({"start": robot.Start(keyframe="standing")}, EnvError, "key standing: .*none of this name"),
+        ({"actions": robot.Actions(about="lean")}, EnvError, "key lean: .*Did you mean leaning"),
+        ({"step_seconds": 0.025}, ConfigError, "step_seconds=0.025: must be a multiple of the model's timestep, 0.01"),
+    ],
+)
+def test_what_is_wrong_in_a_declaration_is_named(changes, error, text):
+    with pytest.raises(error) as caught:
+        RobotVector(cart(**changes), 2).reset([0, 1], [0, 1])
+    assert re.search(text, str(caught.value)) and "\n" not in str(caught.value)
+
+
+def test_a_term_that_is_not_a_number_is_named():
+    task = cart(rewards={"odd": (1.0, lambda w: np.where(w.time > 0.05, np.nan, 1.0))})
+    vector = RobotVector(task, 2)
+    vector.reset([0, 1], [0, 1])
+    for _ in range(4):
+        _, reward, terminated, _ = vector.step([0, 1], np.zeros((2, 1)))
+    assert np.isnan(reward).all() and terminated.all() and vector.errors[1] == "the reward odd is nan"
+
+
+@pytest.mark.parametrize("keys", [["es.population=8"], ["es.segment=10", "credit.simulations=6", "credit.batch=30"]])
+def test_a_declared_robot_trains_to_the_same_bits_with_any_workers(train, keys):
+    keys = ["env=es_rl/Quadruped-v0", "mlp.hidden=[8]", "generations=2", "eval.episodes=1", "eval.every=0", *keys]
+    runs = [train(*keys, f"workers={n}", run=f"run{n}") for n in (0, 2)]
+    assert model_hash(runs[0]) == model_hash(runs[1])
+
+
+def test_a_module_of_ones_own_is_trained(train, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from es_rl.envs import robot\nfrom es_rl.envs.worlds import quadruped\nrobot.register('Mine-v0', quadruped.task())\n"
+    )
+    train("env=mine:Mine-v0", "es.population=4", "workers=1", "generations=1", "eval.episodes=1")
+    code, text = refusal(training, "env=mine:Other-v0", "workers=0")
+    assert code == 3 and "no such environment" in text

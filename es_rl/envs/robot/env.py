@@ -16,6 +16,7 @@ from es_rl.envs.robot.vector import RobotVector
 from es_rl.envs.spaces import Floats
 
 PIXELS = 480  # side of a picture
+VIEW = 3.5  # distance of the camera from the robot, by the robot's radius
 
 
 class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
@@ -57,10 +58,14 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
 
         if self._data is None:
             self._data = mujoco.MjData(self.model)
-            camera = {"trackbodyid": 1, "type": int(mujoco.mjtCamera.mjCAMERA_TRACKING)}
-            self._renderer = MujocoRenderer(self.model, self._data, camera, PIXELS, PIXELS)
         self._simulations.data(0, self._data)
         mujoco.mj_forward(self.model, self._data)
+        place, size = _place_and_size(self.model, self._data)
+        if self._renderer is None:
+            camera = {"distance": VIEW * size, "azimuth": 130.0, "elevation": -18.0, "lookat": place}
+            self._renderer = MujocoRenderer(self.model, self._data, camera, PIXELS, PIXELS)
+        elif self._renderer.viewer is not None:  # the camera follows
+            self._renderer.viewer.cam.lookat[:] = place
         return self._renderer.render(self.render_mode)
 
     def close(self) -> None:
@@ -70,6 +75,16 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
 
     def _info(self) -> dict[str, Any]:
         return {f"command/{name}": value for name, value in self._simulations.command(0).items()}
+
+
+def _place_and_size(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[Floats, float]:
+    """Return the centre of the first body and all its parts, and the radius of a ball about it that holds them."""
+    if model.nbody < 2:
+        return np.zeros(3), 1.0
+    parts = np.flatnonzero(model.body_rootid[model.geom_bodyid] == 1)
+    centre: Floats = data.subtree_com[1].copy()
+    far = np.linalg.norm(data.geom_xpos[parts] - centre, axis=1) + model.geom_rbound[parts]
+    return centre, float(far.max(initial=0.1))
 
 
 def declared(task: Task | str) -> Task:

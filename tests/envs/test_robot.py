@@ -1,11 +1,12 @@
 """Declared robots: one simulation of the batch is the Gymnasium environment, worlds belong to the seed, errors name."""
 
 import re
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
-from conftest import model_hash, refusal
+from conftest import metrics, model_hash, refusal
 
 from es_rl import envs
 from es_rl.envs import robot
@@ -189,6 +190,13 @@ def test_a_declared_robot_trains_to_the_same_bits_with_any_workers(train, keys):
     keys = ["env=es_rl/Quadruped-v0", "mlp.hidden=[8]", "generations=2", "eval.episodes=1", "eval.every=0", *keys]
     runs = [train(*keys, f"workers={n}", run=f"run{n}") for n in (0, 2)]
     assert model_hash(runs[0]) == model_hash(runs[1])
+
+
+def test_the_example_trains(train, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    keys = ["env=balancer:Balancer-v0", "es.segment=64", "workers=0", "eval.every=0"]
+    found = metrics(train(*keys, "generations=6", "eval.episodes=4"))
+    assert found[-1]["fitness/mean"] > found[0]["fitness/mean"] + 0.3 and found[-1]["members/failed"] == 0
 
 
 def test_a_module_of_ones_own_is_trained(train, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 from conftest import metrics, model_hash, refusal
@@ -12,6 +13,7 @@ from es_rl import envs
 from es_rl.envs import robot
 from es_rl.envs.robot import terms
 from es_rl.envs.robot.vector import RobotVector
+from es_rl.envs.robot.world import rotate_back
 from es_rl.envs.worlds import WORLDS, quadruped
 from es_rl.errors import ConfigError, EnvError
 from es_rl.train import main as training
@@ -206,3 +208,14 @@ def test_a_module_of_ones_own_is_trained(train, tmp_path, monkeypatch):
     train("env=mine:Mine-v0", "es.population=4", "workers=1", "generations=1", "eval.episodes=1")
     code, text = refusal(training, "env=mine:Other-v0", "workers=0")
     assert code == 3 and "no such environment" in text
+
+
+def test_vectors_are_turned_as_mujoco_turns_them():
+    rng = np.random.default_rng(0)
+    quaternions, vectors = rng.normal(size=(20, 4)), rng.normal(size=(20, 3))
+    quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
+    found = rotate_back(quaternions, vectors)
+    for quaternion, vector, turned in zip(quaternions, vectors, found, strict=True):
+        there = np.zeros(3)
+        mujoco.mju_rotVecQuat(there, turned, quaternion)
+        np.testing.assert_allclose(there, vector, atol=1e-12)

@@ -94,7 +94,8 @@ class RobotVector:
         reward, terminated = self._rewards(w, chosen), np.zeros(len(chosen), np.bool_)
         for term in self.task.ends.values():
             terminated |= term(w)
-        broken = (self._bad[chosen] != self._known[chosen]).any(axis=1) | np.isin(chosen, raised)
+        broken = (self._bad[chosen] != self._known[chosen]).any(axis=1)
+        broken |= np.isin(chosen, raised) if len(raised) else False
         reward[broken] = np.nan
         terminated |= ~np.isfinite(reward)
         if self._observer.noisy and len(new := chosen[self._elapsed[chosen] % NOISE_STEPS == 0]):

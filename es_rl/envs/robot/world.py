@@ -109,7 +109,11 @@ class Fields(dict[str, Any]):
 
 def rotate_back(quaternion: Floats, vector: Floats) -> Floats:
     """Return vectors (n, 3) of the world in the frames that quaternions (n, 4) describe."""
-    w, u = quaternion[:, :1], quaternion[:, 1:]
-    across = np.cross(u, vector)
-    turned: Floats = vector - 2 * (w * across - np.cross(u, across))
+    w, x, y, z = quaternion.T
+    a, b, c = vector.T
+    p, q, r = 2 * (y * c - z * b), 2 * (z * a - x * c), 2 * (x * b - y * a)  # np.cross takes five times as long
+    turned = np.empty((len(quaternion), 3))
+    turned[:, 0] = a - w * p + (y * r - z * q)
+    turned[:, 1] = b - w * q + (z * p - x * r)
+    turned[:, 2] = c - w * r + (x * q - y * p)
     return turned

@@ -194,6 +194,14 @@ def test_a_declared_robot_trains_to_the_same_bits_with_any_workers(train, keys):
     assert model_hash(runs[0]) == model_hash(runs[1])
 
 
+def test_a_term_that_is_not_a_number_ends_the_training_with_its_name():
+    robot.register("Odd-v0", cart(rewards={"odd": (1.0, lambda w: np.where(w.time > 0.05, np.nan, 1.0))}))
+    for keys in (["es.segment=10", "credit.simulations=4"], ["es.population=4"]):
+        code, text = refusal(training, "env=Odd-v0", "workers=0", "generations=2", *keys)
+        assert code in (3, 5) and "the reward odd is nan" in text, text
+    del gymnasium.registry["Odd-v0"]
+
+
 def test_the_example_trains(train, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
     keys = ["env=balancer:Balancer-v0", "es.segment=64", "workers=0", "eval.every=0"]

@@ -109,9 +109,10 @@ class SegmentTask:
         played = Played(self._map(state, jobs))
         n, share = self._config.credit.simulations, self._config.es.max_failed
         if played.broken > share * n:
+            reason = next((part.reason for part in played.parts if part.reason), "a number was not finite")
             raise TrainingError(
-                f"{played.broken} episodes in {n} simulations ended in generation {state.generation + 1} because a "
-                f"number was not finite. es.max_failed={share:g} allows {int(share * n)}."
+                f"{played.broken} episodes in {n} simulations failed in generation {state.generation + 1}: {reason}. "
+                f"es.max_failed={share:g} allows {int(share * n)}."
             )
         return played
 

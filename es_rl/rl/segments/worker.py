@@ -78,6 +78,7 @@ class SegmentResult:
     moments: Moments | None = None
     finished: list[tuple[float, float]] = field(default_factory=list)  # return and length of episodes that ended
     broken: int = 0  # episodes that ended because a number was not finite
+    reason: str = ""  # of the first of them, if the environment says it
     simulating: float = 0.0  # seconds spent in steps of the environments
 
 
@@ -189,6 +190,8 @@ class _Play:
         if not sound.all():
             reward, terminated = np.where(sound, reward, 0.0), terminated | ~sound
             self._result.broken += int((~sound).sum())
+            self._result.reason = self._result.reason or next(iter(self._env.errors.values()), "")
+            self._env.errors.clear()
         over = terminated | truncated
         recorded.x[t], recorded.outputs[t], recorded.reward[t] = x, outputs, reward
         recorded.terminated[t], recorded.over[t] = terminated, over

@@ -20,6 +20,7 @@ from __future__ import annotations
 if __name__ == "envs":
     raise ImportError("the package is es_rl.envs; the top-level folder envs is only a link for readers")
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,7 +72,10 @@ def _batch(id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None
     if (simulations := simulations_of(id)) is not None:
         given, known = dict(env_kwargs), gymnasium.spec(id.rpartition(":")[2]).max_episode_steps
         limit, endless = given.pop("max_episode_steps", known), more.pop("endless", False)
-        limit = gymnasium_backend.DEFAULT_TIME_LIMIT if limit in gymnasium_backend.OFF and not endless else limit
+        if limit in gymnasium_backend.OFF:
+            limit = sys.maxsize if endless else gymnasium_backend.DEFAULT_TIME_LIMIT
+        if "task" in given:
+            raise EnvError(f"env={id}: env_kwargs.task is what the id stands for. Leave it out.")
         made: VectorEnv = simulations(n=n, obs_first=obs_first, limit=limit, **given, **more)
         return made
     from es_rl.envs.mujoco_backend import MujocoVector  # imports mujoco, which not every environment needs

@@ -260,7 +260,7 @@ class MujocoVector:
     def save(self, ids: Ids) -> Floats:
         """Return all that the coming steps of these simulations depend on, a row (n, S) each."""
         places = self._place[np.asarray(ids, np.int64)]
-        progress = self._progress[places].reshape(len(places), -1)
+        progress = self._progress[places].reshape(len(places), self._progress[0].size)
         return np.concatenate([self._physics.states[places], progress, self._elapsed[places, None]], axis=1)
 
     def restore(self, ids: Ids, rows: Floats) -> None:

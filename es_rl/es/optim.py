@@ -119,8 +119,9 @@ class Ascent:
     def __init__(self, theta: Named, state: Named, *, config: OptimConfig, lr: float, fused: bool = False) -> None:
         self._theta = dict(theta)
         self._optimizer = _make(list(self._theta.values()), config, lr)
-        for group in self._optimizer.param_groups:
-            group |= {"fused": True} if fused and "fused" in group else {}
+        if fused and isinstance(self._optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+            for group in self._optimizer.param_groups:
+                group["fused"] = True
         for key, value in state.items():
             name, entry = key.rsplit("/", 1)
             self._optimizer.state[self._theta[name]][entry] = value.clone()

@@ -166,9 +166,21 @@ def test_a_push_changes_the_velocity_of_the_root_only():
         ({"varies": [robot.Vary("body_mass", 1, 2, names="pol")]}, EnvError, "no name fits 'pol'. Did you mean pole"),
         ({"varies": [robot.Vary("body_mass", 2, 1)]}, ConfigError, "the wrong way round"),
         ({"varies": [robot.Vary("body_mass", 1, 2, how="times")]}, ConfigError, "how=times"),
-        ({"varies": [robot.Vary("njnt", 1, 2)]}, EnvError, "njnt: cannot differ between simulations"),
+        ({"varies": [robot.Vary("njnt", 1, 2)]}, EnvError, "njnt: is int64 .*only arrays of real numbers"),
         ({"start": robot.Start(keyframe="standing")}, EnvError, "key standing: .*none of this name"),
         ({"actions": robot.Actions(about="lean")}, EnvError, "key lean: .*Did you mean leaning"),
+        ({"actions": robot.Actions(scale=[1.0, 2.0])}, ConfigError, r"scale has the shape \(2,\), and the model has 1"),
+        ({"actions": robot.Actions(delay=-1)}, ConfigError, "delay=-1 must be at least 0"),
+        ({"command": robot.Command({})}, ConfigError, "command: needs at least one range"),
+        ({"command": robot.Command({"x": (1, 0)})}, ConfigError, "the command x: the range 1 to 0"),
+        ({"push": robot.Push()}, EnvError, "push: needs a model whose first joint is free"),
+        ({"start": robot.Start(turn=1.0)}, EnvError, "start.turn: needs a model whose first joint is free"),
+        ({"observations": {"g": terms.gravity}}, EnvError, "needs a model whose first joint is free"),
+        ({"observations": {"a": robot.Observe(terms.action, history=0)}}, ConfigError, "history=0 must be at least 1"),
+        ({"varies": [robot.Vary("opt.timestep", 1, 2)]}, EnvError, "only arrays of real numbers can vary"),
+        ({"varies": [robot.Vary("geom_friction", 1, 2, column=3)]}, EnvError, "and so no column 3"),
+        ({"varies": [robot.Vary("opt.gravity", 1, 2, names="x")]}, EnvError, "its rows have no names"),
+        ({"model": CART.replace('<motor name="push" joint="slide" gear="20"/>', "")}, EnvError, "has no actuators"),
         ({"step_seconds": 0.025}, ConfigError, "step_seconds=0.025: must be a multiple of the model's timestep, 0.01"),
     ],
 )
@@ -200,6 +212,45 @@ def test_a_term_that_is_not_a_number_ends_the_training_with_its_name():
         code, text = refusal(training, "env=Odd-v0", "workers=0", "generations=2", *keys)
         assert code in (3, 5) and "the reward odd is nan" in text, text
     del gymnasium.registry["Odd-v0"]
+
+
+def test_an_observation_that_is_not_a_number_is_named():
+    vector = RobotVector(cart(observations={"odd": lambda w: np.where(w.time > 0.01, np.nan, 0.0)}), 1)
+    vector.reset([0], [0])
+    vector.step([0], [[0.0]])
+    assert vector.errors == {0: "the observation odd is not finite"}
+
+
+def test_no_file_names_a_function_that_is_run(tmp_path):
+    (tmp_path / "evil.py").write_text("def f():\n    open('ran', 'w')\n")
+    keys = ["env=es_rl/Quadruped-v0", "env_kwargs.task=evil:f", "workers=0", "generations=1"]
+    for backend in ("auto", "gymnasium"):
+        code, text = refusal(training, *keys, f"backend={backend}")
+        assert code == 3 and "Leave" in text and not (tmp_path / "ran").exists(), text
+
+
+def test_an_episode_may_be_longer_than_its_declared_seconds_and_endless():
+    task = quadruped.task(seconds=0.1, push=robot.Push(seconds=(0.08, 0.08), speed=1.0), varies=())
+    long = RobotVector(task, 1, limit=12)
+    long.reset([0], [0])
+    ends = [bool(long.step([0], np.zeros((1, 12)))[3][0]) for _ in range(12)]
+    assert ends == [False] * 11 + [True] and np.abs(long._fields["qvel"]).max() < 10
+    robot.register("Short-v0", task)
+    for endless in (True, False):
+        vector = envs.make_vector("Short-v0", 1, "auto", {"max_episode_steps": -1}, endless=endless)
+        vector.reset([0], [0])
+        assert not any(vector.step([0], np.zeros((1, 12)))[3][0] for _ in range(20))
+    del gymnasium.registry["Short-v0"]
+
+
+@pytest.mark.parametrize("name", ["Cart-v0", "Hopper-v4"])
+def test_none_of_the_simulations_can_be_saved_too(name):
+    vector = envs.make(name, 2)
+    obs = vector.reset([0, 1], [0, 1])
+    width = vector.save([0]).shape[1]
+    assert vector.save([]).shape == (0, width)
+    vector.restore([], np.zeros((0, width)))
+    assert obs.shape[0] == 2
 
 
 def test_the_example_trains(train, monkeypatch):

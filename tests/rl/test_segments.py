@@ -180,8 +180,10 @@ def test_a_simulation_does_not_depend_on_those_beside_it(cut):
     assert whole.recorded.over.any()
 
 
-def test_the_same_bits_for_any_number_of_workers(train):
-    runs = [train(*small("generations=5", f"workers={n}"), run=f"run{n}") for n in (0, 1, 2, 3)]
+@pytest.mark.parametrize("keys", [[], ["env=HalfCheetah-v4", "env_kwargs.max_episode_steps=5"]], ids=["falls", "cut"])
+def test_the_same_bits_for_any_number_of_workers(train, keys):
+    keys = small("generations=4", "credit.simulations=7", *keys)
+    runs = [train(*keys, f"workers={n}", run=f"run{n}") for n in (0, 1, 2, 3)]
     for run in runs[1:]:
         assert_equal(tensors(run), tensors(runs[0]))
 
@@ -221,6 +223,20 @@ def test_a_policy_of_steps_and_rounded_weights_trains(train, monkeypatch):
     assert found[-1]["length/mean"] > 5 * found[0]["length/mean"]
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw", "clipup"])
+def test_other_optimisers_take_the_steps_too(train, name):
+    one = train(*small(f"optim.name={name}", "generations=3"), run="one")
+    two = train(*small(f"optim.name={name}", "generations=1"), run="two")
+    train(f"resume={two}", "generations=3")
+    assert_equal(tensors(one), tensors(two))
+
+
+def test_a_critic_that_diverges_begins_anew_and_the_run_goes_on(train, capsys):
+    run = train(*small("critic.lr=1e25", "generations=2"))
+    assert "the critic's numbers are not finite after generation" in capsys.readouterr().out
+    train(f"resume={run}", "generations=3")
+
+
 def test_what_is_told_of_a_generation(train):
     found = metrics(train(*small("generations=4")))[-1]
     assert found["env_steps"] == 4 * 6 * 16 and 0 < found["steps/terminated"] <= 1 and found["length/mean"] > 1
@@ -237,6 +253,7 @@ def test_what_is_told_of_a_generation(train):
         (["es.episodes=2"], ConfigError, "es.episodes=2: is for members that play episodes, and es.segment=16 judges"),
         (["es.population=32"], ConfigError, "es.population=32: is for members"),
         (["es.noise=lowrank"], ConfigError, "es.noise=lowrank: is for members"),
+        (["optim.name=torch.optim.Rprop"], ConfigError, "optim.name=torch.optim.Rprop: es.segment=16 needs one of"),
         (["inference=central"], ConfigError, "es.segment=16 needs inference=local"),
         (["serial=true"], ConfigError, "needs several simulations in a process"),
         (["policy=transformer"], ConfigError, "policy=transformer: es.segment=16 needs a policy without memory"),
@@ -265,10 +282,7 @@ def test_a_critic_without_numbers_is_told_and_begins_anew(train, tmp_path, capsy
     save_file(extra, path / "extra.safetensors")
     atomic.write(path, {p.name: p.read_bytes() for p in path.iterdir() if p.name != "MANIFEST.json"})
     train(f"resume={run}", "generations=4")
-    assert (
-        "the critic predicted numbers that are not finite, so generation 3 is judged by rewards"
-        in capsys.readouterr().out
-    )
+    assert "the critic's numbers are not finite, so generation 3 is judged by rewards" in capsys.readouterr().out
     assert all(np.isfinite(value.numpy()).all() for value in tensors(run).values())
 
 

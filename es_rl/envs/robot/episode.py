@@ -15,8 +15,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from es_rl.envs.robot.task import Command, Push, Start, Vary
-from es_rl.envs.robot.world import find, names
+from es_rl.envs.robot.task import Command, Push, Start, Task, Vary
+from es_rl.envs.robot.world import find, is_free, names
 from es_rl.envs.spaces import Floats
 from es_rl.errors import ConfigError, EnvError, lookup, nearest
 from es_rl.rng import stream
@@ -28,7 +28,9 @@ HOW: dict[str, Any] = {
     "set": lambda default, drawn: np.broadcast_to(drawn, default.shape),
 }
 # The kind of object that has a name for each row of a field, by how the field's name begins.
-KINDS = {"body": "body", "geom": "geom", "site": "site", "jnt": "joint", "actuator": "actuator"}
+KINDS = {
+    "body": "body", "geom": "geom", "site": "site", "jnt": "joint", "actuator": "actuator", "tendon": "tendon",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,18 @@ class Varied:
         if not vary.low <= vary.high:
             raise ConfigError(f"{vary.field}: the range {vary.low:g} to {vary.high:g} is the wrong way round.")
         default = model_field(model, vary.field)
+        if not default.ndim or default.dtype.kind != "f":
+            raise EnvError(f"{vary.field}: is {default.dtype} {default.shape}; only arrays of real numbers can vary.")
+        if vary.column is not None and not (default.ndim == 2 and 0 <= vary.column < default.shape[1]):
+            raise EnvError(f"{vary.field}: has the shape {default.shape}, and so no column {vary.column}.")
         if vary.field.startswith("dof_"):
             of_joints = [names(model, "joint")[j] for j in model.dof_jntid]
         elif (kind := KINDS.get(vary.field.partition("_")[0])) is not None:
             of_joints = names(model, kind)
+        elif vary.names != "*":
+            raise EnvError(f"{vary.field}: its rows have no names, so names={vary.names!r} fits none. Leave names out.")
         else:
-            return cls(vary, np.arange(len(np.atleast_1d(default))))
+            return cls(vary, np.arange(len(default)))
         rows = np.array([i for i, name in enumerate(of_joints) if fnmatchcase(name, vary.names)], np.int64)
         if not len(rows):
             known = [name for name in of_joints if name]
@@ -66,6 +74,27 @@ class Varied:
         shape = (-1, *[1] * (value[index].ndim - 1))
         value[index] = HOW[vary.how](value[index], drawn.reshape(shape))
         return value
+
+
+def check(task: Task, model: mujoco.MjModel) -> None:
+    """Raise `ConfigError` or `EnvError` for parts of a declaration that do not go together with one another."""
+    scale = np.shape(task.actions.scale)
+    if scale not in ((), (model.nu,)):
+        raise ConfigError(f"actions: scale has the shape {scale}, and the model has {model.nu} actuators.")
+    if not model.nu:
+        raise EnvError("the robot's model has no actuators, so nothing can be learnt.")
+    if task.actions.delay < 0:
+        raise ConfigError(f"actions: delay={task.actions.delay} must be at least 0.")
+    for name, (low, high) in (task.command.ranges if task.command else {}).items():
+        if not low <= high:
+            raise ConfigError(f"the command {name}: the range {low:g} to {high:g} is the wrong way round.")
+    if task.command is not None and (not task.command.ranges or task.command.seconds <= 0):
+        raise ConfigError("command: needs at least one range, and seconds above 0.")
+    if task.push is not None and not 0 < task.push.seconds[0] <= task.push.seconds[1]:
+        raise ConfigError(f"push: seconds={task.push.seconds} must be a range above 0.")
+    root = {"push": task.push is not None, "start.place": task.start.place, "start.turn": task.start.turn}
+    if not is_free(model) and (named := [name for name, given in root.items() if given]):
+        raise EnvError(f"{', '.join(named)}: needs a model whose first joint is free. Leave it out.")
 
 
 def model_field(model: mujoco.MjModel, name: str) -> Any:
@@ -85,7 +114,7 @@ def begin(start: Start, model: mujoco.MjModel, source: np.random.Generator) -> t
     for kind, place in zip(model.jnt_type, model.jnt_qposadr, strict=True):
         if kind in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE):
             qpos[place] += source.uniform(-start.joints, start.joints)
-    if model.njnt and model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE:
+    if is_free(model):
         qpos[:2] += source.uniform(-start.place, start.place, 2)
         half = source.uniform(-start.turn, start.turn) / 2
         turned = np.zeros(4)
@@ -96,14 +125,14 @@ def begin(start: Start, model: mujoco.MjModel, source: np.random.Generator) -> t
 
 
 def commands(command: Command | None, steps: int, dt: float, source: np.random.Generator) -> Floats:
-    """Return the command at each step of an episode, (steps+1, C)."""
+    """Return the command at each step of an episode, (steps, C)."""
     if command is None:
-        return np.zeros((steps + 1, 0))
+        return np.zeros((steps, 0))
     each = max(1, round(command.seconds / dt))
     low, high = np.array(list(command.ranges.values()), np.float64).T
     drawn = source.uniform(low, high, (steps // each + 1, len(low)))
     drawn[source.random(len(drawn)) < command.still] = 0.0
-    return np.repeat(drawn, each, axis=0)[: steps + 1]
+    return np.repeat(drawn, each, axis=0)[:steps]
 
 
 def pushes(push: Push | None, steps: int, dt: float, source: np.random.Generator) -> Floats:

@@ -14,7 +14,7 @@ from es_rl.envs.robot.episode import NOISE_STEPS
 from es_rl.envs.robot.task import Observe, Term
 from es_rl.envs.robot.world import World
 from es_rl.envs.spaces import Floats, Ints
-from es_rl.errors import EnvError
+from es_rl.errors import ConfigError, EnvError
 
 
 class Observer:
@@ -23,6 +23,12 @@ class Observer:
     def __init__(self, terms: Mapping[str, Term | Observe], n: int, *, randomise: bool) -> None:
         self._terms = {name: term if isinstance(term, Observe) else Observe(term) for name, term in terms.items()}
         self._n, self._randomise = n, randomise
+        for name, o in self._terms.items():
+            if o.history < 1 or o.delay < 0 or o.noise < 0 or o.clip <= 0:
+                raise ConfigError(
+                    f"the observation {name}: history={o.history} must be at least 1, delay={o.delay} and "
+                    f"noise={o.noise:g} at least 0, and clip={o.clip:g} above 0."
+                )
         self._past: dict[str, Floats] = {}  # (N, delay + history, k) of the terms that need it, the oldest first
         self._columns: dict[str, slice] = {}  # of the noise, by term
         self.sizes: Floats = np.zeros(0)  # (K,) of the noise
@@ -51,6 +57,11 @@ class Observer:
         self.sizes = np.array(sizes)
         self.noise = np.zeros((self._n, NOISE_STEPS, len(sizes)))
 
+    def unsound(self, w: World, row: int) -> str:
+        """Return the name of the first term that is not finite in a row, or an empty string."""
+        found = (name for name, o in self._terms.items() if not np.isfinite(np.asarray(o.term(w))[row]).all())
+        return next(found, "")
+
     def begin(self, w: World, ids: Ints) -> Floats:
         """Return the first observations (n, O) of these simulations: nothing is remembered from before."""
         seen = self._values(w, ids, np.zeros(len(ids), np.int64))
@@ -69,9 +80,8 @@ class Observer:
 
     def save(self, ids: Ints) -> Floats:
         """Return what is remembered, a row for each simulation."""
-        return np.concatenate(
-            [np.zeros((len(ids), 0)), *(p[ids].reshape(len(ids), -1) for p in self._past.values())], 1
-        )
+        parts = [past[ids].reshape(len(ids), past[0].size) for past in self._past.values()]
+        return np.concatenate([np.zeros((len(ids), 0)), *parts], axis=1)
 
     def restore(self, ids: Ints, rows: Floats) -> None:
         """Remember what `save` has returned. Raises ValueError for rows of another length."""
@@ -98,5 +108,8 @@ class Observer:
         parts = []
         for name, o in self._terms.items():
             past = self._past.get(name)
-            parts.append(seen[name] if past is None else past[ids, : o.history].reshape(len(ids), -1))
+            if past is None:
+                parts.append(seen[name])
+            else:
+                parts.append(past[ids, : o.history].reshape(len(ids), o.history * past.shape[2]))
         return np.concatenate(parts, axis=1)

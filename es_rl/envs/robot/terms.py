@@ -9,20 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import mujoco
 import numpy as np
 
 from es_rl.envs.robot.task import Term
 from es_rl.envs.robot.world import World, rotate_back
 from es_rl.envs.spaces import Bools, Floats
+from es_rl.errors import EnvError
 
 DOWN = np.array([[0.0, 0.0, -1.0]])
 
 
 def first(w: World, *, of_velocities: bool = False) -> int:
     """Return where the joints behind a free root begin in qpos, or in qvel."""
-    free = w.model.njnt and w.model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE
-    return (6 if of_velocities else 7) if free else 0
+    return (6 if of_velocities else 7) if w.free else 0
+
+
+def root(w: World) -> World:
+    """Return the same. Raises `EnvError` for a model whose first joint is not free."""
+    if not w.free:
+        raise EnvError(
+            "a term of the root, such as gravity, velocity or height, needs a model whose first joint is free."
+        )
+    return w
 
 
 # --- observations
@@ -42,22 +50,22 @@ def joint_velocities(w: World) -> Floats:
 
 def gravity(w: World) -> Floats:
     """Return the direction of gravity in the root's frame, a unit vector (n, 3)."""
-    return rotate_back(w.qpos[:, 3:7], np.broadcast_to(DOWN, (len(w.qpos), 3)))
+    return rotate_back(root(w).qpos[:, 3:7], np.broadcast_to(DOWN, (len(w.qpos), 3)))
 
 
 def velocity(w: World) -> Floats:
     """Return the root's linear velocity in its own frame, (n, 3), in metres per second."""
-    return rotate_back(w.qpos[:, 3:7], w.qvel[:, :3])
+    return rotate_back(root(w).qpos[:, 3:7], w.qvel[:, :3])
 
 
 def turning(w: World) -> Floats:
     """Return the root's angular velocity in its own frame, (n, 3), in radians per second."""
-    return w.qvel[:, 3:6]
+    return root(w).qvel[:, 3:6]
 
 
 def height(w: World) -> Floats:
     """Return the height of the root, (n,)."""
-    return w.qpos[:, 2]
+    return root(w).qpos[:, 2]
 
 
 def action(w: World) -> Floats:
@@ -90,7 +98,8 @@ def follows(columns: Sequence[int], what: Callable[[World], Floats], of: Sequenc
     """
 
     def term(w: World) -> Floats:
-        error = np.square(what(w)[:, list(columns)] - w.command[:, list(of)]).sum(axis=1)
+        off = np.ascontiguousarray(what(w)[:, list(columns)] - w.command[:, list(of)])  # summed alike for any n
+        error = np.square(off).sum(axis=1)
         value: Floats = np.exp(-error / tolerance**2)
         return value
 
@@ -117,7 +126,7 @@ def pose(w: World) -> Floats:
 
 def shaking(w: World) -> Floats:
     """Return the squared vertical velocity and roll and pitch rates of the root, their sum."""
-    value: Floats = np.square(w.qvel[:, 2]) + 0.05 * np.square(turning(w)[:, :2]).sum(axis=1)
+    value: Floats = np.square(root(w).qvel[:, 2]) + 0.05 * np.square(turning(w)[:, :2]).sum(axis=1)
     return value
 
 
@@ -133,7 +142,7 @@ def lower_than(metres: float) -> Term:
     """Return a term: the root is lower than this."""
 
     def term(w: World) -> Bools:
-        return w.qpos[:, 2] < metres
+        return root(w).qpos[:, 2] < metres
 
     return term
 

@@ -17,16 +17,17 @@ from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
 from es_rl.envs.robot import episode
-from es_rl.envs.robot.episode import NOISE_STEPS, Varied, model_field
+from es_rl.envs.robot.episode import NOISE_STEPS, Varied, check, model_field
 from es_rl.envs.robot.observe import Observer
 from es_rl.envs.robot.task import Task, Term
-from es_rl.envs.robot.world import Fields, World, find, load
+from es_rl.envs.robot.world import Fields, World, find, is_free, load
 from es_rl.envs.spaces import Bools, Floats, Ids, Ints, Seeds
 from es_rl.errors import ConfigError, EnvError
 
 # MuJoCo resets a simulation mid-episode when it counts one of these warnings; the task would reward the jump.
 _BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
 _STAGE = mujoco.mjtStage.mjSTAGE_VEL
+_CONSTS = frozenset(mujoco.MjModel._setconst_inputs)  # what depends on them must be computed again
 
 
 class RobotVector:
@@ -57,13 +58,14 @@ class RobotVector:
         self._varied = [Varied.of(vary, self.model) for vary in task.varies] if randomise else []
         self._expanded = {varied.vary.field: self._expand(varied.vary.field) for varied in self._varied}
         self._defaults = {name: model_field(self.model, name) for name in self._expanded}
-        self._consts = bool({*self._expanded} & {*mujoco.MjModel._setconst_inputs})
+        self._consts = any(name.startswith("opt.") or name in _CONSTS for name in self._expanded)
         about, actions = task.actions.about, self.model.nu
+        check(task, self.model)
         self._rest = np.zeros(actions) if about is None else self.model.key_ctrl[find(self.model, "key", about)].copy()
         self._scale = np.broadcast_to(np.asarray(task.actions.scale, np.float64), (actions,))
         self._seed, self._elapsed = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self._actions = np.zeros((n, task.actions.delay + 2, actions))  # the latest ones, the oldest first
-        self._commands = np.zeros((n, self.steps + 1, len(task.command.ranges) if task.command else 0))
+        self._commands = np.zeros((n, self.steps, len(task.command.ranges) if task.command else 0))
         self._pushes = np.zeros((n, self.steps, 2))
         self._observer = Observer(task.observations, n, randomise=randomise)
         self._check_terms()
@@ -93,7 +95,7 @@ class RobotVector:
         w = self._world(chosen)
         reward, terminated = self._rewards(w, chosen), np.zeros(len(chosen), np.bool_)
         for term in self.task.ends.values():
-            terminated |= term(w)
+            terminated |= np.asarray(term(w), np.bool_)
         broken = (self._bad[chosen] != self._known[chosen]).any(axis=1)
         broken |= np.isin(chosen, raised) if len(raised) else False
         reward[broken] = np.nan
@@ -101,6 +103,8 @@ class RobotVector:
         if self._observer.noisy and len(new := chosen[self._elapsed[chosen] % NOISE_STEPS == 0]):
             self._draw_noise(new)
         obs = self._observer.after(w, chosen, self._elapsed[chosen] % NOISE_STEPS)
+        if not np.isfinite(obs).all():
+            self._blame(w, chosen, np.asarray(~np.isfinite(obs).all(axis=1)))
         back = np.argsort(order)
         return self._seen(obs)[back], reward[back], terminated[back], (self._elapsed[chosen] >= self._limit)[back]
 
@@ -108,7 +112,7 @@ class RobotVector:
         """Return all that the coming steps of these simulations depend on, a row (n, S) each."""
         chosen = np.asarray(ids, np.int64)
         counts = np.stack([self._seed[chosen], self._elapsed[chosen]], axis=1)
-        parts = [self._batch.state[chosen], counts, self._actions[chosen].reshape(len(chosen), -1)]
+        parts = [self._batch.state[chosen], counts, self._actions[chosen].reshape(len(chosen), self._actions[0].size)]
         return np.concatenate([*parts, self._observer.save(chosen)], axis=1)
 
     def restore(self, ids: Ids, rows: Floats) -> None:
@@ -135,7 +139,7 @@ class RobotVector:
     def command(self, i: int) -> dict[str, float]:
         """Return what a simulation is told now, by name."""
         names = list(self.task.command.ranges) if self.task.command else []
-        now = self._commands[i, min(int(self._elapsed[i]), self.steps)]
+        now = self._commands[i, self._elapsed[i] % self.steps]
         return dict(zip(names, now.tolist(), strict=True))
 
     def close(self) -> None:
@@ -170,7 +174,7 @@ class RobotVector:
 
     def _advance(self, chosen: Ints, actions: Floats) -> Any:
         """Step the physics. Return the simulations in which MuJoCo raised an error."""
-        now = np.minimum(self._elapsed[chosen], self.steps - 1)
+        now = self._elapsed[chosen] % self.steps  # after its seconds, an episode has the same pushes again
         queue = self._actions[chosen]
         queue[:, :-1], queue[:, -1] = queue[:, 1:], actions
         self._actions[chosen] = queue
@@ -189,24 +193,27 @@ class RobotVector:
         for weight, term in self.task.rewards.values():
             total += weight * dt * term(w)
         if not np.isfinite(total).all():
-            self._blame(w, chosen)
+            self._blame(w, chosen, ~np.isfinite(total))
         return total
 
-    def _blame(self, w: World, chosen: Ints) -> None:
-        """Say which term is not finite, unless the physics is the cause."""
+    def _blame(self, w: World, chosen: Ints, rows: Bools) -> None:
+        """Say which term is not finite in these rows, unless the physics is the cause."""
         sound = (self._bad[chosen] == self._known[chosen]).all(axis=1)
-        for name, (_, term) in self.task.rewards.items():
-            for row in np.flatnonzero(sound & ~np.isfinite(term(w))):
-                self.errors[int(chosen[row])] = f"the reward {name} is {term(w)[row]}"
+        for row in np.flatnonzero(rows & sound).tolist():
+            rewards = (name for name, (_, term) in self.task.rewards.items() if not np.isfinite(term(w)[row]))
+            if name := next(rewards, ""):
+                self.errors[int(chosen[row])] = f"the reward {name} is {self.task.rewards[name][1](w)[row]}"
+            elif name := self._observer.unsound(w, row):
+                self.errors[int(chosen[row])] = f"the observation {name} is not finite"
 
     def _world(self, chosen: Ints) -> World:
         everyone = len(chosen) == len(self._everyone)
         now = self._elapsed[chosen]
         return World(
             self._fields, slice(None) if everyone else chosen,
-            model=self.model, dt=self.task.step_seconds, time=now * self.task.step_seconds,
+            model=self.model, free=is_free(self.model), dt=self.task.step_seconds, time=now * self.task.step_seconds,
             action=self._actions[chosen, -1], last_action=self._actions[chosen, -2],
-            command=self._commands[chosen, np.minimum(now, self.steps)],
+            command=self._commands[chosen, now % self.steps],
         )  # fmt: skip
 
     def _seen(self, obs: Floats) -> Floats:

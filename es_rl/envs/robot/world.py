@@ -16,7 +16,7 @@ from es_rl.errors import EnvError, nearest
 OBJECTS = {
     "body": mujoco.mjtObj.mjOBJ_BODY, "geom": mujoco.mjtObj.mjOBJ_GEOM, "site": mujoco.mjtObj.mjOBJ_SITE,
     "joint": mujoco.mjtObj.mjOBJ_JOINT, "sensor": mujoco.mjtObj.mjOBJ_SENSOR, "key": mujoco.mjtObj.mjOBJ_KEY,
-    "actuator": mujoco.mjtObj.mjOBJ_ACTUATOR,
+    "actuator": mujoco.mjtObj.mjOBJ_ACTUATOR, "tendon": mujoco.mjtObj.mjOBJ_TENDON,
 }  # fmt: skip
 
 
@@ -48,6 +48,11 @@ def find(model: mujoco.MjModel, kind: str, name: str) -> int:
     return int(number)
 
 
+def is_free(model: mujoco.MjModel) -> bool:
+    """Tell whether the first joint of a model is free: its root can go anywhere."""
+    return bool(model.njnt and model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE)
+
+
 class World:
     """n simulations after a step. Fields of MjData are attributes, (n, …), such as `w.qpos` and `w.xpos`.
 
@@ -55,6 +60,7 @@ class World:
     """
 
     model: mujoco.MjModel
+    free: bool  # the first joint is free: a root
     dt: float  # seconds of a step
     time: Floats  # (n,) seconds since the episode began
     action: Floats  # (n, A) the latest actions, as the policy gave them

@@ -17,5 +17,5 @@ def register() -> None:
         if name not in gymnasium.registry:
             gymnasium.register(
                 name, "es_rl.envs.robot.env:RobotEnv", max_episode_steps=STEPS,
-                kwargs={"task": f"es_rl.envs.worlds.{module}:task"},
+                kwargs={"task": module},
             )  # fmt: skip

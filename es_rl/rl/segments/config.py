@@ -8,6 +8,7 @@ from typing import Any
 
 from es_rl.errors import ConfigError
 from es_rl.es.config import EsConfig
+from es_rl.es.optim import TORCH
 from es_rl.keys import key
 
 
@@ -48,5 +49,7 @@ def check_judged(config: Any) -> None:
             )
     if config.inference == "central":
         raise ConfigError(f"inference=central: {given} needs inference=local. Leave inference out.")
+    if config.optim.name.startswith(TORCH):
+        raise ConfigError(f"optim.name={config.optim.name}: {given} needs one of adam, adamw, clipup, sgd.")
     if config.serial:
         raise ConfigError(f"serial=true: {given} needs several simulations in a process. Leave one of them out.")

@@ -52,6 +52,11 @@ class Critic:
             weights = {name: p.detach().numpy() for name, p in network(inputs, config).named_parameters()}
         return cls(weights, zero_state(weights, ADAM))
 
+    @property
+    def sound(self) -> bool:
+        """True if all of its numbers are finite."""
+        return all(bool(np.isfinite(value).all()) for part in (self.weights, self.optim) for value in part.values())
+
     def load(self, config: CriticConfig) -> nn.Sequential:
         """Return the network with these weights."""
         loaded = network(self.weights["0.weight"].shape[1], config)

@@ -30,6 +30,17 @@ class Played:
         """Return an array of `Recorded`, of all simulations: (T, N, …)."""
         return np.concatenate([getattr(part.recorded, name) for part in self.parts], axis=1)
 
+    def cut_off(self) -> NDArray[np.float32]:
+        """Return the observations after the steps at which episodes were cut off, by step, then by simulation."""
+        rows = np.zeros((*self.all("over").shape, self.parts[0].recorded.x.shape[2]), np.float32)
+        first = 0
+        for part in self.parts:
+            steps, n = part.recorded, part.recorded.over.shape[1]
+            rows[:, first : first + n][steps.over & ~steps.terminated] = steps.cut
+            first += n
+        found: NDArray[np.float32] = rows[self.all("over") & ~self.all("terminated")]
+        return found
+
     @property
     def simulations(self) -> Simulations:
         """The simulations after the generation."""
@@ -65,14 +76,10 @@ class Judged:
         value = critic.predict(played.all("x"), config)  # (T+1, N)
         if not (sound := bool(np.isfinite(value).all())):
             value = np.zeros_like(value)
-        over, after, first = played.all("over"), value[1:].copy(), 0
+        over, after = played.all("over"), value[1:].copy()
         after[over] = 0.0
-        for part in played.parts:
-            steps = part.recorded
-            n = steps.over.shape[1]
-            if sound and len(steps.cut):  # the episode would have gone on
-                after[:, first : first + n][steps.over & ~steps.terminated] = critic.predict(steps.cut, config)
-            first += n
+        if sound and (cut := over & ~played.all("terminated")).any():  # these episodes would have gone on
+            after[cut] = critic.predict(played.cut_off(), config)
         found = advantages(reward, value[:-1], after, over, discount=config.discount, gae=config.gae)
         return cls(found, value[:-1], sound)
 

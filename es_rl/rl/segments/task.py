@@ -39,6 +39,8 @@ from es_rl.run.task import StepResult
 from es_rl.workers.pool import Workers
 from es_rl.workers.worker import JobFailure
 
+UNSOUND = "the critic's numbers are not finite"
+
 
 class SegmentTask:
     """Judges a policy by steps of simulations that go on from one generation to the next."""
@@ -76,14 +78,14 @@ class SegmentTask:
         scale = before.scale.after(reward, played.all("over"))
         judged = Judged.by(before.critic, self._config.critic, played, reward / scale.divisor)
         if not judged.sound:
-            self._say(
-                f"warning: the critic predicted numbers that are not finite, so generation {number} is judged by "
-                f"rewards alone, and a new critic begins"
-            )
             before = replace(before, critic=self._new_critic(number))
+            self._say(f"warning: {UNSOUND}, so generation {number} is judged by rewards alone, and a new critic begins")
         steps = Steps(*(torch.tensor(part) for part in _flat(played, judged)))
         fit = CriticFit(state.generation, before.critic, steps.x.numpy(), judged.targets.astype(np.float32).ravel())
         moved, after, told = self._update(state, before, steps, fit)
+        if not after.critic.sound:
+            after = replace(after, critic=self._new_critic(number))
+            self._say(f"warning: {UNSOUND} after generation {number}, so a new one begins. Lower critic.lr.")
         after = replace(after, simulations=played.simulations, scale=scale)
         moments = [part.moments for part in played.parts if part.moments is not None]
         ended = time.monotonic()

@@ -11,7 +11,7 @@ from es_rl.config import build, check_saved, flatten, help_text, leaves, read_fi
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import idle_workers
 from es_rl.rl.config import Config, parse_resume, parse_train
-from es_rl.rl.presets import PRESETS
+from es_rl.rl.presets import JUDGED, PRESETS
 
 BAD = {
     "": "env is missing: give a Gymnasium id",
@@ -90,6 +90,14 @@ def test_later_sources_win(tmp_path):
     assert config.optim.name == PRESETS["HalfCheetah"]["optim.name"] != Config().optim.name
     assert parse_train(["env=HalfCheetah-v5"]).es.limit == PRESETS["HalfCheetah"]["es.limit"]
     assert parse_train(["env=Other-v4"]).es == Config().es
+
+
+@pytest.mark.parametrize("family", JUDGED)
+def test_presets_of_judged_steps_are_valid_and_asked_for_by_the_segment(family):
+    config = parse_train([f"env={family}-v4", "es.segment=64"])
+    assert config.policy == "mlp" and config.optim.lr < 0.002 and config.es.population == 64
+    for keys in ([], ["es.segment=0"]):
+        assert parse_train([f"env={family}-v4", *keys]).es.population == PRESETS[family]["es.population"]
 
 
 @pytest.mark.parametrize("env", PRESETS)

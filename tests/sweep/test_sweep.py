@@ -448,13 +448,13 @@ def test_the_search_for_presets_asks_for_what_trainings_take_and_is_alike_for_bo
         for task in table_:
             _, *argv = presets.command(name, task, "out")
             config, keys = verb._parse(argv)
-            searched, fixed = space.parse(keys, contenders.make(name, task, config.env_steps))
-            assert len(searched) >= 5 and set(fixed) <= {"mlp.hidden"}
-            assert (config.contender, config.trials, config.seeds) == (name, 24, [1000, 1001])
+            searched, fixed = space.parse(keys, contenders.make(presets.swept(name), task, config.env_steps))
+            assert len(searched) >= 5 and set(fixed) <= {"mlp.hidden", "es.segment"}
+            assert (config.contender, config.trials, config.seeds) == (presets.swept(name), 24, [1000, 1001])
             assert config.env_steps == presets.STEPS[task]
     assert "obs_first" in presets.ES["Humanoid-v4"] and "obs_first" in presets.PPO_FAST["Humanoid-v4"]
     assert presets.main(["plan", "tasks=Ant-v4"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_what_the_search_for_presets_found_is_kept_a_table_and_can_be_pasted(presets, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Declared robots: one simulation of the batch is the Gymnasium environment, worlds belong to the seed, errors name."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -76,6 +77,19 @@ def test_one_of_many_is_the_gymnasium_environment_to_the_last_bit(name):
                 ended += 1
                 assert np.array_equal(many.reset([i], [t])[0], singles[i].reset(seed=t)[0])
     assert ended and len(np.unique(obs)) > n
+
+
+def test_other_trainers_get_the_same_robots():
+    fast = envs.make_vec("Cart-v0", 3)
+    slow = gymnasium.vector.SyncVectorEnv([partial(gymnasium.make, "Cart-v0")] * 3)
+    assert np.array_equal(fast.reset(seed=1)[0], slow.reset(seed=1)[0])
+    rng, ended = np.random.default_rng(0), 0
+    for _ in range(250):
+        actions = rng.uniform(-1, 1, (3, 1)).astype(np.float32)
+        found, expected = fast.step(actions), slow.step(actions)
+        assert all(np.array_equal(a, b) for a, b in zip(found[:4], expected[:4], strict=True))
+        ended += int((found[2] | found[3]).sum())
+    assert ended > 3
 
 
 @pytest.mark.parametrize("name", ["Cart-v0", *WORLDS])
@@ -253,10 +267,11 @@ def test_none_of_the_simulations_can_be_saved_too(name):
     assert obs.shape[0] == 2
 
 
+@pytest.mark.slow
 def test_the_example_trains(train, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
     keys = ["env=balancer:Balancer-v0", "es.segment=64", "workers=0", "eval.every=0"]
-    found = metrics(train(*keys, "generations=6", "eval.episodes=4"))
+    found = metrics(train(*keys, "generations=14", "eval.episodes=4"))
     assert found[-1]["fitness/mean"] > found[0]["fitness/mean"] + 0.3 and found[-1]["members/failed"] == 0
 
 

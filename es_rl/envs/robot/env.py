@@ -46,8 +46,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
         super().reset(seed=seed)
-        source = self.np_random if seed is None else seed
-        return self._simulations.reset([0], [source])[0], self._info()
+        return self._simulations.reset([0], [self.np_random])[0], self._info()
 
     def step(self, action: NDArray[np.float32]) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, _ = self._simulations.step([0], np.asarray(action)[None])

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import mujoco
 import numpy as np
+from gymnasium.utils import seeding
 from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
@@ -252,4 +253,6 @@ def _substeps(task: Task, model: mujoco.MjModel) -> int:
 
 
 def _integer(seed: int | np.random.Generator) -> int:
-    return int(seed.integers(2**31)) if isinstance(seed, np.random.Generator) else int(seed)
+    """Return the number of the world that a seed, or a generator that continues, stands for, as Gymnasium resets do."""
+    source = seed if isinstance(seed, np.random.Generator) else seeding.np_random(int(seed))[0]
+    return int(source.integers(2**31))

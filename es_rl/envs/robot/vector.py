@@ -49,7 +49,7 @@ class RobotVector:
     ) -> None:
         self.errors: dict[int, str] = {}
         self.task, self.model, self._randomise = task, load(task.model), randomise
-        self._skip = _substeps(task, self.model)
+        self._skip, self._free = _substeps(task, self.model), is_free(self.model)
         self.steps = max(1, round(task.seconds / task.step_seconds))
         self._limit, self._obs_first = limit or self.steps, obs_first
         self._batch = Batch(self.model, n, threads, persistent=True)
@@ -212,7 +212,7 @@ class RobotVector:
         now = self._elapsed[chosen]
         return World(
             self._fields, slice(None) if everyone else chosen,
-            model=self.model, free=is_free(self.model), dt=self.task.step_seconds, time=now * self.task.step_seconds,
+            model=self.model, free=self._free, dt=self.task.step_seconds, time=now * self.task.step_seconds,
             action=self._actions[chosen, -1], last_action=self._actions[chosen, -2],
             command=self._commands[chosen, now % self.steps],
         )  # fmt: skip
@@ -221,7 +221,6 @@ class RobotVector:
         return obs if self._obs_first is None else obs[:, : self._obs_first]
 
     def _expand(self, name: str) -> NDArray[Any]:
-        model_field(self.model, name)
         try:
             expanded: NDArray[Any] = self._batch.expand(name)
         except ValueError as error:

@@ -122,7 +122,7 @@ class SegmentRunner:
 
 
 def make_simulations(config: Config, spec: EnvSpec) -> Savable:
-    """Return the simulations of a process. Only the fast backend can save them: see `check` of the task."""
+    """Return the simulations of a process. Only the fast backend can save them: see `es_rl.rl.segments.task`."""
     n = config.credit.simulations
     made = envs.make_vector(spec.id, n, spec.backend, spec.kwargs, config.obs_first)
     assert isinstance(made, Savable)

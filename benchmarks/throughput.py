@@ -92,7 +92,7 @@ def peer(name, env, seconds):
 def main(argv):
     keys = pairs(argv)
     rounds, skip, seconds = int(keys.pop("rounds", ROUNDS)), int(keys.pop("skip", 0)), float(keys.pop("peers", 0))
-    config = parse_train([f"{name}={value}" for name, value in keys.items()])
+    config = parse_train([f"{name}={value}" for name, value in ({"es.segment": "0"} | keys).items()])
     use_one_thread()
     count = available_processors() if config.workers is None else config.workers
     if config.inference == "central":

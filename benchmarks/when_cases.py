@@ -37,13 +37,10 @@ class Case:
         return (OURS,) if self.name in ROUNDED else (OURS, self.against)
 
 
-def _preset_keys() -> tuple[str, ...]:
-    """Return the preset of the plain task as keys. The variants need them, because presets belong to a task's name."""
-    return tuple(f"{name}={'null' if value is None else value}" for name, value in preset(PLAIN).items())
-
-
-def _variant(name: str, what: str, env: str, **more: Any) -> Case:
-    return Case(name, what, env, BACKEND, keys=(*_preset_keys(), NO_EVALUATION), **more)
+def _variant(name: str, what: str, env: str, *, episodes_judge: bool = False, **more: Any) -> Case:
+    known = {**preset(PLAIN, {"es.segment": 0} if episodes_judge else {}), "eval.every": 0}  # as PPO: no evaluations
+    keys = (f"{name}={'null' if value is None else value}" for name, value in known.items())
+    return Case(name, what, env, BACKEND, keys=tuple(keys), **more)
 
 
 def _memory(gap: int) -> Case:
@@ -66,7 +63,7 @@ def _memory(gap: int) -> Case:
 
 ALL = (
     Case("plain", "nothing changed", keys=(NO_EVALUATION,)),
-    _variant("late", "the reward paid only at the end of an episode", "es_rl/LateReward-v0"),
+    _variant("late", "the reward paid only at the end of an episode", "es_rl/LateReward-v0", episodes_judge=True),
     _variant(
         "short",
         f"{FINER} times as many, {FINER} times shorter steps",

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_rl import envs
-from es_rl.envs import VectorEnv
+from es_rl.envs import Savable, VectorEnv
 from es_rl.envs.spaces import Bools, Floats, Ids, Ints, Seeds
 from es_rl.errors import EnvError
 from es_rl.rng import MAX_SEED, PURPOSES, stream
@@ -48,6 +48,9 @@ PURPOSES["reward_noise"] = 1001  # a code far from those of the library
 class Payment(Protocol):
     """A rule that replaces the task's own reward."""
 
+    def state(self) -> NDArray[Any]:
+        """Return the array (n, K) that holds what a rule remembers of each simulation. It may be written to."""
+
     def begin(self, ids: Ints, seeds: Seeds) -> None:
         """Prepare for new episodes of the simulations `ids`."""
 
@@ -58,7 +61,7 @@ class Payment(Protocol):
 class Paid:
     """A vector environment whose rewards are replaced by a `Payment`."""
 
-    def __init__(self, env: VectorEnv, payment: Payment) -> None:
+    def __init__(self, env: Savable, payment: Payment) -> None:
         self._env, self._payment = env, payment
         self.errors = env.errors
 
@@ -73,6 +76,16 @@ class Paid:
         paid = self._payment.pay(np.asarray(ids, np.int64), obs, reward, terminated | truncated)
         return obs, paid, terminated, truncated
 
+    def save(self, ids: Ids) -> Floats:
+        """Return the states of the simulations and what the rule remembers of them, a row each."""
+        return np.concatenate([self._env.save(ids), self._payment.state()[np.asarray(ids)]], axis=1)
+
+    def restore(self, ids: Ids, rows: Floats) -> None:
+        """Put the simulations where the rows of `save` left theirs."""
+        state = self._payment.state()
+        self._env.restore(ids, rows[:, : rows.shape[1] - state.shape[1]])
+        state[np.asarray(ids)] = rows[:, rows.shape[1] - state.shape[1] :]
+
     def close(self) -> None:
         """Close the simulations."""
         self._env.close()
@@ -82,7 +95,11 @@ class AtTheEnd:
     """The sum of all rewards at the last step of an episode, 0 before."""
 
     def __init__(self, n: int) -> None:
-        self._sums = np.zeros(n)
+        self._sums = np.zeros((n, 1))
+
+    def state(self) -> NDArray[Any]:
+        """Return the sums (n, 1)."""
+        return self._sums
 
     def begin(self, ids: Ints, seeds: Seeds) -> None:
         """Set the sums to zero."""
@@ -90,8 +107,8 @@ class AtTheEnd:
 
     def pay(self, ids: Ints, obs: Floats, reward: Floats, over: Bools) -> Floats:
         """Add up the rewards. Return the sums where episodes are over, 0 elsewhere."""
-        self._sums[ids] += reward
-        return np.where(over, self._sums[ids], 0.0)
+        self._sums[ids, 0] += reward
+        return np.where(over, self._sums[ids, 0], 0.0)
 
 
 class WithNoise:
@@ -102,7 +119,13 @@ class WithNoise:
     """
 
     def __init__(self, n: int) -> None:
-        self._seeds, self._steps, self._drawn = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros((n, NOISE_BLOCK))
+        self._state = np.zeros((n, 2 + NOISE_BLOCK))
+        # views: the seed of the episode, the steps in it, and the noise of the present block of steps
+        self._seeds, self._steps, self._drawn = self._state[:, 0], self._state[:, 1], self._state[:, 2:]
+
+    def state(self) -> NDArray[Any]:
+        """Return seeds, steps and drawn noise (n, 2 + NOISE_BLOCK)."""
+        return self._state
 
     def begin(self, ids: Ints, seeds: Seeds) -> None:
         """Store the seeds; for a generator, a checksum of its state."""
@@ -114,7 +137,7 @@ class WithNoise:
 
     def pay(self, ids: Ints, obs: Floats, reward: Floats, over: Bools) -> Floats:
         """Add the noise of the step. Every `NOISE_BLOCK` steps, draw the noise of the next `NOISE_BLOCK` steps."""
-        at = self._steps[ids] % NOISE_BLOCK
+        at = self._steps[ids].astype(np.int64) % NOISE_BLOCK
         for row in np.flatnonzero(at == 0):
             i, happened = ids[row], zlib.crc32(np.ascontiguousarray(obs[row]).tobytes())
             noise = stream(int(self._seeds[i]) % MAX_SEED, "reward_noise", int(self._steps[i]), happened)
@@ -127,8 +150,12 @@ class WithNoise:
 class Share:
     """A constant share of the reward."""
 
-    def __init__(self, share: float) -> None:
-        self._share = share
+    def __init__(self, n: int, share: float) -> None:
+        self._share, self._nothing = share, np.zeros((n, 0))
+
+    def state(self) -> NDArray[Any]:
+        """Return an array without columns."""
+        return self._nothing
 
     def begin(self, ids: Ints, seeds: Seeds) -> None:
         """Do nothing: episodes have no state here."""
@@ -138,14 +165,20 @@ class Share:
         return reward * self._share
 
 
+def _savable(name: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None) -> Savable:
+    env = envs.make_vector(name, n, "batch", env_kwargs, obs_first)
+    assert isinstance(env, Savable)
+    return env
+
+
 def late_reward(n: int, env_kwargs: Mapping[str, Any], obs_first: int | None) -> VectorEnv:
     """Return n simulations that pay at the end of an episode."""
-    return Paid(envs.make_vector(PLAIN, n, "batch", env_kwargs, obs_first), AtTheEnd(n))
+    return Paid(_savable(PLAIN, n, env_kwargs, obs_first), AtTheEnd(n))
 
 
 def noisy_reward(n: int, env_kwargs: Mapping[str, Any], obs_first: int | None) -> VectorEnv:
     """Return n simulations with noise on the reward."""
-    return Paid(envs.make_vector(PLAIN, n, "batch", env_kwargs, obs_first), WithNoise(n))
+    return Paid(_savable(PLAIN, n, env_kwargs, obs_first), WithNoise(n))
 
 
 def short_steps(n: int, env_kwargs: Mapping[str, Any], obs_first: int | None, *, finer: int = FINER) -> VectorEnv:
@@ -163,8 +196,8 @@ def short_steps(n: int, env_kwargs: Mapping[str, Any], obs_first: int | None, *,
     plain.close()
     with finer_model(finer) as path:  # make_vector reads the file at once
         kwargs = {"max_episode_steps": limit, **env_kwargs, "xml_file": str(path), "frame_skip": frame_skip}
-        env = envs.make_vector("HalfCheetah-v5", n, "batch", kwargs, obs_first)
-    return Paid(env, Share(1 / finer))
+        env = _savable("HalfCheetah-v5", n, kwargs, obs_first)
+    return Paid(env, Share(n, 1 / finer))
 
 
 @contextmanager

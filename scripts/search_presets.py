@@ -283,7 +283,7 @@ def best_settings(contender, task, trial):
     fixed = space.parse(CONTENDERS[contender][task], reader)[1]
     chosen = {k: reader.value(k, text) for k, text in {**fixed, **settings(trial, contender, task)}.items()}
     if swept(contender) == "es":
-        base = preset(task, chosen.get("es.segment"))
+        base = preset(task, {"es.segment": chosen.get("es.segment", 0)})
         linear = chosen.get("policy", base.get("policy")) == "linear"
         return {k: v for k, v in {**base, **chosen}.items() if not (linear and k == "mlp.hidden")}
     whole = flatten(ppo_fast.settings(task)) | chosen

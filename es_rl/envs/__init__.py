@@ -106,6 +106,7 @@ class EnvSpec:
     kwargs: dict[str, Any] = field(default_factory=dict)
     backend: str = "auto"
     warnings: tuple[str, ...] = ()  # messages of the warnings while it was made, without repetitions
+    savable: bool = False  # whether its simulations are `Savable`
 
 
 def make(id: str, n: int, /, backend: str = "auto", *, obs_first: int | None = None, **env_kwargs: Any) -> VectorEnv:
@@ -267,8 +268,8 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
     assert seen is not None
     if left_out:
         said += (f"left out of the observations, since they have no fixed size: {', '.join(left_out)}",)
-    spec = EnvSpec(id, seen, env.action_space, dict(env_kwargs), backend, said)
     vector = make_vector(id, 1, backend, env_kwargs)
+    spec = EnvSpec(id, seen, env.action_space, dict(env_kwargs), backend, said, isinstance(vector, Savable))
     spec.action_space.seed(seed)
     vector.reset([0], [seed])
     if not vector.errors:

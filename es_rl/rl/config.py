@@ -114,8 +114,7 @@ def parse_train(argv: Sequence[str]) -> Config:
     env = given.get("env") or str(file.get("env") or "")
     if not env:
         raise ConfigError("env is missing: give a Gymnasium id, such as env=HalfCheetah-v4.")
-    segment = given.get("es.segment", file.get("es.segment"))
-    sources = [(preset(env, segment), f"preset of {env}: "), (file, f"{path}: "), (given, "")]
+    sources = [(preset(env, {**file, **given}), f"preset of {env}: "), (file, f"{path}: "), (given, "")]
     return resolve(build(Config, sources))
 
 

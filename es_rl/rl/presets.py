@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from es_rl.envs.mujoco_tasks import PREFIX, TASKS
+from es_rl.rl.segments.config import asks_for_episodes
+
 
 def _ars(pairs: int, top: int | None, sigma: float, alpha: float, shift: float, **more: Any) -> dict[str, Any]:
     """Return the settings of ARS V2-t (Mania et al. 2018, table 9).
@@ -84,15 +87,16 @@ def _judged(**more: Any) -> dict[str, Any]:
     return {
         "policy": "mlp",
         "mlp.squash": "clip",
+        "es.segment": 64,
         "es.sigma": 0.004,
         "optim.lr": 6e-4,
         "optim.eps": 1e-5,
-        "eval.every": 20,
+        "eval.every": 50,
         **more,
     }
 
 
-# With es.segment: members are judged on recorded steps. Of HalfCheetah and Ant the best of some twenty trials.
+# Members are judged on recorded steps. Of HalfCheetah and Ant the best of some twenty trials.
 WIDE: dict[str, Any] = {"mlp.hidden": [128, 128]}
 FAR: dict[str, Any] = {"critic.discount": 0.995, "critic.gae": 0.9}
 JUDGED: dict[str, dict[str, Any]] = {
@@ -112,14 +116,21 @@ JUDGED: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(env: str, segment: object = None) -> Mapping[str, Any]:
+# Where judged steps learn more than whole episodes in the same environment steps (docs/tried.md).
+BY_STEPS = ("HalfCheetah", "Walker2d", "Ant")
+
+
+def preset(env: str, given: Mapping[str, object] | None = None) -> Mapping[str, Any]:
     """Return the preset of an environment id such as `Humanoid-v4`, or an empty mapping.
 
-    `segment` is the value given to `es.segment`, None if there is none.
+    `given` holds the keys of the command line and of a file. `es.segment` among them says how members are judged, and
+    so do keys that only members with whole episodes have. Otherwise the task decides, if it is one of the fast ones.
     """
-    judged = segment is not None and str(segment) != "0"
-    known = {family(env): JUDGED.get(family(env), _judged())} if judged else PRESETS
-    return known.get(family(env), {})
+    given = given or {}
+    name, segment = family(env), given.get("es.segment")
+    fast = env.removeprefix(PREFIX) in TASKS
+    by_steps = fast and name in BY_STEPS and not asks_for_episodes(given) if segment is None else str(segment) != "0"
+    return JUDGED.get(name, _judged()) if by_steps else PRESETS.get(name, {})
 
 
 def family(env: str) -> str:

@@ -98,6 +98,20 @@ def test_short_steps_pay_for_the_same_distance_the_same_reward():
     assert not path.exists()
 
 
+@pytest.mark.parametrize("name", when_tasks.VARIANTS)
+def test_a_variant_goes_on_where_it_was_saved(name):
+    here, there = variant(name, 2, max_episode_steps=60), variant(name, 2, max_episode_steps=60)
+    here.reset([0, 1], [3, 4])
+    actions = np.random.default_rng(0).uniform(-1, 1, (60, 1, 6))
+    for action in actions[:57]:
+        here.step([1], action)
+    there.restore([0], here.save([1]))
+    for action in actions[57:]:
+        for ours, theirs in zip(here.step([1], action), there.step([0], action), strict=True):
+            assert np.array_equal(ours, theirs)
+    assert ours[0]
+
+
 def test_gymnasium_knows_the_spaces_of_a_variant_and_refuses_to_play_it():
     for name in when_tasks.VARIANTS:
         assert envs.probe(name, {}, 0, "variants").observation_space.shape == (17,)
@@ -212,9 +226,10 @@ def test_every_case_trains_what_it_names_and_keeps_the_preset():
     for case in when_cases.ALL:
         config = parse_train([f"env={case.env}", f"backend={case.backend}", "workers=0", *case.keys])
         if not case.name.startswith("memory"):
-            known = preset("HalfCheetah-v4")
-            assert (config.policy, config.es.population) == (known["policy"], known["es.population"])
+            known = preset("HalfCheetah-v4", {"es.segment": 0} if case.name == "late" else {})
+            assert (config.policy, config.mlp.hidden) == (known["policy"], known["mlp.hidden"])
             assert config.optim.lr == known["optim.lr"] and config.eval.every == 0
+            assert config.es.segment == known.get("es.segment", 0) and (case.name == "late") == (not config.es.segment)
     assert parse_train(["env=A-v0", *when_cases.CASES["ternary"].keys]).linear.weights == "ternary"
 
 

@@ -11,7 +11,7 @@ from es_rl.config import build, check_saved, flatten, help_text, leaves, read_fi
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import idle_workers
 from es_rl.rl.config import Config, parse_resume, parse_train
-from es_rl.rl.presets import JUDGED, PRESETS
+from es_rl.rl.presets import BY_STEPS, JUDGED, PRESETS
 
 BAD = {
     "": "env is missing: give a Gymnasium id",
@@ -88,21 +88,43 @@ def test_later_sources_win(tmp_path):
     config = parse_train(["config=keys.yaml", "seed=9"])
     assert (config.env, config.seed, config.es.sigma, config.es.top) == ("HalfCheetah-v4", 9, 0.5, 3)
     assert config.optim.name == PRESETS["HalfCheetah"]["optim.name"] != Config().optim.name
-    assert parse_train(["env=HalfCheetah-v5"]).es.limit == PRESETS["HalfCheetah"]["es.limit"]
+    assert parse_train(["env=HalfCheetah-v5", "es.segment=0"]).es.limit == PRESETS["HalfCheetah"]["es.limit"]
     assert parse_train(["env=Other-v4"]).es == Config().es
 
 
 @pytest.mark.parametrize("family", JUDGED)
 def test_presets_of_judged_steps_are_valid_and_asked_for_by_the_segment(family):
-    config = parse_train([f"env={family}-v4", "es.segment=64"])
-    assert config.policy == "mlp" and config.optim.lr < 0.002 and config.es.population == 64
-    for keys in ([], ["es.segment=0"]):
-        assert parse_train([f"env={family}-v4", *keys]).es.population == PRESETS[family]["es.population"]
+    config = parse_train([f"env={family}-v4", "es.segment=32"])
+    known = {**JUDGED[family], "es.segment": 32}
+    assert {k: v for k, v in flatten(dataclasses.asdict(config)).items() if k in known} == known
+    assert config.es.population == Config().es.population
+    assert parse_train([f"env={family}-v4", "es.segment=0"]).es.population == PRESETS[family]["es.population"]
+    assert (parse_train([f"env={family}-v4"]).es.segment > 0) == (family in BY_STEPS)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "es.population=64", "es.noise=dense", "es.limit=200", "chunk=2", "serial=true", "inference=central",
+        "policy=transformer", "backend=gymnasium", "optim.name=torch.optim.Adam", "es.segment=0",
+    ],
+)  # fmt: skip
+def test_what_only_whole_episodes_have_asks_for_them(keys, tmp_path):
+    assert parse_train(["env=Ant-v4", keys]).es.segment == 0
+    name, value = keys.split("=")
+    (tmp_path / "keys.yaml").write_text(f"env: Ant-v4\n{name}: {value}\n")
+    assert parse_train(["config=keys.yaml"]).es.segment == 0
+
+
+def test_judged_steps_are_not_the_default_where_simulations_may_not_be_saved():
+    assert parse_train(["env=es_rl/Ant-v5", "mlp.hidden=[8]", "es.sigma=0.01", "seed=3"]).es.segment > 0
+    for env in ("module:Ant-v4", "Ant-v3", "other/Ant-v4"):
+        assert parse_train([f"env={env}"]).es.segment == 0
 
 
 @pytest.mark.parametrize("env", PRESETS)
 def test_presets_are_valid(env):
-    config = parse_train([f"env={env}-v4"])
+    config = parse_train([f"env={env}-v4", "es.segment=0"])
     assert {k: v for k, v in flatten(dataclasses.asdict(config)).items() if k in PRESETS[env]} == PRESETS[env]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,19 @@ class CriticConfig:
 
 # Keys of the strategy that count when steps are judged. All others are about members that play episodes.
 JUDGED = ("segment", "sigma", "sigma_decay", "max_failed")
+EPISODES = {f"es.{field.name}" for field in dataclasses.fields(EsConfig) if field.name not in JUDGED}
+
+
+def asks_for_episodes(given: Mapping[str, object]) -> bool:
+    """Return whether one of the given keys is for members that play whole episodes."""
+    values = {name: str(value) for name, value in given.items()}
+    return (
+        not values.keys().isdisjoint(EPISODES | {"chunk", "serial"})
+        or values.get("inference") == "central"
+        or values.get("backend", "auto") not in ("auto", "batch")
+        or values.get("policy", "mlp") not in ("linear", "mlp")
+        or values.get("optim.name", "").startswith(TORCH)
+    )
 
 
 def check_judged(config: Any) -> None:

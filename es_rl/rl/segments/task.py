@@ -19,7 +19,7 @@ from gymnasium import spaces
 from torch import nn
 
 from es_rl import es
-from es_rl.envs import EnvSpec, choose_backend
+from es_rl.envs import EnvSpec
 from es_rl.errors import ConfigError, EnvError, TrainingError
 from es_rl.es.diagnostics import effective_rank, norm
 from es_rl.es.optim import Ascent
@@ -178,7 +178,7 @@ def _flat(played: Played, judged: Judged) -> list[np.ndarray]:
 
 def _check(config: Config, spec: EnvSpec, policy: nn.Module) -> None:
     given = f"es.segment={config.es.segment}"
-    if choose_backend(spec.id, spec.backend) != "batch":
+    if not spec.savable:
         raise EnvError(
             f"env={spec.id}: {given} needs simulations that can be saved in the middle of an episode: those of "
             f"Gymnasium's MuJoCo tasks, and robots of es_rl.envs.robot. Give es.segment=0 to judge whole episodes."

@@ -7,7 +7,7 @@ so a whole training equals one on Gymnasium's own environments, restarts include
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -21,6 +21,14 @@ from es_rl.errors import ConfigError, EnvError
 
 if TYPE_CHECKING:
     from es_rl.envs import VectorEnv
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """An environment that can draw any simulation of its task."""
+
+    def draw(self, simulations: Any, i: int) -> Any:
+        """Return a picture of simulation i."""
 
 
 class Restarting:
@@ -76,6 +84,8 @@ class Restarting:
         import mujoco
 
         env, vector = cast(Any, self.env.unwrapped), cast(Any, self.vector)
+        if isinstance(env, Drawing):
+            return env.draw(vector, i)
         mujoco.mj_setState(env.model, env.data, vector.state(i), int(mujoco.mjtState.mjSTATE_INTEGRATION))
         mujoco.mj_forward(env.model, env.data)
         return env.render()

@@ -249,18 +249,20 @@ def test_a_prefix_of_the_observation_is_a_space_of_its_own():
 
 
 @pytest.mark.parametrize("make", [envs.make_vec, envs.sb3])
-def test_pictures_show_each_simulation(make, renderer):
+@pytest.mark.parametrize("args", ['"Hopper-v5", 2, width=64, height=64', '"es_rl/Quadruped-v0", 2'], ids=["task", "robot"])
+def test_pictures_show_each_simulation(make, args, renderer):
     if not renderer:
         pytest.skip("this machine draws nothing")
     code = f"""
 import numpy as np
 from es_rl import envs
-env = envs.{make.__name__}("Hopper-v5", 2, render_mode="rgb_array", width=64, height=64)
+env = envs.{make.__name__}({args}, render_mode="rgb_array")
 env.reset()
 pictures = env.render() if "{make.__name__}" == "make_vec" else env.get_images()
-assert len(pictures) == 2 and pictures[0].shape == (64, 64, 3) and pictures[0].std() > 5
-for _ in range(60):
-    env.step(np.array([[0, 0, 0], [1, 1, 1]], np.float32))
+assert len(pictures) == 2 and pictures[0].shape in ((64, 64, 3), (480, 480, 3)) and pictures[0].std() > 5
+size = env.action_space.shape[-1]
+for _ in range(20):
+    env.step(np.stack([np.zeros(size), np.ones(size)]).astype(np.float32))
 pictures = env.render() if "{make.__name__}" == "make_vec" else env.get_images()
 assert not np.array_equal(*pictures)
 """

@@ -55,11 +55,15 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         return obs[0], float(reward[0]), bool(terminated[0]), False, self._info()
 
     def render(self) -> Any:
+        return self.draw(self._simulations, 0)
+
+    def draw(self, simulations: RobotVector, i: int) -> Any:
+        """Draw one of some simulations of this task."""
         from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
         if self._data is None:
             self._data = mujoco.MjData(self.model)
-        self._simulations.data(0, self._data)
+        simulations.data(i, self._data)
         mujoco.mj_forward(self.model, self._data)
         place, size = _place_and_size(self.model, self._data)
         if self._renderer is None:

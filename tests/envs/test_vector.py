@@ -249,7 +249,9 @@ def test_a_prefix_of_the_observation_is_a_space_of_its_own():
 
 
 @pytest.mark.parametrize("make", [envs.make_vec, envs.sb3])
-@pytest.mark.parametrize("args", ['"Hopper-v5", 2, width=64, height=64', '"es_rl/Quadruped-v0", 2'], ids=["task", "robot"])
+@pytest.mark.parametrize(
+    "args", ['"Hopper-v5", 2, width=64, height=64', '"es_rl/Quadruped-v0", 2'], ids=["task", "robot"]
+)
 def test_pictures_show_each_simulation(make, args, renderer):
     if not renderer:
         pytest.skip("this machine draws nothing")

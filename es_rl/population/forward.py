@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from es_rl.errors import EnvError
 from es_rl.noise import Perturbation
 from es_rl.population import generators
+from es_rl.population.hooks import with_weights
 from es_rl.population.interception import Interception, NoRuleError
 from es_rl.population.layers.rewriting import rewritten, rewritten_in, standing_in
 from es_rl.population.layout import Layout, Share, turned
@@ -61,14 +62,13 @@ class Population:
         self, module: nn.Module, members: dict[str, Members], n: int, forward: Callable[..., Any] | None = None
     ) -> None:
         self._module, self._all = module, members
-        self._forward = module.forward if forward is None else forward
+        self._forward = with_weights(module) if forward is None else forward
         self.__signature__ = inspect.signature(self._forward)  # for code that inspects the arguments of forward
         self._layers = rewritten_in(module)
         self._layout = Layout(module, self._forward)
         self._dims: dict[tuple[Any, ...], list[int | None]] = {}  # see `_row_dims`, by shapes of arguments
         self.calls = 0
-        self.running = False  # inside a call
-        self._guessed = False  # in the last call: see `Interception`
+        self.running = self._guessed = False  # inside a call; in the last call: see `Interception`
         self._n = self._everyone = n
         self._parameters = dict(module.named_parameters())
         self.select(range(self._n))

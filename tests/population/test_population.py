@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
+from torch.nn.utils import prune
 
 from es_rl import population
 from es_rl.errors import ConfigError, EnvError
@@ -250,6 +251,15 @@ def encoder():
 
 
 # name → the module, its input, whether all of it has rules
+def computed(reparametrize, module, *args, **kwargs):
+    """A module whose weight is computed by a hook of its own."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", FutureWarning)  # torch has newer ways, but these are still used
+        module = reparametrize(module, *args, **kwargs)
+        module(torch.zeros(1, 5))
+    return module
+
+
 NETWORKS = {
     "mlp": (
         lambda: nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 6, bias=False), nn.LayerNorm(6, bias=False), nn.Linear(6, 1)),
@@ -272,6 +282,9 @@ NETWORKS = {
     "class token": (ClassToken, numbers(6, 8), True),
     "in place": (InPlace, numbers(4, 5), True),
     "weight norm": (lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 6)), nn.Tanh()), numbers(5), True),
+    "weight norm of old": (lambda: computed(nn.utils.weight_norm, nn.Linear(5, 6)), numbers(5), True),
+    "spectral norm of old": (lambda: computed(nn.utils.spectral_norm, nn.Linear(5, 6)), numbers(5), True),
+    "pruned": (lambda: computed(prune.random_unstructured, nn.Linear(5, 6), "weight", amount=0.4), numbers(5), True),
     "rnn": (lambda: Last(nn.RNN(5, 6, nonlinearity="relu", batch_first=True)), numbers(4, 5), True),
     "lstm": (lambda: Last(nn.LSTM(5, 6, num_layers=2, batch_first=True)), numbers(4, 5), True),
     "both directions": (lambda: Last(nn.GRU(5, 6, num_layers=2, bidirectional=True, batch_first=True)), numbers(4, 5), True),
@@ -309,6 +322,8 @@ def tensor(out):
 
 def explicit(module, members, x, rows, p):
     """One member after the other, each with its own weights, in a module that nobody has perturbed."""
+    with torch.no_grad():
+        module(x[:rows])  # so that what its hooks compute can be copied
     module = copy.deepcopy(module)
     for part in module.modules():
         vars(part).pop("forward", None)

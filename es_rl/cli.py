@@ -41,6 +41,7 @@ def run(verb: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may not have every character
+            stream.close = stream.flush  # type: ignore[method-assign] # an environment may close what is not its own
     try:
         _check_directory()
         code = verb(sys.argv[1:] if argv is None else argv)

@@ -297,6 +297,14 @@ def test_members_that_are_all_equal_are_warned_of(train, capsys):
     assert [line["update/norm"] for line in metrics(run)] == [0.0] * 4
 
 
+def test_an_environment_that_closes_the_output_does_not_silence_the_program(command):
+    keys = ["generations=1", "es.population=4", "eval.episodes=1", "video.every=-1", "workers=0", "run=run"]
+    done = command("train", "env=hostile:ClosesOutput-v0", *keys)
+    assert done.returncode == 0 and "The run is in run" in done.stdout
+    done = command("evaluate", "run=run", "env=hostile:ClosesOutput-v0", "episodes=1")
+    assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1])["episodes"] == 1
+
+
 @pytest.mark.slow
 def test_an_environment_that_closes_files_or_prints_or_forks_does_no_harm(train, tmp_path, capfd):
     quiet = train("env=hostile:Good-v0", "generations=2", "es.population=4", "workers=1", run="quiet")

@@ -36,6 +36,15 @@ class Good(gymnasium.Env):
         return self.look(), reward, self.t >= self.limit, False, {}
 
 
+class ClosesOutput(Good):
+    """Closes what the program writes to."""
+
+    def reset(self, *, seed=None, options=None):
+        sys.stdout.close()
+        sys.stderr.close()
+        return super().reset(seed=seed)
+
+
 class OneNumber(Good):
     """Rewards and ends are arrays of one number."""
 

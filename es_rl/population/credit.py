@@ -128,13 +128,14 @@ class Credit:
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, _Met]]:
         """Run rows without noise, and the two members of each layer's pair, all at once.
 
-        Return the outputs (n, A) without noise, the difference Δoutputs/(2 sigma) of each layer's pair, and what layers
-        met.
+        A pair has the sums of its layer, perturbed, and all that follows; before, its members are as the rows without
+        noise. Return the outputs (n, A) without noise, the difference Δoutputs/(2 sigma) of each layer's pair, and what
+        layers met.
         """
         self._order = self._order or self._find_order(x[:1])
         hidden, met = self._order[:-1], dict[str, _Met]()
         with self._hooked(partial(self._meet, met, sigma, noise)):
-            outputs, *members = self._module(torch.cat([x] * (1 + 2 * len(hidden)))).chunk(1 + 2 * len(hidden))
+            outputs, *members = self._module(x).chunk(1 + 2 * len(hidden))
         pairs = zip(members[0::2], members[1::2], strict=True)
         return outputs, {n: (a - b) / (2 * sigma) for n, (a, b) in zip(hidden, pairs, strict=True)}, met
 
@@ -147,12 +148,12 @@ class Credit:
         layer: nn.Module,
         args: Any,
         out: Tensor,
-    ) -> None:
-        """Note what a layer meets, and perturb its sums in its own pair of members."""
+    ) -> Tensor:
+        """Note what a layer meets. Return its sums, with those of its own pair of members below."""
         i = len(met)
-        inputs = args[0].chunk(2 * len(self._order) - 1)
+        inputs = args[0].chunk(2 * i + 1)
         if i:
-            met[self._order[i - 1]].change = (inputs[2 * i - 1] - inputs[2 * i]) / (2 * sigma)
+            met[self._order[i - 1]].change = (inputs[-2] - inputs[-1]) / (2 * sigma)
         x, bias = inputs[0], int(layer.bias is not None)
         if isinstance(layer, nn.LayerNorm):
             x = F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
@@ -160,12 +161,13 @@ class Credit:
         else:
             reach = (x.square().sum(1, keepdim=True) + bias).sqrt()
         met[name] = _Met(x, torch.empty(0))
-        if i < len(self._order) - 1:
-            sums = out.chunk(2 * len(self._order) - 1)
-            signs, reach = _signs(noise, sums[0]), reach.clamp_(min=torch.finfo(x.dtype).tiny)
-            met[name].probe = signs / reach
-            sums[2 * i + 1].addcmul_(signs, reach, value=sigma)
-            sums[2 * i + 2].addcmul_(signs, reach, value=-sigma)
+        if i == len(self._order) - 1:
+            return out
+        sums, reach = out[: len(x)], reach.clamp_(min=torch.finfo(x.dtype).tiny)
+        signs = _signs(noise, sums)
+        met[name].probe = signs / reach
+        change = signs.mul_(reach).mul_(sigma)
+        return torch.cat([out, sums + change, sums - change])
 
     def _find_order(self, x: Tensor) -> list[str]:
         """Return the names of the layers in the order in which they run. Raises `ConfigError` if it is not a chain."""

@@ -205,7 +205,7 @@ def _influences(changes: dict[str, Tensor], met: dict[str, _Met]) -> dict[str, _
 
 def _signs(noise: np.random.Generator, like: Tensor) -> Tensor:
     """Return random signs, as many as `like` has numbers."""
-    drawn = SIGNS[np.frombuffer(noise.bytes(like.numel() // 8 + 1), np.uint8)].reshape(-1)
+    drawn = SIGNS.take(np.frombuffer(noise.bytes(like.numel() // 8 + 1), np.uint8), axis=0).reshape(-1)
     return torch.from_numpy(drawn[: like.numel()]).to(like.dtype).reshape(like.shape)
 
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from es_rl import cli, envs
 from es_rl.config import help_text, parse
+from es_rl.envs.measures import statistics
 from es_rl.envs.renderer import choose_renderer, shows_pictures
+from es_rl.envs.spaces import Floats, Ints
 from es_rl.errors import EnvError, lookup
 from es_rl.keys import key
 from es_rl.rl import agent as agents
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     spec = envs.probe(env, agent.config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)
     if (spec.observation_space, spec.action_space) != (agent.observation_space, agent.action_space):
         raise EnvError(f"env={env}: its spaces are not those that the policy was trained for ({agent.config.env}).")
-    returns, lengths = _episodes(agent, env, config)
+    returns, lengths, measured = _episodes(agent, env, config)
     result = {
         "run": config.run,
         "env": env,
@@ -63,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
         "return_min": float(returns.min()),
         "return_max": float(returns.max()),
         "length_mean": float(lengths.mean()),
+        **statistics(spec.measures, measured, steps=float(lengths.sum()), episodes=len(lengths)),
         "versions": versions(),
     }
     sys.stdout.write(f"{env}: return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes\n")
@@ -70,8 +73,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Run the episodes and give the returns and lengths of those that did not fail. Raises `EnvError` if all failed."""
+def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[Floats, Ints, Floats]:
+    """Return the returns, lengths and measures of the episodes that did not fail. Raises `EnvError` if all failed."""
     seeds = [integer_seed(config.seed, "evaluate", episode) for episode in range(config.episodes)]
     trained = agent.config
     n = 1 if trained.serial else min(BATCH, config.episodes)
@@ -86,7 +89,8 @@ def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[np
         odd = [part.unsound for part in done if part.unsound]
         text = [*reasons, *odd, "a number was not finite"][0]
         raise EnvError(f"env={env}: all {len(returns)} episodes failed: {text}.")
-    return returns[sound], np.concatenate([part.lengths for part in done])[sound]
+    lengths, measured = (np.concatenate([getattr(part, name) for part in done]) for name in ("lengths", "measured"))
+    return returns[sound], lengths[sound], measured[sound]
 
 
 if __name__ == "__main__":

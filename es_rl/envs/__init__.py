@@ -35,6 +35,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from es_rl.envs import gymnasium_backend, mujoco_tasks, point_mass, recall, worlds
+from es_rl.envs.measures import names_of
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
 from es_rl.envs.registry import check_id as check_id
 from es_rl.envs.registry import simulations_of, versions_of
@@ -107,6 +108,7 @@ class EnvSpec:
     backend: str = "auto"
     warnings: tuple[str, ...] = ()  # messages of the warnings while it was made, without repetitions
     savable: bool = False  # whether its simulations are `Savable`
+    measures: tuple[str, ...] = ()  # names of what is measured besides rewards
 
 
 def make(id: str, n: int, /, backend: str = "auto", *, obs_first: int | None = None, **env_kwargs: Any) -> VectorEnv:
@@ -269,9 +271,10 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
     if left_out:
         said += (f"left out of the observations, since they have no fixed size: {', '.join(left_out)}",)
     vector = make_vector(id, 1, backend, env_kwargs)
-    spec = EnvSpec(id, seen, env.action_space, dict(env_kwargs), backend, said, isinstance(vector, Savable))
-    spec.action_space.seed(seed)
+    env.action_space.seed(seed)
     vector.reset([0], [seed])
+    measures = names_of(vector)
+    spec = EnvSpec(id, seen, env.action_space, dict(env_kwargs), backend, said, isinstance(vector, Savable), measures)
     if not vector.errors:
         vector.step([0], np.asarray(spec.action_space.sample())[None])
     vector.close()

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from es_rl import plugins
+from es_rl.envs.measures import names_of, sums_of
 from es_rl.envs.spaces import Bools, Flattener, Floats, Ids, Seeds, size, to_action
 from es_rl.errors import FOREIGN, EnvError, text_of
 
@@ -104,6 +105,7 @@ class GymnasiumVector:
         self._id, self._kwargs, self._obs_first, self._endless = id, env_kwargs, obs_first, endless
         self._envs: list[gymnasium.Env[Any, Any] | None] = [None] * n
         self._size = 0  # of an observation; known once the first environment is made
+        self.measures: tuple[str, ...] = ()  # known then too
         self._flatten: Flattener
 
     def reset(self, ids: Ids, seeds: Seeds) -> Floats:
@@ -131,6 +133,12 @@ class GymnasiumVector:
                     obs[row], reward[row], terminated[row], truncated[row] = np.nan, np.nan, True, False
         return obs, reward, terminated, truncated
 
+    def measured(self, ids: Ids) -> Floats:
+        """Return the sums over the steps of the present episodes, (n, K); zeros where an environment broke."""
+        nothing = np.zeros((1, len(self.measures)))
+        envs = [self._envs[i] for i in ids]
+        return np.concatenate([nothing if env is None else sums_of(env.unwrapped, [0]) for env in envs])
+
     def close(self) -> None:
         for env in self._envs:
             if env is not None:
@@ -145,6 +153,7 @@ class GymnasiumVector:
                 env = self._envs[i] = env if self._endless else bounded(env)
                 self._flatten = Flattener(env.observation_space)
                 self._size = size(env.observation_space, self._obs_first)
+                self.measures = names_of(env.unwrapped)
             with plugins.their_settings(watch=True):
                 if isinstance(seed, np.random.Generator):
                     env.unwrapped.np_random = seed

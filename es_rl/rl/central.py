@@ -199,7 +199,7 @@ class Central:
                 group = groups.pop(i, None)
                 moments = None if group is None else group.close()
                 parts = [outcomes[i][shard.job] for shard in shards[i]]
-                results[i] = _join(parts, shards[i], moments)
+                results[i] = _join(parts, shards[i], moments, self._spec)
                 # The pool has already repeated jobs whose worker died or hung.
                 gone = any(isinstance(part, JobFailure) and part.reason != "raised" for part in parts)
                 on_result(i, results[i], bool(results[i].errors) and not gone)
@@ -261,13 +261,14 @@ class Central:
             return _Group(board, shards, n, begin, None if mean is None else MomentSums(mean, n), stack.pop_all())
 
 
-def _join(outcomes: list[Any], shards: list[Shard], moments: Moments | None) -> ChunkResult:
+def _join(outcomes: list[Any], shards: list[Shard], moments: Moments | None, spec: EnvSpec) -> ChunkResult:
     """Join the results of a chunk's shards. All members of a shard that could not be done count as failed."""
-    parts = [result_of(outcome, shard.chunk) for outcome, shard in zip(outcomes, shards, strict=True)]
+    parts = [result_of(outcome, shard.chunk, spec) for outcome, shard in zip(outcomes, shards, strict=True)]
     return ChunkResult(
         fitness=np.concatenate([part.fitness for part in parts]),
         returns=np.concatenate([part.returns for part in parts]),
         lengths=np.concatenate([part.lengths for part in parts]),
+        measured=np.concatenate([part.measured for part in parts]),
         steps=sum(part.steps for part in parts),
         moments=moments,
         errors=[error for part in parts for error in part.errors],

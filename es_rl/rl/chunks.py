@@ -57,6 +57,7 @@ class ChunkResult:
     fitness: Floats  # (count,) mean over episodes of return_ − reward_shift·length; NaN: failed
     returns: Floats  # (count,) mean return_ of the episodes
     lengths: Floats  # (count,) mean length of the episodes
+    measured: Floats  # (count, K) sums over the steps of the episodes
     steps: int
     moments: Moments | None
     errors: list[str]
@@ -216,10 +217,12 @@ class _SideBySide:
 def chunk_result(config: Config, chunk: Chunk, done: Episodes) -> ChunkResult:
     """Return the result of a chunk: means over the episodes of each item."""
     episodes, shift = chunk.episodes(config), config.es.reward_shift if chunk.kind == "members" else 0.0
+    measured = done.measured.reshape(chunk.count, episodes, done.measured.shape[1])
     return ChunkResult(
         fitness=(done.returns - shift * done.lengths).reshape(-1, episodes).mean(axis=1),
         returns=done.returns.reshape(-1, episodes).mean(axis=1),
         lengths=done.lengths.reshape(-1, episodes).mean(axis=1),
+        measured=measured.sum(axis=1),
         steps=int(done.lengths.sum()),
         moments=done.moments,
         errors=done.errors,
@@ -263,9 +266,10 @@ def make_policy(config: Config, env: EnvSpec) -> nn.Module:
     return policies.make(config, size(env.observation_space), env.action_space)
 
 
-def result_of(outcome: ChunkResult | JobFailure, chunk: Chunk) -> ChunkResult:
+def result_of(outcome: ChunkResult | JobFailure, chunk: Chunk, spec: EnvSpec) -> ChunkResult:
     """Return the result of a chunk. If its job failed, all its members count as failed."""
     if isinstance(outcome, ChunkResult):
         return outcome
     nothing = np.full(chunk.count, np.nan)
-    return ChunkResult(nothing, nothing, nothing, 0, None, [outcome.message])
+    measured = np.zeros((chunk.count, len(spec.measures)))
+    return ChunkResult(nothing, nothing, nothing, measured, 0, None, [outcome.message])

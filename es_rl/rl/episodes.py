@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_rl.envs import VectorEnv
+from es_rl.envs.measures import names_of, sums_of
 from es_rl.envs.spaces import Bools, Floats, Ints
 from es_rl.policies.normalizer import Moments
 from es_rl.rl.actors import Actor
@@ -35,6 +36,7 @@ class Episodes:
     returns: Floats  # (N,)
     lengths: Ints  # (N,)
     moments: Moments | None  # of each episode
+    measured: Floats  # (N, K) sums over the steps of each
     errors: list[str] = field(default_factory=list)  # messages of environments that broke
     simulating: float = 0.0  # seconds in steps of the environments since a group last ended, of all groups in progress
     unsound: str = ""  # the first number that was not finite: what it was, when, and its value
@@ -113,7 +115,8 @@ class EpisodeBatch:
         places = np.array([self._free.pop() for _ in seeds])
         obs = self._reset(places, seeds)
         moments = None if self._tally is None else Moments(0, *np.zeros((2, n, obs.shape[1])))
-        episodes = Episodes(np.full(n, np.nan), np.zeros(n, np.int64), moments)
+        measured = np.zeros((n, len(names_of(self._env))))
+        episodes = Episodes(np.full(n, np.nan), np.zeros(n, np.int64), moments, measured)
         group = _Group(key, episodes, n)
         self._item[places], self._begun[places] = np.arange(n), self._steps
         for place in places:
@@ -174,6 +177,7 @@ class EpisodeBatch:
         rows = np.flatnonzero(over)
         places = self.running[rows]
         sums = None if self._tally is None else self._tally.take(places)
+        measured = sums_of(self._env, places)
         for i, (row, place) in enumerate(zip(rows.tolist(), places.tolist(), strict=True)):
             group, item = self._group[place], self._item[place]
             assert group is not None
@@ -183,6 +187,7 @@ class EpisodeBatch:
                 done.returns[item] = self._sums[row]
             if place in self._env.errors:
                 done.errors.append(self._env.errors.pop(place))
+            done.measured[item] = measured[i]
             if done.moments is not None and sums is not None:
                 done.moments.first[item], done.moments.second[item] = sums[i]
             group.left -= 1
@@ -242,6 +247,7 @@ def joined(parts: Sequence[Episodes]) -> Episodes:
         np.concatenate([part.returns for part in parts]),
         np.concatenate([part.lengths for part in parts]),
         together,
+        np.concatenate([part.measured for part in parts]),
         [error for part in parts for error in part.errors],
         sum(part.simulating for part in parts),
         next((part.unsound for part in parts if part.unsound), ""),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from es_rl import envs, es
 from es_rl.envs import EnvSpec
+from es_rl.envs.measures import statistics
 from es_rl.envs.renderer import choose_renderer, lacks_renderer
 from es_rl.errors import EnvError, TrainingError
 from es_rl.es.chunks import divide
@@ -39,7 +40,7 @@ class RlTask:
         self, config: Config, params: ESParams, spec: EnvSpec, workers: Workers, runner: Function | None = None
     ) -> None:
         """Let `runner` play chunks; default: a `ChunkRunner`."""
-        self._config, self._params, self._workers = config, params, workers
+        self._config, self._params, self._spec, self._workers = config, params, spec, workers
         self._rollout = runner or ChunkRunner(config, spec)
         self._central = Central(config, spec, workers) if config.inference == "central" else None
         independent = self._central is None and numpy_layers(make_policy(config, spec)) is not None
@@ -66,6 +67,7 @@ class RlTask:
             steps=sum(result.steps for result in results),
             # Shares of the workers' time: busy with a job, and in steps of the environments.
             metrics=_metrics(results)
+            | _measures(results, self._spec, self._config.es.episodes)
             | {
                 "time/utilisation": (self._workers.busy - busy) / available if self._workers.count else 1.0,
                 "time/simulating": sum(result.simulating for result in results) / available,
@@ -92,7 +94,7 @@ class RlTask:
 
         def on_result(index: int, outcome: Any) -> None:
             nonlocal failed
-            result = result_of(outcome, jobs[index])
+            result = result_of(outcome, jobs[index], self._spec)
             failed += 0 if to_cut(outcome, jobs[index]) else _failed(result)
             self._check(failed, population, result, jobs[index], generation.number + 1)
 
@@ -103,7 +105,7 @@ class RlTask:
                 of_pairs, failed = self._roll_members(generation, pairs, population, failed=failed)
                 results += of_pairs
             else:
-                results.append(result_of(outcome, job))
+                results.append(result_of(outcome, job, self._spec))
         return results, failed
 
     def evaluate(self, state: ESState) -> dict[str, Any]:
@@ -113,7 +115,7 @@ class RlTask:
         jobs = [Chunk("evaluation", i, min(size, episodes - i)) for i in range(0, episodes, size)]
         generation = Generation(state.generation, es.arrays(state), es.perturbation(self._params, state.generation))
         outcomes = self._roll(generation, jobs, lambda index, outcome: None)
-        results = [result_of(outcome, job) for outcome, job in zip(outcomes, jobs, strict=True)]
+        results = [result_of(outcome, job, self._spec) for outcome, job in zip(outcomes, jobs, strict=True)]
         returns = np.concatenate([result.returns for result in results])
         lengths = np.concatenate([result.lengths for result in results])
         sound = np.isfinite(returns)
@@ -122,7 +124,7 @@ class RlTask:
             "eval/return_std": _statistic(np.std, returns[sound]),
             "eval/length_mean": _statistic(np.mean, lengths[sound]),
             "eval/failed": int((~sound).sum()),
-        }
+        } | _measures(results, self._spec, 1, prefix="eval/")
 
     def _roll(
         self, generation: Generation, jobs: list[Chunk], on_result: Callable[[int, Any], None]
@@ -180,6 +182,15 @@ def _metrics(results: Sequence[ChunkResult]) -> dict[str, Any]:
         "length/mean": _statistic(np.mean, lengths),
         "members": len(sound),
     }
+
+
+def _measures(results: Sequence[ChunkResult], spec: EnvSpec, episodes: int, prefix: str = "") -> dict[str, Any]:
+    """Return what the environment measured in all that did not fail; `episodes` of each."""
+    lengths = np.concatenate([result.lengths for result in results])
+    sound = np.isfinite(np.concatenate([result.returns for result in results]))
+    sums = np.concatenate([result.measured for result in results])[sound]
+    steps = float(lengths[sound].sum() * episodes)
+    return statistics(spec.measures, sums, steps=steps, episodes=len(sums) * episodes, prefix=prefix)
 
 
 def _statistic(function: Callable[[Any], Any], values: NDArray[np.float64]) -> float | None:

@@ -1,5 +1,6 @@
 """Declared robots: one simulation of the batch is the Gymnasium environment, worlds belong to the seed, errors name."""
 
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ import gymnasium
 import mujoco
 import numpy as np
 import pytest
-from conftest import metrics, model_hash, refusal
+from conftest import comparable, metrics, model_hash, refusal
 
 from es_rl import envs
 from es_rl.envs import robot
@@ -17,6 +18,7 @@ from es_rl.envs.robot.vector import RobotVector
 from es_rl.envs.robot.world import rotate_back
 from es_rl.envs.worlds import WORLDS, quadruped
 from es_rl.errors import ConfigError, EnvError
+from es_rl.evaluate import main as evaluate
 from es_rl.train import main as training
 
 CART = """
@@ -41,6 +43,7 @@ def cart(**changes):
         },
         "rewards": {"upright": (1.0, lambda w: np.cos(w.qpos[:, 1])), "action": (-0.1, terms.action_change)},
         "ends": {"fallen": lambda w: np.abs(w.qpos[:, 1]) > 0.8},
+        "metrics": {"off": lambda w: np.abs(w.qpos[:, 0] - w.command[:, 0])},
         "actions": robot.Actions(delay=1),
         "start": robot.Start(joints=0.1, velocities=0.1),
         "command": robot.Command({"place": (-1.0, 1.0)}, seconds=0.5),
@@ -218,6 +221,61 @@ def test_a_declared_robot_trains_to_the_same_bits_with_any_workers(train, keys):
     keys = ["env=es_rl/Quadruped-v0", "mlp.hidden=[8]", "generations=2", "eval.episodes=1", "eval.every=0", *keys]
     runs = [train(*keys, f"workers={n}", run=f"run{n}") for n in (0, 2)]
     assert model_hash(runs[0]) == model_hash(runs[1])
+    assert comparable(runs[0]) == comparable(runs[1]) and "reward/follows" in comparable(runs[0])[0]
+
+
+MEASURES = ("reward/upright", "reward/action", "ends/fallen", "metric/off")
+
+
+def test_what_is_measured_of_an_episode_adds_up_to_its_return():
+    env, single = envs.make("Cart-v0", 3), gymnasium.make("Cart-v0")
+    env.reset([0, 1, 2], [7, 8, 9])
+    single.reset(seed=8)
+    assert env.measures == single.unwrapped.measures == MEASURES
+    total, steps, off, over = 0.0, 0, 0.0, False
+    while not over:
+        action = np.array([0.3 * np.sin(0.1 * steps)], np.float32)
+        _obs, reward, terminated, truncated, info = single.step(action)
+        env.step([0, 1], np.stack([-action, action]))
+        total, steps, over = total + reward, steps + 1, terminated or truncated
+        off += abs(single.unwrapped._simulations._fields["qpos"][0, 0] - info["command/place"])
+    sums = env.measured([1])[0]
+    assert np.array_equal(sums, single.unwrapped.measured([0])[0])
+    assert np.isclose(sums[:2].sum() * single.unwrapped.dt, total)
+    assert sums[2] == terminated and np.isclose(sums[3], off)
+    assert (env.measured([0, 2])[1] == 0).all() and (env.measured([0]) != 0).any()
+    env.reset([1], [3])
+    assert (env.measured([1]) == 0).all()
+
+
+@pytest.mark.parametrize("keys", [["es.population=8"], ["es.segment=10", "credit.simulations=6", "credit.batch=30"]])
+def test_terms_have_curves(train, keys, capsys):
+    run = train("env=Cart-v0", "generations=3", "eval.every=1", "eval.episodes=3", *keys)
+    last = metrics(run)[-1]
+    for name in MEASURES:
+        assert last[name] is None or np.isfinite(last[name])
+    whole = last["eval/length_mean"] * 0.02 * (last["eval/reward/upright"] + last["eval/reward/action"])
+    assert np.isclose(whole, last["eval/return_mean"]) and 0 <= last["eval/ends/fallen"] <= 1
+    capsys.readouterr()
+    assert evaluate(["run=run", "env=Cart-v0", "episodes=3"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert np.isclose(
+        told["length_mean"] * 0.02 * (told["reward/upright"] + told["reward/action"]), told["return_mean"]
+    )
+
+
+def test_what_was_measured_goes_on_where_a_simulation_was_saved():
+    here, there = (envs.make("Cart-v0", 2) for _ in range(2))
+    here.reset([0, 1], [1, 2])
+    action = np.ones((1, 1), np.float32)
+    for _ in range(5):
+        here.step([1], action)
+    there.restore([0], here.save([1]))
+    for env, i in ((here, 1), (there, 0)):
+        env.step([i], action)
+    assert np.array_equal(here.measured([1]), there.measured([0])) and here.measured([1])[0, 0] > 0
+    with pytest.raises(ValueError, match="rows of 5 numbers"):
+        there.restore([0], np.zeros((1, 5)))
 
 
 def test_a_term_that_is_not_a_number_ends_the_training_with_its_name():

@@ -34,6 +34,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         vars(self)["metadata"] = self.metadata | {"render_fps": round(1 / task.step_seconds)}
         self.observation_space = spaces.Box(-np.inf, np.inf, (self._simulations.size,), np.float64)
         self.action_space = spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
+        self.measures, self.measured = self._simulations.measures, self._simulations.measured
         self._renderer: Any = None
         self._data: mujoco.MjData | None = None
 

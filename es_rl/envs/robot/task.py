@@ -92,6 +92,7 @@ class Task:
     observations: Mapping[str, Term | Observe]
     rewards: Mapping[str, tuple[float, Term]]  # weight for each second, and term (n,)
     ends: Mapping[str, Term] = field(default_factory=dict)  # (n,) true: the episode terminates
+    metrics: Mapping[str, Term] = field(default_factory=dict)  # (n,) what is told beside them, and teaches nothing
     actions: Actions = Actions()
     start: Start = Start()
     command: Command | None = None

@@ -106,6 +106,17 @@ def follows(columns: Sequence[int], what: Callable[[World], Floats], of: Sequenc
     return term
 
 
+def misses(columns: Sequence[int], what: Callable[[World], Floats], of: Sequence[int]) -> Term:
+    """Return a term: how far `what` is from the command, the length of the difference. For `metrics`; see `follows`."""
+
+    def term(w: World) -> Floats:
+        off = np.ascontiguousarray(what(w)[:, list(columns)] - w.command[:, list(of)])
+        value: Floats = np.sqrt(np.square(off).sum(axis=1))
+        return value
+
+    return term
+
+
 def effort(w: World) -> Floats:
     """Return the sum of the squared forces of the actuators."""
     value: Floats = np.square(w.actuator_force).sum(axis=1)

@@ -8,7 +8,6 @@ are those of the state after the step: a persistent batch goes on from there, so
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import mujoco
@@ -69,6 +68,9 @@ class RobotVector:
         self._commands = np.zeros((n, self.steps, len(task.command.ranges) if task.command else 0))
         self._pushes = np.zeros((n, self.steps, 2))
         self._observer = Observer(task.observations, n, randomise=randomise)
+        kinds = {"reward": task.rewards, "ends": task.ends, "metric": task.metrics}
+        self.measures = tuple(f"{kind}/{name}" for kind, terms in kinds.items() for name in terms)
+        self._measured = np.zeros((n, len(self.measures)))  # sums over the steps of the episode so far
         self._check_terms()
 
     @property
@@ -85,7 +87,8 @@ class RobotVector:
         for i, (qpos, qvel) in zip(chosen, starts, strict=True):
             self._fields["qpos"][i], self._fields["qvel"][i] = qpos, qvel
         self._batch.forward(chosen)
-        self._elapsed[chosen], self._known[chosen], self._actions[chosen] = 0, self._bad[chosen], 0.0
+        self._elapsed[chosen], self._known[chosen] = 0, self._bad[chosen]
+        self._actions[chosen] = self._measured[chosen] = 0.0
         obs = self._observer.begin(self._world(chosen), chosen)
         return self._seen(obs)[np.argsort(order)]
 
@@ -94,9 +97,7 @@ class RobotVector:
         chosen = np.asarray(ids, np.int64)[order]
         raised = self._advance(chosen, np.asarray(actions, np.float64)[order])
         w = self._world(chosen)
-        reward, terminated = self._rewards(w, chosen), np.zeros(len(chosen), np.bool_)
-        for term in self.task.ends.values():
-            terminated |= np.asarray(term(w), np.bool_)
+        reward, terminated = self._judge(w, chosen)
         broken = (self._bad[chosen] != self._known[chosen]).any(axis=1)
         broken |= np.isin(chosen, raised) if len(raised) else False
         reward[broken] = np.nan
@@ -113,20 +114,29 @@ class RobotVector:
         """Return all that the coming steps of these simulations depend on, a row (n, S) each."""
         chosen = np.asarray(ids, np.int64)
         counts = np.stack([self._seed[chosen], self._elapsed[chosen]], axis=1)
-        parts = [self._batch.state[chosen], counts, self._actions[chosen].reshape(len(chosen), self._actions[0].size)]
+        actions = self._actions[chosen].reshape(len(chosen), self._actions[0].size)
+        parts = [self._batch.state[chosen], counts, actions, self._measured[chosen]]
         return np.concatenate([*parts, self._observer.save(chosen)], axis=1)
 
     def restore(self, ids: Ids, rows: Floats) -> None:
         """Put these simulations where the rows (n, S) of `save` left theirs. Raises ValueError for other rows."""
         order = np.argsort(ids)
         chosen, rows = np.asarray(ids, np.int64)[order], rows[order]
-        n, of_actions = self._batch.state.shape[1], self._actions[0].size
-        self._seed[chosen], self._elapsed[chosen] = rows[:, n], rows[:, n + 1]
-        self._actions[chosen] = rows[:, n + 2 : n + 2 + of_actions].reshape(len(chosen), *self._actions.shape[1:])
-        self._observer.restore(chosen, rows[:, n + 2 + of_actions :])
+        sizes = [self._batch.state.shape[1], 1, 1, self._actions[0].size, len(self.measures)]
+        if rows.shape[1] < sum(sizes):
+            raise ValueError(f"rows of {rows.shape[1]} numbers in place of at least {sum(sizes)}")
+        state, seed, elapsed, actions, measured, seen = np.split(rows, np.cumsum(sizes), axis=1)
+        self._seed[chosen], self._elapsed[chosen] = seed[:, 0], elapsed[:, 0]
+        self._actions[chosen] = actions.reshape(len(chosen), *self._actions.shape[1:])
+        self._measured[chosen] = measured
+        self._observer.restore(chosen, seen)
         self._draw(chosen)
-        self._batch.state[chosen] = rows[:, :n]
+        self._batch.state[chosen] = state
         self._known[chosen] = self._bad[chosen]
+
+    def measured(self, ids: Ids) -> Floats:
+        """Return the sums of weighted rewards, ends and metrics over the steps of the present episodes, (n, K)."""
+        return self._measured[np.asarray(ids, np.int64)]
 
     def state(self, i: int) -> Floats:
         """Return the full physics state of a simulation (mjSTATE_INTEGRATION)."""
@@ -189,13 +199,22 @@ class RobotVector:
             return error.ids
         return ()
 
-    def _rewards(self, w: World, chosen: Ints) -> Floats:
-        total, dt = np.zeros(len(chosen)), self.task.step_seconds
+    def _judge(self, w: World, chosen: Ints) -> tuple[Floats, Bools]:
+        """Return the rewards (n,), and which episodes terminate, (n,); measure all terms."""
+        total, over, dt = np.zeros(len(chosen)), np.zeros(len(chosen), np.bool_), self.task.step_seconds
+        found: list[NDArray[Any]] = []
         for weight, term in self.task.rewards.values():
-            total += weight * dt * term(w)
+            value = term(w)
+            total += weight * dt * value
+            found.append(weight * value)
+        for term in self.task.ends.values():
+            found.append(ended := np.asarray(term(w), np.bool_))
+            over |= ended
+        found += [term(w) for term in self.task.metrics.values()]
+        self._measured[chosen] += np.stack(found, axis=1) if found else 0.0
         if not np.isfinite(total).all():
             self._blame(w, chosen, ~np.isfinite(total))
-        return total
+        return total, over
 
     def _blame(self, w: World, chosen: Ints, rows: Bools) -> None:
         """Say which term is not finite in these rows, unless the physics is the cause."""
@@ -235,8 +254,10 @@ class RobotVector:
             self._batch.forward()
             w = self._world(self._everyone)
             self._observer.check(w, n)
-            terms: Mapping[str, Term] = {f"the reward {k}": term for k, (_, term) in self.task.rewards.items()}
-            for name, term in {**terms, **{f"the end {k}": term for k, term in self.task.ends.items()}}.items():
+            terms: dict[str, Term] = {f"the reward {k}": term for k, (_, term) in self.task.rewards.items()}
+            terms |= {f"the end {k}": term for k, term in self.task.ends.items()}
+            terms |= {f"the metric {k}": term for k, term in self.task.metrics.items()}
+            for name, term in terms.items():
                 if (shape := np.shape(term(w))) != (n,):
                     raise EnvError(f"{name} has the shape {shape} for {n} simulations, and must have ({n},).")
         self._known[:] = self._bad

@@ -37,6 +37,10 @@ def task(**changes: object) -> robot.Task:
             "shaking": (-0.3, terms.shaking),
         },
         "ends": {"tilted": terms.tilted(1.0), "sunk": terms.lower_than(0.16)},
+        "metrics": {
+            "velocity_error": terms.misses([0, 1], terms.velocity, [0, 1]),
+            "turning_error": terms.misses([2], terms.turning, [2]),
+        },
         "start": robot.Start(keyframe="stand", joints=0.1, velocities=0.1, turn=3.14),
         "command": robot.Command({"forward": (-0.5, 1.5), "sideways": (-0.3, 0.3), "turn": (-1.0, 1.0)}),
         "varies": [

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_rl import es
+from es_rl.envs.measures import statistics
 from es_rl.envs.spaces import Floats
 from es_rl.rl.segments.config import CriticConfig
 from es_rl.rl.segments.critic import Critic, advantages, explained_variance
@@ -25,6 +26,7 @@ class Played:
     """What all simulations did in a generation: the results of its jobs, side by side."""
 
     parts: Sequence[SegmentResult]
+    measures: tuple[str, ...] = ()  # names of what the environment measured
 
     def all(self, name: str) -> NDArray[Any]:
         """Return an array of `Recorded`, of all simulations: (T, N, …)."""
@@ -54,12 +56,18 @@ class Played:
         """Return statistics for the log; None for those of finished episodes if there are none."""
         finished = np.array([episode for part in self.parts for episode in part.finished]).reshape(-1, 2)
         returns, lengths = finished.mean(axis=0).tolist() if len(finished) else (None, None)
-        return es.fitness_metrics(self.all("reward").sum(axis=0)) | {
-            "return/mean": returns,
-            "length/mean": lengths,
-            "members/failed": self.broken,
-            "steps/terminated": float(self.all("terminated").any(axis=0).mean()),
-        }
+        measured, reward = np.concatenate([part.measured for part in self.parts]), self.all("reward")
+        of_terms = statistics(self.measures, measured, steps=reward.size, episodes=len(finished))
+        return (
+            es.fitness_metrics(reward.sum(axis=0))
+            | of_terms
+            | {
+                "return/mean": returns,
+                "length/mean": lengths,
+                "members/failed": self.broken,
+                "steps/terminated": float(self.all("terminated").any(axis=0).mean()),
+            }
+        )
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class SegmentTask:
         self._policy: Any = make_policy(config, spec)
         _check(config, spec, self._policy)
         self._network = nn.Sequential(OrderedDict(list(self._policy.named_children())[1:-1]))
-        self.runner = SegmentRunner(config, spec)
+        self.runner, self._measures = SegmentRunner(config, spec), spec.measures
 
     def begin(self) -> ESState:
         """Begin all simulations. Return the state before the first generation."""
@@ -108,7 +108,7 @@ class SegmentTask:
         """Play a segment of each simulation."""
         std, steps = before.explore[LOG_STD].exp().numpy(), self._config.es.segment
         jobs = [Segment(part.start, len(part), steps, before.simulations.part(part), std) for part in self._parts()]
-        played = Played(self._map(state, jobs))
+        played = Played(self._map(state, jobs), self._measures)
         n, share = self._config.credit.simulations, self._config.es.max_failed
         if played.broken > share * n:
             reason = next((part.reason for part in played.parts if part.reason), "a number was not finite")

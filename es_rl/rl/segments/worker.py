@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from es_rl import envs
 from es_rl.envs import EnvSpec, Savable
+from es_rl.envs.measures import sums_of
 from es_rl.envs.spaces import Bools, Floats
 from es_rl.es.strategy import Generation
 from es_rl.policies.normalizer import Moments
@@ -77,6 +78,7 @@ class SegmentResult:
     recorded: Recorded
     moments: Moments | None = None
     finished: list[tuple[float, float]] = field(default_factory=list)  # return and length of episodes that ended
+    measured: Floats = field(default_factory=lambda: np.zeros((0, 0)))  # (n, K) sums over the steps
     broken: int = 0  # episodes that ended because a number was not finite
     reason: str = ""  # of the first of them, if the environment says it
     simulating: float = 0.0  # seconds spent in steps of the environments
@@ -155,6 +157,7 @@ class _Play:
         self._mean = observed_mean(policy)
         self._sums = np.zeros((2, *self._obs.shape))
         env.restore(self._ids, job.begun.rows)
+        self._measured = -sums_of(env, self._ids)  # what was measured before this segment does not count
 
     def _draw(self, simulation: int, outputs: int) -> NDArray[np.float32]:
         source = stream(self._config.seed, "action", self._generation, simulation)
@@ -173,6 +176,7 @@ class _Play:
         if self._mean is not None:
             result.moments = Moments(job.steps * job.count, *self._sums)
         result.simulations.rows, result.simulations.obs = self._env.save(self._ids), self._obs
+        result.measured = self._measured + sums_of(self._env, self._ids)
         return result
 
     def _step(self, t: int) -> None:
@@ -208,6 +212,7 @@ class _Play:
             self._cut.append(self._normalize(ended, cut))
         self._result.finished += zip(now.returns[ended].tolist(), now.lengths[ended].tolist(), strict=True)
         now.returns[ended] = now.lengths[ended] = 0.0
+        self._measured[ended] += sums_of(self._env, ended)
         self._restarts[ended] += 1
         numbers = zip(ended.tolist(), self._restarts[ended].tolist(), strict=True)
         seeds = [_seed(self._config, self._generation, self._job.first + i, k) for i, k in numbers]

@@ -1,0 +1,45 @@
+"""What an environment tells of an episode besides its rewards: terms of the reward, what ended it, how far off it was.
+
+Shapes: n simulations or episodes, K measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from es_rl.envs.spaces import Floats, Ids
+
+ENDS = "ends/"  # begins the names of measures that are counted for each episode; others are means over steps
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """Simulations that are measured."""
+
+    measures: tuple[str, ...]  # names, such as reward/upright, ends/fallen, metric/velocity_error
+
+    def measured(self, ids: Ids) -> Floats:
+        """Return the sums over the steps of the episodes in progress, or just over, (n, K)."""
+
+
+def names_of(env: Any) -> tuple[str, ...]:
+    """Return the names of what is measured, none for an environment that measures nothing."""
+    return env.measures if isinstance(env, Measured) else ()
+
+
+def sums_of(env: Any, ids: Ids) -> Floats:
+    """Return the sums over the steps of the present episodes, (n, K)."""
+    return env.measured(ids) if isinstance(env, Measured) else np.zeros((len(ids), 0))
+
+
+def statistics(names: Sequence[str], sums: Floats, *, steps: float, episodes: int, prefix: str = "") -> dict[str, Any]:
+    """Return the mean over steps of each measure, and for each cause of an end its share of the episodes.
+
+    `sums` (n, K) are over all steps of the episodes. None stands for a mean of nothing.
+    """
+    totals = sums.sum(axis=0).tolist()
+    counts = [episodes if name.startswith(ENDS) else steps for name in names]
+    return {f"{prefix}{k}": v / n if n else None for k, v, n in zip(names, totals, counts, strict=True)}

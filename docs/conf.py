@@ -1,6 +1,6 @@
 """Settings of the documentation site: `python -m sphinx -W -q -b html docs docs/_build/html`.
 
-`reference/keys.md` is written at each build, from the same declarations as `--help`.
+`reference/keys.md` is written at each build, from the same declarations as `--help`; a test says if it is old.
 """
 
 import dataclasses

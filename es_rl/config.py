@@ -33,7 +33,8 @@ def pairs(argv: Sequence[str]) -> dict[str, str]:
     for argument in argv:
         name, equals, text = argument.partition("=")
         if not equals or not name:
-            raise ConfigError(f"{argument}: not of the form key=value. --help lists every key.")
+            hint = f" Write {argument.lstrip('-')}=…" if argument.startswith("-") else ""
+            raise ConfigError(f"{argument}: not of the form key=value.{hint} --help lists every key.")
         if name in found:
             raise ConfigError(f"{name}: given twice ({found[name]} and {text}). Give it once.")
         found[name] = text
@@ -130,6 +131,13 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
+def differing(config: Any) -> str:
+    """Return as YAML the keys that do not have their declared default."""
+    plain = type(config)()
+    tree = {name: attrgetter(name)(config) for name, _ in leaves(type(config))}
+    return OmegaConf.to_yaml({name: value for name, value in tree.items() if value != attrgetter(name)(plain)})
+
+
 def check_saved(config: Any) -> None:
     """Raise `ConfigError` if `config.yaml` could not hold the configuration: if it would be read as another one."""
     kind = type(config)
@@ -204,7 +212,8 @@ def _assign(tree: DictConfig, name: str, value: Any, source: str, *, inside: boo
     try:
         OmegaConf.update(tree, name, value, merge=False, force_add=inside)
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
+        wanted = "a list, such as [64]" if OmegaConf.is_list(OmegaConf.select(tree, name)) else ""
+        reason = f"It must be {wanted}" if wanted else str(error).splitlines()[0].rstrip(".")
         raise ConfigError(f"{source}{name}={value}: wrong type. {reason}.") from error
 
 

@@ -98,6 +98,9 @@ class Films:
         if self._config.video.every < 0:
             return
         self._wait(check)
+        if self._film(saver.state.generation).exists():
+            return  # a finished run was resumed
+        self._say(f"filming {self._config.video.seconds:g} s of the policy; video.every=-1 leaves this out")
         self._start(saver.state.generation, saver.progress.steps)
         self._wait(check)
 
@@ -110,8 +113,7 @@ class Films:
                 leftover.unlink()
 
     def _start(self, generation: int, env_steps: int) -> None:
-        name = self._config.env.replace("/", "-").replace(":", "-")
-        self._mp4 = self._run / "videos" / f"{name}-{generation}.mp4"
+        self._mp4 = self._film(generation)
         self._gif, self._step = self._mp4.with_suffix(".gif"), env_steps
         self._output.parent.mkdir(exist_ok=True)
         self._output.write_text("", encoding="utf-8")
@@ -124,6 +126,10 @@ class Films:
             f"env={self._config.env}",
         ]
         self._process = start_process(in_background, argv, log=self._output)
+
+    def _film(self, generation: int) -> Path:
+        name = self._config.env.replace("/", "-").replace(":", "-")
+        return self._run / "videos" / f"{name}-{generation}.mp4"
 
     def _wait(self, check: Callable[[], None]) -> None:
         while self._process is not None:

@@ -76,7 +76,9 @@ def _prepare(config: Config, run: Path, init: str, workers: Workers, say: Callab
     evaluator = RlTask(config, ESParams.of(config), spec, workers, judged.runner if judged else None)
     parameters = sum(value.numel() for value in policy.parameters())
     chunks = "" if evaluator.divisible else f" in chunks of {config.chunk}"
-    members = f"{config.credit.simulations} simulations" if judged else f"{config.es.population} members{chunks}"
+    members = f"{config.es.population} members{chunks} judged by whole episodes"
+    if judged:
+        members = f"{config.credit.simulations} simulations, members judged by steps"
     heading = f"{config.policy} policy of {parameters:,} parameters, {members}, {workers.count or 'no'} workers"
     if config.inference == "local" and not judged:
         chunk = 2 if evaluator.divisible else config.chunk or 2

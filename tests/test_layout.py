@@ -18,6 +18,7 @@ ORDER = [
     ["run"],
     ["rl", "text", "llm", "trainer"],
     ["callbacks", "cli", "train", "evaluate", "record", "compare", "sweep"],
+    ["__main__"],
 ]
 # Rooms that know those beside them, one way only.
 BESIDE = {"policies": {"population"}}

@@ -21,7 +21,7 @@ from es_rl.policies.linear import LinearConfig
 from es_rl.policies.mlp import MlpConfig
 from es_rl.policies.transformer import TransformerConfig
 from es_rl.rl.presets import preset
-from es_rl.rl.segments.config import CreditConfig, CriticConfig, check_judged
+from es_rl.rl.segments.config import CreditConfig, CriticConfig, check_given, check_judged
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpoint import CheckpointConfig
 from es_rl.run.resume import resumed_config
@@ -105,6 +105,7 @@ class Config:
 def parse_train(argv: Sequence[str]) -> Config:
     """Return the resolved configuration of a new run. Raises `ConfigError`."""
     given = pairs(argv)
+    check_given(given)
     path = str(expanded(named, "config")) if (named := given.pop("config", "")) else ""
     file = read_file(Path(path), Config) if path else {}
     if path and file.get("run") and Path(str(file["run"])).resolve() == Path(path).parent.resolve():

@@ -149,7 +149,7 @@ def load(run: Path, which: str = "last") -> Checkpoint:
     path = folder / (_name(int(which)) if which.isdecimal() else _named(folder).get(which, which))
     if not path.is_dir():
         there = ", ".join(str(int(p.name)) for p in _all(folder)) or "none"
-        raise CheckpointError(f"{run}: has no checkpoint {which}; generations that there are: {there}.")
+        raise CheckpointError(f"{run}: has no checkpoint {which}; it has those of the generations {there}.")
     return _read(path)
 
 

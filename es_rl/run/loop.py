@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from es_rl import es
-from es_rl.config import check_saved, to_yaml
+from es_rl.config import check_saved, differing, to_yaml
 from es_rl.errors import CheckpointError, Stopped, TornError, TrainingError
 from es_rl.es.strategy import ESParams, ESState
 from es_rl.run import checkpoint as checkpoints
@@ -84,7 +84,7 @@ def _sitting(
     if not r.resumed:
         saver.save(required=True)  # before config.yaml marks the directory as a run that can be resumed
         directory.describe(r.path, r.config, r.verb, r.argv)
-        screen.say(text)
+        screen.say(f"{differing(r.config)}All settings are in {r.path / 'config.yaml'}")
     else:
         directory.save_config(r.path, r.config)  # resumable keys may have changed
     begun = f" from generation {state.generation}" if state.generation else ""
@@ -110,6 +110,8 @@ def _sitting(
     saver.save(required=True)
     workers.close()
     best = saver.progress.best_score
+    if r.resumed and saver.state.generation == state.generation:
+        screen.say("this run was finished before: to go on, give a stop rule that it has not met yet")
     screen.say(f"finished: {reason}." + (f" Best {r.terms.score} {number(best)}." if best is not None else ""))
     if follower is not None:
         screen.status("finishing")

@@ -96,8 +96,9 @@ def _parse(argv: Sequence[str]) -> tuple[SweepConfig, dict[str, str]]:
     if "seeds" in given and not given["seeds"].startswith("["):
         given["seeds"] = f"[{given['seeds']}]"
     config = parse(SweepConfig, [f"{k}={v}" for k, v in given.items() if k in own])
-    if not config.env or config.env_steps is None:
-        raise ConfigError("env and env_steps are needed: give both, such as env=Hopper-v4 env_steps=500000.")
+    missing = [k for k, v in (("env=Hopper-v4", config.env), ("env_steps=500000", config.env_steps)) if not v]
+    if missing:
+        raise ConfigError(f"{missing[0].partition('=')[0]} is missing. Give it, such as {' '.join(missing)}.")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise ConfigError(f"seeds={given.get('seeds')}: give at least one seed, and each once.")
     envs.check_id(config.env)

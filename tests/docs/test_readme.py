@@ -64,7 +64,7 @@ def test_the_commands_run_in_their_order(command, tiny, renderer, monkeypatch):
         done.append(kind)
     assert done[:6] == ["train", "resume", "evaluate", "record", "compare", "sweep"]
     assert done.count("text") >= 3 and done.count("llm") >= 2
-    assert Path("videos/cheetah.mp4").exists() and Path("videos/cheetah.gif").exists()
+    assert Path("runs/cheetah.mp4").exists() and Path("runs/cheetah.gif").exists()
 
     code = "\n".join(re.findall(r"```python\n(import es_rl.*?)```", README, re.DOTALL))
     names = {"obs": __import__("numpy").zeros(17)}

@@ -128,6 +128,22 @@ def test_a_world_belongs_to_its_seed_and_can_be_left_out():
     assert obs[0, 0] == nominal._fields["qpos"][0, 1]  # without noise
 
 
+def test_an_episode_begins_about_its_keyframe():
+    start = robot.Start(keyframe="leaning", joints=0.1, velocities=0.2)
+    env = RobotVector(cart(start=start), 64)
+    env.reset(range(64), range(64))
+    qpos, qvel = env._fields["qpos"] - np.array([0, 0.3]), env._fields["qvel"]
+    for values, size in ((qpos, 0.1), (qvel, 0.2)):
+        assert (np.abs(values) <= size).all()
+        assert (values.max(axis=0) > 0.8 * size).all() and (values.min(axis=0) < -0.8 * size).all()
+    free = RobotVector(quadruped.task(start=robot.Start("stand", joints=0.1, place=1.0, turn=3.14)), 64)
+    free.reset(range(64), range(64))
+    qpos = free._fields["qpos"]
+    assert (qpos[:, :2].std(axis=0) > 0.4).all() and (qpos[:, 2] == 0.305).all()
+    headings = 2 * np.arctan2(qpos[:, 6], qpos[:, 3])
+    assert headings.std() > 1.2 and (qpos[:, 4:6] == 0).all() and (qpos[:, 7:].std(axis=0) > 0.04).all()
+
+
 def test_history_delay_scale_and_clip():
     vector = envs.make("Cart-v0", 1, randomise=False)
     obs = [vector.reset([0], [1])[0]]
@@ -198,6 +214,12 @@ def test_a_push_changes_the_velocity_of_the_root_only():
         ({"varies": [robot.Vary("geom_friction", 1, 2, column=3)]}, EnvError, "and so no column 3"),
         ({"varies": [robot.Vary("opt.gravity", 1, 2, names="x")]}, EnvError, "its rows have no names"),
         ({"model": CART.replace('<motor name="push" joint="slide" gear="20"/>', "")}, EnvError, "has no actuators"),
+        ({"rewards": {}}, ConfigError, "needs at least one observation and one reward"),
+        ({"observations": {}}, ConfigError, "needs at least one observation and one reward"),
+        ({"rewards": {"up": terms.alive}}, ConfigError, "the reward up: must be a weight and a term, such as"),
+        ({"ends": {"low": lambda w: w.qpos[:, 0]}}, EnvError, "the end low is float64, and must be true or false"),
+        ({"command": None, "metrics": {}}, EnvError, "the observation command has no numbers"),
+        ({"metrics": {"odd": terms.joint_positions}}, EnvError, r"the metric odd has the shape \(2, 2\)"),
         ({"step_seconds": 0.025}, ConfigError, "step_seconds=0.025: must be a multiple of the model's timestep, 0.01"),
     ],
 )
@@ -205,6 +227,12 @@ def test_what_is_wrong_in_a_declaration_is_named(changes, error, text):
     with pytest.raises(error) as caught:
         RobotVector(cart(**changes), 2).reset([0, 1], [0, 1])
     assert re.search(text, str(caught.value)) and "\n" not in str(caught.value)
+
+
+def test_what_is_no_task_is_not_registered_and_a_task_is_not_printed():
+    with pytest.raises(ConfigError, match=r"Odd-v1: needs a robot.Task, and this is a int"):
+        robot.register("Odd-v1", 5)
+    assert "mujoco" not in repr(cart()) and len(repr(cart())) < 100
 
 
 def test_a_term_that_is_not_a_number_is_named():

@@ -222,7 +222,7 @@ def test_another_policy_or_nothing_at_all_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
         cp.load_newest(tmp_path, pytest.fail)
     save(tmp_path, 4)
-    with pytest.raises(CheckpointError, match="has no checkpoint 5; generations that there are: 4"):
+    with pytest.raises(CheckpointError, match="has no checkpoint 5; it has those of the generations 4"):
         cp.load(tmp_path, "5")
     with pytest.raises(CheckpointError, match="must be last, best or the number"):
         cp.load(tmp_path, "../../etc")

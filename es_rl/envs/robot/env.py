@@ -15,7 +15,7 @@ from es_rl.envs.robot.task import Task
 from es_rl.envs.robot.vector import RobotVector
 from es_rl.envs.spaces import Floats
 from es_rl.envs.worlds import WORLDS
-from es_rl.errors import EnvError
+from es_rl.errors import ConfigError, EnvError
 
 PIXELS = 480  # side of a picture
 VIEW = 3.5  # distance of the camera from the robot, by the robot's radius
@@ -104,7 +104,9 @@ def declared(task: Task | str) -> Task:
 
 
 def register(id: str, task: Task) -> None:
-    """Register a task as a Gymnasium id. es_rl trains it on all simulations at once."""
+    """Register a task as a Gymnasium id. es_rl trains it on all simulations at once. Raises `ConfigError`."""
+    if not isinstance(task, Task):
+        raise ConfigError(f"{id}: needs a robot.Task, and this is a {type(task).__name__}.")
     steps = max(1, round(task.seconds / task.step_seconds))
     entry: Any = RobotEnv
     gymnasium.register(id, entry, max_episode_steps=steps, kwargs={"task": task})

@@ -78,6 +78,11 @@ class Varied:
 
 def check(task: Task, model: mujoco.MjModel) -> None:
     """Raise `ConfigError` or `EnvError` for parts of a declaration that do not go together with one another."""
+    if not task.observations or not task.rewards:
+        raise ConfigError("a task needs at least one observation and one reward.")
+    for name, pair in task.rewards.items():
+        if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1]) and np.isscalar(pair[0])):
+            raise ConfigError(f"the reward {name}: must be a weight and a term, such as (1.0, terms.upright).")
     scale = np.shape(task.actions.scale)
     if scale not in ((), (model.nu,)):
         raise ConfigError(f"actions: scale has the shape {scale}, and the model has {model.nu} actuators.")
@@ -112,7 +117,7 @@ def begin(start: Start, model: mujoco.MjModel, source: np.random.Generator) -> t
     qpos = np.array(model.qpos0 if start.keyframe is None else model.key_qpos[find(model, "key", start.keyframe)])
     qvel = np.zeros(model.nv)
     for kind, place in zip(model.jnt_type, model.jnt_qposadr, strict=True):
-        if kind in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE):
+        if int(kind) in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE):  # an enum equals no NumPy integer
             qpos[place] += source.uniform(-start.joints, start.joints)
     if is_free(model):
         qpos[:2] += source.uniform(-start.place, start.place, 2)

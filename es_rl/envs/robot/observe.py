@@ -47,6 +47,8 @@ class Observer:
             if shape[:1] != (n,) or len(shape) > 2:
                 text = f"the observation {name} has the shape {shape} for {n} simulations"
                 raise EnvError(f"{text}, and must have ({n},) or ({n}, k).")
+            if shape[1:] == (0,):
+                raise EnvError(f"the observation {name} has no numbers. Leave it out, or declare what it reads.")
             k = shape[1] if len(shape) == 2 else 1
             self.size += k * o.history
             if o.noise and self._randomise:

@@ -84,7 +84,7 @@ class Push:
     speed: float = 0.5  # in metres per second, at most
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # it would be pages long, and libraries print it in their errors
 class Task:
     """A robot's task. Observations, rewards and ends are terms by name."""
 

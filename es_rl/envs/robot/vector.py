@@ -48,6 +48,7 @@ class RobotVector:
     ) -> None:
         self.errors: dict[int, str] = {}
         self.task, self.model, self._randomise = task, load(task.model), randomise
+        check(task, self.model)
         self._skip, self._free = _substeps(task, self.model), is_free(self.model)
         self.steps = max(1, round(task.seconds / task.step_seconds))
         self._limit, self._obs_first = limit or self.steps, obs_first
@@ -60,7 +61,6 @@ class RobotVector:
         self._defaults = {name: model_field(self.model, name) for name in self._expanded}
         self._consts = any(name.startswith("opt.") or name in _CONSTS for name in self._expanded)
         about, actions = task.actions.about, self.model.nu
-        check(task, self.model)
         self._rest = np.zeros(actions) if about is None else self.model.key_ctrl[find(self.model, "key", about)].copy()
         self._scale = np.broadcast_to(np.asarray(task.actions.scale, np.float64), (actions,))
         self._seed, self._elapsed = np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -258,8 +258,10 @@ class RobotVector:
             terms |= {f"the end {k}": term for k, term in self.task.ends.items()}
             terms |= {f"the metric {k}": term for k, term in self.task.metrics.items()}
             for name, term in terms.items():
-                if (shape := np.shape(term(w))) != (n,):
+                if (shape := np.shape(found := term(w))) != (n,):
                     raise EnvError(f"{name} has the shape {shape} for {n} simulations, and must have ({n},).")
+                if name.startswith("the end ") and np.asarray(found).dtype != np.bool_:
+                    raise EnvError(f"{name} is {np.asarray(found).dtype}, and must be true or false. Compare it.")
         self._known[:] = self._bad
 
 

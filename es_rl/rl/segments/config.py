@@ -51,16 +51,27 @@ def asks_for_episodes(given: Mapping[str, object]) -> bool:
     )
 
 
+def check_given(given: Mapping[str, object]) -> None:
+    """Raise `ConfigError` if keys that only whole episodes have are given beside `es.segment`, even their defaults."""
+    if str(given.get("es.segment", 0)) != "0":
+        for name in sorted(EPISODES & given.keys()):
+            raise ConfigError(_contradiction(name, given[name], given["es.segment"]))
+
+
+def _contradiction(name: str, value: object, segment: object) -> str:
+    return (
+        f"{name}={value}: is for members that play episodes, and es.segment={segment} judges members on recorded "
+        f"steps. Leave one of them out."
+    )
+
+
 def check_judged(config: Any) -> None:
     """Raise `ConfigError` for keys that do not go together with `es.segment`."""
     es, given = config.es, f"es.segment={config.es.segment}"
     for field in dataclasses.fields(EsConfig):
         value = getattr(es, field.name)
         if field.name not in JUDGED and value != field.default:
-            raise ConfigError(
-                f"es.{field.name}={value}: is for members that play episodes, and {given} judges members on recorded "
-                f"steps. Leave one of them out."
-            )
+            raise ConfigError(_contradiction(f"es.{field.name}", value, es.segment))
     if config.inference == "central":
         raise ConfigError(f"inference=central: {given} needs inference=local. Leave inference out.")
     if config.optim.name.startswith(TORCH):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import io
@@ -105,6 +106,9 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 
 def _complain(error: EsRlError) -> int:
-    sys.stdout.flush()
-    sys.stderr.write(f"es_rl: {error}\n")
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a stream may be closed, full, or None
+        sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"es_rl: {error}\n")
+        sys.stderr.flush()
     return error.exit_code

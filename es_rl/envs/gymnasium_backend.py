@@ -123,8 +123,10 @@ class GymnasiumVector:
                     if env is None:
                         raise RuntimeError("step before a successful reset")
                     action = to_action(env.action_space, actions[row])
-                    seen, value, terminated[row], truncated[row], _ = env.step(action)
-                    reward[row] = np.asarray(value, np.float64).item()  # some rewards are arrays of one number
+                    seen, value, ends, cut, _ = env.step(action)
+                    terminated[row] = ends if type(ends) is bool else _flag(ends)
+                    truncated[row] = cut if type(cut) is bool else _flag(cut)
+                    reward[row] = value if type(value) is float else _number(value)
                     obs[row] = self._flatten(seen)[: self._size]
                     if diverged(env):
                         reward[row], terminated[row] = np.nan, True
@@ -179,6 +181,24 @@ class GymnasiumVector:
         env, self._envs[i] = self._envs[i], None
         if env is not None:
             close(env)
+
+
+def _number(reward: Any) -> float:
+    """Return a reward, which may be an array of one number. Raises TypeError for text and the like."""
+    found = np.asarray(reward)
+    if found.dtype.kind not in "biufO" or reward is np.ma.masked:
+        raise TypeError(f"the reward is {reward!r}, which is no number")
+    return float(found.astype(np.float64).item())
+
+
+def _flag(ends: Any) -> bool:
+    """Return whether an episode ends; None counts as no. Raises TypeError for what is neither true nor false."""
+    if ends is None:
+        return False
+    found = np.asarray(ends)
+    if found.dtype.kind not in "biuf" or found.item() not in (0, 1):
+        raise TypeError(f"an end is {ends!r}, which is neither true nor false")
+    return bool(found.item())
 
 
 def diverged(env: gymnasium.Env[Any, Any]) -> bool:

@@ -78,14 +78,24 @@ class Flattener:
                 part = part[name]
             row = vector[first:end]
             if isinstance(space, spaces.Discrete):
-                if not 0 <= (value := int(part) - int(space.start)) < space.n:
+                if not 0 <= (value := int(part) - int(space.start)) < space.n or part != int(part):
                     raise ValueError(f"the observation has {part}, which is not in {space}")
                 row[value] = 1.0
             elif isinstance(space, spaces.MultiDiscrete):
-                row[:] = np.asarray(spaces.flatten(space, part))
+                values = _of_shape(np.asarray(part), space.shape, path)
+                if not (
+                    (values >= space.start) & (values < space.start + space.nvec) & (values == np.rint(values))
+                ).all():
+                    raise ValueError(f"the observation has {part}, which is not in {space}")
+                row[:] = np.asarray(spaces.flatten(space, values.astype(space.dtype)))
             else:
                 values = _of_shape(np.asarray(part, None if path else np.float64), space.shape, path)
-                row[:] = values.astype(space.dtype, copy=False).reshape(-1) if path else values.reshape(-1)
+                if values.dtype.kind == "c":
+                    raise ValueError(f"the observation has complex numbers, which are not in {space}")
+                rounds = (
+                    path and np.dtype(space.dtype).kind == "f"
+                )  # whole numbers are not cast: they might wrap around
+                row[:] = (values.astype(space.dtype, copy=False) if rounds else values).reshape(-1)
         return vector
 
 

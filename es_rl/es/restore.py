@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,6 +15,9 @@ from es_rl.es.optim import entries
 from es_rl.es.strategy import ESState
 
 Named = Mapping[str, Tensor]
+# How tensors are called that hold numbers of things, and sums or means of squares.
+COUNTS, SQUARES = ("count", "lengths", "step"), ("m2", "variance", "exp_avg_sq")
+LARGEST_COUNT = 2**53  # from here on, float64 does not count
 
 
 def restored(saved: ESState, fresh: ESState, optim: OptimConfig | None, source: str) -> ESState:
@@ -22,12 +26,12 @@ def restored(saved: ESState, fresh: ESState, optim: OptimConfig | None, source: 
     The optimiser is not checked if `optim` is None. Raises `CheckpointError`; `source` says where the state is from.
     """
     check_fit(source, saved.theta, fresh.theta | fresh.buffers, "policy")
-    _check_finite(source, saved.theta, fresh.theta | fresh.buffers)
+    _check_numbers(source, saved.theta, fresh.theta | fresh.buffers)
     if optim is not None:
         _check_optim(source, saved.optim, fresh.theta, entries(optim))
     if fresh.extra:
         check_fit(source, saved.extra, fresh.extra, "settings of the run")
-        _check_finite(source, saved.extra, fresh.extra)
+        _check_numbers(source, saved.extra, fresh.extra)
     theta, buffers = ({name: saved.theta[name] for name in part} for part in (fresh.theta, fresh.buffers))
     return replace(saved, theta=theta, buffers=buffers, extra=saved.extra if fresh.extra else {})
 
@@ -40,10 +44,14 @@ def check_fit(source: str, found: Named, expected: Named, what: str) -> None:
         raise CheckpointError(f"{source}: does not fit the {what}; differing: {', '.join(differing)}.")
 
 
-def _check_finite(source: str, found: Named, fresh: Named) -> None:
+def _check_numbers(source: str, found: Named, fresh: Named) -> None:
     for name, value in fresh.items():
         if bool(value.isfinite().all()) and not bool(found[name].isfinite().all()):
             raise CheckpointError(f"{source}: {name} holds numbers that are not finite.")
+        kind = re.split(r"[./]", name)[-1]
+        largest = LARGEST_COUNT if kind in COUNTS else math.inf
+        if kind in (*COUNTS, *SQUARES) and not bool(((found[name] >= 0) & (found[name] <= largest)).all()):
+            raise CheckpointError(f"{source}: {name} holds numbers that it cannot have, such as negative ones.")
 
 
 def _check_optim(source: str, saved: Named, theta: Named, known: Named) -> None:

@@ -157,7 +157,7 @@ def tell(
         p = perturbation(params, state.generation)
         shapes = {name: tuple(value.shape) for name, value in theta.items()}
         drawn, agreement = _gradient(shapes, pairs, differences, p)
-        update = {name: torch.from_numpy(value) for name, value in drawn.items()}
+        update = {name: torch.from_numpy(np.asarray(value)) for name, value in drawn.items()}  # 0-d ones are scalars
         gradient_norm = norm(update)
         lr = params.optim.lr * params.optim.lr_decay**state.generation
         moving = {name: theta[name] for name in update}

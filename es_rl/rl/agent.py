@@ -81,7 +81,7 @@ def start_from(path: Path, fresh: es.ESState) -> es.ESState:
     if path.is_dir():
         return replace(fresh, **_parts(checkpoints.load(path).state(replace(fresh, extra={}))))
     with atomic.reading(path):
-        saved = es.ESState(0, load_tensors(path.read_bytes()), {}, {})
+        saved = es.ESState(0, load_tensors(atomic.contents_of(path)), {}, {})
     return replace(fresh, **_parts(restored(saved, replace(fresh, extra={}), None, str(path))))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
+from es_rl.envs.worlds import WORLDS
 from es_rl.rl.segments.config import asks_for_episodes
 
 
@@ -116,8 +117,14 @@ JUDGED: dict[str, dict[str, Any]] = {
 }
 
 
+# Own robots: short segments of many simulations, and much exploration.
+JUDGED["Quadruped"] = _judged(
+    **WIDE,
+    **{"es.segment": 24, "optim.lr": 0.001, "credit.simulations": 256, "credit.batch": 1024, "credit.explore": 0.8},
+    **{"critic.batch": 1024, "critic.discount": 0.98},
+)
 # Where judged steps learn more than whole episodes in the same environment steps (docs/tried.md).
-BY_STEPS = ("HalfCheetah", "Walker2d", "Ant")
+BY_STEPS = ("HalfCheetah", "Walker2d", "Ant", "Quadruped")
 
 
 def preset(env: str, given: Mapping[str, object] | None = None) -> Mapping[str, Any]:
@@ -128,7 +135,7 @@ def preset(env: str, given: Mapping[str, object] | None = None) -> Mapping[str, 
     """
     given = given or {}
     name, segment = family(env), given.get("es.segment")
-    fast = env.removeprefix(PREFIX) in TASKS
+    fast = env.removeprefix(PREFIX) in TASKS or env in WORLDS
     by_steps = fast and name in BY_STEPS and not asks_for_episodes(given) if segment is None else str(segment) != "0"
     return JUDGED.get(name, _judged()) if by_steps else PRESETS.get(name, {})
 

@@ -7,10 +7,12 @@ to disk and renamed, so it is complete under its final name.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,14 +40,24 @@ def write(final: Path, contents: Mapping[str, bytes]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def contents_of(path: Path) -> bytes:
+    """Return the contents of a file. Raises OSError for what is no file, such as a pipe, which would wait for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
 def read(path: Path, names: Sequence[str], *, optional: Sequence[str] = ()) -> dict[str, bytes]:
     """Return the contents of these files, and of the optional ones that the manifest lists.
 
     Raises OSError, or `CheckpointError` if a file does not match the manifest.
     """
-    manifest = json.loads((path / MANIFEST).read_bytes())
+    manifest = json.loads(contents_of(path / MANIFEST))
     names = [*names, *(name for name in optional if name in manifest)]
-    contents = {name: (path / name).read_bytes() for name in names}
+    contents = {name: contents_of(path / name) for name in names}
     for name, data in contents.items():
         if len(data) != manifest[name]["size"] or _sha256(data) != manifest[name]["sha256"]:
             raise CheckpointError(f"{path / name}: damaged, it is not what {MANIFEST} says.")

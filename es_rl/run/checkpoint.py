@@ -186,7 +186,7 @@ def _read(path: Path) -> Checkpoint:
         if facts["format"] != FORMAT:
             raise CheckpointError(f"{path}: has format {facts['format']}; this version reads {FORMAT}.")
         return Checkpoint(
-            generation=_count(facts["generation"], "generation"),
+            generation=count(facts["generation"], "generation"),
             model=load_tensors(contents["model.safetensors"]),
             optim=load_tensors(contents["trainer.safetensors"]),
             extra=load_tensors(contents[EXTRA]) if EXTRA in contents else {},
@@ -202,7 +202,7 @@ def _progress(saved: dict[str, Any]) -> Progress:
     """Return the progress. Raises ValueError or TypeError if a value is not such a number; scores may be None."""
     progress = Progress(**saved)
     for name in ("steps", "flat_generations"):
-        _count(getattr(progress, name), name)
+        count(getattr(progress, name), name)
     for name, lowest in (("seconds", 0.0), ("best_score", -math.inf), ("last_score", -math.inf)):
         value = getattr(progress, name)
         optional = value is None and name.endswith("_score")
@@ -211,7 +211,7 @@ def _progress(saved: dict[str, Any]) -> Progress:
     return progress
 
 
-def _count(value: Any, name: str) -> int:
+def count(value: Any, name: str) -> int:
     """Return a whole number that counts something. Raises ValueError."""
     if type(value) is not int or not 0 <= value < 2**63:
         raise ValueError(f"{name} is {str(value)[:40]}")
@@ -230,7 +230,7 @@ def _name(generation: int) -> str:
 def _named(folder: Path) -> dict[str, str]:
     """Return the directory names of the last and the best checkpoint, as far as they are known."""
     try:
-        known = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        known = json.loads(atomic.contents_of(folder / INDEX))
         found = {name: str(known[name]) for name in NAMED if name in known}
     except (OSError, ValueError, TypeError, RecursionError):
         found = {}
@@ -252,7 +252,7 @@ def _name_it(path: Path, *, best: bool) -> dict[str, str]:
 def _origin(link: Path) -> str:
     """Return the name of the checkpoint that a link leads to, or that a directory is a copy of; or an empty name."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        name = _name(int(json.loads((link / "state.json").read_bytes())["generation"]))
+        name = _name(int(json.loads(atomic.contents_of(link / "state.json"))["generation"]))
         return name if (link.parent / name).is_dir() else ""
     return ""
 

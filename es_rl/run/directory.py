@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from es_rl.config import expanded, pairs, read_file, to_yaml
 from es_rl.errors import CheckpointError, ConfigError, ResourceError
+from es_rl.run import atomic
 from es_rl.run.checkpoint import NAMED
 
 PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco")
@@ -121,7 +122,7 @@ def _code() -> str:
 def changed_versions(path: Path) -> list[str]:
     """Return a line for each version that has changed since the run was started."""
     try:
-        before = json.loads((path / "versions.json").read_text(encoding="utf-8"))
+        before = json.loads(atomic.contents_of(path / "versions.json"))
         if not isinstance(before, dict):
             raise ValueError("not an object")
     except (OSError, ValueError):

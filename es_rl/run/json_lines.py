@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from es_rl.run import atomic
+
 WAITING = 10_000  # lines kept until they can be written, at most
 
 
@@ -45,9 +47,11 @@ class JsonLines:
 
 
 def keep_until(path: Path, generation: int) -> None:
-    """Drop lines after the generation and cut-off lines. Replace the file atomically."""
+    """Drop lines after the generation and cut-off lines. Replace the file atomically. Raises `CheckpointError`."""
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    with atomic.reading(path):
+        text = atomic.contents_of(path).decode(errors="replace")
+    for line in text.splitlines():
         try:
             if json.loads(line)["generation"] <= generation:
                 kept.append(line + "\n")

@@ -17,6 +17,7 @@ from es_rl.run.json_lines import JsonLines, keep_until
 from es_rl.run.screen import Record, Screen
 from es_rl.run.terms import RunTerms
 
+HISTOGRAM_LARGEST = 1e12  # TensorBoard's bins end there
 HISTOGRAM_SIZE = 1 << 22  # a parameter with more numbers than this gets no histogram
 
 
@@ -46,11 +47,11 @@ class TensorBoard:
                 self._writer.add_scalar(tag, value, step)
 
     def histograms(self, fitness: NDArray[np.float64], theta: Mapping[str, Tensor], step: int) -> None:
-        finite = fitness[np.isfinite(fitness)]
+        finite = fitness[np.abs(fitness) < HISTOGRAM_LARGEST]
         if finite.size:
             self._writer.add_histogram("fitness", finite, step)
         for name, value in theta.items():
-            if 0 < value.numel() <= HISTOGRAM_SIZE and value.isfinite().all():
+            if 0 < value.numel() <= HISTOGRAM_SIZE and bool((value.abs() < HISTOGRAM_LARGEST).all()):
                 self._writer.add_histogram(f"theta/{name}", value.numpy(), step)
 
     def animation(self, gif: bytes, size: tuple[int, int], step: int) -> None:

@@ -51,12 +51,18 @@ def goal(
     return Goal(f"{terms.target}={rules.target:g}", float(terms.reached(last_score, rules.target)), None)
 
 
+def _nobody_reads() -> None:
+    """Let the program end as with any broken pipe; rich would end it with code 1."""
+    raise BrokenPipeError
+
+
 class Screen:
     """A live panel on a terminal, plain lines elsewhere."""
 
     def __init__(self, title: str, rules: StopRules, terms: RunTerms) -> None:
         self._terms = terms
         self._console = Console(highlight=False, soft_wrap=True)
+        self._console.on_broken_pipe = _nobody_reads  # type: ignore[method-assign]
         self._title, self._rules = title, rules
         self._status = "starting"
         self._record: dict[str, Any] = {}

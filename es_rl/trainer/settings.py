@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,36 @@ def checked(
     return ESParams(config, build(OptimConfig, [({**optim, **rest}, "")]), seed, min(size, config.population), frozen)
 
 
+def check_workers(workers: int, hang_after: float) -> None:
+    """Raise `ConfigError` for impossible numbers."""
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise ConfigError(f"workers={workers}: must be a whole number, 0 for none.")
+    if not hang_after > 0:
+        raise ConfigError(f"hang_after={hang_after}: must be > 0.")
+
+
+def _check_memory(model: nn.Module) -> None:
+    """Raise `ConfigError` for parameters that share memory without being the same: a member would write one twice."""
+    taken: list[tuple[int, int, str]] = []
+    for name, value in model.named_parameters():
+        size = value.numel() * value.element_size()
+        if value.numel() > 1 and 0 in value.stride():
+            raise ConfigError(f"model: {name} is expanded: its numbers share memory. Use nn.Parameter(value.clone()).")
+        taken += [(value.data_ptr(), value.data_ptr() + size, name)] if size else []
+    for (_, end, one), (start, _, other) in pairwise(sorted(taken)):
+        if start < end:
+            raise ConfigError(
+                f"model: {one} and {other} share memory, but are two parameters. Tie them: let one be the other."
+            )
+
+
 def check_model(model: nn.Module) -> None:
     """Refuse a model from which members cannot be made. Raises `ConfigError`."""
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise ConfigError(f"model: must be a plain torch.nn.Module, and is a {type(model).__name__}.")
+    if lazy := [name for name, value in model.named_parameters() if nn.parameter.is_lazy(value)]:
+        raise ConfigError(f"model: {lazy[0]} has no shape yet. Call the model once before.")
+    _check_memory(model)
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         moves = value.requires_grad and value.dtype != torch.float32
         if moves or value.dtype == torch.bfloat16 or value.device.type != "cpu":

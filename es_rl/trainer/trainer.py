@@ -34,14 +34,14 @@ from torch import Tensor, nn
 
 from es_rl import es
 from es_rl.errors import CheckpointError, ConfigError
-from es_rl.es.restore import check_fit
+from es_rl.es.restore import check_fit, restored
 from es_rl.es.strategy import ESState, Generation
 from es_rl.noise import Perturbation, member_weights
 from es_rl.run import atomic
-from es_rl.run.checkpoint import FILES
+from es_rl.run.checkpoint import FILES, count
 from es_rl.run.log import plain
 from es_rl.trainer.fitness import MemberFitness, Scores, assign, restored_after
-from es_rl.trainer.settings import Shaping, check_model, checked, optimizer_name, settings, shaped
+from es_rl.trainer.settings import Shaping, check_model, check_workers, checked, optimizer_name, settings, shaped
 from es_rl.workers.pool import Workers
 from es_rl.workers.worker import JobFailure
 
@@ -100,6 +100,7 @@ class Trainer:
         named = "raw" if callable(shaping) else shaping
         given = {"noise": noise, "rank": rank, "population": population, "sigma": sigma, "shaping": named}
         check_model(model)
+        check_workers(workers, hang_after)
         self._params = checked(given, {"name": optimizer_name(optimizer), "lr": lr}, options, seed, chunk, model)
         self.model, self.callbacks = model, list(callbacks)
         self._fitness = MemberFitness(model, fitness)
@@ -239,16 +240,18 @@ class Trainer:
     def _restore(self, path: Path, about: Mapping[str, Any], model: dict[str, Tensor], rest: dict[str, Tensor]) -> None:
         fresh = self._initial
         check_fit(str(path), model, fresh.theta | fresh.buffers, "model")
-        initial = _part(rest, "initial/")
-        buffers = {name: model[name] for name in fresh.buffers}
-        self._initial = ESState(0, {name: initial[name] for name in fresh.theta}, buffers, {})
-        self._state = ESState(
-            int(about["generation"]), {name: model[name] for name in fresh.theta}, buffers, _part(rest, "optim/")
+        generation, initial = count(about["generation"], "generation"), _part(rest, "initial/")
+        self._state = restored(
+            ESState(generation, model, {}, _part(rest, "optim/")), fresh, self._params.optim, str(path)
         )
+        check_fit(f"{path}: initial", initial, fresh.theta | fresh.buffers, "model")
+        self._initial = ESState(0, {name: initial[name] for name in fresh.theta}, self._state.buffers, {})
         self.history = list(about["history"])
         if about["best"] is not None:
-            fitness, generation, member = about["best"]
-            self.best = Best(fitness, generation, member, _part(rest, "best/"))
+            fitness, born, member = about["best"]
+            best = _part(rest, "best/")
+            check_fit(f"{path}: best", best, fresh.theta | fresh.buffers, "model")
+            self.best = Best(float(fitness), count(born, "generation"), count(member, "member"), best)
         self._show()
 
     def _map(self, generation: Generation, chunks: list[range]) -> list[Any]:

@@ -104,6 +104,10 @@ class Workers:
         """Process ids of the workers."""
         return [worker.process.pid for worker in self._workers]
 
+    def check(self) -> None:
+        """Raise if the run was asked to stop: to be called in work that the parent does itself."""
+        self._check()
+
     def map(
         self,
         function: Function,

@@ -55,6 +55,22 @@ def frames(path):
     return meta, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
 
 
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("shell", "code"),
+    [
+        ("train env=es_rl/PointMass-v0 es.population=3 >&-", 2),
+        ("train env=es_rl/PointMass-v0 es.population=3 2>&-", 2),
+        ("train env=es_rl/PointMass-v0 es.population=3 2>/dev/full", 2),
+        ("train env=es_rl/PointMass-v0 es.population=4 generations=300 workers=0 video.every=-1 run=r | true", 141),
+    ],
+)
+def test_exit_codes_do_not_depend_on_who_listens(shell, code, tmp_path):
+    ends = f"{sys.executable} -m es_rl.{shell}; echo ${{PIPESTATUS[0]}} > code"
+    done = subprocess.run(["bash", "-c", ends], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (tmp_path / "code").read_text().split() == [str(code)] and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("env", ["es_rl/PointMass-v0", "HalfCheetah-v4"])
 @pytest.mark.slow
 def test_a_training_ends_with_a_video_that_moves(train, capsys, env, renderer):

@@ -181,6 +181,12 @@ def test_a_push_changes_the_velocity_of_the_root_only():
         assert same == (t < 5)  # after 0.1 s
 
 
+def writes(w):
+    seen = w.qpos[:, 1:]
+    seen -= 0.5
+    return seen
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
@@ -194,7 +200,32 @@ def test_a_push_changes_the_velocity_of_the_root_only():
         ),
         ({"observations": {"odd": lambda w: w.qposs}}, EnvError, "qposs: MjData has no such field"),
         ({"rewards": {"odd": (1.0, terms.joint_positions)}}, EnvError, r"the reward odd has the shape \(2, 2\) for 2"),
-        ({"ends": {"odd": lambda w: True}}, EnvError, r"the end odd has the shape \(\)"),
+        ({"ends": {"odd": lambda w: True}}, EnvError, "the end odd returns a bool, and must return an array"),
+        ({"rewards": {"odd": (1.0, lambda w: [1.0, 2.0])}}, EnvError, "the reward odd returns a list"),
+        ({"rewards": {"odd": (1.0, lambda w: w.nothing + 1)}}, EnvError, "nothing: MjData has no such field"),
+        ({"rewards": {"odd": (1.0, lambda w: 1 / 0)}}, EnvError, "the reward odd raised ZeroDivisionError"),
+        ({"observations": {"q": writes}}, EnvError, "the observation q raised ValueError: .*read-only"),
+        ({"observations": {"q": "height"}}, ConfigError, "the observation q: must be a term"),
+        ({"rewards": {"up": (np.nan, terms.alive)}}, ConfigError, "rewards.up=nan: must be a finite number"),
+        ({"start": robot.Start(joints=np.nan)}, ConfigError, "start.joints=nan: must be a finite number"),
+        ({"start": robot.Start(joints=-1.0)}, ConfigError, "start: the sizes of its noise"),
+        ({"seconds": -1.0}, ConfigError, "an episode at least a step"),
+        ({"step_seconds": 0.0}, ConfigError, "a step must take time"),
+        ({"command": robot.Command({"x": (0, 1)}, still=7)}, ConfigError, "still between 0 and 1"),
+        ({"command": robot.Command({"x": 1.0})}, ConfigError, "the command x: must be a range"),
+        ({"actions": robot.Actions(delay=10**9)}, ConfigError, "actions: delay=1000000000 .*at most the 100 steps"),
+        (
+            {"observations": {"a": robot.Observe(terms.action, history=2.5)}},
+            ConfigError,
+            "history=2.5: must be a whole",
+        ),
+        (
+            {"observations": {"a": robot.Observe(terms.action, noise=np.nan)}},
+            ConfigError,
+            "noise=nan: must be a finite",
+        ),
+        ({"varies": robot.Vary("body_mass", 1, 2)}, ConfigError, "varies: must be a list of robot.Vary"),
+        ({"varies": [robot.Vary("key_qpos", 1, 2)]}, EnvError, "key_qpos: has no effect on an episode"),
         ({"varies": [robot.Vary("body_mas", 1, 2)]}, EnvError, "body_mas: MjModel has no such field. Did you mean"),
         ({"varies": [robot.Vary("body_mass", 1, 2, names="pol")]}, EnvError, "no name fits 'pol'. Did you mean pole"),
         ({"varies": [robot.Vary("body_mass", 2, 1)]}, ConfigError, "the wrong way round"),

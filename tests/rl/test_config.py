@@ -94,12 +94,14 @@ def test_later_sources_win(tmp_path):
 
 @pytest.mark.parametrize("family", JUDGED)
 def test_presets_of_judged_steps_are_valid_and_asked_for_by_the_segment(family):
-    config = parse_train([f"env={family}-v4", "es.segment=32"])
+    env = "env=es_rl/Quadruped-v0" if family == "Quadruped" else f"env={family}-v4"
+    config = parse_train([env, "es.segment=32"])
     known = {**JUDGED[family], "es.segment": 32}
     assert {k: v for k, v in flatten(dataclasses.asdict(config)).items() if k in known} == known
     assert config.es.population == Config().es.population
-    assert parse_train([f"env={family}-v4", "es.segment=0"]).es.population == PRESETS[family]["es.population"]
-    assert (parse_train([f"env={family}-v4"]).es.segment > 0) == (family in BY_STEPS)
+    whole = PRESETS.get(family, {}).get("es.population", Config().es.population)
+    assert parse_train([env, "es.segment=0"]).es.population == whole
+    assert (parse_train([env]).es.segment > 0) == (family in BY_STEPS)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Judged steps: the equations against plain ones, the same bits however the work is cut, and what cannot be judged."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
-from conftest import kill_workers, metrics, refusal
+from conftest import kill_workers, metrics, refusal, wait_for
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -284,6 +286,40 @@ def test_a_critic_without_numbers_is_told_and_begins_anew(train, tmp_path, capsy
     train(f"resume={run}", "generations=4")
     assert "the critic's numbers are not finite, so generation 3 is judged by rewards" in capsys.readouterr().out
     assert all(np.isfinite(value.numpy()).all() for value in tensors(run).values())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["scale/variance", "scale/count", "simulations/lengths", "critic_optim/0.weight/exp_avg_sq", "normalizer.m2"],
+)
+def test_numbers_that_a_run_cannot_have_are_refused(train, name):
+    run = train(*small("generations=1"))
+    path = run / "checkpoints" / "00000001"
+    file = path / ("model.safetensors" if name.startswith("normalizer") else "extra.safetensors")
+    known = load_file(file)
+    known[name] = known[name] - 1e6
+    save_file(known, file)
+    atomic.write(path, {p.name: p.read_bytes() for p in path.iterdir() if p.name != "MANIFEST.json"})
+    code, text = refusal(verb.main, f"resume={run}", "generations=2", "workers=0")
+    assert code == CheckpointError.exit_code and f"{name} holds numbers that it cannot have" in text
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_signal_is_heard_in_an_endless_update(start, tmp_path, workers):
+    keys = ["env=Hopper-v4", "es.segment=8", "credit.simulations=4", "credit.epochs=1000000", "eval.every=0"]
+    process = start(*keys, f"workers={workers}", "video.every=-1", "run=run")
+    wait_for(lambda: "4 simulations" in (tmp_path / "out.txt").read_text(), process)
+    time.sleep(1)
+    process.terminate()
+    assert process.wait(20) == 75
+
+
+def test_a_batch_of_one_step_is_refused():
+    for keys in (["credit.batch=1"], ["es.segment=1", "credit.simulations=1"]):
+        keys = ["env=Hopper-v4", *([] if "es.segment=1" in keys else ["es.segment=8"]), *keys]
+        code, text = refusal(verb.main, *keys, "workers=0")
+        assert code == 2 and "a step is judged against others" in text
 
 
 @pytest.mark.parametrize("change", ["missing", "shape", "nan"])

@@ -114,3 +114,10 @@ def test_a_full_device_behind_the_screen_does_not_end_a_training(tmp_path):
         )  # fmt: skip
     assert done.returncode == 0 and "Traceback" not in done.stderr
     assert len(metrics(tmp_path / "run")) == 3
+
+
+def test_numbers_that_tensorboard_cannot_draw_do_not_end_a_training(train):
+    run = train(
+        "env=es_rl/PointMass-v0", "policy=linear", "es.population=4", "optim.lr=1e30", "generations=3", "eval.every=1"
+    )
+    assert len(metrics(run)) == 3

@@ -1,6 +1,7 @@
 """Files of a run that hold nonsense, though their checksums are right: one line and exit code 4, or the run goes on."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -163,6 +164,39 @@ def test_nonsense_is_refused_by_who_wants_to_act(run, name):
     damage(run, (BOTH | ACTING)[name])
     code, said = refusal(evaluate.main, f"run={run}", "episodes=1")
     assert code == 4 and str(run) in said and len(said) < 500
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "endless"])
+@pytest.mark.parametrize("file", ["state.json", "MANIFEST.json", "model.safetensors"])
+def test_what_is_no_file_is_not_waited_for(run, file, kind):
+    for generation in (0, 1):
+        shutil.rmtree(run / f"checkpoints/{generation:08d}", ignore_errors=True)
+    replace(run / "checkpoints/00000002" / file, kind)
+    for verb, argv in ((train.main, ["generations=3", "workers=0"]), (evaluate.main, ["episodes=1"])):
+        code, said = refusal(verb, f"{'resume' if argv[0][0] == 'g' else 'run'}={run}", *argv)
+        assert code == 4 and str(run) in said
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+@pytest.mark.parametrize("file", ["versions.json", "checkpoints/index.json", "metrics.jsonl"])
+def test_other_files_that_are_none_are_not_waited_for(run, file, kind):
+    replace(run / file, kind)
+    if file == "metrics.jsonl":
+        code, said = refusal(train.main, f"resume={run}", "generations=3", "workers=0")
+        assert code == 4 and "metrics.jsonl: cannot be read" in said
+    elif kind == "pipe" or file == "versions.json":
+        assert train.main([f"resume={run}", "generations=3", "workers=0"]) == 0
+    assert evaluate.main([f"run={run}", "episodes=1"]) == 0
+
+
+def replace(path, kind):
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,9 @@ odd("Grid", action=spaces.Box(-1, 1, (2, 2)), step=asking(lambda a: a.shape == (
 odd("TensorReward", change=lambda o, r, *rest: (o, torch.tensor(r), *rest))
 odd("WholeReward", change=lambda o, r, *rest: (o, 1, *rest))
 odd("NumPyEnds", change=lambda o, r, te, tr, i: (o, r, np.bool_(te), np.bool_(tr), i))
+odd("FractionalEnds", change=lambda o, r, te, tr, i: (o, r, float(te), np.array([tr]), i))
+odd("LargeBytes", observation=spaces.Dict({"a": spaces.Box(0, 255, (2,), np.uint8)}),
+    look=lambda self: {"a": np.array([300, -5])})  # fmt: skip
 odd("NoInfo", change=lambda o, r, te, tr, i: (o, r, te, tr, None))
 odd("Lists5", change=lambda *five: list(five))
 
@@ -185,6 +188,15 @@ for kind in (SameArray, Slots, Moves, Silences, TakesOver):
     gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=kind.limit)
 
 # What is refused, or fails.
+odd("WordEnds", change=lambda o, r, te, tr, i: (o, r, "False", tr, i))
+odd("NanEnds", change=lambda o, r, te, tr, i: (o, r, float("nan"), tr, i))
+odd("NumberAsWord", change=lambda o, r, *rest: (o, "1.5", *rest))
+odd("MaskedReward", change=lambda o, r, *rest: (o, np.ma.masked, *rest))
+odd("ChoiceBelow", observation=spaces.MultiDiscrete([3, 2]), look=lambda self: [-1, 0])
+odd("ChoiceBeyond", observation=spaces.MultiDiscrete([3, 2]), look=lambda self: [3, 0])
+odd("ChoiceMissing", observation=spaces.MultiDiscrete([3, 2]), look=lambda self: [1])
+odd("HalfNumber", observation=spaces.Discrete(5), look=lambda self: 2.7)
+odd("ComplexPart", observation=spaces.Dict({"a": BOX}), look=lambda self: {"a": np.zeros(3) + 1j})
 odd("NoObservation", look=lambda self: None)
 odd("Words", look=lambda self: "hello")
 odd("OtherShape", look=lambda self: np.zeros((3, 1)))

@@ -328,6 +328,62 @@ def test_bad_settings_are_refused(settings, message):
         trainer(**settings)
 
 
+class Tied(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+        self.b.weight.data = self.a.weight.data
+
+
+class Expanded(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.zeros(1, 3).expand(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Tied, "a.weight and b.weight share memory, but are two parameters"),
+        (Expanded, "w is expanded: its numbers share memory"),
+        (lambda: torch.nn.LazyLinear(3), "weight has no shape yet"),
+        (lambda: torch.jit.script(torch.nn.Linear(2, 2)), "must be a plain torch.nn.Module"),
+        (lambda: None, "must be a plain torch.nn.Module, and is a NoneType"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_models_from_which_no_members_can_be_made_are_refused(model, message):
+    with pytest.raises(ConfigError, match=message):
+        es_rl.Trainer(model(), lambda model: 0.0)
+
+
+@pytest.mark.parametrize("workers", [-1, 1.5, None, True])
+def test_an_impossible_number_of_workers_is_refused(workers):
+    with pytest.raises(ConfigError, match=f"workers={workers}: must be a whole number"):
+        es_rl.Trainer(torch.nn.Linear(2, 2), lambda model: 0.0, workers=workers)
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.scale = torch.nn.Linear(2, 1), torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x):
+        return self.scale * self.layer(x)
+
+
+@pytest.mark.parametrize("noise", ["dense", "orthogonal", "lowrank"])
+def test_a_parameter_that_is_one_number_is_trained(noise):
+    x = torch.ones(4, 2)
+    trainer = es_rl.Trainer(Scaled(), lambda model: -float((model(x) - 3).square().mean()), noise=noise, population=8)
+    before = float(trainer.model.scale)
+    trainer.train(20)
+    assert (
+        float(trainer.model.scale.detach()) != before
+        and trainer.history[-1]["fitness/mean"] > trainer.history[0]["fitness/mean"]
+    )
+
+
 def test_a_model_of_which_nothing_moves_is_refused():
     with pytest.raises(ConfigError, match="none of its parameters has requires_grad"):
         trainer(model=network().requires_grad_(False))

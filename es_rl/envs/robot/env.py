@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from es_rl.envs.robot.declaration import check_task
 from es_rl.envs.robot.task import Task
 from es_rl.envs.robot.vector import RobotVector
 from es_rl.envs.spaces import Floats
@@ -107,6 +108,7 @@ def register(id: str, task: Task) -> None:
     """Register a task as a Gymnasium id. es_rl trains it on all simulations at once. Raises `ConfigError`."""
     if not isinstance(task, Task):
         raise ConfigError(f"{id}: needs a robot.Task, and this is a {type(task).__name__}.")
+    check_task(task)
     steps = max(1, round(task.seconds / task.step_seconds))
     entry: Any = RobotEnv
     gymnasium.register(id, entry, max_episode_steps=steps, kwargs={"task": task})

@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from es_rl.envs.robot.task import Command, Push, Start, Task, Vary
+from es_rl.envs.robot.task import Command, Push, Start, Vary
 from es_rl.envs.robot.world import find, is_free, names
 from es_rl.envs.spaces import Floats
 from es_rl.errors import ConfigError, EnvError, lookup, nearest
@@ -46,6 +46,8 @@ class Varied:
         lookup(HOW, vary.how, "how")
         if not vary.low <= vary.high:
             raise ConfigError(f"{vary.field}: the range {vary.low:g} to {vary.high:g} is the wrong way round.")
+        if vary.field.startswith(("key_", "qpos0")):
+            raise EnvError(f"{vary.field}: has no effect on an episode. Give start= its noise.")
         default = model_field(model, vary.field)
         if not default.ndim or default.dtype.kind != "f":
             raise EnvError(f"{vary.field}: is {default.dtype} {default.shape}; only arrays of real numbers can vary.")
@@ -74,32 +76,6 @@ class Varied:
         shape = (-1, *[1] * (value[index].ndim - 1))
         value[index] = HOW[vary.how](value[index], drawn.reshape(shape))
         return value
-
-
-def check(task: Task, model: mujoco.MjModel) -> None:
-    """Raise `ConfigError` or `EnvError` for parts of a declaration that do not go together with one another."""
-    if not task.observations or not task.rewards:
-        raise ConfigError("a task needs at least one observation and one reward.")
-    for name, pair in task.rewards.items():
-        if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1]) and np.isscalar(pair[0])):
-            raise ConfigError(f"the reward {name}: must be a weight and a term, such as (1.0, terms.upright).")
-    scale = np.shape(task.actions.scale)
-    if scale not in ((), (model.nu,)):
-        raise ConfigError(f"actions: scale has the shape {scale}, and the model has {model.nu} actuators.")
-    if not model.nu:
-        raise EnvError("the robot's model has no actuators, so nothing can be learnt.")
-    if task.actions.delay < 0:
-        raise ConfigError(f"actions: delay={task.actions.delay} must be at least 0.")
-    for name, (low, high) in (task.command.ranges if task.command else {}).items():
-        if not low <= high:
-            raise ConfigError(f"the command {name}: the range {low:g} to {high:g} is the wrong way round.")
-    if task.command is not None and (not task.command.ranges or task.command.seconds <= 0):
-        raise ConfigError("command: needs at least one range, and seconds above 0.")
-    if task.push is not None and not 0 < task.push.seconds[0] <= task.push.seconds[1]:
-        raise ConfigError(f"push: seconds={task.push.seconds} must be a range above 0.")
-    root = {"push": task.push is not None, "start.place": task.start.place, "start.turn": task.start.turn}
-    if not is_free(model) and (named := [name for name, given in root.items() if given]):
-        raise EnvError(f"{', '.join(named)}: needs a model whose first joint is free. Leave it out.")
 
 
 def model_field(model: mujoco.MjModel, name: str) -> Any:

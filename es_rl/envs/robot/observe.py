@@ -12,9 +12,9 @@ import numpy as np
 
 from es_rl.envs.robot.episode import NOISE_STEPS
 from es_rl.envs.robot.task import Observe, Term
-from es_rl.envs.robot.world import World
+from es_rl.envs.robot.world import World, called
 from es_rl.envs.spaces import Floats, Ints
-from es_rl.errors import ConfigError, EnvError
+from es_rl.errors import EnvError
 
 
 class Observer:
@@ -23,12 +23,6 @@ class Observer:
     def __init__(self, terms: Mapping[str, Term | Observe], n: int, *, randomise: bool) -> None:
         self._terms = {name: term if isinstance(term, Observe) else Observe(term) for name, term in terms.items()}
         self._n, self._randomise = n, randomise
-        for name, o in self._terms.items():
-            if o.history < 1 or o.delay < 0 or o.noise < 0 or o.clip <= 0:
-                raise ConfigError(
-                    f"the observation {name}: history={o.history} must be at least 1, delay={o.delay} and "
-                    f"noise={o.noise:g} at least 0, and clip={o.clip:g} above 0."
-                )
         self._past: dict[str, Floats] = {}  # (N, delay + history, k) of the terms that need it, the oldest first
         self._columns: dict[str, slice] = {}  # of the noise, by term
         self.sizes: Floats = np.zeros(0)  # (K,) of the noise
@@ -43,7 +37,7 @@ class Observer:
         """Find the sizes of all terms. Raises `EnvError` for one of the wrong shape."""
         self.size, sizes = 0, list[Any]()
         for name, o in self._terms.items():
-            shape = np.shape(o.term(w))
+            shape = called(f"the observation {name}", o.term, w).shape
             if shape[:1] != (n,) or len(shape) > 2:
                 text = f"the observation {name} has the shape {shape} for {n} simulations"
                 raise EnvError(f"{text}, and must have ({n},) or ({n}, k).")

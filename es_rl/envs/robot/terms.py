@@ -106,6 +106,22 @@ def follows(columns: Sequence[int], what: Callable[[World], Floats], of: Sequenc
     return term
 
 
+def goes_along(columns: Sequence[int], what: Callable[[World], Floats], of: Sequence[int], least: float) -> Term:
+    """Return a term: 1 if `what` is at least as large as commanded along the command, 0 if it is zero, −1 if opposite.
+
+    It rewards a first small step, which `follows` hardly does. A command shorter than `least` asks for that much.
+    """
+
+    def term(w: World) -> Floats:
+        told = np.ascontiguousarray(w.command[:, list(of)])
+        size = np.maximum(np.sqrt(np.square(told).sum(axis=1)), 1e-9)
+        along = np.ascontiguousarray(what(w)[:, list(columns)] * told).sum(axis=1) / size
+        value: Floats = np.clip(along / np.maximum(size, least), -1.0, 1.0)
+        return value
+
+    return term
+
+
 def misses(columns: Sequence[int], what: Callable[[World], Floats], of: Sequence[int]) -> Term:
     """Return a term: how far `what` is from the command, the length of the difference. For `metrics`; see `follows`."""
 

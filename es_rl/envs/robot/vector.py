@@ -17,10 +17,11 @@ from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
 from es_rl.envs.robot import episode
-from es_rl.envs.robot.episode import NOISE_STEPS, Varied, check, model_field
+from es_rl.envs.robot.declaration import check_model, check_task
+from es_rl.envs.robot.episode import NOISE_STEPS, Varied, model_field
 from es_rl.envs.robot.observe import Observer
 from es_rl.envs.robot.task import Task, Term
-from es_rl.envs.robot.world import Fields, World, find, is_free, load
+from es_rl.envs.robot.world import Fields, World, called, find, is_free, load
 from es_rl.envs.spaces import Bools, Floats, Ids, Ints, Seeds
 from es_rl.errors import ConfigError, EnvError
 
@@ -47,8 +48,9 @@ class RobotVector:
         threads: int = 1,
     ) -> None:
         self.errors: dict[int, str] = {}
+        check_task(task)
         self.task, self.model, self._randomise = task, load(task.model), randomise
-        check(task, self.model)
+        check_model(task, self.model)
         self._skip, self._free = _substeps(task, self.model), is_free(self.model)
         self.steps = max(1, round(task.seconds / task.step_seconds))
         self._limit, self._obs_first = limit or self.steps, obs_first
@@ -258,10 +260,10 @@ class RobotVector:
             terms |= {f"the end {k}": term for k, term in self.task.ends.items()}
             terms |= {f"the metric {k}": term for k, term in self.task.metrics.items()}
             for name, term in terms.items():
-                if (shape := np.shape(found := term(w))) != (n,):
+                if (shape := np.shape(found := called(name, term, w))) != (n,):
                     raise EnvError(f"{name} has the shape {shape} for {n} simulations, and must have ({n},).")
-                if name.startswith("the end ") and np.asarray(found).dtype != np.bool_:
-                    raise EnvError(f"{name} is {np.asarray(found).dtype}, and must be true or false. Compare it.")
+                if name.startswith("the end ") and found.dtype != np.bool_:
+                    raise EnvError(f"{name} is {found.dtype}, and must be true or false. Compare it.")
         self._known[:] = self._bad
 
 

@@ -56,7 +56,7 @@ def is_free(model: mujoco.MjModel) -> bool:
 class World:
     """n simulations after a step. Fields of MjData are attributes, (n, …), such as `w.qpos` and `w.xpos`.
 
-    The arrays are copies or views of live state: do not write to them.
+    The arrays are copies or views of live state, and cannot be written to.
     """
 
     model: mujoco.MjModel
@@ -69,12 +69,16 @@ class World:
 
     def __init__(self, fields: Mapping[str, NDArray[Any]], ids: Ints | slice, **known: Any) -> None:
         self._fields, self._ids = fields, ids
+        for value in known.values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
         vars(self).update(known)
 
     def __getattr__(self, name: str) -> NDArray[Any]:
         if name.startswith("_"):
             raise AttributeError(name)
         value = self._fields[name][self._ids]
+        value.flags.writeable = False  # it may be a view of live state
         vars(self)[name] = value
         return value
 
@@ -95,6 +99,19 @@ class World:
     def site(self, name: str) -> int:
         """Return the number of a site. Raises `EnvError` for an unknown name."""
         return find(self.model, "site", name)
+
+
+def called(name: str, term: Any, w: World) -> NDArray[Any]:
+    """Return the array of a term. Raises `EnvError` with its name if it raises, or returns something else."""
+    try:
+        found = term(w)
+    except EnvError:
+        raise
+    except Exception as error:
+        raise EnvError(f"{name} raised {type(error).__name__}: {error}.") from error
+    if not isinstance(found, np.ndarray):
+        raise EnvError(f"{name} returns a {type(found).__name__}, and must return an array, a row for each simulation.")
+    return found
 
 
 class Fields(dict[str, Any]):

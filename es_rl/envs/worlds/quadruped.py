@@ -30,11 +30,12 @@ def task(**changes: object) -> robot.Task:
         },
         "rewards": {
             "follows": (1.0, terms.follows([0, 1], terms.velocity, [0, 1], tolerance=0.4)),
-            "turns": (0.5, terms.follows([2], terms.turning, [2], tolerance=0.5)),
-            "alive": (0.5, terms.alive),
-            "effort": (-2e-4, terms.effort),
-            "action_change": (-0.02, terms.action_change),
-            "shaking": (-0.3, terms.shaking),
+            "goes": (1.0, terms.goes_along([0, 1], terms.velocity, [0, 1], least=0.3)),
+            "turns": (1.0, terms.follows([2], terms.turning, [2], tolerance=0.5)),
+            "alive": (0.2, terms.alive),
+            "effort": (-1e-4, terms.effort),
+            "action_change": (-0.004, terms.action_change),
+            "shaking": (-0.1, terms.shaking),
         },
         "ends": {"tilted": terms.tilted(1.0), "sunk": terms.lower_than(0.16)},
         "metrics": {

@@ -72,6 +72,12 @@ def check_judged(config: Any) -> None:
         value = getattr(es, field.name)
         if field.name not in JUDGED and value != field.default:
             raise ConfigError(_contradiction(f"es.{field.name}", value, es.segment))
+    least = min(config.credit.batch, es.segment * config.credit.simulations)
+    if least < 2:
+        raise ConfigError(
+            f"credit.batch={config.credit.batch}: {given} and credit.simulations={config.credit.simulations} give "
+            f"batches of one step, and a step is judged against others. Batches need at least 2."
+        )
     if config.inference == "central":
         raise ConfigError(f"inference=central: {given} needs inference=local. Leave inference out.")
     if config.optim.name.startswith(TORCH):

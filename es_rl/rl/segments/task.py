@@ -137,7 +137,7 @@ class SegmentTask:
         going = update.batches(steps, stream(config.seed, "credit", state.generation))
         (critic,) = self._map(state, [fit], lambda: next(going, going) is None)
         for _ in going:
-            pass
+            self._workers.check()
         theta = {name: value.clone() for name, value in self._network.named_parameters()}
         change = {name: value - state.theta[name] for name, value in theta.items()}
         if not np.isfinite(length := norm(change)):

@@ -1,0 +1,107 @@
+"""Check a declaration: what is wrong is named before anything is simulated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from es_rl.envs.robot.task import Command, Observe, Task, Vary
+from es_rl.envs.robot.world import is_free
+from es_rl.errors import ConfigError, EnvError
+
+WHOLE = ("delay", "history")
+UNBOUNDED = ("clip",)  # may be infinite
+
+
+def check_task(task: Task) -> None:
+    """Raise `ConfigError` for parts that no model could have."""
+    if not task.observations or not task.rewards:
+        raise ConfigError("a task needs at least one observation and one reward.")
+    for name, pair in task.rewards.items():
+        if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1]) and np.isscalar(pair[0])):
+            raise ConfigError(f"the reward {name}: must be a weight and a term, such as (1.0, terms.upright).")
+    for kind, terms in (("observation", task.observations), ("end", task.ends), ("metric", task.metrics)):
+        for name, term in terms.items():
+            if not callable(term) and not (kind == "observation" and isinstance(term, Observe)):
+                raise ConfigError(f"the {kind} {name}: must be a term, a function, and is {term!r}.")
+    if not isinstance(task.varies, (list, tuple)) or not all(isinstance(vary, Vary) for vary in task.varies):
+        raise ConfigError("varies: must be a list of robot.Vary.")
+    for name, value in _numbers(task):
+        last = name.rpartition(".")[2]
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if last in WHOLE and not whole:
+            raise ConfigError(f"{name}={value}: must be a whole number.")
+        if not math.isfinite(value) and last not in UNBOUNDED:
+            raise ConfigError(f"{name}={value}: must be a finite number.")
+    if task.step_seconds <= 0 or task.seconds < task.step_seconds:
+        raise ConfigError(
+            f"step_seconds={task.step_seconds:g}, seconds={task.seconds:g}: a step must take time, and an episode "
+            f"at least a step."
+        )
+    _check_parts(task)
+
+
+def _check_parts(task: Task) -> None:
+    steps = round(task.seconds / task.step_seconds)
+    delays = {"actions": task.actions.delay}
+    for name, o in task.observations.items():
+        if isinstance(o, Observe):
+            delays[f"the observation {name}"] = o.delay + o.history - 1
+            if o.history < 1 or o.noise < 0 or not o.clip > 0:
+                raise ConfigError(
+                    f"the observation {name}: history={o.history} must be at least 1, noise={o.noise:g} at least 0, "
+                    f"and clip={o.clip:g} above 0."
+                )
+    for name, delay in delays.items():
+        if not 0 <= delay <= steps:
+            raise ConfigError(f"{name}: delay={delay} must be at least 0, and at most the {steps} steps of an episode.")
+    start = task.start
+    if min(start.joints, start.velocities, start.place, start.turn) < 0:
+        raise ConfigError("start: the sizes of its noise must be at least 0.")
+    if task.command is not None:
+        _check_command(task.command)
+    if task.push is not None and (not 0 < task.push.seconds[0] <= task.push.seconds[1] or task.push.speed < 0):
+        raise ConfigError(f"push: seconds={task.push.seconds} must be a range above 0, and speed at least 0.")
+
+
+def _check_command(command: Command) -> None:
+    for name, given in command.ranges.items():
+        if not (isinstance(given, (tuple, list)) and len(given) == 2):
+            raise ConfigError(f"the command {name}: must be a range, such as (-1.0, 1.0), and is {given!r}.")
+        if not given[0] <= given[1]:
+            raise ConfigError(f"the command {name}: the range {given[0]:g} to {given[1]:g} is the wrong way round.")
+    if not command.ranges or command.seconds <= 0 or not 0 <= command.still <= 1:
+        raise ConfigError("command: needs at least one range, seconds above 0, and still between 0 and 1.")
+
+
+def check_model(task: Task, model: mujoco.MjModel) -> None:
+    """Raise `ConfigError` or `EnvError` for parts of a declaration that do not go together with the model."""
+    scale = np.shape(task.actions.scale)
+    if scale not in ((), (model.nu,)):
+        raise ConfigError(f"actions: scale has the shape {scale}, and the model has {model.nu} actuators.")
+    if not model.nu:
+        raise EnvError("the robot's model has no actuators, so nothing can be learnt.")
+    root = {"push": task.push is not None, "start.place": task.start.place, "start.turn": task.start.turn}
+    if not is_free(model) and (named := [name for name, given in root.items() if given]):
+        raise EnvError(f"{', '.join(named)}: needs a model whose first joint is free. Leave it out.")
+
+
+def _numbers(part: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield all numbers of a declaration, by name."""
+    if isinstance(part, (int, float, np.number)) and not isinstance(part, bool):
+        yield name, part
+    elif isinstance(part, (tuple, list)):
+        for value in part:
+            yield from _numbers(value, name)
+    elif isinstance(part, dict):
+        for key, value in part.items():
+            yield from _numbers(value, f"{name}.{key}")
+    elif is_dataclass(part):
+        for field in fields(part):
+            if field.name != "model":
+                yield from _numbers(getattr(part, field.name), f"{name}.{field.name}".lstrip("."))

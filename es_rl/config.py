@@ -61,7 +61,9 @@ def read_text(text: str, kind: type[Any], path: Path) -> dict[str, Any]:
         loaded = OmegaConf.load(io.StringIO(text))
         tree: Any = OmegaConf.to_container(loaded, resolve=False)
     except Exception as error:
-        raise ConfigError(f"{path}: not a YAML file of keys ({str(error).splitlines()[0]}).") from error
+        mark = getattr(error, "problem_mark", None)  # where YAML's parser stopped
+        said = str(error).splitlines()[0] if mark is None else f"line {mark.line + 1}: {error.problem}"  # type: ignore[attr-defined]
+        raise ConfigError(f"{path}: not a YAML file of keys ({said}).") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must hold keys and values.")
     return flatten(tree, whole=open_keys(kind))

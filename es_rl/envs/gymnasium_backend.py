@@ -74,6 +74,9 @@ def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], id: 
         size(observation)
     except TypeError as error:
         raise EnvError(f"env={id}: the observation space {observation} {error}.") from error
+    for name, space in (("observation", observation), ("action", action)):
+        if isinstance(space, spaces.Box) and ((space.low == np.inf).any() or (space.high == -np.inf).any()):
+            raise EnvError(f"env={id}: the {name} space {space} has no number in it.")
     if not isinstance(action, (spaces.Box, spaces.Discrete)):
         raise EnvError(f"env={id}: the action space {action} is not supported; Box and Discrete are.")
 

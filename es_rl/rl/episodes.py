@@ -127,6 +127,8 @@ class EpisodeBatch:
         fine = _finite(obs)
         if not fine.all():
             failed = np.concatenate([np.zeros(len(self.running) - n, np.bool_), ~fine])
+            if not self._env.errors:
+                episodes.unsound = _unsound(0, observation=obs[np.flatnonzero(~fine)[0]])
             self._leave(failed, failed)
 
     def advance(self) -> list[tuple[Any, Episodes]]:
@@ -255,13 +257,16 @@ def joined(parts: Sequence[Episodes]) -> Episodes:
 
 
 def _unsound(step: int, **values: Any) -> str:
-    """Return which of the values of a step is not finite, such as "number 3 of the observation of step 7 is nan"."""
+    """Return which of the values of a step is not finite, such as "number 3 of the observation of step 7 is nan".
+
+    Step 0 is the reset.
+    """
     for name, value in values.items():
         row = np.asarray(value, np.float64).reshape(-1)
         odd = np.flatnonzero(~(np.abs(row) < HUGE))
         if odd.size:
             which = f"number {odd[0]} of the {name}" if np.ndim(value) else f"the {name}"
-            return f"{which} of step {step} is {row[odd[0]]:g}"
+            return f"{which} of {f'step {step}' if step else 'the reset'} is {row[odd[0]]:g}"
     return ""
 
 

@@ -72,7 +72,8 @@ class Checkpointer:
             why = f"{error.strerror or error} ({error.filename or self._run})"
             text = f"generation {self.state.generation} could not be saved: {why}"
             if required:
-                raise ResourceError(f"{text}. Free the disk, then resume={self._run}.") from error
+                then = f"then resume={self._run}" if self.state.generation else "and start again"
+                raise ResourceError(f"{text}. Free the disk, {then}.") from error
             self._say(f"warning: {text}. It is tried again after the next generation")
             self._failed = True
             return

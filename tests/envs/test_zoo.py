@@ -37,6 +37,8 @@ REFUSED = {
     "WordReward": (3, "its step raised TypeError: the reward is 'good', which is no number"),
     "NumberAsWord": (3, "its step raised TypeError: the reward is '1.5', which is no number"),
     "MaskedReward": (3, "its step raised TypeError: the reward is masked, which is no number"),
+    "NoAction": (3, "the action space Box(inf, inf, (2,), float64) has no number in it"),
+    "NanAtFirst": (5, "number 0 of the observation of the reset is nan"),
     "WordEnds": (3, "an end is 'False', which is neither true nor false"),
     "NanEnds": (3, "an end is nan, which is neither true nor false"),
     "ChoiceBelow": (3, "the observation has [-1, 0], which is not in MultiDiscrete([3 2])"),

@@ -188,6 +188,8 @@ for kind in (SameArray, Slots, Moves, Silences, TakesOver):
     gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=kind.limit)
 
 # What is refused, or fails.
+odd("NoAction", action=spaces.Box(np.full(2, np.inf), np.full(2, np.inf), dtype=np.float64))
+odd("NanAtFirst", look=lambda self: np.full(3, np.nan if self.t == 0 else 0.0))
 odd("WordEnds", change=lambda o, r, te, tr, i: (o, r, "False", tr, i))
 odd("NanEnds", change=lambda o, r, te, tr, i: (o, r, float("nan"), tr, i))
 odd("NumberAsWord", change=lambda o, r, *rest: (o, "1.5", *rest))

@@ -56,6 +56,7 @@ def main(argv: Sequence[str]) -> int:
         "run": config.run,
         "env": env,
         "generation": agent.generation,
+        "env_kwargs": agent.config.env_kwargs,
         "backend": config.backend,
         "episodes": config.episodes,
         "failed": config.episodes - len(returns),

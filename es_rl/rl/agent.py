@@ -30,6 +30,9 @@ class RunConfig:
     run: str = key("", "run directory", path=True)
     checkpoint: str = key("last", "checkpoint: last, best, or a generation number")
     env: str = key("", "another environment with the same spaces; must be given again for module:Id")
+    env_kwargs: dict[str, Any] = key(
+        {}, "arguments for the environment, besides those of the run: env_kwargs.NAME=VALUE"
+    )
 
 
 class Agent:
@@ -116,6 +119,7 @@ def trusted(config: RunConfig) -> tuple[Agent, str]:
     if not config.run:
         raise ConfigError("run is missing: give a run's directory, such as run=runs/HalfCheetah-v4/NAME.")
     agent = load(config.run, config.checkpoint)
+    agent.config = replace(agent.config, env_kwargs=agent.config.env_kwargs | config.env_kwargs)
     if not config.env and ":" in agent.config.env:
         raise ConfigError(module_rule("env", agent.config.env, config.run))
     return agent, config.env or agent.config.env

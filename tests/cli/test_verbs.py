@@ -55,6 +55,16 @@ def frames(path):
     return meta, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
 
 
+def test_an_evaluation_may_change_the_environments_arguments(train, capsys):
+    run = train("env=Hopper-v5", "env_kwargs.max_episode_steps=20", "generations=1", "es.population=4", "es.top=2")
+    told = []
+    for keys in ([], ["env_kwargs.max_episode_steps=3"], ["env_kwargs.healthy_reward=100"]):
+        assert evaluate([f"run={run}", "episodes=2", *keys]) == 0
+        told.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert [found["length_mean"] for found in told] == [20, 3, 20] and told[2]["return_mean"] > 1000
+    assert metrics(run)[0]["eval/length_mean"] == 20
+
+
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("shell", "code"),

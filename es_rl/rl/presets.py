@@ -121,8 +121,9 @@ JUDGED: dict[str, dict[str, Any]] = {
         **{"critic.batch": 1024, "critic.discount": 0.98},
     ),
 }
+JUDGED["QuadrupedTerrain"] = JUDGED["Quadruped"]
 # Where judged steps learn more than whole episodes in the same environment steps (docs/tried.md).
-BY_STEPS = ("HalfCheetah", "Walker2d", "Ant", "Quadruped")
+BY_STEPS = ("HalfCheetah", "Walker2d", "Ant", "Quadruped", "QuadrupedTerrain")
 
 
 def preset(env: str, given: Mapping[str, object] | None = None) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from conftest import comparable, metrics, model_hash, refusal
 from es_rl import envs
 from es_rl.envs import robot
 from es_rl.envs.robot import terms
+from es_rl.envs.robot.ground import Terrain
 from es_rl.envs.robot.vector import RobotVector
 from es_rl.envs.robot.world import rotate_back
 from es_rl.envs.worlds import WORLDS, quadruped
@@ -181,6 +182,52 @@ def test_a_push_changes_the_velocity_of_the_root_only():
         assert same == (t < 5)  # after 0.1 s
 
 
+GROUND = robot.Ground(kinds=("flat", "slope", "stairs", "waves", "blocks"), levels=3, side=4.0)
+
+
+def test_the_height_of_the_ground_is_what_a_ray_hits():
+    env = RobotVector(quadruped.task(ground=GROUND), 1)
+    data, terrain, geom = mujoco.MjData(env.model), Terrain(GROUND), np.zeros(1, np.int32)
+    mujoco.mj_forward(env.model, data)
+    x, y = np.random.default_rng(0).uniform(-12, 12, (2, 400))
+    down = np.array([0.0, 0.0, -1.0])
+    hit = [
+        50 - mujoco.mj_ray(env.model, data, np.array([*p, 50.0]), down, None, 1, 1, geom)
+        for p in zip(x, y, strict=True)
+    ]
+    assert np.allclose(terrain.height(x, y), hit, atol=1e-9) and 0.1 < np.mean(np.array(hit) > 0.01) < 0.9
+    outside = (np.abs(x) > terrain.half[0]) | (np.abs(y) > terrain.half[1])
+    assert (terrain.height(x, y)[outside] == 0).all() and outside.any()
+
+
+def test_episodes_begin_on_the_flat_middle_of_any_patch():
+    env, terrain = RobotVector(quadruped.task(ground=GROUND, observations={"h": terms.height}), 200), Terrain(GROUND)
+    obs = env.reset(range(200), range(200))
+    assert np.allclose(obs, 0.305)
+    begun = {tuple(place) for place in np.round(env._fields["qpos"][:, :2], 6)}
+    assert begun == {tuple(place) for place in np.round(terrain.places[..., :2].reshape(-1, 2), 6)}
+    seen = terms.ground([-0.4, 0.0, 0.4], [0.0, 0.3])(env._world(env._everyone))
+    assert seen.shape == (200, 6) and np.allclose(seen, 0.305, atol=1e-6)
+    difficult = terrain.places[1:3, -1, :2]  # of slopes and stairs, whose middle is the highest place
+    assert (terrain.height(*difficult.T) > terrain.height(*(difficult + 1.0).T) + 0.1).all()
+
+
+def test_points_of_the_ground_turn_with_the_robot():
+    env = RobotVector(quadruped.task(ground=GROUND), 1)
+    env.reset([0], [0])
+    env._fields["qpos"][0, :7] = (
+        *(place := np.array([-3.0, 2.0])),
+        5.0,
+        np.cos(0.25 * np.pi),
+        0,
+        0,
+        np.sin(0.25 * np.pi),
+    )
+    seen = terms.ground([0.0, 1.0], [0.5])(env._world(env._everyone))[0]  # it looks along y
+    expected = [5 - Terrain(GROUND).height(*(place + np.array(off))) for off in ([-0.5, 0.0], [-0.5, 1.0])]
+    assert np.allclose(seen, expected)
+
+
 def writes(w):
     seen = w.qpos[:, 1:]
     seen -= 0.5
@@ -225,6 +272,7 @@ def writes(w):
             "noise=nan: must be a finite",
         ),
         ({"varies": robot.Vary("body_mass", 1, 2)}, ConfigError, "varies: must be a list of robot.Vary"),
+        ({"ground": robot.Ground()}, EnvError, "ground: needs a model whose first joint is free"),
         ({"varies": [robot.Vary("key_qpos", 1, 2)]}, EnvError, "key_qpos: has no effect on an episode"),
         ({"varies": [robot.Vary("body_mas", 1, 2)]}, EnvError, "body_mas: MjModel has no such field. Did you mean"),
         ({"varies": [robot.Vary("body_mass", 1, 2, names="pol")]}, EnvError, "no name fits 'pol'. Did you mean pole"),
@@ -258,6 +306,23 @@ def test_what_is_wrong_in_a_declaration_is_named(changes, error, text):
     with pytest.raises(error) as caught:
         RobotVector(cart(**changes), 2).reset([0, 1], [0, 1])
     assert re.search(text, str(caught.value)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"ground": robot.Ground(kinds=("stair",))}, ConfigError, "ground=stair: unknown. Did you mean stairs"),
+        ({"ground": robot.Ground(levels=0)}, ConfigError, "ground: needs a kind, a level"),
+        (
+            {"ground": robot.Ground(), "model": mujoco.MjModel.from_xml_path(str(quadruped.MODEL))},
+            EnvError,
+            "to an MjModel",
+        ),
+    ],
+)
+def test_a_ground_that_cannot_be_made_is_named(changes, error, text):
+    with pytest.raises(error, match=text):
+        RobotVector(quadruped.task(**changes), 2)
 
 
 def test_what_is_no_task_is_not_registered_and_a_task_is_not_printed():

@@ -94,7 +94,7 @@ def test_later_sources_win(tmp_path):
 
 @pytest.mark.parametrize("family", JUDGED)
 def test_presets_of_judged_steps_are_valid_and_asked_for_by_the_segment(family):
-    env = "env=es_rl/Quadruped-v0" if family == "Quadruped" else f"env={family}-v4"
+    env = f"env=es_rl/{family}-v0" if family.startswith("Quadruped") else f"env={family}-v4"
     config = parse_train([env, "es.segment=32"])
     known = {**JUDGED[family], "es.segment": 32}
     assert {k: v for k, v in flatten(dataclasses.asdict(config)).items() if k in known} == known

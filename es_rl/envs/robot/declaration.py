@@ -87,6 +87,7 @@ def check_model(task: Task, model: mujoco.MjModel) -> None:
     if not model.nu:
         raise EnvError("the robot's model has no actuators, so nothing can be learnt.")
     root = {"push": task.push is not None, "start.place": task.start.place, "start.turn": task.start.turn}
+    root["ground"] = task.ground is not None
     if not is_free(model) and (named := [name for name, given in root.items() if given]):
         raise EnvError(f"{', '.join(named)}: needs a model whose first joint is free. Leave it out.")
 

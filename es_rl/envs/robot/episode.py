@@ -15,6 +15,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from es_rl.envs.robot.ground import Terrain
 from es_rl.envs.robot.task import Command, Push, Start, Vary
 from es_rl.envs.robot.world import find, is_free, names
 from es_rl.envs.spaces import Floats
@@ -88,8 +89,10 @@ def model_field(model: mujoco.MjModel, name: str) -> Any:
         raise EnvError(f"{name}: MjModel has no such field.{hint}") from error
 
 
-def begin(start: Start, model: mujoco.MjModel, source: np.random.Generator) -> tuple[Floats, Floats]:
-    """Return qpos and qvel at the start of an episode."""
+def begin(
+    start: Start, model: mujoco.MjModel, source: np.random.Generator, terrain: Terrain | None = None
+) -> tuple[Floats, Floats]:
+    """Return qpos and qvel at the start of an episode, on any patch of a terrain."""
     qpos = np.array(model.qpos0 if start.keyframe is None else model.key_qpos[find(model, "key", start.keyframe)])
     qvel = np.zeros(model.nv)
     for kind, place in zip(model.jnt_type, model.jnt_qposadr, strict=True):
@@ -97,6 +100,8 @@ def begin(start: Start, model: mujoco.MjModel, source: np.random.Generator) -> t
             qpos[place] += source.uniform(-start.joints, start.joints)
     if is_free(model):
         qpos[:2] += source.uniform(-start.place, start.place, 2)
+        if terrain is not None:
+            qpos[:3] += terrain.places[source.integers(terrain.kinds), source.integers(terrain.levels)]
         half = source.uniform(-start.turn, start.turn) / 2
         turned = np.zeros(4)
         mujoco.mju_mulQuat(turned, np.array([np.cos(half), 0, 0, np.sin(half)]), qpos[3:7])

@@ -84,6 +84,17 @@ class Push:
     speed: float = 0.5  # in metres per second, at most
 
 
+@dataclass(frozen=True)
+class Ground:
+    """Uneven ground: patches of some kinds, each from flat to difficult. An episode begins on one of them."""
+
+    kinds: Sequence[str] = ("slope", "stairs", "waves", "blocks")  # flat too
+    levels: int = 6  # patches of a kind, of growing difficulty
+    side: float = 8.0  # of a patch, in metres
+    cell: float = 0.1  # between two heights, in metres
+    seed: int = 0  # other seeds are other ground
+
+
 @dataclass(frozen=True, repr=False)  # it would be pages long, and libraries print it in their errors
 class Task:
     """A robot's task. Observations, rewards and ends are terms by name."""
@@ -98,5 +109,6 @@ class Task:
     command: Command | None = None
     varies: Sequence[Vary] = ()
     push: Push | None = None
+    ground: Ground | None = None  # None: as the model has it
     step_seconds: float = 0.02  # of an action; a multiple of the model's timestep
     seconds: float = 20.0  # of an episode

@@ -64,8 +64,28 @@ def turning(w: World) -> Floats:
 
 
 def height(w: World) -> Floats:
-    """Return the height of the root, (n,)."""
-    return root(w).qpos[:, 2]
+    """Return the height of the root above the ground, (n,)."""
+    place = root(w).qpos
+    return place[:, 2] if w.terrain is None else place[:, 2] - w.terrain.height(place[:, 0], place[:, 1])
+
+
+def ground(ahead: Sequence[float], beside: Sequence[float]) -> Term:
+    """Return a term: the height of the root above the ground at points ahead of it and beside it, (n, K).
+
+    The points are a grid in the root's heading: each of `ahead` with each of `beside`, in metres.
+    """
+    x, y = (part.ravel() for part in np.meshgrid(ahead, beside, indexing="ij"))  # (K,)
+
+    def term(w: World) -> Floats:
+        place = root(w).qpos
+        a, b, c, d = place[:, 3:7].T
+        turned = np.arctan2(2 * (a * d + b * c), 1 - 2 * (c * c + d * d))[:, None]  # (n, 1) the heading
+        cos, sin = np.cos(turned), np.sin(turned)
+        px, py = place[:, 0:1] + cos * x - sin * y, place[:, 1:2] + sin * x + cos * y  # (n, K)
+        below: Floats = np.zeros_like(px) if w.terrain is None else w.terrain.height(px, py)
+        return place[:, 2:3] - below
+
+    return term
 
 
 def action(w: World) -> Floats:
@@ -166,10 +186,10 @@ def alive(w: World) -> Floats:
 
 
 def lower_than(metres: float) -> Term:
-    """Return a term: the root is lower than this."""
+    """Return a term: the root is lower than this above the ground."""
 
     def term(w: World) -> Bools:
-        return root(w).qpos[:, 2] < metres
+        return height(w) < metres
 
     return term
 

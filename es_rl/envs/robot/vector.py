@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from es_rl.envs.robot import episode
 from es_rl.envs.robot.declaration import check_model, check_task
 from es_rl.envs.robot.episode import NOISE_STEPS, Varied, model_field
+from es_rl.envs.robot.ground import Terrain
 from es_rl.envs.robot.observe import Observer
 from es_rl.envs.robot.task import Task, Term
 from es_rl.envs.robot.world import Fields, World, called, find, is_free, load
@@ -49,7 +50,8 @@ class RobotVector:
     ) -> None:
         self.errors: dict[int, str] = {}
         check_task(task)
-        self.task, self.model, self._randomise = task, load(task.model), randomise
+        self._terrain = None if task.ground is None else Terrain(task.ground)
+        self.task, self.model, self._randomise = task, load(task.model, self._terrain), randomise
         check_model(task, self.model)
         self._skip, self._free = _substeps(task, self.model), is_free(self.model)
         self.steps = max(1, round(task.seconds / task.step_seconds))
@@ -170,7 +172,7 @@ class RobotVector:
                 name = varied.vary.field
                 self._expanded[name][i] = varied.draw(source, values.get(name, self._defaults[name]))
                 values[name] = self._expanded[name][i]
-            starts.append(episode.begin(task.start, self.model, source))
+            starts.append(episode.begin(task.start, self.model, source, self._terrain))
             self._commands[i] = episode.commands(task.command, self.steps, task.step_seconds, source)
             if self._randomise and task.push is not None:
                 self._pushes[i] = episode.pushes(task.push, self.steps, task.step_seconds, source)
@@ -235,7 +237,7 @@ class RobotVector:
             self._fields, slice(None) if everyone else chosen,
             model=self.model, free=self._free, dt=self.task.step_seconds, time=now * self.task.step_seconds,
             action=self._actions[chosen, -1], last_action=self._actions[chosen, -2],
-            command=self._commands[chosen, now % self.steps],
+            command=self._commands[chosen, now % self.steps], terrain=self._terrain,
         )  # fmt: skip
 
     def _seen(self, obs: Floats) -> Floats:

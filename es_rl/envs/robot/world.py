@@ -10,6 +10,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from es_rl.envs.robot.ground import Terrain
 from es_rl.envs.spaces import Floats, Ints
 from es_rl.errors import EnvError, nearest
 
@@ -20,15 +21,23 @@ OBJECTS = {
 }  # fmt: skip
 
 
-def load(model: str | Path | mujoco.MjModel) -> mujoco.MjModel:
-    """Return a model from a file, from MJCF text, or as it is. Raises `EnvError` with MuJoCo's own words."""
+def load(model: str | Path | mujoco.MjModel, terrain: Terrain | None = None) -> mujoco.MjModel:
+    """Return a model from a file, from MJCF text, or as it is, with a terrain if there is one.
+
+    Raises `EnvError` with MuJoCo's own words.
+    """
     if isinstance(model, mujoco.MjModel):
+        if terrain is not None:
+            raise EnvError("ground: cannot be added to an MjModel. Give model= the file, or its text.")
         return model
     text = str(model)
     try:
-        if text.lstrip().startswith("<"):
-            return mujoco.MjModel.from_xml_string(text)
-        return mujoco.MjModel.from_xml_path(text)
+        inline = text.lstrip().startswith("<")
+        if terrain is None:
+            return mujoco.MjModel.from_xml_string(text) if inline else mujoco.MjModel.from_xml_path(text)
+        spec = mujoco.MjSpec.from_string(text) if inline else mujoco.MjSpec.from_file(text)
+        terrain.build_into(spec)
+        return spec.compile()
     except ValueError as error:
         raise EnvError(f"the robot's model: {' '.join(str(error).split())}") from error
 
@@ -66,6 +75,7 @@ class World:
     action: Floats  # (n, A) the latest actions, as the policy gave them
     last_action: Floats  # (n, A) those before
     command: Floats  # (n, C)
+    terrain: Terrain | None
 
     def __init__(self, fields: Mapping[str, NDArray[Any]], ids: Ints | slice, **known: Any) -> None:
         self._fields, self._ids = fields, ids

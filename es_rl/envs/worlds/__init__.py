@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gymnasium
 
-WORLDS = {"es_rl/Quadruped-v0": "quadruped"}
+WORLDS = {"es_rl/Quadruped-v0": "quadruped", "es_rl/QuadrupedTerrain-v0": "quadruped_terrain"}
 STEPS = 1000  # of an episode
 
 

@@ -303,7 +303,8 @@ def show(keys):
 brackets, of the mean return in the last fifth of the steps: good enough to choose by, too good to report. Trial 0 has
 the settings that were the default before: for es_rl presets that were tuned by hand before, task by task, for PPO one
 general default. PPO has ten keys to search, in the same ranges for every task, and es_rl five to seven, in ranges about
-its presets: as many trials for both do not make the searches equal in everything.
+its presets: as many trials for both do not make the searches equal in everything. Judged steps (`judged`) are es_rl's
+second search on a task, in PPO's ranges, but for its entropy. So where they are shown, es_rl had twice PPO's trials.
 
 {table(keys)}
 """

@@ -44,7 +44,7 @@ def run(verb: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may not have every character
             stream.close = stream.flush  # type: ignore[method-assign] # an environment may close what is not its own
-    warnings.filterwarnings("ignore", ".* is out of date", DeprecationWarning)  # v4 of a task serves on purpose
+    warnings.filterwarnings("ignore", r".* \w+-v4 is out of date", DeprecationWarning)  # v4 serves on purpose
     try:
         _check_directory()
         code = verb(sys.argv[1:] if argv is None else argv)

@@ -33,7 +33,8 @@ def pairs(argv: Sequence[str]) -> dict[str, str]:
     for argument in argv:
         name, equals, text = argument.partition("=")
         if not equals or not name:
-            hint = f" Write {argument.lstrip('-')}=…" if argument.startswith("-") else ""
+            bare = argument.lstrip("-")
+            hint = f" Write {bare}=…" if bare and bare != argument else ""
             raise ConfigError(f"{argument}: not of the form key=value.{hint} --help lists every key.")
         if name in found:
             raise ConfigError(f"{name}: given twice ({found[name]} and {text}). Give it once.")

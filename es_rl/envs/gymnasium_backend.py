@@ -199,8 +199,8 @@ def _flag(ends: Any) -> bool:
     if ends is None:
         return False
     found = np.asarray(ends)
-    if found.dtype.kind not in "biuf" or found.item() not in (0, 1):
-        raise TypeError(f"an end is {ends!r}, which is neither true nor false")
+    if found.dtype.kind not in "biuf" or (found.dtype.kind == "f" and found.item() not in (0, 1)):
+        raise TypeError(f"an end is {ends!r}, which is neither true nor false. Return a bool")
     return bool(found.item())
 
 

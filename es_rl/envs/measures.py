@@ -6,16 +6,16 @@ Shapes: n simulations or episodes, K measures.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
 from es_rl.envs.spaces import Floats, Ids
 
+KINDS = ("reward/", "ends/", "metric/")  # begin the names of measures
 ENDS = "ends/"  # begins the names of measures that are counted for each episode; others are means over steps
 
 
-@runtime_checkable
 class Measured(Protocol):
     """Simulations that are measured."""
 
@@ -26,13 +26,19 @@ class Measured(Protocol):
 
 
 def names_of(env: Any) -> tuple[str, ...]:
-    """Return the names of what is measured, none for an environment that measures nothing."""
-    return env.measures if isinstance(env, Measured) else ()
+    """Return the names of what is measured, none for an environment that measures nothing.
+
+    Other environments may have attributes of these names: what is not ours is not asked.
+    """
+    names = getattr(env, "measures", ())
+    ours = isinstance(names, tuple) and all(isinstance(name, str) and name.startswith(KINDS) for name in names)
+    return names if ours and callable(getattr(env, "measured", None)) else ()
 
 
 def sums_of(env: Any, ids: Ids) -> Floats:
     """Return the sums over the steps of the present episodes, (n, K)."""
-    return env.measured(ids) if isinstance(env, Measured) else np.zeros((len(ids), 0))
+    measured: Floats = env.measured(ids) if names_of(env) else np.zeros((len(ids), 0))
+    return measured
 
 
 def statistics(names: Sequence[str], sums: Floats, *, steps: float, episodes: int, prefix: str = "") -> dict[str, Any]:

@@ -15,7 +15,8 @@ from es_rl.es.optim import entries
 from es_rl.es.strategy import ESState
 
 Named = Mapping[str, Tensor]
-# How tensors are called that hold numbers of things, and sums or means of squares.
+# How tensors of the library are called that hold numbers of things, and sums or means of squares.
+OURS = ("normalizer.", "scale/", "simulations/", "critic_optim/", "explore/")
 COUNTS, SQUARES = ("count", "lengths", "step"), ("m2", "variance", "exp_avg_sq")
 LARGEST_COUNT = 2**53  # from here on, float64 does not count
 
@@ -50,7 +51,8 @@ def _check_numbers(source: str, found: Named, fresh: Named) -> None:
             raise CheckpointError(f"{source}: {name} holds numbers that are not finite.")
         kind = re.split(r"[./]", name)[-1]
         largest = LARGEST_COUNT if kind in COUNTS else math.inf
-        if kind in (*COUNTS, *SQUARES) and not bool(((found[name] >= 0) & (found[name] <= largest)).all()):
+        bounded = name.startswith(OURS) and kind in (*COUNTS, *SQUARES)
+        if bounded and not bool(((found[name] >= 0) & (found[name] <= largest)).all()):
             raise CheckpointError(f"{source}: {name} holds numbers that it cannot have, such as negative ones.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,15 @@ def saved_spaces(checkpoint: checkpoints.Checkpoint) -> tuple[spaces.Space[Any],
         return from_json(checkpoint.about["observation_space"]), from_json(checkpoint.about["action_space"])
 
 
+def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one dictionary with the entries of another, also of those inside."""
+    both = dict(one)
+    for name, value in other.items():
+        inside = isinstance(both.get(name), dict) and isinstance(value, dict)
+        both[name] = _merged(both[name], value) if inside else value
+    return both
+
+
 def trusted(config: RunConfig) -> tuple[Agent, str]:
     """Return the agent of a run and the environment to make: the one given on the command line, or else the run's.
 
@@ -119,7 +129,7 @@ def trusted(config: RunConfig) -> tuple[Agent, str]:
     if not config.run:
         raise ConfigError("run is missing: give a run's directory, such as run=runs/HalfCheetah-v4/NAME.")
     agent = load(config.run, config.checkpoint)
-    agent.config = replace(agent.config, env_kwargs=agent.config.env_kwargs | config.env_kwargs)
+    agent.config = replace(agent.config, env_kwargs=_merged(agent.config.env_kwargs, config.env_kwargs))
     if not config.env and ":" in agent.config.env:
         raise ConfigError(module_rule("env", agent.config.env, config.run))
     return agent, config.env or agent.config.env

@@ -105,7 +105,6 @@ class Config:
 def parse_train(argv: Sequence[str]) -> Config:
     """Return the resolved configuration of a new run. Raises `ConfigError`."""
     given = pairs(argv)
-    check_given(given)
     path = str(expanded(named, "config")) if (named := given.pop("config", "")) else ""
     file = read_file(Path(path), Config) if path else {}
     if path and file.get("run") and Path(str(file["run"])).resolve() == Path(path).parent.resolve():
@@ -116,7 +115,9 @@ def parse_train(argv: Sequence[str]) -> Config:
     if not env:
         raise ConfigError("env is missing: give a Gymnasium id, such as env=HalfCheetah-v4.")
     sources = [(preset(env, {**file, **given}), f"preset of {env}: "), (file, f"{path}: "), (given, "")]
-    return resolve(build(Config, sources))
+    config = build(Config, sources)
+    check_given(given, config.es.segment)
+    return resolve(config)
 
 
 def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> Config:

@@ -97,7 +97,7 @@ def _judged(**more: Any) -> dict[str, Any]:
     }
 
 
-# Members are judged on recorded steps. Of the four robots of MuJoCo the best of some twenty trials (docs/tried.md).
+# Members are judged on recorded steps. Of the four robots of MuJoCo the best of some twenty trials each.
 WIDE: dict[str, Any] = {"mlp.hidden": [128, 128]}
 JUDGED: dict[str, dict[str, Any]] = {
     "HalfCheetah": _judged(**WIDE, **{"optim.lr": 0.0001894, "credit.simulations": 32, "critic.gae": 0.9}),
@@ -122,7 +122,7 @@ JUDGED: dict[str, dict[str, Any]] = {
     ),
 }
 JUDGED["QuadrupedTerrain"] = JUDGED["Quadruped"]
-# Where judged steps learn more than whole episodes in the same environment steps (docs/tried.md).
+# Where judged steps learn more than whole episodes in the same environment steps (benchmarks/search_results.md).
 BY_STEPS = ("HalfCheetah", "Walker2d", "Ant", "Quadruped", "QuadrupedTerrain")
 
 
@@ -135,7 +135,9 @@ def preset(env: str, given: Mapping[str, object] | None = None) -> Mapping[str, 
     given = given or {}
     name, segment = family(env), given.get("es.segment")
     fast = env.removeprefix(PREFIX) in TASKS or env in WORLDS
-    by_steps = fast and name in BY_STEPS and not asks_for_episodes(given) if segment is None else str(segment) != "0"
+    by_steps = fast and name in BY_STEPS and not asks_for_episodes(given)
+    if segment is not None:
+        by_steps = str(segment).strip("0") != ""
     return JUDGED.get(name, _judged()) if by_steps else PRESETS.get(name, {})
 
 

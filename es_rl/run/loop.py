@@ -111,7 +111,7 @@ def _sitting(
     workers.close()
     best = saver.progress.best_score
     if r.resumed and saver.state.generation == state.generation:
-        screen.say("this run was finished before: to go on, give a stop rule that it has not met yet")
+        screen.say("nothing was left to do: to go on, give a stop rule that this run has not met yet")
     screen.say(f"finished: {reason}." + (f" Best {r.terms.score} {number(best)}." if best is not None else ""))
     if follower is not None:
         screen.status("finishing")

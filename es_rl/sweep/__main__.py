@@ -64,7 +64,8 @@ def main(argv: Sequence[str]) -> int:
         return cli.show(help_text(SweepConfig, USAGE))
     config, keys = _parse(argv)
     contender = contenders.make(config.contender, config.env, config.env_steps or 0)
-    searched, fixed = space.parse(keys, contender)
+    searched, given = space.parse(keys, contender)
+    fixed = contender.fixed([*searched], given)
     if not searched:
         raise ConfigError("nothing to search: give a range or a choice, such as es.sigma=0.01..0.5:log.")
     defaults = contender.defaults(fixed)

@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from es_rl.noise import KINDS
 from es_rl.policies import POLICIES
 from es_rl.rl.config import Config, parse_train
 from es_rl.rl.presets import preset
+from es_rl.rl.segments.config import asks_for_episodes
 
 RETURN = "eval/return_mean"
 EVALUATIONS = 20  # of a training; about the smallest number wanted
@@ -64,6 +65,9 @@ class Contender(Protocol):
 
     def defaults(self, fixed: Mapping[str, str]) -> dict[str, Any]:
         """Return the values of all keys if only the `fixed` ones are given. Raises `ConfigError`."""
+
+    def fixed(self, searched: Collection[str], given: Mapping[str, str]) -> dict[str, str]:
+        """Return the keys that all trials have: those given, and what follows from those searched."""
 
     def check(self, keys: Mapping[str, str]) -> None:
         """Raise `ConfigError` if keys contradict each other."""
@@ -107,6 +111,11 @@ class Ours:
     def defaults(self, fixed: Mapping[str, str]) -> dict[str, Any]:
         config = parse_train([f"env={self._env}", *(f"{k}={v}" for k, v in fixed.items())])
         return flatten(dataclasses.asdict(config))
+
+    def fixed(self, searched: Collection[str], given: Mapping[str, str]) -> dict[str, str]:
+        known = {**dict.fromkeys(searched, "searched"), **given}
+        whole = "es.segment" not in known and asks_for_episodes(known)
+        return {**given, "es.segment": "0"} if whole else dict(given)
 
     def check(self, keys: Mapping[str, str]) -> None:
         self.defaults(keys)
@@ -172,6 +181,9 @@ class Theirs:
 
     def defaults(self, fixed: Mapping[str, str]) -> dict[str, Any]:
         return self._defaults | {k: _plain(v) for k, v in fixed.items()}
+
+    def fixed(self, searched: Collection[str], given: Mapping[str, str]) -> dict[str, str]:
+        return dict(given)
 
     def check(self, keys: Mapping[str, str]) -> None:
         """Accept everything: the training itself refuses keys that contradict each other."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def checked(
 
 def check_workers(workers: int, hang_after: float) -> None:
     """Raise `ConfigError` for impossible numbers."""
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+    if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 0:
         raise ConfigError(f"workers={workers}: must be a whole number, 0 for none.")
     if not hang_after > 0:
         raise ConfigError(f"hang_after={hang_after}: must be > 0.")
@@ -97,7 +98,9 @@ def _check_memory(model: nn.Module) -> None:
     """Raise `ConfigError` for parameters that share memory without being the same: a member would write one twice."""
     taken: list[tuple[int, int, str]] = []
     for name, value in model.named_parameters():
-        size = value.numel() * value.element_size()
+        if not value.requires_grad or value.layout != torch.strided:
+            continue
+        size = value.numel() * value.element_size() if value.is_contiguous() else 0
         if value.numel() > 1 and 0 in value.stride():
             raise ConfigError(f"model: {name} is expanded: its numbers share memory. Use nn.Parameter(value.clone()).")
         taken += [(value.data_ptr(), value.data_ptr() + size, name)] if size else []
@@ -114,7 +117,6 @@ def check_model(model: nn.Module) -> None:
         raise ConfigError(f"model: must be a plain torch.nn.Module, and is a {type(model).__name__}.")
     if lazy := [name for name, value in model.named_parameters() if nn.parameter.is_lazy(value)]:
         raise ConfigError(f"model: {lazy[0]} has no shape yet. Call the model once before.")
-    _check_memory(model)
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         moves = value.requires_grad and value.dtype != torch.float32
         if moves or value.dtype == torch.bfloat16 or value.device.type != "cpu":
@@ -122,3 +124,4 @@ def check_model(model: nn.Module) -> None:
                 f"model: {name} is {value.dtype} on {value.device}; only float32 on the CPU can be trained. "
                 f"Use model.float().cpu()."
             )
+    _check_memory(model)

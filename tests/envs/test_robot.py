@@ -260,11 +260,20 @@ def writes(w):
         ({"step_seconds": 0.0}, ConfigError, "a step must take time"),
         ({"command": robot.Command({"x": (0, 1)}, still=7)}, ConfigError, "still between 0 and 1"),
         ({"command": robot.Command({"x": 1.0})}, ConfigError, "the command x: must be a range"),
-        ({"actions": robot.Actions(delay=10**9)}, ConfigError, "actions: delay=1000000000 .*at most the 100 steps"),
+        (
+            {"actions": robot.Actions(delay=10**9)},
+            ConfigError,
+            "actions: delay=1000000000 must lie between 0 and an episode's 100 steps",
+        ),
+        ({"observations": {"a": robot.Observe(terms.action, delay=-1, history=2)}}, ConfigError, "delay=-1 and noise"),
+        ({"observations": {"a": robot.Observe(terms.action, history=200)}}, ConfigError, "episode's 100 steps"),
+        ({"rewards": {"up": ("1.0", terms.alive)}}, ConfigError, "the reward up: must be a weight and a term"),
+        ({"push": robot.Push(seconds=5.0), "model": quadruped.MODEL}, ConfigError, "push: seconds=5.0 must be a range"),
+        ({"step_seconds": "0.02"}, ConfigError, "step_seconds='0.02': must be a number"),
         (
             {"observations": {"a": robot.Observe(terms.action, history=2.5)}},
             ConfigError,
-            "history=2.5: must be a whole",
+            "history=2.5 must be a whole",
         ),
         (
             {"observations": {"a": robot.Observe(terms.action, noise=np.nan)}},
@@ -282,7 +291,7 @@ def writes(w):
         ({"start": robot.Start(keyframe="standing")}, EnvError, "key standing: .*none of this name"),
         ({"actions": robot.Actions(about="lean")}, EnvError, "key lean: .*Did you mean leaning"),
         ({"actions": robot.Actions(scale=[1.0, 2.0])}, ConfigError, r"scale has the shape \(2,\), and the model has 1"),
-        ({"actions": robot.Actions(delay=-1)}, ConfigError, "delay=-1 must be at least 0"),
+        ({"actions": robot.Actions(delay=-1)}, ConfigError, "delay=-1 must lie between 0 and"),
         ({"command": robot.Command({})}, ConfigError, "command: needs at least one range"),
         ({"command": robot.Command({"x": (1, 0)})}, ConfigError, "the command x: the range 1 to 0"),
         ({"push": robot.Push()}, EnvError, "push: needs a model whose first joint is free"),
@@ -379,6 +388,10 @@ def test_terms_have_curves(train, keys, capsys):
     for name in MEASURES:
         assert last[name] is None or np.isfinite(last[name])
     whole = last["eval/length_mean"] * 0.02 * (last["eval/reward/upright"] + last["eval/reward/action"])
+    if "es.segment=10" in keys:  # of each step in the segments, across episodes too
+        for line in metrics(run):
+            paid = 10 * 0.02 * (line["reward/upright"] + line["reward/action"])
+            assert np.isclose(paid, line["fitness/mean"])
     assert np.isclose(whole, last["eval/return_mean"]) and 0 <= last["eval/ends/fallen"] <= 1
     capsys.readouterr()
     assert evaluate(["run=run", "env=Cart-v0", "episodes=3"]) == 0

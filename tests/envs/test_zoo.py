@@ -20,7 +20,7 @@ TRAINS = [
     "HalfBounded", "Grid", "TensorReward", "WholeReward", "NumPyEnds", "NoInfo", "Lists5", "SameArray", "Slots",
     "settings_of_their_own:DoubleByDefault", "settings_of_their_own:StrictNumPy", "hostile:Good", "hostile:OneNumber",
     "Blind", "BlindPart", "NumberedParts", "LargeCounts", "Masked", "Idle", "OneAction", "Fractions", "EndsOfNone",
-    "FractionalEnds", "LargeBytes", "Moves", "Silences", "TakesOver", "hostile:DictObservation", "hostile:CloseRaises", "hostile:Equal",
+    "FractionalEnds", "Measures", "LargeBytes", "Moves", "Silences", "TakesOver", "hostile:DictObservation", "hostile:CloseRaises", "hostile:Equal",
 ]  # fmt: skip
 REFUSED = {
     "NoObservation": (3, "the observation has shape ()"),

@@ -118,6 +118,26 @@ def test_what_only_whole_episodes_have_asks_for_them(keys, tmp_path):
     assert parse_train(["config=keys.yaml"]).es.segment == 0
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("credit.epochs=5 es.population=64", "credit.epochs=5: is for judged steps, and here whole episodes judge"),
+        ("critic.lr=0.1 es.segment=0", "critic.lr=0.1: is for judged steps"),
+        ("es.segment=64 es.population=64", "es.population=64: is for members that play episodes"),
+        ("es.segment=64 chunk=4", "chunk=4: is for members that play episodes"),
+        ("es.segment=64 serial=true", "serial=true: is for members that play episodes"),
+    ],
+)
+def test_keys_without_effect_are_refused(keys, said):
+    with pytest.raises(ConfigError, match=said):
+        parse_train(["env=HalfCheetah-v4", *keys.split()])
+
+
+def test_defaults_of_whole_episodes_ask_for_nothing():
+    assert parse_train(["env=HalfCheetah-v4", "serial=false", "chunk=null"]).es.segment > 0
+    assert parse_train(["env=HalfCheetah-v4", "es.segment=00"]).mlp.hidden == [32, 32]
+
+
 def test_judged_steps_are_not_the_default_where_simulations_may_not_be_saved():
     assert parse_train(["env=es_rl/Ant-v5", "mlp.hidden=[8]", "es.sigma=0.01", "seed=3"]).es.segment > 0
     for env in ("module:Ant-v4", "Ant-v3", "other/Ant-v4"):

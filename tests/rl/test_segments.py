@@ -1,7 +1,5 @@
 """Judged steps: the equations against plain ones, the same bits however the work is cut, and what cannot be judged."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -310,7 +308,8 @@ def test_a_signal_is_heard_in_an_endless_update(start, tmp_path, workers):
     keys = ["env=Hopper-v4", "es.segment=8", "credit.simulations=4", "credit.epochs=1000000", "eval.every=0"]
     process = start(*keys, f"workers={workers}", "video.every=-1", "run=run")
     wait_for(lambda: "4 simulations" in (tmp_path / "out.txt").read_text(), process)
-    time.sleep(1)
+    begun = process.cpu_times().user
+    wait_for(lambda: process.cpu_times().user > begun + 5, process)  # the first segment takes far less
     process.terminate()
     assert process.wait(20) == 75
 

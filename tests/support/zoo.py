@@ -110,6 +110,7 @@ odd("NumPyEnds", change=lambda o, r, te, tr, i: (o, r, np.bool_(te), np.bool_(tr
 odd("FractionalEnds", change=lambda o, r, te, tr, i: (o, r, float(te), np.array([tr]), i))
 odd("LargeBytes", observation=spaces.Dict({"a": spaces.Box(0, 255, (2,), np.uint8)}),
     look=lambda self: {"a": np.array([300, -5])})  # fmt: skip
+odd("Measures", measures=["a", "b"], measured={"a": 1})
 odd("NoInfo", change=lambda o, r, te, tr, i: (o, r, te, tr, None))
 odd("Lists5", change=lambda *five: list(five))
 

@@ -164,6 +164,14 @@ def test_a_sweep_without_a_sense_is_refused(arguments, told):
     assert not Path("runs").exists()
 
 
+def test_a_search_of_whole_episodes_begins_with_whole_episodes():
+    ours = contenders.Ours("HalfCheetah-v4", 10_000)
+    assert ours.fixed(["es.population", "optim.lr"], {}) == {"es.segment": "0"}
+    assert ours.defaults(ours.fixed(["es.population"], {}))["es.population"] == 16
+    assert ours.fixed(["optim.lr"], {"seed": "1"}) == {"seed": "1"}
+    assert ours.fixed(["es.sigma"], {"es.segment": "32"}) == {"es.segment": "32"}
+
+
 def test_ranges_choices_and_fixed_keys_are_told_apart():
     given = {
         "es.sigma": "0.01..0.5:log", "es.episodes": "1..4", "es.population": "[32,64]", "es.top": "[4,null]",

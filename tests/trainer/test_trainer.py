@@ -363,6 +363,26 @@ def test_an_impossible_number_of_workers_is_refused(workers):
         es_rl.Trainer(torch.nn.Linear(2, 2), lambda model: 0.0, workers=workers)
 
 
+class Named(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.variance = torch.nn.Parameter(torch.tensor([-0.5, 1.0]))
+        self.register_buffer("count", torch.tensor(-1))
+
+
+def test_tensors_of_a_model_may_be_called_as_they_like(tmp_path):
+    es_rl.Trainer(Named(), lambda model: 0.0).save(tmp_path / "saved")
+    loaded = es_rl.Trainer.load(tmp_path / "saved", Named(), lambda model: 0.0)
+    assert loaded.state_dict["variance"].tolist() == [-0.5, 1.0]
+
+
+def test_views_that_do_not_overlap_are_trained():
+    model = torch.nn.Module()
+    base = torch.zeros(2, 6)
+    model.left, model.right = torch.nn.Parameter(base[:, :3]), torch.nn.Parameter(base[:, 3:])
+    es_rl.Trainer(model, lambda model: 0.0, population=4).train(1)
+
+
 class Scaled(torch.nn.Module):
     def __init__(self):
         super().__init__()

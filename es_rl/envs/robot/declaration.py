@@ -3,70 +3,87 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import mujoco
 import numpy as np
 
-from es_rl.envs.robot.task import Command, Observe, Task, Vary
+from es_rl.envs.robot.task import Command, Observe, Push, Task, Vary
 from es_rl.envs.robot.world import is_free
 from es_rl.errors import ConfigError, EnvError
-
-WHOLE = ("delay", "history")
-UNBOUNDED = ("clip",)  # may be infinite
 
 
 def check_task(task: Task) -> None:
     """Raise `ConfigError` for parts that no model could have."""
-    if not task.observations or not task.rewards:
-        raise ConfigError("a task needs at least one observation and one reward.")
-    for name, pair in task.rewards.items():
-        if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1]) and np.isscalar(pair[0])):
-            raise ConfigError(f"the reward {name}: must be a weight and a term, such as (1.0, terms.upright).")
-    for kind, terms in (("observation", task.observations), ("end", task.ends), ("metric", task.metrics)):
-        for name, term in terms.items():
-            if not callable(term) and not (kind == "observation" and isinstance(term, Observe)):
-                raise ConfigError(f"the {kind} {name}: must be a term, a function, and is {term!r}.")
+    _check_terms(task)
     if not isinstance(task.varies, (list, tuple)) or not all(isinstance(vary, Vary) for vary in task.varies):
         raise ConfigError("varies: must be a list of robot.Vary.")
-    for name, value in _numbers(task):
-        last = name.rpartition(".")[2]
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if last in WHOLE and not whole:
-            raise ConfigError(f"{name}={value}: must be a whole number.")
-        if not math.isfinite(value) and last not in UNBOUNDED:
-            raise ConfigError(f"{name}={value}: must be a finite number.")
-    if task.step_seconds <= 0 or task.seconds < task.step_seconds:
-        raise ConfigError(
-            f"step_seconds={task.step_seconds:g}, seconds={task.seconds:g}: a step must take time, and an episode "
-            f"at least a step."
-        )
-    _check_parts(task)
-
-
-def _check_parts(task: Task) -> None:
+    _check_numbers(task)
     steps = round(task.seconds / task.step_seconds)
-    delays = {"actions": task.actions.delay}
+    if not 0 <= task.actions.delay <= steps:
+        raise ConfigError(f"actions: delay={task.actions.delay} must lie between 0 and an episode's {steps} steps.")
     for name, o in task.observations.items():
         if isinstance(o, Observe):
-            delays[f"the observation {name}"] = o.delay + o.history - 1
-            if o.history < 1 or o.noise < 0 or not o.clip > 0:
-                raise ConfigError(
-                    f"the observation {name}: history={o.history} must be at least 1, noise={o.noise:g} at least 0, "
-                    f"and clip={o.clip:g} above 0."
-                )
-    for name, delay in delays.items():
-        if not 0 <= delay <= steps:
-            raise ConfigError(f"{name}: delay={delay} must be at least 0, and at most the {steps} steps of an episode.")
+            _check_observation(name, o, steps)
     start = task.start
     if min(start.joints, start.velocities, start.place, start.turn) < 0:
         raise ConfigError("start: the sizes of its noise must be at least 0.")
     if task.command is not None:
         _check_command(task.command)
-    if task.push is not None and (not 0 < task.push.seconds[0] <= task.push.seconds[1] or task.push.speed < 0):
-        raise ConfigError(f"push: seconds={task.push.seconds} must be a range above 0, and speed at least 0.")
+    if task.push is not None:
+        _check_push(task.push)
+
+
+def _check_terms(task: Task) -> None:
+    if not task.observations or not task.rewards:
+        raise ConfigError("a task needs at least one observation and one reward.")
+    for name, pair in task.rewards.items():
+        if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1]) and isinstance(pair[0], Real)):
+            raise ConfigError(f"the reward {name}: must be a weight and a term, such as (1.0, terms.upright).")
+    for kind, terms in (("observation", task.observations), ("end", task.ends), ("metric", task.metrics)):
+        for name, term in terms.items():
+            if not callable(term) and not (kind == "observation" and isinstance(term, Observe)):
+                raise ConfigError(f"the {kind} {name}: must be a term, a function, and is {term!r}.")
+
+
+def _check_numbers(task: Task) -> None:
+    for name, value in _numbers(task):
+        if not math.isfinite(value):
+            raise ConfigError(f"{name}={value}: must be a finite number.")
+    for name, part in {"actions": task.actions, **task.observations}.items():
+        for field in ("delay", "history"):
+            if not isinstance(value := getattr(part, field, 0), Integral):
+                raise ConfigError(f"{name}: {field}={value} must be a whole number.")
+    for name, given in (("step_seconds", task.step_seconds), ("seconds", task.seconds)):
+        if not isinstance(given, Real):
+            raise ConfigError(f"{name}={given!r}: must be a number.")
+    if task.step_seconds <= 0 or task.seconds < task.step_seconds:
+        raise ConfigError(
+            f"step_seconds={task.step_seconds:g}, seconds={task.seconds:g}: a step must take time, and an episode "
+            f"at least a step."
+        )
+
+
+def _check_observation(name: str, o: Observe, steps: int) -> None:
+    if o.history < 1 or o.delay < 0 or o.noise < 0 or not o.clip > 0:
+        raise ConfigError(
+            f"the observation {name}: history={o.history} must be at least 1, delay={o.delay} and noise={o.noise:g} at "
+            f"least 0, and clip={o.clip:g} above 0."
+        )
+    if o.delay + o.history > steps:
+        raise ConfigError(
+            f"the observation {name}: delay={o.delay} and history={o.history} are more than an episode's {steps} steps."
+        )
+
+
+def _check_push(push: Push) -> None:
+    if np.shape(push.seconds) != (2,):
+        raise ConfigError(f"push: seconds={push.seconds} must be a range, such as (5.0, 10.0).")
+    if not 0 < push.seconds[0] <= push.seconds[1] or push.speed < 0:
+        raise ConfigError(f"push: seconds={push.seconds} must be a range above 0, and speed at least 0.")
 
 
 def _check_command(command: Command) -> None:
@@ -94,15 +111,15 @@ def check_model(task: Task, model: mujoco.MjModel) -> None:
 
 def _numbers(part: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield all numbers of a declaration, by name."""
-    if isinstance(part, (int, float, np.number)) and not isinstance(part, bool):
+    if isinstance(part, Real) and not isinstance(part, bool):
         yield name, part
-    elif isinstance(part, (tuple, list)):
+    elif isinstance(part, (tuple, list, np.ndarray)):
         for value in part:
             yield from _numbers(value, name)
-    elif isinstance(part, dict):
+    elif isinstance(part, Mapping):
         for key, value in part.items():
             yield from _numbers(value, f"{name}.{key}")
     elif is_dataclass(part):
         for field in fields(part):
-            if field.name != "model":
+            if field.name != "model" and not (isinstance(part, Observe) and field.name == "clip"):  # may be infinite
                 yield from _numbers(getattr(part, field.name), f"{name}.{field.name}".lstrip("."))

@@ -73,6 +73,8 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
             self._renderer = MujocoRenderer(self.model, self._data, camera, PIXELS, PIXELS)
         elif self._renderer.viewer is not None:  # the camera follows
             self._renderer.viewer.cam.lookat[:] = place
+        if (arrow := _arrow(self._data, simulations.command(i), size)) is not None:
+            self._renderer._get_viewer(self.render_mode).add_marker(**arrow)
         return self._renderer.render(self.render_mode)
 
     def close(self) -> None:
@@ -82,6 +84,28 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
 
     def _info(self) -> dict[str, Any]:
         return {f"command/{name}": value for name, value in self._simulations.command(0).items()}
+
+
+def _arrow(data: mujoco.MjData, command: dict[str, float], size: float) -> dict[str, Any] | None:
+    """Return the marker that shows a commanded velocity, above the root; None if none is commanded.
+
+    The commands `forward` and `sideways` are in the root's heading, in metres per second.
+    """
+    told = np.array([command.get("forward", 0.0), command.get("sideways", 0.0)])
+    speed = float(np.hypot(*told))
+    if speed < 0.01 or len(data.qpos) < 7:
+        return None
+    w, x, y, z = data.qpos[3:7]
+    heading = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)) + np.arctan2(told[1], told[0])
+    along, up = np.array([np.cos(heading), np.sin(heading), 0.0]), np.array([0.0, 0.0, 1.0])
+    axes = np.stack([np.cross(along, up), up, along], axis=1)  # an arrow points along its third axis
+    return {
+        "type": mujoco.mjtGeom.mjGEOM_ARROW,
+        "pos": data.qpos[:3] + 0.7 * size * up,
+        "mat": axes.ravel(),
+        "size": np.array([0.04, 0.04, 0.2 + 1.2 * speed]) * size,
+        "rgba": np.array([0.95, 0.75, 0.1, 1.0]),
+    }
 
 
 def _place_and_size(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[Floats, float]:

@@ -96,7 +96,8 @@ def begin(
     qpos = np.array(model.qpos0 if start.keyframe is None else model.key_qpos[find(model, "key", start.keyframe)])
     qvel = np.zeros(model.nv)
     for kind, place in zip(model.jnt_type, model.jnt_qposadr, strict=True):
-        if int(kind) in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE):  # an enum equals no NumPy integer
+        # An int, since `enum == NumPy integer` is false, and `in` compares so.
+        if int(kind) in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE):
             qpos[place] += source.uniform(-start.joints, start.joints)
     if is_free(model):
         qpos[:2] += source.uniform(-start.place, start.place, 2)

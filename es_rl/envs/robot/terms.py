@@ -129,7 +129,8 @@ def follows(columns: Sequence[int], what: Callable[[World], Floats], of: Sequenc
 def goes_along(columns: Sequence[int], what: Callable[[World], Floats], of: Sequence[int], least: float) -> Term:
     """Return a term: 1 if `what` is at least as large as commanded along the command, 0 if it is zero, −1 if opposite.
 
-    It rewards a first small step, which `follows` hardly does. A command shorter than `least` asks for that much.
+    It rewards a first small step, which `follows` hardly does. A command shorter than `least` asks for that much; if
+    nothing is commanded, the term is 0.
     """
 
     def term(w: World) -> Floats:

@@ -215,7 +215,8 @@ class RobotVector:
             found.append(ended := np.asarray(term(w), np.bool_))
             over |= ended
         found += [term(w) for term in self.task.metrics.values()]
-        self._measured[chosen] += np.stack(found, axis=1) if found else 0.0
+        measured = np.stack(found, axis=1)
+        self._measured[chosen] += np.where(np.isfinite(measured), measured, 0.0)
         if not np.isfinite(total).all():
             self._blame(w, chosen, ~np.isfinite(total))
         return total, over

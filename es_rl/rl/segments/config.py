@@ -43,7 +43,7 @@ def asks_for_episodes(given: Mapping[str, object]) -> bool:
     """Return whether one of the given keys is for members that play whole episodes."""
     values = {name: str(value) for name, value in given.items()}
     return (
-        not values.keys().isdisjoint(EPISODES | {"chunk", "serial"})
+        bool(_of_episodes(given))
         or values.get("inference") == "central"
         or values.get("backend", "auto") not in ("auto", "batch")
         or values.get("policy", "mlp") not in ("linear", "mlp")
@@ -51,11 +51,23 @@ def asks_for_episodes(given: Mapping[str, object]) -> bool:
     )
 
 
-def check_given(given: Mapping[str, object]) -> None:
-    """Raise `ConfigError` if keys that only whole episodes have are given beside `es.segment`, even their defaults."""
-    if str(given.get("es.segment", 0)) != "0":
-        for name in sorted(EPISODES & given.keys()):
-            raise ConfigError(_contradiction(name, given[name], given["es.segment"]))
+def _of_episodes(given: Mapping[str, object]) -> list[str]:
+    """Return which of the given keys only members that play whole episodes have."""
+    found = EPISODES & given.keys()
+    found |= {name for name, nothing in (("chunk", "null"), ("serial", "false")) if given.get(name, nothing) != nothing}
+    return sorted(found)
+
+
+def check_given(given: Mapping[str, object], segment: int) -> None:
+    """Raise `ConfigError` for keys of the command line that have no effect, with the `es.segment` of the run."""
+    for name in _of_episodes(given) if segment else []:
+        raise ConfigError(_contradiction(name, given[name], segment))
+    for name in given if not segment else []:
+        if name.startswith(("credit.", "critic.")):
+            raise ConfigError(
+                f"{name}={given[name]}: is for judged steps, and here whole episodes judge. Give es.segment=64 and no "
+                f"key of whole episodes, or leave it out."
+            )
 
 
 def _contradiction(name: str, value: object, segment: object) -> str:
@@ -75,8 +87,9 @@ def check_judged(config: Any) -> None:
     least = min(config.credit.batch, es.segment * config.credit.simulations)
     if least < 2:
         raise ConfigError(
-            f"credit.batch={config.credit.batch}: {given} and credit.simulations={config.credit.simulations} give "
-            f"batches of one step, and a step is judged against others. Batches need at least 2."
+            f"credit.batch={config.credit.batch}, {given}, credit.simulations={config.credit.simulations}: they give "
+            f"batches of one step, and a step is judged against others. Make credit.batch, and the product of the "
+            f"other two, at least 2."
         )
     if config.inference == "central":
         raise ConfigError(f"inference=central: {given} needs inference=local. Leave inference out.")

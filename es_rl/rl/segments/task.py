@@ -180,8 +180,8 @@ def _check(config: Config, spec: EnvSpec, policy: nn.Module) -> None:
     given = f"es.segment={config.es.segment}"
     if not spec.savable:
         raise EnvError(
-            f"env={spec.id}: {given} needs simulations that can be saved in the middle of an episode: those of "
-            f"Gymnasium's MuJoCo tasks, and robots of es_rl.envs.robot. Give es.segment=0 to judge whole episodes."
+            f"env={spec.id}: {given} needs simulations that can be saved in the middle of an episode, such as those of "
+            f"Gymnasium's MuJoCo tasks and of robots of es_rl.envs.robot. Give es.segment=0 to judge whole episodes."
         )
     if not isinstance(spec.action_space, spaces.Box):
         raise EnvError(f"env={spec.id}: {given} needs continuous actions. Give es.segment=0.")

@@ -25,8 +25,13 @@ def brief(results):
     """Return the README's block: medians by task. The best one of a row is bold, also if it is an opponent's."""
     claims = [result for result in results if OPPONENT in result["contenders"]]
     if not claims:
-        return "The comparison on the same fast environments has not been run to its end yet."
-    lines = ["| task | minutes on a core | " + " | ".join(LABELS[name] for name in BRIEF) + " |", "|---" * 5 + "|"]
+        return (
+            "The comparison with PPO on the same fast environments has not been run to its end yet. What is known\n"
+            "so far: [results](docs/results.md)."
+        )
+    lines = ["Mean returns after the same minutes on one core each, median of three seeds"]
+    lines += ["([all rows, every seed, and the command of each](docs/results.md)):", ""]
+    lines += ["| task | minutes on a core | " + " | ".join(LABELS[name] for name in BRIEF) + " |", "|---" * 5 + "|"]
     for result in claims:
         returns = {name: result["contenders"].get(name, {}).get("returns") for name in BRIEF}
         medians = {name: np.median(values) for name, values in returns.items() if values}
@@ -171,7 +176,8 @@ def clips(results):
         "# Trained policies",
         "",
         "Each clip is of the policy that its command trained, of the median seed.",
-        "`es_rl.load('videos/policies/NAME')` is the policy itself. Made by `python scripts/make_results.py show`.",
+        "`es_rl.load('videos/policies/NAME')` is the policy itself. Made by `python scripts/make_results.py show`, with",
+        "the settings of that day: today's presets may be others.",
         "",
     ]
     for result in filter(partial(longest, results), results):

@@ -176,8 +176,8 @@ def clips(results):
         "# Trained policies",
         "",
         "Each clip is of the policy that its command trained, of the median seed.",
-        "`es_rl.load('videos/policies/NAME')` is the policy itself. Made by `python scripts/make_results.py show`, with",
-        "the settings of that day: today's presets may be others.",
+        "`es_rl.load('videos/policies/NAME')` is the policy itself. Made by `python scripts/make_results.py show`,",
+        "with the settings of that day: today's presets may be others.",
         "",
     ]
     for result in filter(partial(longest, results), results):

@@ -322,8 +322,8 @@ def tensor(out):
 
 def explicit(module, members, x, rows, p):
     """One member after the other, each with its own weights, in a module that nobody has perturbed."""
-    with torch.no_grad():
-        module(x[:rows])  # so that what its hooks compute can be copied
+    for part in module.modules():  # what hooks have computed cannot be copied with its gradient
+        vars(part).update({k: v.detach() for k, v in vars(part).items() if isinstance(v, torch.Tensor)})
     module = copy.deepcopy(module)
     for part in module.modules():
         vars(part).pop("forward", None)

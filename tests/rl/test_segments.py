@@ -255,7 +255,7 @@ def test_what_is_told_of_a_generation(train):
         (["es.noise=lowrank"], ConfigError, "es.noise=lowrank: is for members"),
         (["optim.name=torch.optim.Rprop"], ConfigError, "optim.name=torch.optim.Rprop: es.segment=16 needs one of"),
         (["inference=central"], ConfigError, "es.segment=16 needs inference=local"),
-        (["serial=true"], ConfigError, "needs several simulations in a process"),
+        (["serial=true"], ConfigError, "is for members that play episodes"),
         (["policy=transformer"], ConfigError, "policy=transformer: es.segment=16 needs a policy without memory"),
         (["backend=gymnasium"], EnvError, "needs simulations that can be saved .* Give es.segment=0"),
         (["env=CartPole-v1"], EnvError, "env=CartPole-v1: es.segment=16 needs simulations that can be saved"),

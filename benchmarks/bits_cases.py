@@ -27,8 +27,8 @@ RL: Keys = {
     "workers": 0, "chunk": 4, "inference": "local", "device": "cpu", "eval.every": 2, "eval.episodes": 2,
     "video.every": -1,
 }  # fmt: skip
-# Judged steps: the keys of members that play episodes have their defaults.
-JUDGED: Keys = {k: v for k, v in RL.items() if not k.startswith("es.")} | {
+# Judged steps, without the keys of members that play episodes.
+JUDGED: Keys = {k: v for k, v in RL.items() if not k.startswith(("es.", "chunk"))} | {
     "es.segment": 24, "es.sigma": 0.004, "es.sigma_decay": 0.9, "es.max_failed": 0.5, "credit.simulations": 8,
     "credit.epochs": 2, "credit.batch": 48, "credit.clip": 0.2, "credit.explore": 0.37, "critic.hidden": "[16]",
     "critic.lr": 0.001, "critic.epochs": 2, "critic.batch": 64, "critic.discount": 0.99, "critic.gae": 0.95,

@@ -128,9 +128,9 @@ def resources(config: Config) -> dict[str, Any]:
     """Return what es_rl's training runs on; `environments` is how many run side by side at most."""
     workers = available_processors() if config.workers is None else config.workers
     processes = max(1, workers * (PROCESSES if config.inference == "central" else 1))
-    members = config.es.population * config.es.episodes
-    judged, whole = config.credit.simulations, min(members, processes * sum(capacity(config)))
-    environments = judged if config.es.segment else whole
+    environments = min(config.es.population * config.es.episodes, processes * sum(capacity(config)))
+    if config.es.segment:
+        environments = config.credit.simulations
     noted = {} if config.obs_first is None else {"note": sees(config.obs_first)}
     return {"environments": environments, "processes": processes, "threads": 1, **noted}
 

@@ -1,12 +1,16 @@
 """What an environment tells of an episode besides its rewards: terms of the reward, what ended it, how far off it was.
 
 Shapes: n simulations or episodes, K measures.
+
+An environment that is measured has `measures`, a tuple of K names such as reward/upright, ends/fallen or
+metric/velocity_error, and `measured(ids)`, which returns their sums over the steps of the episodes in progress, or just
+over, (n, K).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +18,6 @@ from es_rl.envs.spaces import Floats, Ids
 
 KINDS = ("reward/", "ends/", "metric/")  # begin the names of measures
 ENDS = "ends/"  # begins the names of measures that are counted for each episode; others are means over steps
-
-
-class Measured(Protocol):
-    """Simulations that are measured."""
-
-    measures: tuple[str, ...]  # names, such as reward/upright, ends/fallen, metric/velocity_error
-
-    def measured(self, ids: Ids) -> Floats:
-        """Return the sums over the steps of the episodes in progress, or just over, (n, K)."""
 
 
 def names_of(env: Any) -> tuple[str, ...]:

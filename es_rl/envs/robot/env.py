@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from es_rl.envs.robot.declaration import check_task
 from es_rl.envs.robot.task import Task
 from es_rl.envs.robot.vector import RobotVector
+from es_rl.envs.robot.world import heading
 from es_rl.envs.spaces import Floats
 from es_rl.envs.worlds import WORLDS
 from es_rl.errors import ConfigError, EnvError
@@ -95,9 +96,8 @@ def _arrow(data: mujoco.MjData, command: dict[str, float], size: float) -> dict[
     speed = float(np.hypot(*told))
     if speed < 0.01 or len(data.qpos) < 7:
         return None
-    w, x, y, z = data.qpos[3:7]
-    heading = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)) + np.arctan2(told[1], told[0])
-    along, up = np.array([np.cos(heading), np.sin(heading), 0.0]), np.array([0.0, 0.0, 1.0])
+    angle = heading(data.qpos[3:7]) + np.arctan2(told[1], told[0])
+    along, up = np.array([np.cos(angle), np.sin(angle), 0.0]), np.array([0.0, 0.0, 1.0])
     axes = np.stack([np.cross(along, up), up, along], axis=1)  # an arrow points along its third axis
     return {
         "type": mujoco.mjtGeom.mjGEOM_ARROW,

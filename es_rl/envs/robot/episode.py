@@ -102,7 +102,8 @@ def begin(
     if is_free(model):
         qpos[:2] += source.uniform(-start.place, start.place, 2)
         if terrain is not None:
-            qpos[:3] += terrain.places[source.integers(terrain.kinds), source.integers(terrain.levels)]
+            kinds, levels = terrain.places.shape[:2]
+            qpos[:3] += terrain.places[source.integers(kinds), source.integers(levels)]
         half = source.uniform(-start.turn, start.turn) / 2
         turned = np.zeros(4)
         mujoco.mju_mulQuat(turned, np.array([np.cos(half), 0, 0, np.sin(half)]), qpos[3:7])

@@ -75,7 +75,7 @@ class Terrain:
         across = round(ground.side / ground.cell)  # cells of a patch
         if ground.levels < 1 or across < 8 or not shapes:
             raise ConfigError("ground: needs a kind, a level, and at least 8 cells along the side of a patch.")
-        self.cell, self.levels, self.kinds = ground.cell, ground.levels, len(shapes)
+        self.cell = ground.cell
         rows, columns = ground.levels * across + 1, len(shapes) * across + 1  # along y, along x
         heights = np.zeros((rows, columns))
         place = (np.arange(across + 1) - across / 2) * ground.cell

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from es_rl.envs.robot.task import Term
-from es_rl.envs.robot.world import World, rotate_back
+from es_rl.envs.robot.world import World, heading, rotate_back
 from es_rl.envs.spaces import Bools, Floats
 from es_rl.errors import EnvError
 
@@ -78,8 +78,7 @@ def ground(ahead: Sequence[float], beside: Sequence[float]) -> Term:
 
     def term(w: World) -> Floats:
         place = root(w).qpos
-        a, b, c, d = place[:, 3:7].T
-        turned = np.arctan2(2 * (a * d + b * c), 1 - 2 * (c * c + d * d))[:, None]  # (n, 1) the heading
+        turned = heading(place[:, 3:7])[:, None]  # (n, 1)
         cos, sin = np.cos(turned), np.sin(turned)
         px, py = place[:, 0:1] + cos * x - sin * y, place[:, 1:2] + sin * x + cos * y  # (n, K)
         below: Floats = np.zeros_like(px) if w.terrain is None else w.terrain.height(px, py)
@@ -118,12 +117,16 @@ def follows(columns: Sequence[int], what: Callable[[World], Floats], of: Sequenc
     """
 
     def term(w: World) -> Floats:
-        off = np.ascontiguousarray(what(w)[:, list(columns)] - w.command[:, list(of)])  # summed alike for any n
-        error = np.square(off).sum(axis=1)
-        value: Floats = np.exp(-error / tolerance**2)
+        value: Floats = np.exp(-_squared_miss(w, columns, what, of) / tolerance**2)
         return value
 
     return term
+
+
+def _squared_miss(w: World, columns: Sequence[int], what: Callable[[World], Floats], of: Sequence[int]) -> Floats:
+    off = np.ascontiguousarray(what(w)[:, list(columns)] - w.command[:, list(of)])  # summed alike for any n
+    squared: Floats = np.square(off).sum(axis=1)
+    return squared
 
 
 def goes_along(columns: Sequence[int], what: Callable[[World], Floats], of: Sequence[int], least: float) -> Term:
@@ -147,8 +150,7 @@ def misses(columns: Sequence[int], what: Callable[[World], Floats], of: Sequence
     """Return a term: how far `what` is from the command, the length of the difference. For `metrics`; see `follows`."""
 
     def term(w: World) -> Floats:
-        off = np.ascontiguousarray(what(w)[:, list(columns)] - w.command[:, list(of)])
-        value: Floats = np.sqrt(np.square(off).sum(axis=1))
+        value: Floats = np.sqrt(_squared_miss(w, columns, what, of))
         return value
 
     return term

@@ -140,6 +140,13 @@ class Fields(dict[str, Any]):
         return value
 
 
+def heading(quaternion: Floats) -> Floats:
+    """Return the angles about the vertical, in radians, of frames that quaternions (…, 4) describe."""
+    w, x, y, z = np.moveaxis(quaternion, -1, 0)
+    angle: Floats = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+    return angle
+
+
 def rotate_back(quaternion: Floats, vector: Floats) -> Floats:
     """Return vectors (n, 3) of the world in the frames that quaternions (n, 4) describe."""
     w, x, y, z = quaternion.T

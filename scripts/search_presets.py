@@ -33,7 +33,7 @@ from es_rl.run.signals import stop_requests
 from es_rl.sweep import contenders, space
 from es_rl.workers.processes import die_with_parent
 
-TRIALS = 24  # of each sweep
+TRIALS = 24  # of each search
 SEEDS = (1000, 1001)  # of each trial; no reported result uses these seeds
 # Environment steps of each training, the same for both contenders.
 STEPS = {
@@ -101,6 +101,8 @@ JUDGED = dict.fromkeys(STEPS, STEPWISE) | {
     "Humanoid-v4": STEPWISE | {"obs_first": "[45,null]"},
 }
 CONTENDERS = {"es": ES, "judged": JUDGED, "ppo_fast": PPO_FAST}
+# Tasks that es_rl searched twice, once for each way of judging. PPO's search goes on there for as many trials again.
+TWICE = ("HalfCheetah-v4", "Walker2d-v4", "Ant-v4", "Humanoid-v4")
 # Environment steps per second on one core, in the order of STEPS. Only the estimate of the cost uses them.
 SPEEDS = {
     "es": (15_000, 14_000, 13_000, 4_000, 4_000, 2_500, 1_200),
@@ -125,13 +127,18 @@ class Keys:
     to: str = key("", "file for the results of show; default: print them")
 
 
+def trials(contender, task):
+    """Return the number of trials of a sweep."""
+    return 2 * TRIALS if contender == "ppo_fast" and task in TWICE else TRIALS
+
+
 def command(contender, task, out):
     """Return the command of a sweep: the module and its keys."""
     keys = [
         f"env={task}",
         f"contender={swept(contender)}",
         f"env_steps={STEPS[task]}",
-        f"trials={TRIALS}",
+        f"trials={trials(contender, task)}",
         "parallel=1",
     ]
     keys += [f"seeds={','.join(map(str, SEEDS))}", f"out={out}/{contender}-{task}"]
@@ -146,7 +153,7 @@ def swept(contender):
 def cost(contender, task):
     """Return an estimate of the processor seconds of a sweep."""
     speed = dict(zip(STEPS, SPEEDS[contender], strict=True))[task]
-    return TRIALS * len(SEEDS) * STOPPED * (STEPS[task] / speed + START)
+    return trials(contender, task) * len(SEEDS) * STOPPED * (STEPS[task] / speed + START)
 
 
 def plan(keys):
@@ -160,7 +167,9 @@ def plan(keys):
 
 def search(keys):
     """Run the sweeps, task by task."""
-    waiting = [(c, task) for task in keys.tasks for c in keys.contenders if not record(c, task).exists()]
+    waiting = [
+        (c, task) for task in keys.tasks for c in keys.contenders if finished(found(record(c, task))) < trials(c, task)
+    ]
     running, failed = {}, []
     with stop_requests() as check:
         try:
@@ -219,12 +228,12 @@ def keep(keys):
     for task in keys.tasks:
         for contender in keys.contenders:
             folder, journal = Path(keys.out) / f"{contender}-{task}", unfinished(contender, task)
-            trials = found(folder / "trials.csv")
-            if sum(trial["state"] != "failed" for trial in trials) == TRIALS:
+            rows = found(folder / "trials.csv")
+            if finished(rows) >= trials(contender, task):
                 shutil.copy(folder / "trials.csv", record(contender, task))
                 journal.unlink(missing_ok=True)
                 print(record(contender, task))
-            elif trials:
+            elif rows:
                 journal.write_bytes(gzip.compress((folder / JOURNAL).read_bytes(), mtime=0))
                 print(journal)
 
@@ -234,21 +243,26 @@ def found(path):
     return list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
 
 
+def finished(rows):
+    """Return how many trials of a sweep count: those that failed are tried again."""
+    return sum(row["state"] != "failed" for row in rows)
+
+
 def table(keys):
     """Return a Markdown table: for each sweep the scores of the default settings and of the best settings."""
     lines = ["| task | contender | default settings | best | trial | its settings | complete, stopped | hours |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for task in keys.tasks:
         for contender in keys.contenders:
-            trials = found(record(contender, task))
-            complete = [trial for trial in trials if trial["state"] == "complete"]
+            rows = found(record(contender, task))
+            complete = [trial for trial in rows if trial["state"] == "complete"]
             if not complete:
                 continue
             best = complete[0]
             defaults = next((trial for trial in complete if not settings(trial, contender, task)), None)
             chosen = " ".join(f"{k}={v}" for k, v in settings(best, contender, task).items())
-            stopped = sum(trial["state"] == "stopped" for trial in trials)
-            hours = sum(float(trial["seconds"] or 0) for trial in trials) / 3600
+            stopped = sum(trial["state"] == "stopped" for trial in rows)
+            hours = sum(float(trial["seconds"] or 0) for trial in rows) / 3600
             cells = [task, contender, score(defaults), score(best), best["trial"], f"`{chosen}`" if chosen else "–"]
             lines.append(f"| {' | '.join(cells)} | {len(complete)}, {stopped} | {hours:.2f} |")
     return "\n".join(lines)
@@ -270,9 +284,9 @@ def paste(contender, keys):
     """Return the best settings as Python, ready to paste into the contender's own table of settings."""
     lines = [f"{ {'es': 'PRESETS', 'judged': 'JUDGED'}.get(contender, 'SETTINGS') } = {{"]
     for task in keys.tasks:
-        trials = found(record(contender, task))
-        if trials:
-            best = best_settings(contender, task, trials[0])
+        rows = found(record(contender, task))
+        if rows:
+            best = best_settings(contender, task, rows[0])
             lines.append(f'    "{family(task)}": {best!r},'.replace("'", '"'))
     return "\n".join([*lines, "}"])
 
@@ -304,7 +318,7 @@ brackets, of the mean return in the last fifth of the steps: good enough to choo
 the settings that were the default before: for es_rl presets that were tuned by hand before, task by task, for PPO one
 general default. PPO has ten keys to search, in the same ranges for every task, and es_rl five to seven, in ranges about
 its presets: as many trials for both do not make the searches equal in everything. Judged steps (`judged`) are es_rl's
-second search on a task, in PPO's ranges, but for its entropy. So where they are shown, es_rl had twice PPO's trials.
+second search on a task, in PPO's ranges, but for its entropy. There PPO's own search went on for {TRIALS} trials more.
 
 {table(keys)}
 """

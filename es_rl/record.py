@@ -5,27 +5,33 @@ python -m es_rl.record run=runs/HalfCheetah-v4/… out=videos/cheetah.mp4
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from es_rl import cli, envs
 from es_rl.config import help_text, parse
-from es_rl.envs.renderer import choose_renderer
+from es_rl.envs.renderer import QUALITIES, choose_renderer
 from es_rl.errors import ConfigError
 from es_rl.keys import key
 from es_rl.rl import agent as agents
-from es_rl.rl.config import Config
-from es_rl.rl.film import film, write_gif, write_mp4
+from es_rl.rl.config import QUALITY, Config
+from es_rl.rl.films.caption import side_by_side, spread
+from es_rl.rl.films.files import Gif, write_mp4
+from es_rl.rl.films.film import Film, Take, filming
 from es_rl.rng import MAX_SEED
+from es_rl.run.checkpoint import generations
 from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.directory import check_inside
 from es_rl.workers.processes import kill_process, start_process
 
-WRITERS = {".mp4": write_mp4, "": write_mp4, ".gif": write_gif}  # by the suffix of a file
+MP4, GIF = (".mp4", ""), ".gif"  # suffixes of files
+PANELS = 4  # of a strip at most
+MILESTONES = (0.0, 60.0, 300.0, 1200.0, 3600.0, 14400.0)  # seconds of training: a checkpoint of each is kept, to film
 USAGE = "python -m es_rl.record run=RUN [key=value …]   a video of a trained policy"
 
 
@@ -33,7 +39,14 @@ USAGE = "python -m es_rl.record run=RUN [key=value …]   a video of a trained p
 class RecordConfig(agents.RunConfig):
     out: str = key("", "file to write, mp4 or GIF by its suffix; default: RUN/videos/ENV-GENERATION.mp4", path=True)
     gif: str = key("", "GIF file to write as well, of the first seconds; default: none", path=True)
+    film: str = key(
+        "policy",
+        "what to film: the policy, or its progress, several checkpoints side by side",
+        choices=("policy", "progress"),
+    )
     seconds: float = key(12.0, "length of the video, filled with one episode after another", above=0, high=600)
+    quality: str = key("auto", QUALITY, choices=("auto", *QUALITIES))
+    caption: bool = key(True, "tell the time, the return and the minutes of training in the picture")
     seed: int = key(0, "random seed of the initial states", low=0, high=MAX_SEED)
 
 
@@ -45,24 +58,59 @@ def main(argv: Sequence[str]) -> int:
     agent, env_id = agents.trusted(config)
     choose_renderer()
     envs.check_id(env_id)
-    default = Path(config.run) / "videos" / f"{env_id.replace('/', '-').replace(':', '-')}-{agent.generation}.mp4"
-    out = Path(config.out) if config.out else default
-    write = WRITERS.get(out.suffix.lower())
-    if write is None:
+    out = Path(config.out) if config.out else _default(config, agent, env_id)
+    if out.suffix.lower() not in (*MP4, GIF):
         raise ConfigError(f"out={out}: must end in .mp4 or .gif.")
     for name, path in (("out", out), ("gif", Path(config.gif))):
         if path.name and path.exists() and not path.is_file():  # a device would be replaced
             raise ConfigError(f"{name}={path}: is not a file. Give the name of a new file, or of one to replace.")
     if not config.out:
         check_inside(Path(config.run))
-    kwargs = agent.config.env_kwargs
-    frames, fps = film(agent, agent.reset, env_id, kwargs, seconds=config.seconds, seed=config.seed)
-    write(out, frames, fps)
-    sys.stdout.write(f"{out}: {len(frames) / fps:.1f} s, {out.stat().st_size / 1e6:.2f} MB\n")
-    if config.gif:
-        write_gif(Path(config.gif), frames, fps)
-        sys.stdout.write(f"{config.gif}: {Path(config.gif).stat().st_size / 1e6:.2f} MB\n")
+    with contextlib.ExitStack() as stack:
+        shown = _progress(config) if config.film == "progress" else [agent]
+        films = [stack.enter_context(filming(_take(config, one, env_id))) for one in shown]
+        _write(
+            config, out, Film(side_by_side([f.frames for f in films]) if shown[1:] else films[0].frames, films[0].fps)
+        )
     return 0
+
+
+def _default(config: RecordConfig, agent: agents.Agent, env_id: str) -> Path:
+    name = env_id.replace("/", "-").replace(":", "-")
+    return Path(config.run) / "videos" / f"{name}-{'progress' if config.film == 'progress' else agent.generation}.mp4"
+
+
+def _progress(config: RecordConfig) -> list[agents.Agent]:
+    """Return the policies of some checkpoints of a run, from the first to the last."""
+    chosen = spread(generations(Path(config.run)), PANELS)
+    return [agents.trusted(replace(config, checkpoint=str(generation)))[0] for generation in chosen]
+
+
+def _take(config: RecordConfig, agent: agents.Agent, env_id: str) -> Take:
+    return Take(
+        act=agent, reset=agent.reset, env=env_id, env_kwargs=agent.config.env_kwargs, seconds=config.seconds,
+        seed=config.seed, quality=config.quality, caption=trained(agent.seconds) if config.caption else None,
+    )  # fmt: skip
+
+
+def trained(seconds: float) -> str:
+    """Return a caption: for how long a policy was trained."""
+    return f"trained {seconds / 60:.0f} min" if seconds >= 600 or not seconds else f"trained {seconds / 60:.1f} min"
+
+
+def _write(config: RecordConfig, out: Path, film: Film) -> None:
+    """Write a film to all its files, and say so."""
+    gif = Gif(film.fps)
+    frames = gif.watch(film.frames)
+    if out.suffix.lower() == GIF:
+        count = sum(1 for _ in frames)
+        gif.write(out, "out")
+    else:
+        count = write_mp4(out, frames, film.fps, config.seconds)
+    sys.stdout.write(f"{out}: {count / film.fps:.1f} s, {out.stat().st_size / 1e6:.2f} MB\n")
+    if config.gif:
+        gif.write(Path(config.gif), "gif")
+        sys.stdout.write(f"{config.gif}: {Path(config.gif).stat().st_size / 1e6:.2f} MB\n")
 
 
 def in_background(argv: Sequence[str]) -> None:
@@ -88,6 +136,7 @@ class Films:
             self._take()
             saver.pinned = None
         every, generation = self._config.video.every, saver.state.generation
+        saver.milestones = MILESTONES if every >= 0 else ()
         if every > 0 and generation >= self._next and self._process is None:
             self._next, saver.pinned = generation + every, generation
             saver.save()
@@ -123,6 +172,7 @@ class Films:
             f"out={self._mp4}",
             f"gif={self._gif}",
             f"seconds={self._config.video.seconds}",
+            f"quality={self._config.video.quality}",
             f"env={self._config.env}",
         ]
         self._process = start_process(in_background, argv, log=self._output)

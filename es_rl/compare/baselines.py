@@ -27,7 +27,8 @@ from es_rl.compare.opponents.clock import Clock, Meter
 from es_rl.compare.opponents.rl_zoo import ARS, PPO, SAC
 from es_rl.config import flatten, help_text, parse
 from es_rl.errors import ConfigError, EnvError, ResourceError, TrainingError, lookup
-from es_rl.rl.film import film, write_mp4
+from es_rl.rl.films.files import write_mp4
+from es_rl.rl.films.film import Take, filming
 from es_rl.rl.presets import family
 from es_rl.rng import integer_seed
 from es_rl.run.atomic import write_json
@@ -191,14 +192,15 @@ def _judge(config: BaselineConfig, clock: Clock, act: Act) -> dict[str, Any]:
 
 def _film(config: BaselineConfig, act: Act, path: Path) -> None:
     """Write the video, or the reason why there is none into a .txt file in its place."""
+    take = Take(
+        act=acting(config, act), reset=lambda: None, env=config.env, env_kwargs=config.env_kwargs, seconds=config.film,
+        seed=0, caption="",
+    )  # fmt: skip
     try:
-        frames, fps = film(
-            acting(config, act), lambda: None, config.env, config.env_kwargs, seconds=config.film, seed=0
-        )
+        with filming(take) as film:
+            write_mp4(path, film.frames, film.fps, config.film)
     except EnvError as error:
         path.with_suffix(".txt").write_text(str(error), encoding="utf-8")
-        return
-    write_mp4(path, frames, fps)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,35 @@
-"""The renderer that MuJoCo draws with, for films and for environments whose observations are pictures."""
+"""The renderer that MuJoCo draws with, for films and for observations that are pictures, and its quality."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+
+SOFTWARE = ("llvmpipe", "softpipe", "swrast", "software")  # renderers without a GPU
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How pictures are drawn."""
+
+    width: int  # of a picture, in pixels
+    height: int
+    larger: float = 1.0  # pictures are drawn larger by this factor, then scaled down, which smooths edges
+    samples: int = 0  # of multisampling
+    shadows: int = 1024  # side of the shadow map, in pixels
+    reflections: bool = False
+
+
+QUALITIES = {
+    "fast": Quality(480, 480, larger=4 / 3),
+    "high": Quality(1280, 720, samples=4, shadows=4096, reflections=True),
+}
 
 
 def choose_renderer() -> bool:
@@ -45,3 +66,24 @@ def shows_pictures(space: spaces.Space[Any]) -> bool:
     if isinstance(space, spaces.Tuple):
         return any(map(shows_pictures, space))
     return isinstance(space, spaces.Box) and len(space.shape) > 1 and space.dtype == np.uint8
+
+
+def choose_quality(name: str) -> Quality:
+    """Return a quality by its name; `auto` is `fast` on a renderer without a GPU, else `high`."""
+    if name != "auto":
+        return QUALITIES[name]
+    return QUALITIES["fast" if draws_in_software() else "high"]
+
+
+def draws_in_software() -> bool:
+    """Tell whether MuJoCo draws without a GPU here."""
+    import mujoco
+    from OpenGL import GL
+
+    context = mujoco.GLContext(16, 16)
+    try:
+        context.make_current()
+        name = bytes(GL.glGetString(GL.GL_RENDERER) or b"").decode(errors="replace").lower()
+    finally:
+        context.free()
+    return any(word in name for word in SOFTWARE)

@@ -42,7 +42,7 @@ class Agent:
     def __init__(self, policy: nn.Module, config: Config, checkpoint: checkpoints.Checkpoint) -> None:
         self.policy = policy
         self.config = config
-        self.generation = checkpoint.generation
+        self.generation, self.seconds = checkpoint.generation, checkpoint.progress.seconds  # of training
         self.observation_space, self.action_space = saved_spaces(checkpoint)
         self._flatten = Flattener(self.observation_space)
         self._state: Any = None

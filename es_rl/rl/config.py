@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from es_rl.config import build, expanded, pairs, read_file
+from es_rl.envs.renderer import QUALITIES
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import default_chunk
 from es_rl.es.config import EsConfig, OptimConfig, check_chunk, check_pairs
@@ -33,10 +34,14 @@ class EvalConfig:
     episodes: int = key(10, "episodes per evaluation", low=1, resumable=True)
 
 
+QUALITY = "of MuJoCo's pictures: fast (480x480), high (1280x720), or auto: fast on a machine without a GPU"
+
+
 @dataclass(frozen=True)
 class VideoConfig:
     every: int = key(0, "generations between videos; 0: only at the end; -1: never", low=-1, resumable=True)
     seconds: float = key(12.0, "length of a video", above=0, high=600, resumable=True)
+    quality: str = key("auto", QUALITY, choices=("auto", *QUALITIES), resumable=True)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,9 +100,11 @@ def save(
     keep: int,
     best: bool,
     pinned: int | None = None,
+    milestones: Sequence[float] = (),
 ) -> Path:
-    """Write a checkpoint, name it the last (and the best) one, and remove old ones except `pinned`. Return its path.
+    """Write a checkpoint, name it the last (and the best) one, and remove old ones. Return its path.
 
+    Of the old ones, `pinned` remains, and the first one after each of the `milestones`, in seconds of training.
     `about` says what the policy is for, as JSON; `config` holds the keys, as YAML. Raises OSError. If writing fails,
     earlier checkpoints remain.
     """
@@ -129,7 +131,8 @@ def save(
     final = folder / _name(state.generation)
     atomic.write(final, contents)
     named = _name_it(final, best=best)
-    _prune(folder, keep, {*named.values(), *([] if pinned is None else [_name(pinned)])})
+    kept = {*named.values(), *_first_after(folder, milestones)} | ({_name(pinned)} if pinned is not None else set())
+    _prune(folder, keep, kept)
     return final
 
 
@@ -148,9 +151,14 @@ def load(run: Path, which: str = "last") -> Checkpoint:
         raise CheckpointError(f"checkpoint={which}: must be last, best or the number of a generation.")
     path = folder / (_name(int(which)) if which.isdecimal() else _named(folder).get(which, which))
     if not path.is_dir():
-        there = ", ".join(str(int(p.name)) for p in _all(folder)) or "none"
+        there = ", ".join(map(str, generations(run))) or "none"
         raise CheckpointError(f"{run}: has no checkpoint {which}; it has those of the generations {there}.")
     return _read(path)
+
+
+def generations(run: Path) -> list[int]:
+    """Return the generations that a run has checkpoints of, the oldest first."""
+    return [int(path.name) for path in _all(run / "checkpoints")]
 
 
 def load_newest(run: Path, on_warning: Callable[[str], None]) -> Checkpoint:
@@ -247,6 +255,20 @@ def _name_it(path: Path, *, best: bool) -> dict[str, str]:
     for name, target in named.items():
         _link(folder / name, target)
     return named
+
+
+def _first_after(folder: Path, milestones: Sequence[float]) -> set[str]:
+    """Return the names of the first checkpoints after so many seconds of training."""
+    ages = {path.name: _seconds(path) for path in _all(folder)} if milestones else {}
+    reached = ([name for name, age in ages.items() if age >= seconds] for seconds in milestones)
+    return {names[0] for names in reached if names}
+
+
+def _seconds(path: Path) -> float:
+    """Return for how long a checkpoint was trained; −1 if its file does not tell."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        return float(json.loads(atomic.contents_of(path / "state.json"))["progress"]["seconds"])
+    return -1.0
 
 
 def _origin(link: Path) -> str:

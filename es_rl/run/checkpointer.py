@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Checkpointer:
         self._best_before: float | None = None  # the best score before the newest generation
         self.before: Callable[[], None] = lambda: None  # called before a save: the log must not lag behind a checkpoint
         self.pinned: int | None = None  # a generation that is kept because it is being filmed
+        self.milestones: Sequence[float] = ()  # seconds of training after which a checkpoint is saved, and kept
 
     def start(self, state: ESState, progress: Progress, *, saved: bool) -> None:
         """Set the first state; `saved` if it was just read from a checkpoint."""
@@ -47,9 +48,10 @@ class Checkpointer:
     def commit(self, state: ESState, progress: Progress, *, best: bool) -> None:
         """Take over a finished generation. Save it if one is due, or if it is the best so far."""
         self._best_before = self.ahead.best_score
+        reached = any(self.progress.seconds < seconds <= progress.seconds for seconds in self.milestones)
         self.state, self.progress, self._best = state, progress, best
         old = time.monotonic() - self._saved_at > SAVE_SECONDS
-        if best or old or self._failed or state.generation % self._config.every == 0:
+        if best or old or reached or self._failed or state.generation % self._config.every == 0:
             self.save()
 
     def save(self, *, required: bool = False) -> None:
@@ -67,6 +69,7 @@ class Checkpointer:
                 keep=self._config.keep,
                 best=self._best,
                 pinned=self.pinned,
+                milestones=self.milestones,
             )
         except OSError as error:
             why = f"{error.strerror or error} ({error.filename or self._run})"

@@ -19,7 +19,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from es_rl.evaluate import main as evaluate
 from es_rl.record import main as record
-from es_rl.rl import film
 from es_rl.rl.config import parse_train
 from es_rl.run import directory
 from es_rl.run.screen import goal
@@ -187,18 +186,6 @@ def test_the_nearest_stop_rule_is_the_one_that_is_met_first():
         goal(StopRules.of(target, RETURN), RETURN, generation=9, steps=9, seconds=9.0, last_score=50.0).text
         == "target_return=100"
     )
-
-
-@pytest.mark.parametrize("name", ["Ant", "HalfCheetah", "Hopper", "Humanoid", "Swimmer", "Walker2d"])
-def test_the_camera_goes_along_with_the_robot(name):
-    import gymnasium
-    import mujoco
-
-    env = gymnasium.make(f"{name}-v4", render_mode="rgb_array")
-    film._follow(env)
-    model, chosen = env.unwrapped.model, env.unwrapped.mujoco_renderer.camera_id
-    assert chosen >= 0 and model.cam_mode[chosen] == mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM
-    env.close()
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from es_rl.errors import EnvError
-from es_rl.rl.picture import SMALL, Pictures
+from es_rl.rl.films.picture import SMALL, Pictures
 
 H, W = 180, 240
 RGB = np.zeros((H, W, 3), np.uint8)

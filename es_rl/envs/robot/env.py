@@ -11,6 +11,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from es_rl.envs.camera import Camera, Mark, centre_and_radius
+from es_rl.envs.renderer import QUALITIES
 from es_rl.envs.robot.declaration import check_task
 from es_rl.envs.robot.task import Task
 from es_rl.envs.robot.vector import RobotVector
@@ -18,9 +20,6 @@ from es_rl.envs.robot.world import heading
 from es_rl.envs.spaces import Floats
 from es_rl.envs.worlds import WORLDS
 from es_rl.errors import ConfigError, EnvError
-
-PIXELS = 480  # side of a picture
-VIEW = 3.5  # distance of the camera from the robot, by the robot's radius
 
 
 class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
@@ -37,7 +36,8 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self.observation_space = spaces.Box(-np.inf, np.inf, (self._simulations.size,), np.float64)
         self.action_space = spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
         self.measures, self.measured = self._simulations.measures, self._simulations.measured
-        self._renderer: Any = None
+        self._camera: Camera | None = None
+        self._window: Any = None
         self._data: mujoco.MjData | None = None
 
     @classmethod
@@ -62,33 +62,43 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
 
     def draw(self, simulations: RobotVector, i: int) -> Any:
         """Draw one of some simulations of this task."""
-        from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+        data, marks = self.scene(simulations, i)
+        if self.render_mode == "human":
+            return self._show(data)
+        if self._camera is None:
+            self._camera = Camera(self.model, QUALITIES["fast"])
+        return self._camera.picture(data, marks)
 
+    def scene(self, simulations: RobotVector | None = None, i: int = 0) -> tuple[mujoco.MjData, list[Mark]]:
+        """Return one of some simulations, and what is drawn besides it. By default, of this environment."""
+        simulations = simulations or self._simulations
         if self._data is None:
             self._data = mujoco.MjData(self.model)
         simulations.data(i, self._data)
         mujoco.mj_forward(self.model, self._data)
-        place, size = _place_and_size(self.model, self._data)
-        if self._renderer is None:
-            camera = {"distance": VIEW * size, "azimuth": 130.0, "elevation": -18.0, "lookat": place}
-            self._renderer = MujocoRenderer(self.model, self._data, camera, PIXELS, PIXELS)
-        elif self._renderer.viewer is not None:  # the camera follows
-            self._renderer.viewer.cam.lookat[:] = place
-        if (arrow := _arrow(self._data, simulations.command(i), size)) is not None:
-            self._renderer._get_viewer(self.render_mode).add_marker(**arrow)
-        return self._renderer.render(self.render_mode)
+        arrow = _arrow(self.model, self._data, simulations.command(i))
+        return self._data, [] if arrow is None else [arrow]
+
+    def _show(self, data: mujoco.MjData) -> None:
+        """Draw in a window."""
+        from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+        if self._window is None:
+            self._window = MujocoRenderer(self.model, data)
+        self._window.render("human")
 
     def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
+        for drawing in (self._camera, self._window):
+            if drawing is not None:
+                drawing.close()
         self._simulations.close()
 
     def _info(self) -> dict[str, Any]:
         return {f"command/{name}": value for name, value in self._simulations.command(0).items()}
 
 
-def _arrow(data: mujoco.MjData, command: dict[str, float], size: float) -> dict[str, Any] | None:
-    """Return the marker that shows a commanded velocity, above the root; None if none is commanded.
+def _arrow(model: mujoco.MjModel, data: mujoco.MjData, command: dict[str, float]) -> Mark | None:
+    """Return the mark that shows a commanded velocity, above the root; None if none is commanded.
 
     The commands `forward` and `sideways` are in the root's heading, in metres per second.
     """
@@ -96,26 +106,17 @@ def _arrow(data: mujoco.MjData, command: dict[str, float], size: float) -> dict[
     speed = float(np.hypot(*told))
     if speed < 0.01 or len(data.qpos) < 7:
         return None
+    _, size = centre_and_radius(model, data)
     angle = heading(data.qpos[3:7]) + np.arctan2(told[1], told[0])
     along, up = np.array([np.cos(angle), np.sin(angle), 0.0]), np.array([0.0, 0.0, 1.0])
     axes = np.stack([np.cross(along, up), up, along], axis=1)  # an arrow points along its third axis
-    return {
-        "type": mujoco.mjtGeom.mjGEOM_ARROW,
-        "pos": data.qpos[:3] + 0.7 * size * up,
-        "mat": axes.ravel(),
-        "size": np.array([0.04, 0.04, 0.2 + 1.2 * speed]) * size,
-        "rgba": np.array([0.95, 0.75, 0.1, 1.0]),
-    }
-
-
-def _place_and_size(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[Floats, float]:
-    """Return the centre of the first body and all its parts, and the radius of a ball about it that holds them."""
-    if model.nbody < 2:
-        return np.zeros(3), 1.0
-    parts = np.flatnonzero(model.body_rootid[model.geom_bodyid] == 1)
-    centre: Floats = data.subtree_com[1].copy()
-    far = np.linalg.norm(data.geom_xpos[parts] - centre, axis=1) + model.geom_rbound[parts]
-    return centre, float(far.max(initial=0.1))
+    return Mark(
+        type=int(mujoco.mjtGeom.mjGEOM_ARROW),
+        pos=data.qpos[:3] + 0.7 * size * up,
+        size=np.array([0.04, 0.04, 0.2 + 1.2 * speed]) * size,
+        mat=axes.ravel(),
+        rgba=np.array([0.95, 0.75, 0.1, 1.0]),
+    )
 
 
 def declared(task: Task | str) -> Task:

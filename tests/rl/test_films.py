@@ -1,0 +1,170 @@
+"""What films show: robots in the frame, on a ground without end; captions; progress; files that are whole or not there."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from es_rl.envs import renderer as drawing
+from es_rl.errors import EnvError, ResourceError
+from es_rl.record import main as record
+from es_rl.record import trained
+from es_rl.rl.films.caption import captioned, side_by_side, spread
+from es_rl.rl.films.files import Gif, write_mp4
+from es_rl.rl.films.film import Take, filming
+from es_rl.run.checkpoint import generations
+
+SUPPORT = Path(__file__).parents[1] / "support"
+GREY = np.full((480, 480, 3), 200, np.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "quality", "shape"),
+    [
+        ("HalfCheetah-v5", "fast", (480, 480, 3)),
+        ("Humanoid-v5", "high", (720, 1280, 3)),
+        ("es_rl/Quadruped-v0", "fast", (480, 480, 3)),
+    ],
+)
+def test_the_camera_goes_along_and_the_ground_does_not_end(name, quality, shape, renderer, tmp_path):
+    if not renderer:
+        pytest.skip("no off-screen renderer here")
+    subprocess.run(
+        [sys.executable, SUPPORT / "seen_by_camera.py", name, quality, "seen.npy"],
+        cwd=tmp_path, check=True, timeout=120, env={**drawing.os.environ, "MUJOCO_GL": renderer},
+    )  # fmt: skip
+    here, there = np.load(tmp_path / "seen.npy").astype(int)
+    assert here.shape == shape and here.std() > 20
+    assert np.abs(here - there).mean() < 3 and there[-shape[0] // 6 :].mean() > 30  # the robot, and ground below it
+
+
+def test_without_a_gpu_pictures_are_drawn_fast(monkeypatch):
+    for software, name in ((True, "fast"), (False, "high")):
+        monkeypatch.setattr(drawing, "draws_in_software", lambda software=software: software)
+        assert drawing.choose_quality("auto") == drawing.QUALITIES[name]
+    assert drawing.choose_quality("high").width == 1280
+
+
+def test_a_caption_is_in_its_corner_and_tells_the_return():
+    one, other = (captioned(GREY, 3.2, return_, "trained 5.0 min") for return_ in (1234.0, 4321.0))
+    changed = np.argwhere((one != GREY).any(axis=2))
+    assert changed.min(axis=0)[0] > 400 and changed.max(axis=0)[1] < 400  # rows below, columns on the left
+    assert not np.array_equal(one, other) and one.shape == GREY.shape
+    assert np.array_equal(captioned(GREY[:96, :96], 3.2, 5.0, ""), GREY[:96, :96])  # too small for a text
+    assert (GREY == 200).all()  # the frame itself is as it was
+    assert [trained(s) for s in (0.0, 75.0, 3600.0)] == ["trained 0 min", "trained 1.2 min", "trained 60 min"]
+
+
+def test_films_side_by_side_end_together_in_their_order():
+    films = [iter([np.full((200, 200, 3), 10 * i, np.uint8)] * (5 - i)) for i in range(3)]
+    strip = list(side_by_side(films))
+    assert len(strip) == 3 and strip[0].shape == (200, 600, 3)
+    assert [int(strip[0][0, x, 0]) for x in (0, 250, 450)] == [0, 10, 20]
+    wide = next(side_by_side([iter([GREY]) for _ in range(4)]))
+    assert wide.shape == (320, 1280, 3)
+
+
+def test_checkpoints_are_chosen_from_the_first_to_the_last():
+    assert spread([0, 3, 9], 4) == [0, 3, 9]
+    assert spread([0, 1, 2, 3, 4, 5, 90], 4) == [0, 2, 4, 90]
+
+
+class Still(gymnasium.Env):
+    """A picture that grows brighter; its physics fails after a while."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    observation_space, action_space = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))
+
+    def __init__(self, render_mode=None, fails=1000):
+        self.render_mode, self.fails, self.t = render_mode, fails, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        if self.t == self.fails:
+            raise ValueError("the robot is on fire")
+        return np.zeros(2, np.float32), 1.0, self.t == 7, False, {}
+
+    def render(self):
+        return np.full((250, 250, 3), 10 * self.t, np.uint8)
+
+
+@pytest.fixture
+def still():
+    gymnasium.register("Still-v0", Still)
+    yield "Still-v0"
+    del gymnasium.registry["Still-v0"]
+
+
+def take(env, **changes):
+    known = {
+        "act": lambda obs: np.zeros(1, np.float32),
+        "reset": lambda: None,
+        "env_kwargs": {},
+        "seconds": 2.0,
+        "seed": 0,
+    }
+    return Take(env=env, **(known | changes))
+
+
+def test_frames_are_those_of_one_episode_after_another(still):
+    forgot = []
+    with filming(take(still, reset=lambda: forgot.append(True))) as film:
+        frames = list(film.frames)
+    assert film.fps == 10 and [int(frame[0, 0, 0]) for frame in frames] == [*range(0, 70, 10)] * 2 + [*range(0, 60, 10)]
+    assert len(forgot) == 3
+
+
+def test_captions_count_the_rewards_of_an_episode(still, monkeypatch):
+    from es_rl.rl.films import film as module
+
+    told = []
+    monkeypatch.setattr(module, "captioned", lambda frame, *facts: told.append(facts) or frame)
+    with filming(take(still, seconds=0.9, caption="hello")) as film:
+        list(film.frames)
+    assert told == [*((t / 10, float(t), "hello") for t in range(7)), (0.0, 0.0, "hello"), (0.1, 1.0, "hello")]
+
+
+def test_an_environment_that_fails_leaves_no_film_behind(still, tmp_path):
+    gif = Gif(10)
+    burns = pytest.raises(EnvError, match=r"Still-v0: cannot be filmed: .*the robot is on fire")
+    with burns, filming(take(still, env_kwargs={"fails": 5})) as film:
+        write_mp4(tmp_path / "a.mp4", gif.watch(film.frames), film.fps, 2.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_film_and_its_gif_are_written_in_one_pass(still, tmp_path):
+    gif = Gif(10)
+    with filming(take(still)) as film:
+        assert write_mp4(tmp_path / "there" / "a.mp4", gif.watch(film.frames), film.fps, 2.0) == 20
+    gif.write(tmp_path / "a.gif", "gif")
+    reader = imageio_ffmpeg.read_frames(str(tmp_path / "there" / "a.mp4"))
+    assert next(reader)["size"] == (250, 250) and len(list(reader)) == 20
+    assert (tmp_path / "a.gif").read_bytes()[:4] == b"GIF8"
+    with filming(take(still)) as film, pytest.raises(ResourceError, match="out=FILE"):
+        write_mp4(tmp_path / "a.gif" / "b.mp4", film.frames, film.fps, 2.0)
+
+
+@pytest.mark.slow
+def test_progress_is_a_strip_of_several_checkpoints(train, capsys, monkeypatch):
+    """The first checkpoint of all is kept for it."""
+    monkeypatch.setattr("es_rl.record.MILESTONES", (0.0, 1e-9))
+    keys = ["env=es_rl/PointMass-v0", "es.population=4", "eval.every=0", "checkpoint.every=1", "checkpoint.keep=2"]
+    run = train(*keys, "generations=6", "video.every=0", "video.seconds=0.2")
+    assert generations(run) == [0, 1, 5, 6]
+    assert record([f"run={run}", "film=progress", "seconds=0.5", "quality=fast"]) == 0
+    assert "PointMass-v0-progress.mp4: 0.5 s" in capsys.readouterr().out
+    size = next(imageio_ffmpeg.read_frames(str(next((run / "videos").glob("*progress.mp4")))))["size"]
+    assert size[0] == pytest.approx(4 * size[1], rel=0.05)
+    none = train(*keys, "generations=6", "video.every=-1", run="none")
+    assert generations(none) == [5, 6]

@@ -479,6 +479,38 @@ def test_a_module_of_ones_own_is_trained(train, tmp_path, monkeypatch):
     assert code == 3 and "no such environment" in text
 
 
+def test_a_robot_is_steered_until_its_episode_ends():
+    steered, free = envs.make("Cart-v0", 3), envs.make("Cart-v0", 3)
+    for vector in (steered, free):
+        vector.reset(range(3), range(3))
+    steered.steer(1, {"place": 0.25})
+    actions = np.zeros((3, 1))
+    for _ in range(60):  # beyond the next draws of a command
+        seen, expected = steered.step(range(3), actions)[0], free.step(range(3), actions)[0]
+        assert np.array_equal(seen[[0, 2]], expected[[0, 2]]) and seen[1, -1] == 0.25
+    assert steered.command(1) == {"place": 0.25}
+    steered.reset([1], [1])
+    free.reset([1], [1])
+    assert steered.command(1) == free.command(1) != {"place": 0.25}
+    with pytest.raises(ConfigError, match=r"command=plaice: unknown. Did you mean place"):
+        steered.steer(1, {"plaice": 0.0})
+    with pytest.raises(ConfigError, match="command=forward: unknown"):
+        RobotVector(cart(command=None, metrics={}, observations={"a": terms.action}), 1).steer(0, {"forward": 1.0})
+
+
+def test_a_robot_is_pushed_once():
+    pushed, free = (envs.make("es_rl/Quadruped-v0", 2, randomise=False) for _ in range(2))
+    for vector in (pushed, free):
+        vector.reset([0, 1], [0, 1])
+    pushed.push(1, np.array([0.5, -0.25]))
+    data = [mujoco.MjData(pushed.model) for _ in range(2)]
+    for vector, found in zip((pushed, free), data, strict=True):
+        vector.data(1, found)
+    np.testing.assert_allclose((data[0].qvel - data[1].qvel)[:3], [0.5, -0.25, 0.0])
+    seen, expected = (vector.step([0, 1], np.zeros((2, 12)))[0] for vector in (pushed, free))
+    assert np.array_equal(seen[0], expected[0]) and not np.array_equal(seen[1], expected[1])
+
+
 def test_vectors_are_turned_as_mujoco_turns_them():
     rng = np.random.default_rng(0)
     quaternions, vectors = rng.normal(size=(20, 4)), rng.normal(size=(20, 3))

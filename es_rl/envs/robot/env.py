@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import gymnasium
@@ -56,6 +57,28 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         if self._simulations.errors:
             raise ValueError(self._simulations.errors.pop(0))
         return obs[0], float(reward[0]), bool(terminated[0]), False, self._info()
+
+    @property
+    def ranges(self) -> Mapping[str, tuple[float, float]]:
+        """The range of each number that the robot is told, by name."""
+        return self.task.command.ranges if self.task.command else {}
+
+    def command(self) -> dict[str, float]:
+        """Return what the robot is told now, by name."""
+        return self._simulations.command(0)
+
+    def steer(self, command: Mapping[str, float]) -> None:
+        """Tell the robot these numbers, by name, until its episode ends. Raises `ConfigError` for another name."""
+        self._simulations.steer(0, command)
+
+    def push(self, change: Floats) -> None:
+        """Add to the first velocities; of a free root, these are x and y, in metres per second."""
+        self._simulations.push(0, change)
+
+    def copy_to(self, data: mujoco.MjData) -> None:
+        """Copy the robot's present state to an `MjData` of its model, to draw it."""
+        self._simulations.data(0, data)
+        mujoco.mj_forward(self.model, data)
 
     def render(self) -> Any:
         return self.draw(self._simulations, 0)

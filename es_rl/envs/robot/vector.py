@@ -8,6 +8,7 @@ are those of the state after the step: a persistent batch goes on from there, so
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import mujoco
@@ -24,7 +25,7 @@ from es_rl.envs.robot.observe import Observer
 from es_rl.envs.robot.task import Task, Term
 from es_rl.envs.robot.world import Fields, World, called, find, is_free, load
 from es_rl.envs.spaces import Bools, Floats, Ids, Ints, Seeds
-from es_rl.errors import ConfigError, EnvError
+from es_rl.errors import ConfigError, EnvError, lookup
 
 # MuJoCo resets a simulation mid-episode when it counts one of these warnings; the task would reward the jump.
 _BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
@@ -156,6 +157,20 @@ class RobotVector:
         names = list(self.task.command.ranges) if self.task.command else []
         now = self._commands[i, self._elapsed[i] % self.steps]
         return dict(zip(names, now.tolist(), strict=True))
+
+    def steer(self, i: int, command: Mapping[str, float]) -> None:
+        """Tell a simulation these numbers, by name, until its episode ends; `save` leaves them out.
+
+        Raises `ConfigError` for another name.
+        """
+        ranges = self.task.command.ranges if self.task.command else {}
+        for name, value in command.items():
+            lookup(ranges, name, "command")
+            self._commands[i, :, list(ranges).index(name)] = value
+
+    def push(self, i: int, change: Floats) -> None:
+        """Add to the first velocities of a simulation; of a free root, these are x and y, in metres per second."""
+        self._fields["qvel"][i, : len(change)] += change
 
     def close(self) -> None:
         vars(self).pop("_batch", None)

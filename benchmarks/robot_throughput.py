@@ -4,8 +4,8 @@
     python benchmarks/robot_throughput.py env=es_rl/QuadrupedTerrain-v0 size=64 rounds=20 general=0
 
 Prints a Markdown table. The first row is `Batch.step` alone, with the same actions and the same varied fields of the
-model. The second one is the declared task: actions, rewards, ends, metrics, noise, commands, pushes, restarts. The third
-one is the task as a Gymnasium environment, one simulation after another, as the general backend steps it (`general=0`
+model. The second one is the declared task: actions, rewards, ends, metrics, noise, commands, pushes, restarts. The last
+row is the task as a Gymnasium environment, one simulation after another, as the general backend steps it (`general=0`
 leaves it out). Rows alternate, so that a machine with varying speed slows all alike; a ratio is the median over rounds.
 """
 

@@ -39,6 +39,7 @@ VERBS = {
     "train": ("Train a policy", "rl.config:Config", (), {}),
     "evaluate": ("Evaluate a policy", "evaluate:EvaluateConfig", (), {}),
     "record": ("Film a policy", "record:RecordConfig", (), {}),
+    "play": ("Watch and steer", "play.__main__:PlayConfig", (), {}),
     "compare": ("Compare with others", "compare.config:CompareConfig", (), {}),
     "compare.suite": ("Put comparisons together", "compare.suite:SuiteConfig", (), {}),
     "compare.baselines": ("Train one of the others", "compare.config:BaselineConfig", (), {}),

@@ -19,6 +19,7 @@ VERBS = {
     "train": "train a policy: env=ID [key=value …]; resume=RUN goes on",
     "evaluate": "returns of a trained policy, as JSON: run=RUN",
     "record": "a video of a trained policy: run=RUN",
+    "play": "watch a trained policy in a window, and steer it: run=RUN",
     "text": "train a byte-level GPT: corpus=FILE",
     "llm": "fine-tune a language model: model=DIR data=FILE reward=NAME",
     "sweep": "search for settings: env=ID es.sigma=0.01..0.5:log",

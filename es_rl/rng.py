@@ -35,6 +35,7 @@ PURPOSES = {
     "critic": 15,
     "credit": 16,
     "robot": 17,
+    "play": 18,
 }
 
 

@@ -31,6 +31,10 @@ class Mark:
     mat: Floats  # (9,) its axes
     rgba: Floats  # (4,)
 
+    def put_into(self, geom: mujoco.MjvGeom) -> None:
+        """Let an element of a scene show it."""
+        mujoco.mjv_initGeom(geom, self.type, self.size, self.pos, self.mat, self.rgba.astype(np.float32))
+
 
 class Camera:
     """Draws the simulations of a model. It follows a robot that can leave its place, and its light does so too.
@@ -60,8 +64,7 @@ class Camera:
         scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = self._quality.reflections
         self._move_lights(scene)
         for mark in marks[: scene.maxgeom - scene.ngeom]:
-            geom = scene.geoms[scene.ngeom]
-            mujoco.mjv_initGeom(geom, mark.type, mark.size, mark.pos, mark.mat, mark.rgba.astype(np.float32))
+            mark.put_into(scene.geoms[scene.ngeom])
             scene.ngeom += 1
         return _scaled(self._renderer.render(), self._quality)
 

@@ -75,6 +75,10 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         """Add to the first velocities; of a free root, these are x and y, in metres per second."""
         self._simulations.push(0, change)
 
+    def marks(self, data: mujoco.MjData) -> list[Mark]:
+        """Return what is drawn besides the robot, whose state is in `data`."""
+        return marks(self.model, data, self.command())
+
     def copy_to(self, data: mujoco.MjData) -> None:
         """Copy the robot's present state to an `MjData` of its model, to draw it."""
         self._simulations.data(0, data)
@@ -99,8 +103,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
             self._data = mujoco.MjData(self.model)
         simulations.data(i, self._data)
         mujoco.mj_forward(self.model, self._data)
-        arrow = _arrow(self.model, self._data, simulations.command(i))
-        return self._data, [] if arrow is None else [arrow]
+        return self._data, marks(self.model, self._data, simulations.command(i))
 
     def _show(self, data: mujoco.MjData) -> None:
         """Draw in a window."""
@@ -120,26 +123,27 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         return {f"command/{name}": value for name, value in self._simulations.command(0).items()}
 
 
-def _arrow(model: mujoco.MjModel, data: mujoco.MjData, command: dict[str, float]) -> Mark | None:
-    """Return the mark that shows a commanded velocity, above the root; None if none is commanded.
+def marks(model: mujoco.MjModel, data: mujoco.MjData, command: Mapping[str, float]) -> list[Mark]:
+    """Return an arrow above the root that shows a commanded velocity; nothing if none is commanded.
 
     The commands `forward` and `sideways` are in the root's heading, in metres per second.
     """
     told = np.array([command.get("forward", 0.0), command.get("sideways", 0.0)])
     speed = float(np.hypot(*told))
     if speed < 0.01 or len(data.qpos) < 7:
-        return None
+        return []
     _, size = centre_and_radius(model, data)
     angle = heading(data.qpos[3:7]) + np.arctan2(told[1], told[0])
     along, up = np.array([np.cos(angle), np.sin(angle), 0.0]), np.array([0.0, 0.0, 1.0])
     axes = np.stack([np.cross(along, up), up, along], axis=1)  # an arrow points along its third axis
-    return Mark(
+    arrow = Mark(
         type=int(mujoco.mjtGeom.mjGEOM_ARROW),
         pos=data.qpos[:3] + 0.7 * size * up,
         size=np.array([0.04, 0.04, 0.2 + 1.2 * speed]) * size,
         mat=axes.ravel(),
         rgba=np.array([0.95, 0.75, 0.1, 1.0]),
     )
+    return [arrow]
 
 
 def declared(task: Task | str) -> Task:

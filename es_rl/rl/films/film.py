@@ -58,7 +58,7 @@ def filming(take: Take) -> Iterator[Film]:
         with _refused(take.env):
             env = stack.enter_context(contextlib.closing(make_one(take.env, take.env_kwargs, render_mode="rgb_array")))
             draw = _drawing(env, take.quality, stack)
-        rate = _rate(env.metadata.get("render_fps"))
+        rate = frame_rate(env.metadata.get("render_fps"))
         every = max(1, int(np.ceil(rate / MAX_FPS)))
         fps = rate / every
         frames = _frames(take, env, draw, every, rate)
@@ -124,7 +124,7 @@ def _theirs(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return call(*args, **kwargs)
 
 
-def _rate(told: Any) -> float:
+def frame_rate(told: Any) -> float:
     """Return the steps per second of simulated time from an environment's `render_fps`, whatever it holds."""
     with contextlib.suppress(TypeError, ValueError):
         if 0.1 <= float(told) <= 1e6:

@@ -1,0 +1,1 @@
+"""Watch a trained policy in a window, and steer it with the keyboard."""

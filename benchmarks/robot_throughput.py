@@ -42,14 +42,14 @@ class Physics:
     def __init__(self, simulations):
         self._simulations, n = simulations, len(simulations._everyone)
         self._batch = Batch(simulations.model, n, 1, persistent=True)
-        self._fields = {name: self._batch.expand(name) for name in simulations._expanded}
+        self._fields = {name: self._batch.expand(name) for name in simulations._episodes.fields}
         self._ctrl, self._everyone = self._batch.bind("ctrl"), np.arange(n)
 
     def begin(self):
         self._batch.state[:] = self._simulations._batch.state
         for name, values in self._fields.items():
-            values[:] = self._simulations._expanded[name]
-        if self._simulations._consts:
+            values[:] = self._simulations._episodes.fields[name]
+        if self._simulations._episodes.derives:
             self._batch.set_const()
 
     def step(self, actions):

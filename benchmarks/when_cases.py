@@ -7,7 +7,7 @@ from typing import Any
 
 from when_tasks import BACKEND, FINER, PLAIN
 
-from es_rl.envs import recall
+from es_rl.envs.toys import recall
 from es_rl.rl.presets import preset
 
 OURS, PPO, RECURRENT = "es_rl", "ppo_fast", "recurrent_ppo"

@@ -9,6 +9,7 @@ The composition root: it connects environments, policy and workers. `es_rl.run.l
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from es_rl.es.strategy import ESParams
 from es_rl.noise import KINDS
 from es_rl.policies import POLICIES
 from es_rl.record import Films
-from es_rl.rl import agent
+from es_rl.rl import agent, difficulty
 from es_rl.rl.central import PROCESSES
 from es_rl.rl.chunks import make_policy
 from es_rl.rl.config import Config, parse_resume, parse_train
@@ -89,7 +90,7 @@ def _prepare(config: Config, run: Path, init: str, workers: Workers, say: Callab
         return Films(run, config, say=say, done=log.animation)
 
     about = agent.about(spec.observation_space, spec.action_space)
-    state = judged.begin() if judged else es.init(policy)
+    state = judged.begin() if judged else replace(es.init(policy), extra=difficulty.begun(spec.curriculum))
     if init:
         state = agent.start_from(Path(init), state)
     return Training(evaluator, state, about, heading, films, judged.step if judged else None)

@@ -34,12 +34,14 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from es_rl.envs import gymnasium_backend, mujoco_tasks, point_mass, recall, worlds
+from es_rl.envs import gymnasium_backend, mujoco_tasks, worlds
+from es_rl.envs.curriculum import Curriculum, curriculum_of
 from es_rl.envs.measures import names_of
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
 from es_rl.envs.registry import check_id as check_id
 from es_rl.envs.registry import simulations_of, versions_of
 from es_rl.envs.spaces import Bools, Floats, Ids, Seeds, usable
+from es_rl.envs.toys import point_mass, recall
 from es_rl.errors import FOREIGN, ConfigError, EnvError, lookup
 
 
@@ -109,6 +111,7 @@ class EnvSpec:
     warnings: tuple[str, ...] = ()  # messages of the warnings while it was made, without repetitions
     savable: bool = False  # whether its simulations are `Savable`
     measures: tuple[str, ...] = ()  # names of what is measured besides rewards
+    curriculum: Curriculum | None = None  # by which its episodes grow harder
 
 
 def make(id: str, n: int, /, backend: str = "auto", *, obs_first: int | None = None, **env_kwargs: Any) -> VectorEnv:
@@ -273,8 +276,10 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
     vector = make_vector(id, 1, backend, env_kwargs)
     env.action_space.seed(seed)
     vector.reset([0], [seed])
-    measures = names_of(vector)
-    spec = EnvSpec(id, seen, env.action_space, dict(env_kwargs), backend, said, isinstance(vector, Savable), measures)
+    spec = EnvSpec(
+        id, seen, env.action_space, dict(env_kwargs), backend, said, isinstance(vector, Savable),
+        names_of(vector), curriculum_of(vector),
+    )  # fmt: skip
     if not vector.errors:
         vector.step([0], np.asarray(spec.action_space.sample())[None])
     vector.close()

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from es_rl import plugins
+from es_rl.envs.curriculum import Curriculum, curriculum_of
 from es_rl.envs.measures import names_of, sums_of
 from es_rl.envs.spaces import Bools, Flattener, Floats, Ids, Seeds, size, to_action
 from es_rl.errors import FOREIGN, EnvError, text_of
@@ -109,6 +110,8 @@ class GymnasiumVector:
         self._envs: list[gymnasium.Env[Any, Any] | None] = [None] * n
         self._size = 0  # of an observation; known once the first environment is made
         self.measures: tuple[str, ...] = ()  # known then too
+        self.curriculum: Curriculum | None = None  # and this
+        self.difficulty = 1.0
         self._flatten: Flattener
 
     def reset(self, ids: Ids, seeds: Seeds) -> Floats:
@@ -158,13 +161,14 @@ class GymnasiumVector:
                 env = self._envs[i] = env if self._endless else bounded(env)
                 self._flatten = Flattener(env.observation_space)
                 self._size = size(env.observation_space, self._obs_first)
-                self.measures = names_of(env.unwrapped)
+                self.measures, self.curriculum = names_of(env.unwrapped), curriculum_of(env.unwrapped)
+            given: dict[str, Any] = {} if self.curriculum is None else {"options": {"difficulty": self.difficulty}}
             with plugins.their_settings(watch=True):
                 if isinstance(seed, np.random.Generator):
                     env.unwrapped.np_random = seed
-                    returned = env.reset()
+                    returned = env.reset(**given)
                 else:
-                    returned = env.reset(seed=int(seed))
+                    returned = env.reset(seed=int(seed), **given)
                 if not isinstance(returned, tuple) or len(returned) != 2:
                     raise TypeError("it returned an observation alone. Gymnasium's reset returns (observation, info)")
                 return self._flatten(returned[0])[: self._size]

@@ -63,6 +63,7 @@ class MemberScores:
     buffers: dict[str, Tensor]  # buffers of the policy, updated by this generation's observations
     steps: int  # environment steps, or tokens
     metrics: dict[str, Any]  # for the log
+    extra: dict[str, Tensor] = field(default_factory=dict)  # what the state holds besides from now on
 
 
 def init(module: nn.Module) -> ESState:
@@ -206,3 +207,4 @@ class Generation:
     model: dict[str, NDArray[Any]]  # parameters and buffers, by name
     perturbation: Perturbation
     limit: int | None = None  # steps after which members' episodes are cut off
+    difficulty: float | None = None  # of the episodes, if the environment has a curriculum; None: the full one

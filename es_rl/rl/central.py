@@ -208,7 +208,7 @@ class Central:
             jobs = [shard for own in shards for shard in own]
             self._workers.map(
                 self._simulation,
-                Round(generation.number, self._board, generation.limit),
+                Round(generation.number, self._board, generation.limit, generation.difficulty),
                 jobs,
                 on_result=settle,
                 pump=pump,

@@ -20,6 +20,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from es_rl.envs import EnvSpec, VectorEnv
+from es_rl.envs.curriculum import set_difficulty
 from es_rl.envs.spaces import Floats, Ints
 from es_rl.rl.chunks import Chunk, ChunkResult, chunk_result, episode_seeds, make_env
 from es_rl.rl.compaction import Compaction
@@ -70,6 +71,7 @@ class Round:
     number: int  # number of the generation
     board: Board
     limit: int | None  # cap on members' episodes, in steps
+    difficulty: float | None = None  # of the episodes, if the environment has a curriculum
 
 
 class Simulation:
@@ -83,6 +85,7 @@ class Simulation:
     def __call__(self, shared: Round, shard: Shard, beat: Callable[[int], None]) -> ChunkResult:
         if self._env is None:
             self._env = make_env(self._config, self._spec)
+        set_difficulty(self._env, shared.difficulty)
         if self._board is None or self._board[0] != shared.board:
             self._board = shared.board, shared.board.memory.arrays()
         # Clear what a dead worker may have left. 0 also tells the main process that this shard starts.

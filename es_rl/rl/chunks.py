@@ -16,6 +16,7 @@ from torch import nn
 
 from es_rl import envs, policies
 from es_rl.envs import EnvSpec, VectorEnv
+from es_rl.envs.curriculum import set_difficulty
 from es_rl.envs.spaces import Floats, size
 from es_rl.es.chunks import TOGETHER
 from es_rl.es.strategy import Generation
@@ -134,6 +135,7 @@ class ChunkRunner:
         if generation is not self._generation:
             self._policy.load_state_dict({k: torch.from_numpy(v) for k, v in generation.model.items()})
             self._generation = generation
+        set_difficulty(self._env, generation.difficulty)
         return self._env, self._policy
 
 

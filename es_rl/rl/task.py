@@ -20,6 +20,7 @@ from es_rl.errors import EnvError, TrainingError
 from es_rl.es.chunks import divide
 from es_rl.es.strategy import ESParams, ESState, Generation, MemberScores
 from es_rl.policies import normalizer
+from es_rl.rl import difficulty
 from es_rl.rl.actors import numpy_layers
 from es_rl.rl.central import Central
 from es_rl.rl.chunks import Chunk, ChunkResult, ChunkRunner, make_policy, result_of
@@ -54,11 +55,12 @@ class RlTask:
         start, busy = time.monotonic(), self._workers.busy
         p, chunks = es.ask(self._params, state)
         limit = es.limit(self._params, state.generation)
-        generation = Generation(state.generation, es.arrays(state), p, limit)
+        generation = Generation(state.generation, es.arrays(state), p, limit, difficulty.of(state.extra))
         results, failed = self._roll_members(generation, self._cut(chunks), chunks[-1].stop, failed=0)
         if more := es.grow(self._params, chunks[-1].stop, sum(result.steps for result in results)):
             results += self._roll_members(generation, self._cut(more), more[-1].stop, failed=failed)[0]
         moments = [result.moments for result in results if result.moments is not None]
+        measured = _measures(results, self._spec, self._config.es.episodes)
         processes = max(1, self._workers.count)
         available = max(1e-9, processes * (time.monotonic() - start))  # seconds, of all processes together
         return MemberScores(
@@ -67,11 +69,13 @@ class RlTask:
             steps=sum(result.steps for result in results),
             # Shares of the workers' time: busy with a job, and in steps of the environments.
             metrics=_metrics(results)
-            | _measures(results, self._spec, self._config.es.episodes)
+            | measured
+            | difficulty.metric(state.extra)
             | {
                 "time/utilisation": (self._workers.busy - busy) / available if self._workers.count else 1.0,
                 "time/simulating": sum(result.simulating for result in results) / available,
             },
+            extra=difficulty.after(self._spec.curriculum, state.extra, measured),
         )
 
     def _cut(self, chunks: list[range]) -> list[range]:

@@ -253,7 +253,7 @@ def _generation(params: ESParams, task: Task, state: ESState) -> StepResult:
     after, told = es.tell(params, state, seen.fitness, seen.buffers)
     times = {"time/rollout": evaluated - start, "time/update": time.monotonic() - evaluated}
     record = seen.metrics | told.metrics() | times
-    return StepResult(after, seen.steps, record, seen.fitness, told.flat)
+    return StepResult(replace(after, extra=seen.extra), seen.steps, record, seen.fitness, told.flat)
 
 
 def _restore(r: Run, training: Training, say: Callable[[str], None]) -> tuple[ESState, Progress]:

@@ -288,7 +288,7 @@ def test_a_signal_closes_the_window(number, code, display, train, start, tmp_pat
 
 
 QUIET = """
-from es_rl.envs.point_mass import PointMass
+from es_rl.envs.toys.point_mass import PointMass
 import gymnasium
 
 class Quiet(PointMass):

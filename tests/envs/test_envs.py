@@ -14,8 +14,8 @@ from gymnasium import spaces
 from es_rl import envs
 from es_rl.envs.gymnasium_backend import describe
 from es_rl.envs.mujoco_tasks import TASKS
-from es_rl.envs.point_mass import ID, SOLVED, STEPS
 from es_rl.envs.spaces import flatten, from_json, size, to_json
+from es_rl.envs.toys.point_mass import ID, SOLVED, STEPS
 from es_rl.errors import ConfigError, EnvError
 
 warnings.simplefilter("ignore", DeprecationWarning)

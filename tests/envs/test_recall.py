@@ -6,8 +6,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from es_rl import envs
-from es_rl.envs import recall
 from es_rl.envs.gymnasium_backend import make_one
+from es_rl.envs.toys import recall
 from es_rl.errors import EnvError
 
 

@@ -118,15 +118,29 @@ def test_a_saved_robot_goes_on_elsewhere_to_the_same_bits(name):
 def test_a_world_belongs_to_its_seed_and_can_be_left_out():
     vector = envs.make("Cart-v0", 4)
     vector.reset(range(4), [3, 3, 4, 5])
-    mass = vector._expanded["body_mass"]
+    mass = vector._episodes.fields["body_mass"]
     default = vector.model.body_mass
     assert np.array_equal(mass[0], mass[1]) and len(np.unique(mass[:, 2])) == 3
     assert np.array_equal(mass[:, :2], np.broadcast_to(default[:2], (4, 2)))
     assert (mass[:, 2] >= 0.5 * default[2]).all() and (mass[:, 2] <= 2 * default[2]).all()
     nominal = envs.make("Cart-v0", 2, randomise=False)
     obs = nominal.reset([0, 1], [3, 4])
-    assert not nominal._expanded and np.array_equal(obs[:, 0], obs[:, 2])
+    assert not nominal._episodes.fields and np.array_equal(obs[:, 0], obs[:, 2])
     assert obs[0, 0] == nominal._fields["qpos"][0, 1]  # without noise
+
+
+@pytest.mark.parametrize("name", ["es_rl/Quadruped-v0", "es_rl/QuadrupedTerrain-v0", "Cart-v0"])
+def test_an_episode_does_not_depend_on_what_was_played_before(name):
+    """Not on its noise either, which is drawn again every 64 steps."""
+    used, fresh = envs.make(name, 1), envs.make(name, 1)
+    used.reset([0], [7])
+    actions = np.random.default_rng(0).uniform(-1, 1, (90, 1, used.model.nu))
+    for action in actions:
+        used.step([0], action)
+    assert np.array_equal(used.reset([0], [8]), fresh.reset([0], [8]))
+    for action in actions:
+        for ours, theirs in zip(used.step([0], action), fresh.step([0], action), strict=True):
+            assert np.array_equal(ours, theirs)
 
 
 def test_an_episode_begins_about_its_keyframe():

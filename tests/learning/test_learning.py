@@ -3,7 +3,7 @@
 import pytest
 from conftest import metrics
 
-from es_rl.envs.point_mass import ID, SOLVED
+from es_rl.envs.toys.point_mass import ID, SOLVED
 from es_rl.noise import KINDS
 
 

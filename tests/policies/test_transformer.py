@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from es_rl import policies
-from es_rl.envs import recall
+from es_rl.envs.toys import recall
 from es_rl.errors import ConfigError
 from es_rl.noise import Perturbation, member_weights
 from es_rl.rl.actors import TorchForward, member_actors

@@ -16,8 +16,22 @@
 environment, equal to one simulation of the fast one to the last bit.
 """
 
+from es_rl.envs.curriculum import Curriculum
 from es_rl.envs.robot.env import RobotEnv, register
 from es_rl.envs.robot.task import Actions, Command, Ground, Observe, Push, Start, Task, Vary
 from es_rl.envs.robot.world import World
 
-__all__ = ["Actions", "Command", "Ground", "Observe", "Push", "RobotEnv", "Start", "Task", "Vary", "World", "register"]
+__all__ = [
+    "Actions",
+    "Command",
+    "Curriculum",
+    "Ground",
+    "Observe",
+    "Push",
+    "RobotEnv",
+    "Start",
+    "Task",
+    "Vary",
+    "World",
+    "register",
+]

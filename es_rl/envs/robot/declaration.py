@@ -11,9 +11,10 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from es_rl.envs.curriculum import Curriculum
 from es_rl.envs.robot.task import Command, Observe, Push, Task, Vary
 from es_rl.envs.robot.world import is_free
-from es_rl.errors import ConfigError, EnvError
+from es_rl.errors import ConfigError, EnvError, lookup
 
 
 def check_task(task: Task) -> None:
@@ -35,6 +36,8 @@ def check_task(task: Task) -> None:
         _check_command(task.command)
     if task.push is not None:
         _check_push(task.push)
+    if task.curriculum is not None:
+        _check_curriculum(task)
 
 
 def _check_terms(task: Task) -> None:
@@ -47,6 +50,16 @@ def _check_terms(task: Task) -> None:
         for name, term in terms.items():
             if not callable(term) and not (kind == "observation" and isinstance(term, Observe)):
                 raise ConfigError(f"the {kind} {name}: must be a term, a function, and is {term!r}.")
+
+
+def _check_curriculum(task: Task) -> None:
+    if not isinstance(task.curriculum, Curriculum):
+        raise ConfigError(f"curriculum: must be a robot.Curriculum, and is {task.curriculum!r}.")
+    if task.ground is None:
+        raise ConfigError("curriculum: chooses patches of a ground, and the task has none. Give ground=robot.Ground().")
+    lookup(task.metrics, task.curriculum.metric, "curriculum: the metric")
+    if not task.curriculum.step > 0:
+        raise ConfigError(f"curriculum: step={task.curriculum.step:g} must be above 0.")
 
 
 def _check_numbers(task: Task) -> None:

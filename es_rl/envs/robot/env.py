@@ -36,6 +36,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         vars(self)["metadata"] = self.metadata | {"render_fps": round(1 / task.step_seconds)}
         self.observation_space = spaces.Box(-np.inf, np.inf, (self._simulations.size,), np.float64)
         self.action_space = spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
+        self.curriculum = task.curriculum
         self.measures, self.measured = self._simulations.measures, self._simulations.measured
         self._camera: Camera | None = None
         self._window: Any = None
@@ -50,6 +51,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
         super().reset(seed=seed)
+        self._simulations.difficulty = float((options or {}).get("difficulty", 1.0))
         return self._simulations.reset([0], [self.np_random])[0], self._info()
 
     def step(self, action: NDArray[np.float32]) -> tuple[Floats, float, bool, bool, dict[str, Any]]:

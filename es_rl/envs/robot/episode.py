@@ -90,9 +90,13 @@ def model_field(model: mujoco.MjModel, name: str) -> Any:
 
 
 def begin(
-    start: Start, model: mujoco.MjModel, source: np.random.Generator, terrain: Terrain | None = None
+    start: Start,
+    model: mujoco.MjModel,
+    source: np.random.Generator,
+    terrain: Terrain | None = None,
+    difficulty: float = 1.0,
 ) -> tuple[Floats, Floats]:
-    """Return qpos and qvel at the start of an episode, on any patch of a terrain."""
+    """Return qpos and qvel at the start of an episode: on a patch of a terrain, up to a difficulty from 0 to 1."""
     qpos = np.array(model.qpos0 if start.keyframe is None else model.key_qpos[find(model, "key", start.keyframe)])
     qvel = np.zeros(model.nv)
     for kind, place in zip(model.jnt_type, model.jnt_qposadr, strict=True):
@@ -103,7 +107,8 @@ def begin(
         qpos[:2] += source.uniform(-start.place, start.place, 2)
         if terrain is not None:
             kinds, levels = terrain.places.shape[:2]
-            qpos[:3] += terrain.places[source.integers(kinds), source.integers(levels)]
+            open_levels = 1 + int(difficulty * (levels - 1) + 1e-9)
+            qpos[:3] += terrain.places[source.integers(kinds), source.integers(open_levels)]
         half = source.uniform(-start.turn, start.turn) / 2
         turned = np.zeros(4)
         mujoco.mju_mulQuat(turned, np.array([np.cos(half), 0, 0, np.sin(half)]), qpos[3:7])

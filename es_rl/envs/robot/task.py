@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from es_rl.envs.curriculum import Curriculum
+
 if TYPE_CHECKING:
     import mujoco
 
@@ -110,5 +112,6 @@ class Task:
     varies: Sequence[Vary] = ()
     push: Push | None = None
     ground: Ground | None = None  # None: as the model has it
+    curriculum: Curriculum | None = None  # None: episodes begin on any patch of the ground
     step_seconds: float = 0.02  # of an action; a multiple of the model's timestep
     seconds: float = 20.0  # of an episode

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from es_rl.envs.robot import episode
 from es_rl.envs.robot.declaration import check_model, check_task
-from es_rl.envs.robot.episode import NOISE_STEPS, Varied, model_field
+from es_rl.envs.robot.episode import NOISE_STEPS
+from es_rl.envs.robot.episodes import Episodes
 from es_rl.envs.robot.ground import Terrain
 from es_rl.envs.robot.observe import Observer
 from es_rl.envs.robot.task import Task, Term
@@ -30,7 +31,6 @@ from es_rl.errors import ConfigError, EnvError, lookup
 # MuJoCo resets a simulation mid-episode when it counts one of these warnings; the task would reward the jump.
 _BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
 _STAGE = mujoco.mjtStage.mjSTAGE_VEL
-_CONSTS = frozenset(mujoco.MjModel._setconst_inputs)  # what depends on them must be computed again
 
 
 class RobotVector:
@@ -52,26 +52,21 @@ class RobotVector:
         self.errors: dict[int, str] = {}
         check_task(task)
         self._terrain = None if task.ground is None else Terrain(task.ground)
-        self.task, self.model, self._randomise = task, load(task.model, self._terrain), randomise
+        self.task, self.model = task, load(task.model, self._terrain)
         check_model(task, self.model)
         self._skip, self._free = _substeps(task, self.model), is_free(self.model)
-        self.steps = max(1, round(task.seconds / task.step_seconds))
-        self._limit, self._obs_first = limit or self.steps, obs_first
         self._batch = Batch(self.model, n, threads, persistent=True)
         self._bad = self._batch.warning[:, _BAD, 1]  # (N, kinds) counters, a live view
         self._known, self._everyone = self._bad.copy(), np.arange(n)
         self._fields = Fields(self._batch.bind)
-        self._varied = [Varied.of(vary, self.model) for vary in task.varies] if randomise else []
-        self._expanded = {varied.vary.field: self._expand(varied.vary.field) for varied in self._varied}
-        self._defaults = {name: model_field(self.model, name) for name in self._expanded}
-        self._consts = any(name.startswith("opt.") or name in _CONSTS for name in self._expanded)
+        self._episodes = Episodes(task, self.model, self._batch, n, self._terrain, randomise=randomise)
+        self._limit, self._obs_first = limit or self._episodes.steps, obs_first
+        self.curriculum, self.difficulty = task.curriculum, 1.0  # of the episodes that begin from now on
         about, actions = task.actions.about, self.model.nu
         self._rest = np.zeros(actions) if about is None else self.model.key_ctrl[find(self.model, "key", about)].copy()
         self._scale = np.broadcast_to(np.asarray(task.actions.scale, np.float64), (actions,))
-        self._seed, self._elapsed = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self._elapsed = np.zeros(n, np.int64)
         self._actions = np.zeros((n, task.actions.delay + 2, actions))  # the latest ones, the oldest first
-        self._commands = np.zeros((n, self.steps, len(task.command.ranges) if task.command else 0))
-        self._pushes = np.zeros((n, self.steps, 2))
         self._observer = Observer(task.observations, n, randomise=randomise)
         kinds = {"reward": task.rewards, "ends": task.ends, "metric": task.metrics}
         self.measures = tuple(f"{kind}/{name}" for kind, terms in kinds.items() for name in terms)
@@ -86,13 +81,15 @@ class RobotVector:
     def reset(self, ids: Ids, seeds: Seeds) -> Floats:
         order = np.argsort(ids)
         chosen = np.asarray(ids, np.int64)[order]
-        self._seed[chosen] = [_integer(list(seeds)[i]) for i in order]
+        self._episodes.seed[chosen] = [_integer(list(seeds)[i]) for i in order]
+        self._episodes.difficulty[chosen] = self.difficulty
+        self._elapsed[chosen] = 0  # before noise is drawn, which it names
         self._batch.reset(chosen, stage=mujoco.mjtStage.mjSTAGE_NONE)
         starts = self._draw(chosen)
         for i, (qpos, qvel) in zip(chosen, starts, strict=True):
             self._fields["qpos"][i], self._fields["qvel"][i] = qpos, qvel
         self._batch.forward(chosen)
-        self._elapsed[chosen], self._known[chosen] = 0, self._bad[chosen]
+        self._known[chosen] = self._bad[chosen]
         self._actions[chosen] = self._measured[chosen] = 0.0
         obs = self._observer.begin(self._world(chosen), chosen)
         return self._seen(obs)[np.argsort(order)]
@@ -118,9 +115,11 @@ class RobotVector:
     def save(self, ids: Ids) -> Floats:
         """Return all that the coming steps of these simulations depend on, a row (n, S) each."""
         chosen = np.asarray(ids, np.int64)
-        counts = np.stack([self._seed[chosen], self._elapsed[chosen]], axis=1)
-        actions = self._actions[chosen].reshape(len(chosen), self._actions[0].size)
+        episodes, actions = self._episodes, self._actions[chosen].reshape(len(chosen), self._actions[0].size)
+        counts = np.stack([episodes.seed[chosen], self._elapsed[chosen]], axis=1)
         parts = [self._batch.state[chosen], counts, actions, self._measured[chosen]]
+        if self.curriculum is not None:
+            parts.append(episodes.difficulty[chosen, None])
         return np.concatenate([*parts, self._observer.save(chosen)], axis=1)
 
     def restore(self, ids: Ids, rows: Floats) -> None:
@@ -128,10 +127,13 @@ class RobotVector:
         order = np.argsort(ids)
         chosen, rows = np.asarray(ids, np.int64)[order], rows[order]
         sizes = [self._batch.state.shape[1], 1, 1, self._actions[0].size, len(self.measures)]
+        sizes.append(0 if self.curriculum is None else 1)
         if rows.shape[1] < sum(sizes):
             raise ValueError(f"rows of {rows.shape[1]} numbers in place of at least {sum(sizes)}")
-        state, seed, elapsed, actions, measured, seen = np.split(rows, np.cumsum(sizes), axis=1)
-        self._seed[chosen], self._elapsed[chosen] = seed[:, 0], elapsed[:, 0]
+        state, seed, elapsed, actions, measured, difficulty, seen = np.split(rows, np.cumsum(sizes), axis=1)
+        self._episodes.seed[chosen], self._elapsed[chosen] = seed[:, 0], elapsed[:, 0]
+        if self.curriculum is not None:
+            self._episodes.difficulty[chosen] = difficulty[:, 0]
         self._actions[chosen] = actions.reshape(len(chosen), *self._actions.shape[1:])
         self._measured[chosen] = measured
         self._observer.restore(chosen, seen)
@@ -155,7 +157,7 @@ class RobotVector:
     def command(self, i: int) -> dict[str, float]:
         """Return what a simulation is told now, by name."""
         names = list(self.task.command.ranges) if self.task.command else []
-        now = self._commands[i, self._elapsed[i] % self.steps]
+        now = self._episodes.commands[i, self._elapsed[i] % self._episodes.steps]
         return dict(zip(names, now.tolist(), strict=True))
 
     def steer(self, i: int, command: Mapping[str, float]) -> None:
@@ -166,7 +168,7 @@ class RobotVector:
         ranges = self.task.command.ranges if self.task.command else {}
         for name, value in command.items():
             lookup(ranges, name, "command")
-            self._commands[i, :, list(ranges).index(name)] = value
+            self._episodes.commands[i, :, list(ranges).index(name)] = value
 
     def push(self, i: int, change: Floats) -> None:
         """Add to the first velocities of a simulation; of a free root, these are x and y, in metres per second."""
@@ -180,19 +182,7 @@ class RobotVector:
 
     def _draw(self, chosen: Ints) -> list[tuple[Floats, Floats]]:
         """Draw the worlds of these episodes from their seeds. Return qpos and qvel at their start."""
-        task, starts = self.task, []
-        for i in chosen:
-            source, values = episode.world(int(self._seed[i])), dict[str, Floats]()
-            for varied in self._varied:
-                name = varied.vary.field
-                self._expanded[name][i] = varied.draw(source, values.get(name, self._defaults[name]))
-                values[name] = self._expanded[name][i]
-            starts.append(episode.begin(task.start, self.model, source, self._terrain))
-            self._commands[i] = episode.commands(task.command, self.steps, task.step_seconds, source)
-            if self._randomise and task.push is not None:
-                self._pushes[i] = episode.pushes(task.push, self.steps, task.step_seconds, source)
-        if self._consts:
-            self._batch.set_const(chosen)
+        starts = self._episodes.draw(chosen)
         if self._observer.noisy:
             self._draw_noise(chosen)
         return starts
@@ -200,16 +190,16 @@ class RobotVector:
     def _draw_noise(self, chosen: Ints) -> None:
         blocks = self._elapsed[chosen] // NOISE_STEPS
         for i, block in zip(chosen, blocks.tolist(), strict=True):
-            self._observer.noise[i] = episode.noise(int(self._seed[i]), block, self._observer.sizes)
+            self._observer.noise[i] = episode.noise(int(self._episodes.seed[i]), block, self._observer.sizes)
 
     def _advance(self, chosen: Ints, actions: Floats) -> Any:
         """Step the physics. Return the simulations in which MuJoCo raised an error."""
-        now = self._elapsed[chosen] % self.steps  # after its seconds, an episode has the same pushes again
+        now = self._elapsed[chosen] % self._episodes.steps  # after its seconds, an episode has the same pushes again
         queue = self._actions[chosen]
         queue[:, :-1], queue[:, -1] = queue[:, 1:], actions
         self._actions[chosen] = queue
         self._fields["ctrl"][chosen] = self._rest + self._scale * np.clip(queue[:, 1], -1.0, 1.0)
-        if (change := self._pushes[chosen, now]).any():
+        if (change := self._episodes.pushes[chosen, now]).any():
             self._fields["qvel"][chosen, :2] += change
         self._elapsed[chosen] += 1
         try:
@@ -253,18 +243,11 @@ class RobotVector:
             self._fields, slice(None) if everyone else chosen,
             model=self.model, free=self._free, dt=self.task.step_seconds, time=now * self.task.step_seconds,
             action=self._actions[chosen, -1], last_action=self._actions[chosen, -2],
-            command=self._commands[chosen, now % self.steps], terrain=self._terrain,
+            command=self._episodes.commands[chosen, now % self._episodes.steps], terrain=self._terrain,
         )  # fmt: skip
 
     def _seen(self, obs: Floats) -> Floats:
         return obs if self._obs_first is None else obs[:, : self._obs_first]
-
-    def _expand(self, name: str) -> NDArray[Any]:
-        try:
-            expanded: NDArray[Any] = self._batch.expand(name)
-        except ValueError as error:
-            raise EnvError(f"{name}: cannot differ between simulations: {error}.") from error
-        return expanded
 
     def _check_terms(self) -> None:
         """Compute every term once, which binds what it reads. Raises `EnvError` for one of the wrong shape."""

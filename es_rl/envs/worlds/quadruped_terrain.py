@@ -17,5 +17,7 @@ def task(**changes: object) -> robot.Task:
         "ground": robot.Ground(),
         "observations": {**flat.observations, "ground": seen},
         "command": robot.Command({"forward": (-0.3, 1.0), "sideways": (-0.2, 0.2), "turn": (-0.8, 0.8)}),
+        "metrics": {**flat.metrics, "went": terms.goes_along([0, 1], terms.velocity, [0, 1], least=0.3)},
+        "curriculum": robot.Curriculum("went", wanted=0.6),
     }
     return quadruped.task(**(declared | changes))

@@ -62,6 +62,7 @@ class SegmentState:
             kind, _, name = full_name.partition("/")
             parts.setdefault(kind, {})[name] = value
         explore = parts.pop("explore")
+        parts.pop("curriculum", None)  # not of steps alone: see `es_rl.rl.difficulty`
         arrays: dict[str, dict[str, NDArray[Any]]] = {
             kind: {name: value.numpy() for name, value in part.items()} for kind, part in parts.items()
         }

@@ -26,6 +26,7 @@ from es_rl.es.optim import Ascent
 from es_rl.es.strategy import ESParams, ESState, Generation
 from es_rl.policies import normalizer
 from es_rl.population.credit import Credit
+from es_rl.rl import difficulty
 from es_rl.rl.actors import numpy_layers
 from es_rl.rl.chunks import make_policy
 from es_rl.rl.config import Config
@@ -52,7 +53,7 @@ class SegmentTask:
         self._policy: Any = make_policy(config, spec)
         _check(config, spec, self._policy)
         self._network = nn.Sequential(OrderedDict(list(self._policy.named_children())[1:-1]))
-        self.runner, self._measures = SegmentRunner(config, spec), spec.measures
+        self.runner, self._measures, self._curriculum = SegmentRunner(config, spec), spec.measures, spec.curriculum
 
     def begin(self) -> ESState:
         """Begin all simulations. Return the state before the first generation."""
@@ -66,7 +67,7 @@ class SegmentTask:
             {name: torch.from_numpy(value) for name, value in explore.items()},
             self._new_critic(0),
         )
-        return replace(state, extra=extra.tensors())
+        return replace(state, extra=extra.tensors() | difficulty.begun(self._curriculum))
 
     def step(self, state: ESState) -> StepResult:
         """Run one generation. Raises `EnvError` or `TrainingError`."""
@@ -91,9 +92,11 @@ class SegmentTask:
         ended = time.monotonic()
         times = {"time/rollout": rolled - start, "time/update": ended - rolled}
         shares = self._shares(ended - start, self._workers.busy - busy, played)
-        record = {"members": 2 * reward.size} | played.metrics() | judged.metrics() | told | times | shares
+        measured, hard = played.metrics(), difficulty.metric(state.extra)
+        record = {"members": 2 * reward.size} | measured | judged.metrics() | told | times | shares | hard
         buffers = normalizer.merge(state.buffers, moments)
-        state = ESState(number, moved.theta, buffers, moved.optim, after.tensors())
+        extra = after.tensors() | difficulty.after(self._curriculum, state.extra, measured)
+        state = ESState(number, moved.theta, buffers, moved.optim, extra)
         return StepResult(state, reward.size, record, reward.sum(axis=0), flat=False)
 
     def _shares(self, seconds: float, busy: float, played: Played) -> dict[str, float]:
@@ -162,7 +165,9 @@ class SegmentTask:
         return [range(first, end) for first, end in pairwise(ends) if first < end]
 
     def _map(self, state: ESState, jobs: Sequence[Any], pump: Callable[[], bool] | None = None) -> list[Any]:
-        generation = Generation(state.generation, es.arrays(state), es.perturbation(self._params, state.generation))
+        noise = es.perturbation(self._params, state.generation)
+        hard = difficulty.of(state.extra)
+        generation = Generation(state.generation, es.arrays(state), noise, difficulty=hard)
         outcomes = self._workers.map(self.runner, generation, jobs, pump=pump)
         for outcome in outcomes:
             if isinstance(outcome, JobFailure):

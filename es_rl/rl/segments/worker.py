@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from es_rl import envs
 from es_rl.envs import EnvSpec, Savable
+from es_rl.envs.curriculum import set_difficulty
 from es_rl.envs.measures import sums_of
 from es_rl.envs.spaces import Bools, Floats
 from es_rl.es.strategy import Generation
@@ -103,6 +104,7 @@ class SegmentRunner:
         if self._env is None:
             self._env = make_simulations(self._config, self._spec)
             self._policy = make_policy(self._config, self._spec)
+        set_difficulty(self._env, generation.difficulty)
         if not job.steps:
             return self._begin(self._env, job)
         self._policy.load_state_dict({k: torch.from_numpy(v) for k, v in generation.model.items()})

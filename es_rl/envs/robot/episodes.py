@@ -1,0 +1,68 @@
+"""The episodes of N simulations: what each draws from its seed, and where it begins.
+
+Shapes: N simulations, T steps of an episode, C numbers of a command.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+from mujoco.batch import Batch
+from numpy.typing import NDArray
+
+from es_rl.envs.robot import episode
+from es_rl.envs.robot.episode import Varied, model_field
+from es_rl.envs.robot.ground import Terrain
+from es_rl.envs.robot.task import Task
+from es_rl.envs.spaces import Floats, Ints
+from es_rl.errors import EnvError
+
+_CONSTS = frozenset(mujoco.MjModel._setconst_inputs)  # what depends on them must be computed again
+
+
+class Episodes:
+    """Draws the worlds of episodes into a batch, and holds their commands and pushes.
+
+    Without `randomise`, all worlds are alike. Raises `EnvError` for a field of the model that cannot vary.
+    """
+
+    def __init__(
+        self, task: Task, model: mujoco.MjModel, batch: Batch, n: int, terrain: Terrain | None, *, randomise: bool
+    ) -> None:
+        self._task, self._model, self._batch, self._terrain = task, model, batch, terrain
+        self._randomise = randomise
+        self.steps = max(1, round(task.seconds / task.step_seconds))  # T
+        self._varied = [Varied.of(vary, model) for vary in task.varies] if randomise else []
+        self.fields = {varied.vary.field: self._expand(varied.vary.field) for varied in self._varied}  # (N, …) each
+        self._defaults = {name: model_field(model, name) for name in self.fields}
+        self.derives = any(name.startswith("opt.") or name in _CONSTS for name in self.fields)
+        self.seed = np.zeros(n, np.int64)
+        self.difficulty = np.ones(n)  # of the patches of the ground on which an episode may begin, 0 to 1
+        self.commands = np.zeros((n, self.steps, len(task.command.ranges) if task.command else 0))  # (N, T, C)
+        self.pushes = np.zeros((n, self.steps, 2))  # (N, T, 2)
+
+    def draw(self, chosen: Ints) -> list[tuple[Floats, Floats]]:
+        """Draw the worlds of these episodes from their seeds. Return qpos and qvel at their start."""
+        task, starts = self._task, []
+        for i in chosen:
+            source, values = episode.world(int(self.seed[i])), dict[str, Floats]()
+            for varied in self._varied:
+                name = varied.vary.field
+                self.fields[name][i] = varied.draw(source, values.get(name, self._defaults[name]))
+                values[name] = self.fields[name][i]
+            starts.append(episode.begin(task.start, self._model, source, self._terrain, float(self.difficulty[i])))
+            self.commands[i] = episode.commands(task.command, self.steps, task.step_seconds, source)
+            if self._randomise and task.push is not None:
+                self.pushes[i] = episode.pushes(task.push, self.steps, task.step_seconds, source)
+        if self.derives:
+            self._batch.set_const(chosen)
+        return starts
+
+    def _expand(self, name: str) -> NDArray[Any]:
+        try:
+            expanded: NDArray[Any] = self._batch.expand(name)
+        except ValueError as error:
+            raise EnvError(f"{name}: cannot differ between simulations: {error}.") from error
+        return expanded

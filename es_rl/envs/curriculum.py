@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Curriculum:
-    """The difficulty of episodes, from 0 to 1. It rises if a metric of the task is as large as wanted, else it falls."""
+    """How hard episodes are, from 0 to 1. It rises if a metric of the task is as large as wanted, else it falls."""
 
     metric: str  # its mean over the steps of a generation counts
     wanted: float

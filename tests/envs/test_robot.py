@@ -159,6 +159,23 @@ def test_an_episode_begins_about_its_keyframe():
     assert headings.std() > 1.2 and (qpos[:, 4:6] == 0).all() and (qpos[:, 7:].std(axis=0) > 0.04).all()
 
 
+def test_a_robot_is_told_how_far_it_leans_and_how_far_its_joints_are_from_a_pose():
+    env = RobotVector(quadruped.task(), 2)
+    env.reset([0, 1], [0, 1])
+    stand, q = env.model.key_qpos[0], env._fields["qpos"]
+    q[0], q[1] = stand, stand
+    q[1, 3:7] = np.cos(0.1), np.sin(0.1), 0, 0  # rolled by 0.2
+    q[1, [7, 8, 12]] += 0.1, 0.2, -0.3  # a roll, a pitch, a knee
+    w = env._world(env._everyone)
+    assert np.allclose(terms.leaning(w), [0.0, np.sin(0.2) ** 2])
+    assert np.allclose(terms.away_from("stand")(w), [0.0, 0.01 + 0.04 + 0.09])
+    assert np.allclose(terms.away_from("stand", "*_roll")(w), [0.0, 0.01])
+    with pytest.raises(EnvError, match="joints \\*_rol: the model has none of this name"):
+        terms.away_from("stand", "*_rol")(w)
+    with pytest.raises(EnvError, match="key stnd"):
+        terms.away_from("stnd")(w)
+
+
 def test_history_delay_scale_and_clip():
     vector = envs.make("Cart-v0", 1, randomise=False)
     obs = [vector.reset([0], [1])[0]]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from es_rl.envs.robot.task import Term
-from es_rl.envs.robot.world import World, heading, rotate_back
+from es_rl.envs.robot.world import World, find, heading, joints_called, rotate_back
 from es_rl.envs.spaces import Bools, Floats
 from es_rl.errors import EnvError
 
@@ -178,6 +178,27 @@ def shaking(w: World) -> Floats:
     """Return the squared vertical velocity and roll and pitch rates of the root, their sum."""
     value: Floats = np.square(root(w).qvel[:, 2]) + 0.05 * np.square(turning(w)[:, :2]).sum(axis=1)
     return value
+
+
+def leaning(w: World) -> Floats:
+    """Return the squared sine of the root's tilt: 0 if it stands upright."""
+    value: Floats = np.square(gravity(w)[:, :2]).sum(axis=1)
+    return value
+
+
+def away_from(keyframe: str, names: str = "*") -> Term:
+    """Return a term: the sum of the squared distances of joints from a keyframe, in radians or metres.
+
+    `names` is a pattern for the names of the joints. A free root is left out.
+    """
+
+    def term(w: World) -> Floats:
+        start, key = first(w), find(w.model, "key", keyframe)
+        chosen = joints_called(w.model, names)[start:]  # 1 for a joint of these names, else 0
+        value: Floats = (np.square(w.qpos[:, start:] - w.model.key_qpos[key, start:]) * chosen).sum(axis=1)
+        return value
+
+    return term
 
 
 def alive(w: World) -> Floats:

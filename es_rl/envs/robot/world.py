@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ def find(model: mujoco.MjModel, kind: str, name: str) -> int:
         known = [other for other in names(model, kind) if other]
         raise EnvError(f"{kind} {name}: the model has none of this name.{nearest(name, known)}")
     return int(number)
+
+
+def joints_called(model: mujoco.MjModel, pattern: str) -> Floats:
+    """Return for each number of qpos 1 if its joint has a name of this pattern, else 0. Raises `EnvError` for none."""
+    matching = [fnmatchcase(name, pattern) for name in names(model, "joint")]
+    if not any(matching):
+        raise EnvError(f"joints {pattern}: the model has none of this name.{nearest(pattern, names(model, 'joint'))}")
+    sizes = np.diff(np.append(model.jnt_qposadr, model.nq))
+    return np.repeat(np.asarray(matching, np.float64), sizes)
 
 
 def is_free(model: mujoco.MjModel) -> bool:

@@ -36,13 +36,16 @@ def task(**changes: object) -> robot.Task:
             "effort": (-1e-4, terms.effort),
             "action_change": (-0.004, terms.action_change),
             "shaking": (-0.1, terms.shaking),
+            "leaning": (-1.0, terms.leaning),
+            "stance": (-0.2, terms.away_from("stand")),
+            "spread": (-0.5, terms.away_from("stand", "*_roll")),
         },
-        "ends": {"tilted": terms.tilted(1.0), "sunk": terms.lower_than(0.16)},
+        "ends": {"tilted": terms.tilted(0.8), "sunk": terms.lower_than(0.16)},
         "metrics": {
             "velocity_error": terms.misses([0, 1], terms.velocity, [0, 1]),
             "turning_error": terms.misses([2], terms.turning, [2]),
         },
-        "start": robot.Start(keyframe="stand", joints=0.1, velocities=0.1, turn=3.14),
+        "start": robot.Start(keyframe="stand", joints=0.1, velocities=0.3, turn=3.14),
         "command": robot.Command({"forward": (-0.5, 1.5), "sideways": (-0.3, 0.3), "turn": (-1.0, 1.0)}),
         "varies": [
             robot.Vary("geom_friction", 0.5, 1.3, column=0, together=True),

@@ -53,7 +53,7 @@ class Physics:
             self._batch.set_const()
 
     def step(self, actions):
-        self._ctrl[:] = self._simulations._rest + self._simulations._scale * np.clip(actions, -1.0, 1.0)
+        self._ctrl[:] = self._simulations.rest + self._simulations.scale * np.clip(actions, -1.0, 1.0)
         self._batch.step(self._everyone, self._simulations._skip)
 
 

@@ -17,6 +17,7 @@ environment, equal to one simulation of the fast one to the last bit.
 """
 
 from es_rl.envs.curriculum import Curriculum
+from es_rl.envs.robot.deployment import deployment
 from es_rl.envs.robot.env import RobotEnv, register
 from es_rl.envs.robot.task import Actions, Command, Ground, Observe, Push, Start, Task, Vary
 from es_rl.envs.robot.world import World
@@ -33,5 +34,6 @@ __all__ = [
     "Task",
     "Vary",
     "World",
+    "deployment",
     "register",
 ]

@@ -27,7 +27,7 @@ class Observer:
         self._columns: dict[str, slice] = {}  # of the noise, by term
         self.sizes: Floats = np.zeros(0)  # (K,) of the noise
         self.noise: Floats = np.zeros((n, NOISE_STEPS, 0))
-        self.size = 0
+        self.size, self.widths = 0, dict[str, int]()  # numbers of an observation, and of each term
 
     @property
     def noisy(self) -> bool:
@@ -35,7 +35,7 @@ class Observer:
 
     def check(self, w: World, n: int) -> None:
         """Find the sizes of all terms. Raises `EnvError` for one of the wrong shape."""
-        self.size, sizes = 0, list[Any]()
+        self.size, self.widths, sizes = 0, {}, list[Any]()
         for name, o in self._terms.items():
             shape = called(f"the observation {name}", o.term, w).shape
             if shape[:1] != (n,) or len(shape) > 2:
@@ -44,7 +44,7 @@ class Observer:
             if shape[1:] == (0,):
                 raise EnvError(f"the observation {name} has no numbers. Leave it out, or declare what it reads.")
             k = shape[1] if len(shape) == 2 else 1
-            self.size += k * o.history
+            self.size, self.widths[name] = self.size + k * o.history, k
             if o.noise and self._randomise:
                 self._columns[name] = slice(len(sizes), len(sizes) + k)
                 sizes += [o.noise] * k

@@ -63,8 +63,8 @@ class RobotVector:
         self._limit, self._obs_first = limit or self._episodes.steps, obs_first
         self.curriculum, self.difficulty = task.curriculum, 1.0  # of the episodes that begin from now on
         about, actions = task.actions.about, self.model.nu
-        self._rest = np.zeros(actions) if about is None else self.model.key_ctrl[find(self.model, "key", about)].copy()
-        self._scale = np.broadcast_to(np.asarray(task.actions.scale, np.float64), (actions,))
+        self.rest = np.zeros(actions) if about is None else self.model.key_ctrl[find(self.model, "key", about)].copy()
+        self.scale = np.broadcast_to(np.asarray(task.actions.scale, np.float64), (actions,))
         self._elapsed = np.zeros(n, np.int64)
         self._actions = np.zeros((n, task.actions.delay + 2, actions))  # the latest ones, the oldest first
         self._observer = Observer(task.observations, n, randomise=randomise)
@@ -77,6 +77,11 @@ class RobotVector:
     def size(self) -> int:
         """Numbers of a whole observation."""
         return self._observer.size
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Numbers of each term of an observation, by name."""
+        return self._observer.widths
 
     def reset(self, ids: Ids, seeds: Seeds) -> Floats:
         order = np.argsort(ids)
@@ -198,7 +203,7 @@ class RobotVector:
         queue = self._actions[chosen]
         queue[:, :-1], queue[:, -1] = queue[:, 1:], actions
         self._actions[chosen] = queue
-        self._fields["ctrl"][chosen] = self._rest + self._scale * np.clip(queue[:, 1], -1.0, 1.0)
+        self._fields["ctrl"][chosen] = self.rest + self.scale * np.clip(queue[:, 1], -1.0, 1.0)
         if (change := self._episodes.pushes[chosen, now]).any():
             self._fields["qvel"][chosen, :2] += change
         self._elapsed[chosen] += 1

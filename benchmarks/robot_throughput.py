@@ -13,10 +13,11 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import gymnasium
 import numpy as np
-from mujoco.batch import Batch
+from robot_physics import RobotPhysics
 
 import es_rl.envs
 from es_rl.cli import run
@@ -34,27 +35,6 @@ class Keys:
     steps: int = key(50, "steps of a measurement", low=1)
     rounds: int = key(10, "measurements of each row", low=1)
     general: int = key(4, "simulations of the last row; 0 leaves it out", low=0)
-
-
-class Physics:
-    """The physics of the simulations of a task, from their present states, with the same worlds."""
-
-    def __init__(self, simulations):
-        self._simulations, n = simulations, len(simulations._everyone)
-        self._batch = Batch(simulations.model, n, 1, persistent=True)
-        self._fields = {name: self._batch.expand(name) for name in simulations._episodes.fields}
-        self._ctrl, self._everyone = self._batch.bind("ctrl"), np.arange(n)
-
-    def begin(self):
-        self._batch.state[:] = self._simulations._batch.state
-        for name, values in self._fields.items():
-            values[:] = self._simulations._episodes.fields[name]
-        if self._simulations._episodes.derives:
-            self._batch.set_const()
-
-    def step(self, actions):
-        self._ctrl[:] = self._simulations.rest + self._simulations.scale * np.clip(actions, -1.0, 1.0)
-        self._batch.step(self._everyone, self._simulations._skip)
 
 
 def seconds(step, actions):
@@ -93,14 +73,18 @@ def main(argv):
     use_one_thread()
     simulations, env = es_rl.envs.make(keys.env, keys.size), gymnasium.make(keys.env)
     source, restarts = np.random.default_rng(0), iter(range(10**6, 10**9))
-    simulations.reset(np.arange(keys.size), range(keys.size))
+    everyone = np.arange(keys.size)
+    simulations.reset(everyone, range(keys.size))
     env.reset(seed=0)
-    physics, found = Physics(simulations), {PHYSICS: [], DECLARED: [], GENERAL: []}
+    physics, found = RobotPhysics(simulations), {PHYSICS: [], DECLARED: [], GENERAL: []}
     for number in range(keys.rounds + 1):
         actions = source.uniform(-0.3, 0.3, (keys.steps, keys.size, simulations.model.nu)).astype(np.float32)
         physics.begin()
         played = keys.steps * keys.size
-        speeds = [played / seconds(physics.step, actions), played / seconds(declared(simulations, restarts), actions)]
+        speeds = [
+            played / seconds(partial(physics.step, everyone), actions),
+            played / seconds(declared(simulations, restarts), actions),
+        ]
         if keys.general:
             some = actions[:, : keys.general]
             speeds.append(keys.steps * some.shape[1] / seconds(general(env, restarts), some))

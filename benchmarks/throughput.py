@@ -22,11 +22,13 @@ from pathlib import Path
 import mujoco
 import numpy as np
 from mujoco.batch import Batch
+from robot_physics import RobotPhysics
 
 from es_rl import es
 from es_rl.cli import run
 from es_rl.config import pairs
 from es_rl.envs.mujoco_backend import MujocoVector
+from es_rl.envs.robot.vector import RobotVector
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import TOGETHER
 from es_rl.es.strategy import Generation
@@ -58,7 +60,7 @@ class Alone:
             play(env, actor(), seeds, beat=beat, record=recorded, limit=generation.limit)
         sorted_ids = [(np.sort(ids), actions[np.argsort(ids)]) for ids, actions in recorded]
         env.reset(np.arange(len(seeds)), seeds)
-        step = physics(env, seeds) if isinstance(env, MujocoVector) else env.step
+        step = physics(env, seeds)
         start = time.perf_counter()
         for ids, actions in sorted_ids:
             step(ids, actions)
@@ -66,7 +68,16 @@ class Alone:
 
 
 def physics(env, seeds):
-    """Return a function that calls `Batch.step` and nothing else, from the states in which the episodes begin."""
+    """Return a function that calls `Batch.step` and nothing else, from the states in which the episodes begin.
+
+    Without a fast environment, it steps the environment itself.
+    """
+    if isinstance(env, RobotVector):
+        robot = RobotPhysics(env)
+        robot.begin()
+        return robot.step
+    if not isinstance(env, MujocoVector):
+        return env.step
     template = env._template.unwrapped
     batch = Batch(template.model, len(seeds), 1)
     for i, seed in enumerate(seeds):

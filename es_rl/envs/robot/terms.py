@@ -50,12 +50,14 @@ def joint_velocities(w: World) -> Floats:
 
 def gravity(w: World) -> Floats:
     """Return the direction of gravity in the root's frame, a unit vector (n, 3)."""
-    return rotate_back(root(w).qpos[:, 3:7], np.broadcast_to(DOWN, (len(w.qpos), 3)))
+    quaternion = root(w).qpos[:, 3:7]
+    return w.once("es_rl/gravity", lambda: rotate_back(quaternion, np.broadcast_to(DOWN, (len(quaternion), 3))))
 
 
 def velocity(w: World) -> Floats:
     """Return the root's linear velocity in its own frame, (n, 3), in metres per second."""
-    return rotate_back(root(w).qpos[:, 3:7], w.qvel[:, :3])
+    quaternion = root(w).qpos[:, 3:7]
+    return w.once("es_rl/velocity", lambda: rotate_back(quaternion, w.qvel[:, :3]))
 
 
 def turning(w: World) -> Floats:
@@ -193,9 +195,13 @@ def away_from(keyframe: str, names: str = "*") -> Term:
     """
 
     def term(w: World) -> Floats:
-        start, key = first(w), find(w.model, "key", keyframe)
-        chosen = joints_called(w.model, names)[start:]  # 1 for a joint of these names, else 0
-        value: Floats = (np.square(w.qpos[:, start:] - w.model.key_qpos[key, start:]) * chosen).sum(axis=1)
+        start = first(w)
+        key = w.fact(("key", keyframe), lambda: find(w.model, "key", keyframe))
+        chosen = w.fact(
+            ("joints", names), lambda: joints_called(w.model, names)
+        )  # 1 for a joint of these names, else 0
+        off = w.qpos[:, start:] - w.model.key_qpos[key, start:]
+        value: Floats = (np.square(off) * chosen[start:]).sum(axis=1)
         return value
 
     return term

@@ -58,7 +58,7 @@ class RobotVector:
         self._batch = Batch(self.model, n, threads, persistent=True)
         self._bad = self._batch.warning[:, _BAD, 1]  # (N, kinds) counters, a live view
         self._known, self._everyone = self._bad.copy(), np.arange(n)
-        self._fields = Fields(self._batch.bind)
+        self._fields, self._facts = Fields(self._batch.bind), dict[Any, Any]()
         self._episodes = Episodes(task, self.model, self._batch, n, self._terrain, randomise=randomise)
         self._limit, self._obs_first = limit or self._episodes.steps, obs_first
         self.curriculum, self.difficulty = task.curriculum, 1.0  # of the episodes that begin from now on
@@ -245,7 +245,7 @@ class RobotVector:
         everyone = len(chosen) == len(self._everyone)
         now = self._elapsed[chosen]
         return World(
-            self._fields, slice(None) if everyone else chosen,
+            self._fields, slice(None) if everyone else chosen, self._facts,
             model=self.model, free=self._free, dt=self.task.step_seconds, time=now * self.task.step_seconds,
             action=self._actions[chosen, -1], last_action=self._actions[chosen, -2],
             command=self._episodes.commands[chosen, now % self._episodes.steps], terrain=self._terrain,

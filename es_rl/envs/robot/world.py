@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,10 @@ class World:
     command: Floats  # (n, C)
     terrain: Terrain | None
 
-    def __init__(self, fields: Mapping[str, NDArray[Any]], ids: Ints | slice, **known: Any) -> None:
-        self._fields, self._ids = fields, ids
+    def __init__(
+        self, fields: Mapping[str, NDArray[Any]], ids: Ints | slice, facts: dict[Any, Any], **known: Any
+    ) -> None:
+        self._fields, self._ids, self._facts = fields, ids, facts
         for value in known.values():
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
@@ -102,23 +104,41 @@ class World:
         vars(self)[name] = value
         return value
 
+    def once(self, name: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Return what several terms need of this step, computed by the first one. Nobody can write to it."""
+        if name not in (known := vars(self)):
+            known[name] = compute()
+            known[name].flags.writeable = False
+        found: NDArray[Any] = known[name]
+        return found
+
+    def fact(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """Return something about the model that does not change, such as the place of a name; computed only once."""
+        if key not in self._facts:
+            self._facts[key] = compute()
+        return self._facts[key]
+
     def sensor(self, name: str) -> Floats:
         """Return the values of a sensor of the model, (n, k). Raises `EnvError` for an unknown name."""
-        number = find(self.model, "sensor", name)
+        number = self._number("sensor", name)
         start, size = int(self.model.sensor_adr[number]), int(self.model.sensor_dim[number])
         return self.sensordata[:, start : start + size]
 
     def body(self, name: str) -> int:
         """Return the number of a body, to index `xpos` and others. Raises `EnvError` for an unknown name."""
-        return find(self.model, "body", name)
+        return self._number("body", name)
 
     def geom(self, name: str) -> int:
         """Return the number of a geom. Raises `EnvError` for an unknown name."""
-        return find(self.model, "geom", name)
+        return self._number("geom", name)
 
     def site(self, name: str) -> int:
         """Return the number of a site. Raises `EnvError` for an unknown name."""
-        return find(self.model, "site", name)
+        return self._number("site", name)
+
+    def _number(self, kind: str, name: str) -> int:
+        number: int = self.fact((kind, name), lambda: find(self.model, kind, name))
+        return number
 
 
 def called(name: str, term: Any, w: World) -> NDArray[Any]:

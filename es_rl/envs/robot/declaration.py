@@ -46,6 +46,8 @@ def _check_terms(task: Task) -> None:
     for name, pair in task.rewards.items():
         if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1]) and isinstance(pair[0], Real)):
             raise ConfigError(f"the reward {name}: must be a weight and a term, such as (1.0, terms.upright).")
+    if task.mark is not None and not callable(task.mark):
+        raise ConfigError(f"mark: must be a term, a function, and is {task.mark!r}.")
     for kind, terms in (("observation", task.observations), ("end", task.ends), ("metric", task.metrics)):
         for name, term in terms.items():
             if not callable(term) and not (kind == "observation" and isinstance(term, Observe)):

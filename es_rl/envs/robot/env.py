@@ -79,7 +79,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
 
     def marks(self, data: mujoco.MjData) -> list[Mark]:
         """Return what is drawn besides the robot, whose state is in `data`."""
-        return marks(self.model, data, self.command())
+        return _marks(self._simulations, 0, data)
 
     def copy_to(self, data: mujoco.MjData) -> None:
         """Copy the robot's present state to an `MjData` of its model, to draw it."""
@@ -105,7 +105,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
             self._data = mujoco.MjData(self.model)
         simulations.data(i, self._data)
         mujoco.mj_forward(self.model, self._data)
-        return self._data, marks(self.model, self._data, simulations.command(i))
+        return self._data, _marks(simulations, i, self._data)
 
     def _show(self, data: mujoco.MjData) -> None:
         """Draw in a window."""
@@ -125,27 +125,40 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         return {f"command/{name}": value for name, value in self._simulations.command(0).items()}
 
 
-def marks(model: mujoco.MjModel, data: mujoco.MjData, command: Mapping[str, float]) -> list[Mark]:
-    """Return an arrow above the root that shows a commanded velocity; nothing if none is commanded.
+def _marks(simulations: RobotVector, i: int, data: mujoco.MjData) -> list[Mark]:
+    """Return what is drawn besides a simulation: an arrow for its command, a ball at the place that its task marks."""
+    found, place = [], simulations.mark(i)
+    _, radius = centre_and_radius(simulations.model, data)
+    told = simulations.command(i)
+    if place is not None:
+        found.append(_ball(place, 0.05 * radius))
+    if np.hypot(told.get("forward", 0.0), told.get("sideways", 0.0)) >= 0.01 and len(data.qpos) >= 7:
+        found.append(_arrow(data, told.get("forward", 0.0), told.get("sideways", 0.0), radius))
+    return found
 
-    The commands `forward` and `sideways` are in the root's heading, in metres per second.
-    """
-    told = np.array([command.get("forward", 0.0), command.get("sideways", 0.0)])
-    speed = float(np.hypot(*told))
-    if speed < 0.01 or len(data.qpos) < 7:
-        return []
-    _, size = centre_and_radius(model, data)
-    angle = heading(data.qpos[3:7]) + np.arctan2(told[1], told[0])
+
+def _arrow(data: mujoco.MjData, forward: float, sideways: float, radius: float) -> Mark:
+    """Return an arrow above the root that shows a velocity in the root's heading, in metres per second."""
+    angle = heading(data.qpos[3:7]) + np.arctan2(sideways, forward)
     along, up = np.array([np.cos(angle), np.sin(angle), 0.0]), np.array([0.0, 0.0, 1.0])
     axes = np.stack([np.cross(along, up), up, along], axis=1)  # an arrow points along its third axis
-    arrow = Mark(
+    return Mark(
         type=int(mujoco.mjtGeom.mjGEOM_ARROW),
-        pos=data.qpos[:3] + 0.7 * size * up,
-        size=np.array([0.04, 0.04, 0.2 + 1.2 * speed]) * size,
+        pos=data.qpos[:3] + 0.7 * radius * up,
+        size=np.array([0.04, 0.04, 0.2 + 1.2 * float(np.hypot(forward, sideways))]) * radius,
         mat=axes.ravel(),
         rgba=np.array([0.95, 0.75, 0.1, 1.0]),
     )
-    return [arrow]
+
+
+def _ball(place: Floats, radius: float) -> Mark:
+    return Mark(
+        type=int(mujoco.mjtGeom.mjGEOM_SPHERE),
+        pos=place,
+        size=np.full(3, radius),
+        mat=np.eye(3).ravel(),
+        rgba=np.array([0.95, 0.25, 0.15, 0.75]),
+    )
 
 
 def declared(task: Task | str) -> Task:

@@ -113,5 +113,6 @@ class Task:
     push: Push | None = None
     ground: Ground | None = None  # None: as the model has it
     curriculum: Curriculum | None = None  # None: episodes begin on any patch of the ground
+    mark: Term | None = None  # (n, 3) a place in the world that pictures show as a ball, such as a target
     step_seconds: float = 0.02  # of an action; a multiple of the model's timestep
     seconds: float = 20.0  # of an episode

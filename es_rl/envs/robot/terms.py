@@ -104,6 +104,16 @@ def sensor(name: str) -> Term:
     return lambda w: w.sensor(name)
 
 
+def site(name: str) -> Term:
+    """Return a term: the place of a site in the world, (n, 3), in metres."""
+    return lambda w: w.site_xpos[:, w.site(name)]
+
+
+def offset(start: Term, end: Term) -> Term:
+    """Return a term: the way from one place to another in the world, (n, 3), in metres."""
+    return lambda w: np.asarray(end(w) - start(w))
+
+
 # --- rewards
 
 
@@ -153,6 +163,26 @@ def misses(columns: Sequence[int], what: Callable[[World], Floats], of: Sequence
 
     def term(w: World) -> Floats:
         value: Floats = np.sqrt(_squared_miss(w, columns, what, of))
+        return value
+
+    return term
+
+
+def apart(one: Term, other: Term) -> Term:
+    """Return a term: the distance of two places (n, 3), in metres. For `metrics`, or a reward of negative weight."""
+
+    def term(w: World) -> Floats:
+        value: Floats = np.sqrt(np.square(one(w) - other(w)).sum(axis=1))
+        return value
+
+    return term
+
+
+def near(one: Term, other: Term, tolerance: float) -> Term:
+    """Return a term: 1 if two places (n, 3) are the same, e^(−1) if they are `tolerance` metres apart."""
+
+    def term(w: World) -> Floats:
+        value: Floats = np.exp(-np.square(one(w) - other(w)).sum(axis=1) / tolerance**2)
         return value
 
     return term

@@ -179,6 +179,13 @@ class RobotVector:
         """Add to the first velocities of a simulation; of a free root, these are x and y, in metres per second."""
         self._fields["qvel"][i, : len(change)] += change
 
+    def mark(self, i: int) -> Floats | None:
+        """Return the place (3,) that pictures of a simulation mark now; None if the task marks none."""
+        if self.task.mark is None:
+            return None
+        place: Floats = self.task.mark(self._world(self._everyone[i : i + 1]))[0]
+        return place
+
     def close(self) -> None:
         vars(self).pop("_batch", None)
 
@@ -270,6 +277,8 @@ class RobotVector:
                     raise EnvError(f"{name} has the shape {shape} for {n} simulations, and must have ({n},).")
                 if name.startswith("the end ") and found.dtype != np.bool_:
                     raise EnvError(f"{name} is {found.dtype}, and must be true or false. Compare it.")
+            if self.task.mark is not None and (shape := called("the mark", self.task.mark, w).shape) != (n, 3):
+                raise EnvError(f"the mark has the shape {shape} for {n} simulations, and must have ({n}, 3).")
         self._known[:] = self._bad
 
 

@@ -122,9 +122,16 @@ JUDGED: dict[str, dict[str, Any]] = {
     ),
 }
 JUDGED["QuadrupedTerrain"] = JUDGED["Quadruped"]
+# With less exploration: the first settings that were tried.
+JUDGED["Arm"] = JUDGED["Ball"] = _judged(
+    **WIDE,
+    **{"es.segment": 24, "optim.lr": 0.001, "credit.simulations": 256, "credit.batch": 1024, "credit.explore": 0.5},
+    **{"critic.batch": 1024, "critic.discount": 0.97},
+)
+JUDGED["Biped"] = JUDGED["Arm"] | {"critic.discount": 0.98}
 # Where judged steps learn more than whole episodes in the same environment steps (benchmarks/search_results.md). Of own
 # robots, nothing else was tried.
-BY_STEPS = ("HalfCheetah", "Walker2d", "Ant", "Quadruped", "QuadrupedTerrain")
+BY_STEPS = ("HalfCheetah", "Walker2d", "Ant", "Quadruped", "QuadrupedTerrain", "Arm", "Ball", "Biped")
 
 
 def preset(env: str, given: Mapping[str, object] | None = None) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from es_rl.config import build, check_saved, flatten, help_text, leaves, read_file, to_yaml
+from es_rl.envs.worlds import WORLDS
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import idle_workers
 from es_rl.rl.config import Config, parse_resume, parse_train
@@ -94,7 +95,7 @@ def test_later_sources_win(tmp_path):
 
 @pytest.mark.parametrize("family", JUDGED)
 def test_presets_of_judged_steps_are_valid_and_asked_for_by_the_segment(family):
-    env = f"env=es_rl/{family}-v0" if family.startswith("Quadruped") else f"env={family}-v4"
+    env = f"env=es_rl/{family}-v0" if f"es_rl/{family}-v0" in WORLDS else f"env={family}-v4"
     config = parse_train([env, "es.segment=32"])
     known = {**JUDGED[family], "es.segment": 32}
     assert {k: v for k, v in flatten(dataclasses.asdict(config)).items() if k in known} == known

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 import gymnasium
 
-WORLDS = {"es_rl/Quadruped-v0": "quadruped", "es_rl/QuadrupedTerrain-v0": "quadruped_terrain"}
+WORLDS = {
+    "es_rl/Quadruped-v0": "quadruped",
+    "es_rl/QuadrupedTerrain-v0": "quadruped_terrain",
+    "es_rl/Arm-v0": "arm",
+    "es_rl/Ball-v0": "ball",
+    "es_rl/Biped-v0": "biped",
+}
 STEPS = 1000  # of an episode
 
 

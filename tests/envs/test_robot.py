@@ -211,6 +211,29 @@ def test_a_robot_is_told_how_far_it_leans_and_how_far_its_joints_are_from_a_pose
         terms.away_from("stnd")(w)
 
 
+def test_an_episode_begins_as_an_own_function_says():
+    def crooked(model, source):
+        return np.array([1.0, source.uniform(-0.5, 0.5)])
+
+    env = RobotVector(cart(start=robot.Start(pose=crooked, velocities=0.1)), 8)
+    env.reset(range(8), [0, *range(7)])
+    qpos, qvel = env._fields["qpos"], env._fields["qvel"]
+    assert (qpos[:, 0] == 1.0).all() and len(np.unique(qpos[:, 1])) == 7 and qpos[0, 1] == qpos[1, 1]
+    assert (np.abs(qvel) <= 0.1).all() and qvel.std() > 0.02
+
+
+def test_tolerance_falls_from_one_to_its_value_at_the_margin():
+    value = np.array([-3.0, -1.0, 0.0, 0.5, 2.0, 2.5, 3.0, 4.0])  # between 0 and 2, it is right
+    find = partial(terms.tolerance, value, 0.0, 2.0)
+    assert find().tolist() == [0, 0, 1, 1, 1, 0, 0, 0]
+    assert np.allclose(find(margin=1.0), [0.1**9, 0.1, 1, 1, 1, 0.1**0.25, 0.1, 0.1**4])
+    assert np.allclose(find(margin=1.0, at_margin=0.5, shape="linear"), [0, 0.5, 1, 1, 1, 0.75, 0.5, 0])
+    assert np.allclose(find(margin=2.0, at_margin=0.0, shape="quadratic"), [0, 0.75, 1, 1, 1, 0.9375, 0.75, 0])
+    assert terms.tolerance(np.array([9.0]), 1.0, margin=1.0).tolist() == [1.0]  # no upper end
+    with pytest.raises(ConfigError, match=r"shape=gausian: unknown. Did you mean gaussian"):
+        find(margin=1.0, shape="gausian")
+
+
 def test_history_delay_scale_and_clip():
     vector = envs.make("Cart-v0", 1, randomise=False)
     obs = [vector.reset([0], [1])[0]]
@@ -322,6 +345,13 @@ def writes(w):
         ({"rewards": {"up": (np.nan, terms.alive)}}, ConfigError, "rewards.up=nan: must be a finite number"),
         ({"start": robot.Start(joints=np.nan)}, ConfigError, "start.joints=nan: must be a finite number"),
         ({"start": robot.Start(joints=-1.0)}, ConfigError, "start: the sizes of its noise"),
+        ({"start": robot.Start(pose="leaning")}, ConfigError, "start: pose must be a function"),
+        ({"start": robot.Start(pose=lambda m, s: m.qpos0, joints=0.1)}, ConfigError, "start: pose draws all of qpos"),
+        (
+            {"start": robot.Start(pose=lambda m, s: m.qpos0[:1])},
+            EnvError,
+            r"pose returns the shape \(1,\), and qpos has",
+        ),
         ({"seconds": -1.0}, ConfigError, "an episode at least a step"),
         ({"step_seconds": 0.0}, ConfigError, "a step must take time"),
         ({"command": robot.Command({"x": (0, 1)}, still=7)}, ConfigError, "still between 0 and 1"),

@@ -32,6 +32,10 @@ def check_task(task: Task) -> None:
     start = task.start
     if min(start.joints, start.velocities, start.place, start.turn) < 0:
         raise ConfigError("start: the sizes of its noise must be at least 0.")
+    if start.pose is not None and not callable(start.pose):
+        raise ConfigError("start: pose must be a function of the model and a generator.")
+    if start.pose is not None and (start.keyframe or start.joints or start.place or start.turn or task.ground):
+        raise ConfigError("start: pose draws all of qpos. Leave out keyframe, joints, place and turn, and ground.")
     if task.command is not None:
         _check_command(task.command)
     if task.push is not None:

@@ -117,6 +117,16 @@ def begin(
     return qpos, qvel
 
 
+def posed(start: Start, model: mujoco.MjModel, seed: int, qpos: Floats) -> Floats:
+    """Return qpos, or what the task's own function draws in its place. Raises `EnvError` if that has another shape."""
+    if start.pose is None:
+        return qpos
+    drawn = np.asarray(start.pose(model, stream(seed, "robot", 3)), np.float64)
+    if drawn.shape != (model.nq,):
+        raise EnvError(f"start: pose returns the shape {drawn.shape}, and qpos has ({model.nq},).")
+    return drawn
+
+
 def commands(command: Command | None, steps: int, dt: float, source: np.random.Generator) -> Floats:
     """Return the command at each step of an episode, (steps, C)."""
     if command is None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # A function of all simulations at hand: (n,) or (n, k) numbers. Each row depends on that row only.
 Term = Callable[["World"], NDArray[Any]]
+Pose = Callable[["mujoco.MjModel", np.random.Generator], NDArray[Any]]  # returns qpos
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Start:
     velocities: float = 0.0  # of all velocities
     place: float = 0.0  # of a free root's x and y, in metres
     turn: float = 0.0  # of a free root's heading, in radians
+    pose: Pose | None = None  # draws qpos, in place of all but the velocities
 
 
 @dataclass(frozen=True)

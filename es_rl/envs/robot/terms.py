@@ -14,7 +14,7 @@ import numpy as np
 from es_rl.envs.robot.task import Term
 from es_rl.envs.robot.world import World, find, heading, joints_called, rotate_back
 from es_rl.envs.spaces import Bools, Floats
-from es_rl.errors import EnvError
+from es_rl.errors import EnvError, lookup
 
 DOWN = np.array([[0.0, 0.0, -1.0]])
 
@@ -240,6 +240,25 @@ def away_from(keyframe: str, names: str = "*") -> Term:
 def alive(w: World) -> Floats:
     """Return 1."""
     return np.ones(len(w.qpos))
+
+
+SHAPES: dict[str, Callable[[Floats, float], Floats]] = {
+    "gaussian": lambda off, least: least ** np.square(off),
+    "linear": lambda off, least: np.maximum(1.0 - (1.0 - least) * off, 0.0),
+    "quadratic": lambda off, least: np.maximum(1.0 - (1.0 - least) * np.square(off), 0.0),
+}
+
+
+def tolerance(
+    value: Floats, low: float, high: float = np.inf, *, margin: float = 0.0, at_margin: float = 0.1,
+    shape: str = "gaussian",
+) -> Floats:  # fmt: skip
+    """Return 1 where a value lies from low to high, and less outside: `at_margin` where it is off by `margin`.
+
+    A part of own terms, for values of any shape and unit (Tassa et al. 2018: DeepMind Control Suite).
+    """
+    off = np.maximum(np.maximum(low - value, value - high), 0.0)
+    return lookup(SHAPES, shape, "shape")(off / margin, at_margin) if margin else np.where(off == 0, 1.0, 0.0)
 
 
 # --- ends

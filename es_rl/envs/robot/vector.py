@@ -90,9 +90,9 @@ class RobotVector:
         self._episodes.difficulty[chosen] = self.difficulty
         self._elapsed[chosen] = 0  # before noise is drawn, which it names
         self._batch.reset(chosen, stage=mujoco.mjtStage.mjSTAGE_NONE)
-        starts = self._draw(chosen)
-        for i, (qpos, qvel) in zip(chosen, starts, strict=True):
-            self._fields["qpos"][i], self._fields["qvel"][i] = qpos, qvel
+        for i, (qpos, qvel) in zip(chosen, self._draw(chosen), strict=True):
+            self._fields["qpos"][i] = episode.posed(self.task.start, self.model, int(self._episodes.seed[i]), qpos)
+            self._fields["qvel"][i] = qvel
         self._batch.forward(chosen)
         self._known[chosen] = self._bad[chosen]
         self._actions[chosen] = self._measured[chosen] = 0.0

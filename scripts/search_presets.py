@@ -305,6 +305,14 @@ def best_settings(contender, task, trial):
     return {k: v for k, v in whole.items() if not k.startswith("policy_kwargs.")} | {"policy_kwargs": network}
 
 
+def went_on(keys):
+    """Return a sentence: on which tasks PPO's search went on as es_rl's did, and on which it has still to."""
+    done = [task for task in TWICE if finished(found(record("ppo_fast", task))) >= trials("ppo_fast", task)]
+    text = f"There PPO's own search goes on for {TRIALS} trials more"
+    left = [task for task in TWICE if task in keys.tasks and task not in done]
+    return f"{text}; on {' and '.join(left)} they are still to come." if left else f"{text}."
+
+
 def show(keys):
     """Write the results as Markdown, and the best settings as Python."""
     steps = ", ".join(f"{task} {STEPS[task]:,}" for task in keys.tasks)
@@ -318,7 +326,8 @@ brackets, of the mean return in the last fifth of the steps: good enough to choo
 the settings that were the default before: for es_rl presets that were tuned by hand before, task by task, for PPO one
 general default. PPO has ten keys to search, in the same ranges for every task, and es_rl five to seven, in ranges about
 its presets: as many trials for both do not make the searches equal in everything. Judged steps (`judged`) are es_rl's
-second search on a task, in PPO's ranges, but for its entropy. There PPO's own search went on for {TRIALS} trials more.
+second search on a task, in PPO's ranges, but for its entropy.
+{went_on(keys)}
 
 {table(keys)}
 """

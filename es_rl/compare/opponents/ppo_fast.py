@@ -25,7 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "learning_rate": 3e-4, "normalize": True, "obs_first": None,
     "policy_kwargs": {"net_arch": [64, 64], "log_std_init": -1.0, "activation_fn": "Tanh"},
 }  # fmt: skip
-# Exceptions from `DEFAULTS`, by environment: the best of 24 trials each (benchmarks/search_results.md).
+# Exceptions from `DEFAULTS`, by environment: the best of 24 or 48 trials each (benchmarks/search_results.md).
 WIDE: dict[str, Any] = {"net_arch": [128, 128], "log_std_init": -1.0, "activation_fn": "Tanh"}
 LOUD: dict[str, Any] = {"net_arch": [128, 128], "log_std_init": 0.0, "activation_fn": "Tanh"}
 PATIENT: dict[str, Any] = {"gamma": 0.995, "gae_lambda": 0.9, "learning_rate": 0.0005699, "policy_kwargs": WIDE}
@@ -37,7 +37,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "InvertedDoublePendulum": PATIENT,
     "Walker2d": PATIENT,
     "Hopper": STEADY,
-    "Humanoid": STEADY,
+    "Humanoid": {
+        "batch_size": 1024, "learning_rate": 0.0004042, "clip_range": 0.3,
+        "policy_kwargs": {"net_arch": [128, 128], "log_std_init": -2.0, "activation_fn": "Tanh"},
+    },
     "HalfCheetah": {
         "batch_size": 512, "gae_lambda": 0.9, "learning_rate": 0.001234, "clip_range": 0.3, "policy_kwargs": WIDE,
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from es_rl.errors import ResourceError
 from es_rl.es.strategy import ESState
 from es_rl.run.checkpoint import Progress, save
 
+IN_PLACE = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)  # errors of a file where something else is
 SAVE_SECONDS = 60.0  # a checkpoint is also due when the last save is older than this
 
 
@@ -72,11 +74,12 @@ class Checkpointer:
                 milestones=self.milestones,
             )
         except OSError as error:
-            why = f"{error.strerror or error} ({error.filename or self._run})"
+            why = f"{error.strerror or error} ({error.filename2 or error.filename or self._run})"
             text = f"generation {self.state.generation} could not be saved: {why}"
             if required:
                 then = f"then resume={self._run}" if self.state.generation else "and start again"
-                raise ResourceError(f"{text}. Free the disk, {then}.") from error
+                remedy = "Remove what is in its place" if error.errno in IN_PLACE else "Free the disk"
+                raise ResourceError(f"{text}. {remedy}, {then}.") from error
             self._say(f"warning: {text}. It is tried again after the next generation")
             self._failed = True
             return

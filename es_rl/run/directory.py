@@ -180,7 +180,7 @@ def reporting(path: Path, remedy: str = "Choose another place with run=DIRECTORY
     try:
         yield
     except OSError as error:
-        what = error.filename or path
+        what = error.filename2 or error.filename or path
         raise ResourceError(f"{what}: {error.strerror or error}. {remedy}.") from error
 
 

@@ -186,6 +186,13 @@ def test_other_files_that_are_none_are_not_waited_for(run, file, kind):
         assert code == 4 and "metrics.jsonl: cannot be read" in said
     elif kind == "pipe" or file == "versions.json":
         assert train.main([f"resume={run}", "generations=3", "workers=0"]) == 0
+    else:
+        code, said = refusal(train.main, f"resume={run}", "generations=3", "workers=0")
+        assert (
+            code == 6
+            and "(checkpoints/index.json)" in said.replace(f"{run}/", "")
+            and "Remove what is in its place" in said
+        )
     assert evaluate.main([f"run={run}", "episodes=1"]) == 0
 
 

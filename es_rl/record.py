@@ -21,16 +21,16 @@ from es_rl.keys import key
 from es_rl.rl import agent as agents
 from es_rl.rl.config import QUALITY, Config
 from es_rl.rl.films.caption import side_by_side, spread
-from es_rl.rl.films.files import Gif, write_mp4
+from es_rl.rl.films.files import GIF_WIDTH, Gif, write_mp4
 from es_rl.rl.films.film import Film, Take, filming
 from es_rl.rng import MAX_SEED
-from es_rl.run.checkpoint import generations
+from es_rl.run.checkpoint import ages
 from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.directory import check_inside
 from es_rl.workers.processes import kill_process, start_process
 
 MP4, GIF = (".mp4", ""), ".gif"  # suffixes of files
-PANELS = 4  # of a strip at most
+PANELS, STRIP_WIDTH = 4, 1280  # of a strip at most; pixels
 MILESTONES = (0.0, 60.0, 300.0, 1200.0, 3600.0, 14400.0)  # seconds of training: a checkpoint of each is kept, to film
 USAGE = "python -m es_rl.record run=RUN [key=value …]   a video of a trained policy"
 
@@ -61,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
     out = Path(config.out) if config.out else _default(config, agent, env_id)
     if out.suffix.lower() not in (*MP4, GIF):
         raise ConfigError(f"out={out}: must end in .mp4 or .gif.")
+    if config.film == "progress" and config.checkpoint != "last":
+        raise ConfigError(f"checkpoint={config.checkpoint}: film=progress shows several. Leave one of the two out.")
     for name, path in (("out", out), ("gif", Path(config.gif))):
         if path.name and path.exists() and not path.is_file():  # a device would be replaced
             raise ConfigError(f"{name}={path}: is not a file. Give the name of a new file, or of one to replace.")
@@ -68,10 +70,9 @@ def main(argv: Sequence[str]) -> int:
         check_inside(Path(config.run))
     with contextlib.ExitStack() as stack:
         shown = _progress(config) if config.film == "progress" else [agent]
-        films = [stack.enter_context(filming(_take(config, one, env_id))) for one in shown]
-        _write(
-            config, out, Film(side_by_side([f.frames for f in films]) if shown[1:] else films[0].frames, films[0].fps)
-        )
+        films = [stack.enter_context(filming(_take(config, one, env_id, len(shown)))) for one in shown]
+        frames = side_by_side([film.frames for film in films])
+        _write(config, out, Film(frames, films[0].fps), panels=len(shown))
     return 0
 
 
@@ -81,15 +82,20 @@ def _default(config: RecordConfig, agent: agents.Agent, env_id: str) -> Path:
 
 
 def _progress(config: RecordConfig) -> list[agents.Agent]:
-    """Return the policies of some checkpoints of a run, from the first to the last."""
-    chosen = spread(generations(Path(config.run)), PANELS)
+    """Return the policies of some checkpoints of a run, from the first to the last.
+
+    One that is gone by then, in a run that still trains, is left out.
+    """
+    run = Path(config.run)
+    chosen = (generation for generation in spread(ages(run), PANELS) if generation in ages(run))
     return [agents.trusted(replace(config, checkpoint=str(generation)))[0] for generation in chosen]
 
 
-def _take(config: RecordConfig, agent: agents.Agent, env_id: str) -> Take:
+def _take(config: RecordConfig, agent: agents.Agent, env_id: str, panels: int) -> Take:
     return Take(
         act=agent, reset=agent.reset, env=env_id, env_kwargs=agent.config.env_kwargs, seconds=config.seconds,
-        seed=config.seed, quality=config.quality, caption=trained(agent.seconds) if config.caption else None,
+        seed=config.seed, quality=config.quality, width=STRIP_WIDTH // panels if panels > 1 else None,
+        caption=trained(agent.seconds) if config.caption else None,
     )  # fmt: skip
 
 
@@ -98,9 +104,9 @@ def trained(seconds: float) -> str:
     return f"trained {seconds / 60:.0f} min" if seconds >= 600 or not seconds else f"trained {seconds / 60:.1f} min"
 
 
-def _write(config: RecordConfig, out: Path, film: Film) -> None:
-    """Write a film to all its files, and say so."""
-    gif = Gif(film.fps)
+def _write(config: RecordConfig, out: Path, film: Film, *, panels: int) -> None:
+    """Write a film of so many panels to all its files, and say so."""
+    gif = Gif(film.fps, width=GIF_WIDTH * panels)
     frames = gif.watch(film.frames)
     if out.suffix.lower() == GIF:
         count = sum(1 for _ in frames)
@@ -129,6 +135,7 @@ class Films:
         self._process: Any = None
         self._output = run / "videos" / "record.log"
         self._next = config.video.every
+        self.milestones = MILESTONES if config.video.every >= 0 else ()
 
     def poll(self, saver: Checkpointer) -> None:
         """Collect a finished film. If the next one is due, save a checkpoint and start to film it."""
@@ -136,7 +143,6 @@ class Films:
             self._take()
             saver.pinned = None
         every, generation = self._config.video.every, saver.state.generation
-        saver.milestones = MILESTONES if every >= 0 else ()
         if every > 0 and generation >= self._next and self._process is None:
             self._next, saver.pinned = generation + every, generation
             saver.save()

@@ -3,7 +3,7 @@
 The model is that of the package mjlab, licensed under Apache-2.0: `pip install --no-deps mjlab`. It has neither motors
 nor a floor, so they are added here. Of the robot, the feet alone touch the ground.
 
-cd examples && python -m es_rl.train env=go1:Go1-v0 es.segment=24 env_steps=3000000
+cd examples && python -m es_rl.train env=go1:Go1-v0 config=go1.yaml env_steps=3000000
 """
 
 from importlib.util import find_spec

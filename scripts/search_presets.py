@@ -308,9 +308,9 @@ def best_settings(contender, task, trial):
 def went_on(keys):
     """Return a sentence: on which tasks PPO's search went on as es_rl's did, and on which it has still to."""
     done = [task for task in TWICE if finished(found(record("ppo_fast", task))) >= trials("ppo_fast", task)]
-    text = f"There PPO's own search goes on for {TRIALS} trials more"
     left = [task for task in TWICE if task in keys.tasks and task not in done]
-    return f"{text}; on {' and '.join(left)} they are still to come." if left else f"{text}."
+    text = f"On {' and '.join(done)} PPO's own search had {TRIALS} trials more too. " if done else ""
+    return f"{text}On {' and '.join(left)} es_rl has had twice PPO's trials so far." if left else text.strip()
 
 
 def show(keys):

@@ -16,6 +16,7 @@ from es_rl.envs.renderer import Quality
 from es_rl.envs.spaces import Floats
 
 FREE_VIEW, SIDE_VIEW, TOP_VIEW = (130.0, -18.0), (90.0, -8.0), (90.0, -65.0)  # azimuth and elevation, in degrees
+SMOOTH = 0.1  # share of a change of height that the camera takes over in a picture
 DISTANCE = 3.2  # of the camera from the robot, by the robot's radius
 _KIND = mujoco.mjtJoint
 FREE, SLIDE, HINGE = (int(kind) for kind in (_KIND.mjJNT_FREE, _KIND.mjJNT_SLIDE, _KIND.mjJNT_HINGE))
@@ -49,13 +50,16 @@ class Camera:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FREE
         self._camera.azimuth, self._camera.elevation = viewpoint(model)
         self._view = {} if self._follows or view is None else dict(view)
-        self._aimed = False
+        self._camera.distance = DISTANCE * _radius_at_rest(model)
         with _drawn_with(model, quality) as (width, height):
             self._renderer = mujoco.Renderer(model, height, width)
 
-    def picture(self, data: mujoco.MjData, marks: Sequence[Mark] = ()) -> NDArray[np.uint8]:
-        """Return a picture (height, width, 3) of a simulation whose positions are computed."""
-        self._aim(data)
+    def picture(self, data: mujoco.MjData, marks: Sequence[Mark] = (), *, cut: bool = True) -> NDArray[np.uint8]:
+        """Return a picture (height, width, 3) of a simulation whose positions are computed.
+
+        With `cut`, it does not depend on the picture before; without, a robot that bounces does so in the picture.
+        """
+        self._aim(data, cut=cut)
         # The ground is laid about the place that the camera had: without this, that of the picture before.
         mujoco.mjv_updateCamera(self._model, data, self._camera, self._renderer.scene)
         with _without_end(self._model) if self._follows else contextlib.nullcontext():
@@ -71,12 +75,10 @@ class Camera:
     def close(self) -> None:
         self._renderer.close()
 
-    def _aim(self, data: mujoco.MjData) -> None:
-        place, radius = centre_and_radius(self._model, data)
-        if not self._aimed:
-            self._aimed = True
+    def _aim(self, data: mujoco.MjData, *, cut: bool) -> None:
+        place, _ = centre_and_radius(self._model, data)
+        if cut:
             self._camera.lookat[:] = place
-            self._camera.distance = DISTANCE * radius
             for name, value in self._view.items():
                 if name == "lookat":
                     self._camera.lookat[:] = value
@@ -84,7 +86,7 @@ class Camera:
                     setattr(self._camera, name, value)
         elif self._follows:
             self._camera.lookat[:2] = place[:2]
-            self._camera.lookat[2] += 0.1 * (place[2] - self._camera.lookat[2])  # a bouncing robot bounces in the frame
+            self._camera.lookat[2] += SMOOTH * (place[2] - self._camera.lookat[2])
 
     def _move_lights(self, scene: mujoco.MjvScene) -> None:
         """Take along the lights that stay in their place: else the robot walks out of their shadows."""
@@ -96,6 +98,12 @@ class Camera:
         for light in scene.lights[: scene.nlight]:
             if not light.headlight and (np.abs(places - light.pos).max(axis=1, initial=0.0) < 1e-6).any():
                 light.pos[:] += moved
+
+
+def _radius_at_rest(model: mujoco.MjModel) -> float:
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    return centre_and_radius(model, data)[1]
 
 
 def follows(model: mujoco.MjModel) -> bool:

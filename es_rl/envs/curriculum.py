@@ -18,7 +18,7 @@ class Curriculum:
     def after(self, difficulty: float, record: Mapping[str, Any]) -> float:
         """Return the difficulty after a generation with these metrics."""
         found = record.get(f"metric/{self.metric}")
-        if found is None:  # nothing was played to its end
+        if found is None:  # no step was played
             return difficulty
         return min(1.0, max(0.0, difficulty + (self.step if found >= self.wanted else -self.step)))
 
@@ -30,6 +30,13 @@ def curriculum_of(env: Any) -> Curriculum | None:
 
 
 def set_difficulty(env: Any, difficulty: float | None) -> None:
-    """Set how hard the episodes are that begin from now on, where there is a curriculum. None: as hard as any."""
-    if curriculum_of(env) is not None:
+    """Set how hard the episodes are that begin from now on, where that can be set. None: as hard as any."""
+    if hasattr(env, "difficulty"):
         env.difficulty = 1.0 if difficulty is None else difficulty
+
+
+def checked(difficulty: Any) -> float:
+    """Return a difficulty that somebody gave. Raises ValueError for what is no number from 0 to 1."""
+    if isinstance(difficulty, (int, float)) and 0.0 <= difficulty <= 1.0:
+        return float(difficulty)
+    raise ValueError(f"difficulty={difficulty!r}: must be a number from 0 to 1.")

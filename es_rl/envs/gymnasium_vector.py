@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from es_rl import envs
+from es_rl.envs.curriculum import checked, set_difficulty
 from es_rl.envs.mujoco_tasks import TASKS
 from es_rl.envs.restarting import Restarting
 from es_rl.envs.spaces import Bools, Floats
@@ -49,10 +50,14 @@ class FastVectorEnv(gymnasium.vector.VectorEnv[Floats, NDArray[Any], NDArray[Any
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Floats, dict[str, Any]]:
-        """Start all episodes, or those in `options["reset_mask"]`. With an integer seed, simulation i gets seed + i."""
+        """Start all episodes, or those in `options["reset_mask"]`. With an integer seed, simulation i gets seed + i.
+
+        `options["difficulty"]`, from 0 to 1, is that of the patches of a robot's ground.
+        """
         seeds = self._seeds(seed)
         chosen = np.flatnonzero(_mask(options, self.num_envs))
         obs = self._obs.copy()
+        set_difficulty(self._simulations.vector, checked((options or {}).get("difficulty", 1.0)))
         obs[chosen] = self._simulations.reset(chosen, [seeds[i] for i in chosen.tolist()])
         self._over[chosen] = False
         self._obs = obs

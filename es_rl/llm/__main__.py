@@ -166,6 +166,8 @@ def _warn(config: LlmConfig, task: LlmTask, state: ESState, say: Callable[[str],
 class _Follower:
     """Exports the model when a run finishes, and releases the shared memory."""
 
+    milestones: Sequence[float] = ()  # a language model is large
+
     def __init__(self, run: Path, descriptor: int, log: RunLog) -> None:
         self._run, self._descriptor = run, descriptor
 

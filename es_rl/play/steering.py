@@ -84,7 +84,7 @@ def _set(now: Steering, after: Steering, key: str, told: Mapping[str, float]) ->
         at = SPEEDS.index(now.speed) + (1 if key == "=" else -1)
         return replace(after, speed=SPEEDS[min(max(at, 0), len(SPEEDS) - 1)])
     command = dict(told if now.command is None else now.command)
-    if key == "x":
+    if key == "x" and now.ranges:
         return replace(after, command={name: clamped(0.0, limits) for name, limits in now.ranges.items()})
     for name, (more, less) in pairs(list(now.ranges)).items():
         if key in (more, less):

@@ -61,9 +61,12 @@ class MujocoWindow:
         body.copy_to(self._data)
         self._codes: SimpleQueue[int] = SimpleQueue()
         before = set(threading.enumerate())
-        self._viewer = mujoco.viewer.launch_passive(
-            body.model, self._data, key_callback=self._codes.put, show_left_ui=False, show_right_ui=False
-        )
+        try:
+            self._viewer = mujoco.viewer.launch_passive(
+                body.model, self._data, key_callback=self._codes.put, show_left_ui=False, show_right_ui=False
+            )
+        except RuntimeError as error:  # on macOS, whose windows belong to the main thread
+            raise ResourceError(f"{error} Run mjpython -m es_rl.play, or film the policy with es_rl.record.") from error
         self._threads = set(threading.enumerate()) - before
         self._size = self._aim()
         self._options = self._shown()
@@ -143,7 +146,7 @@ class HumanWindow:
     def pressed(self) -> list[str]:
         if (pygame := self._pygame()) is None:
             return []
-        events = pygame.event.get((pygame.QUIT, pygame.KEYDOWN))
+        events = pygame.event.get()  # all of them: what is left, such as moves of the mouse, would fill the queue
         self._open = all(event.type != pygame.QUIT for event in events)
         names = [pygame.key.name(event.key) for event in events if event.type == pygame.KEYDOWN]
         return ["return" if name == "enter" else name.strip("[]") for name in names]  # those of the number pad

@@ -129,7 +129,6 @@ JUDGED["Arm"] = JUDGED["Ball"] = _judged(
     **{"critic.batch": 1024, "critic.discount": 0.97},
 )
 JUDGED["Biped"] = JUDGED["Arm"] | {"critic.discount": 0.99}
-JUDGED["Go1"] = JUDGED["Quadruped"]  # of examples/go1.py
 # Where judged steps learn more than whole episodes in the same environment steps (benchmarks/search_results.md). Of own
 # robots, nothing else was tried.
 BY_STEPS = ("HalfCheetah", "Walker2d", "Ant", "Quadruped", "QuadrupedTerrain", "Arm", "Ball", "Biped")

@@ -131,7 +131,7 @@ def save(
     final = folder / _name(state.generation)
     atomic.write(final, contents)
     named = _name_it(final, best=best)
-    kept = {*named.values(), *_first_after(folder, milestones)} | ({_name(pinned)} if pinned is not None else set())
+    kept = {*named.values(), *_first_after(run, milestones)} | ({_name(pinned)} if pinned is not None else set())
     _prune(folder, keep, kept)
     return final
 
@@ -151,14 +151,9 @@ def load(run: Path, which: str = "last") -> Checkpoint:
         raise CheckpointError(f"checkpoint={which}: must be last, best or the number of a generation.")
     path = folder / (_name(int(which)) if which.isdecimal() else _named(folder).get(which, which))
     if not path.is_dir():
-        there = ", ".join(map(str, generations(run))) or "none"
+        there = ", ".join(str(int(p.name)) for p in _all(folder)) or "none"
         raise CheckpointError(f"{run}: has no checkpoint {which}; it has those of the generations {there}.")
     return _read(path)
-
-
-def generations(run: Path) -> list[int]:
-    """Return the generations that a run has checkpoints of, the oldest first."""
-    return [int(path.name) for path in _all(run / "checkpoints")]
 
 
 def load_newest(run: Path, on_warning: Callable[[str], None]) -> Checkpoint:
@@ -257,11 +252,16 @@ def _name_it(path: Path, *, best: bool) -> dict[str, str]:
     return named
 
 
-def _first_after(folder: Path, milestones: Sequence[float]) -> set[str]:
+def ages(run: Path) -> dict[int, float]:
+    """Return for how many seconds each checkpoint of a run was trained, by its generation; −1 if it does not tell."""
+    return {int(path.name): _seconds(path) for path in _all(run / "checkpoints")}
+
+
+def _first_after(run: Path, milestones: Sequence[float]) -> set[str]:
     """Return the names of the first checkpoints after so many seconds of training."""
-    ages = {path.name: _seconds(path) for path in _all(folder)} if milestones else {}
-    reached = ([name for name, age in ages.items() if age >= seconds] for seconds in milestones)
-    return {names[0] for names in reached if names}
+    known = ages(run) if milestones else {}
+    reached = ([g for g, age in known.items() if age >= seconds] for seconds in milestones)
+    return {_name(found[0]) for found in reached if found}
 
 
 def _seconds(path: Path) -> float:

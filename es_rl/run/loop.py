@@ -94,6 +94,7 @@ def _sitting(
     saver.before = log.flush
     follower = training.follow(log) if training.follow is not None else None
     if follower is not None:
+        saver.milestones = follower.milestones
         stack.callback(follower.close)
     try:
         reason = _train(r, training, log, saver, follower, overrun, check)

@@ -36,6 +36,10 @@ class Task(Protocol):
 class Follower(Protocol):
     """Extra work beside a run, such as films."""
 
+    @property
+    def milestones(self) -> Sequence[float]:
+        """Seconds of training after which a checkpoint is kept."""
+
     def poll(self, saver: Checkpointer) -> None:
         """Do what is due after a generation."""
 

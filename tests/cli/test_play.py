@@ -146,7 +146,7 @@ def test_a_robot_does_what_the_keys_say(train):
     play(made, window, rate=1000.0, check=lambda: None)
     assert first != env.unwrapped.command() == {"forward": 0, "sideways": 0, "turn": pytest.approx(0.2)}
     assert "has no checkpoint 99" in told[0] and told[1:] == ["checkpoint of generation 1"]
-    assert made.agent.generation == 1 and "checkpoint 1" in window.shown[-1]
+    assert made.agent.generation == 1 and "checkpoint 1" in made.status()
     made.hear("c")  # a new episode, in which the task commands again
     assert env.unwrapped.command() not in (first, made.steering.command) and made.steering.command is None
     same, again, _ = player(run, "es_rl/Quadruped-v0")
@@ -216,12 +216,13 @@ def test_a_window_that_pygame_draws_hears_keys(monkeypatch):
     window = HumanWindow()
     assert not window.hears and window.pressed() == [] and window.is_open()
     names = {7: "[7]", 13: "enter", 14: "return", 32: "space"}
-    events = [SimpleNamespace(type=2, key=code) for code in names]
+    moved = SimpleNamespace(type=4)  # of the mouse
+    events = [moved, *(SimpleNamespace(type=2, key=code) for code in names), moved]
     pygame = SimpleNamespace(
         QUIT=1,
         KEYDOWN=2,
         display=SimpleNamespace(get_init=lambda: True),
-        event=SimpleNamespace(get=lambda kinds: [event for event in events if event.type in kinds]),
+        event=SimpleNamespace(get=lambda: list(events)),
         key=SimpleNamespace(name=names.get),
     )
     monkeypatch.setitem(sys.modules, "pygame", pygame)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import comparable, model_hash
 
+from es_rl import envs
 from es_rl.envs import robot
 from es_rl.envs.curriculum import Curriculum, set_difficulty
 from es_rl.envs.robot.ground import Terrain
@@ -42,10 +43,24 @@ def test_the_full_difficulty_is_that_without_a_curriculum():
     vector, plain = (RobotVector(quadruped_terrain.task(curriculum=c), 5) for c in (climber.TASK.curriculum, None))
     assert np.array_equal(vector.reset(range(5), range(5)), plain.reset(range(5), range(5)))
     set_difficulty(vector, 0.0)
-    set_difficulty(plain, 0.0)  # it has no curriculum, so nothing happens
-    assert vector.difficulty == 0.0 and plain.difficulty == 1.0
+    assert vector.difficulty == 0.0
     set_difficulty(vector, None)
     assert vector.difficulty == 1.0
+    set_difficulty(object(), 0.0)  # which has none
+
+
+@pytest.mark.parametrize("value", [-1, 2, float("nan"), None, "hard"])
+def test_a_difficulty_that_cannot_be_is_named(value):
+    for env in (gymnasium.make("Climb-v0"), envs.make_vec("Climb-v0", 2)):
+        with pytest.raises(ValueError, match=f"difficulty={value!r}: must be a number from 0 to 1"):
+            env.reset(options={"difficulty": value})
+
+
+def test_other_libraries_choose_a_difficulty():
+    vector, single = envs.make_vec("Climb-v0", 3), gymnasium.make("Climb-v0")
+    obs, _ = vector.reset(seed=5, options={"difficulty": 0.0})
+    assert np.array_equal(obs[1], single.reset(seed=6, options={"difficulty": 0.0})[0])
+    assert not np.array_equal(obs, vector.reset(seed=5)[0])
 
 
 def test_a_saved_robot_goes_on_at_its_own_difficulty():
@@ -82,6 +97,7 @@ WAYS = {
     "episodes": ["es.population=8"],
     "steps": ["es.segment=30", "credit.simulations=6", "credit.batch=60"],
     "central": ["es.population=8", "inference=central"],
+    "general": ["es.population=8", "backend=gymnasium", "seed=1"],
 }
 
 
@@ -101,7 +117,8 @@ def test_a_curriculum_is_part_of_the_state_of_a_run(way, train):
 
 @pytest.mark.slow
 def test_the_general_backend_has_the_same_curriculum(train):
-    runs = [train(*KEYS, "es.population=4", "generations=3", f"backend={b}", run=b) for b in ("batch", "gymnasium")]
+    keys = [*KEYS, "es.population=8", "generations=3", "seed=1"]
+    runs = [train(*keys, f"backend={b}", run=b) for b in ("batch", "gymnasium")]
     assert model_hash(runs[0]) == model_hash(runs[1])
     assert comparable(runs[1])[-1]["curriculum/difficulty"] == 0.5
 

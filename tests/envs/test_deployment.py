@@ -27,7 +27,8 @@ def test_the_numbers_are_those_of_the_model_and_of_the_declaration(known):
     first = known["actions"][2]
     assert first == {
         "actuator": "front_left_knee", "joint": "front_left_knee", "rest": -1.6, "scale": 0.4, "stiffness": 45.0,
-        "damping": 0.8, "control_range": [-2.6, -0.6], "force_range": [-28.0, 28.0],
+        "damping": 0.8, "gear": 1.0, "control_range": [-2.6, -0.6], "force_range": [-28.0, 28.0],
+        "joint_force_range": None,
     }  # fmt: skip
     assert (
         known["joints"][:3] == ["front_left_roll", "front_left_pitch", "front_left_knee"] and len(known["joints"]) == 12
@@ -71,6 +72,12 @@ def test_history_has_its_place_and_motors_have_no_stiffness():
             "past": robot.Observe(terms.action, history=3, delay=1, clip=2.0), "up": terms.upright,
         })
     )  # fmt: skip
+    limited = quadruped.MODEL.read_text().replace(
+        '<joint armature="0.012"', '<joint actuatorfrcrange="-3 3" armature="0.012"'
+    )
+    geared = limited.replace('<position kp="45"', '<position gear="5" kp="45"')
+    action = robot.deployment(quadruped.task(model=geared))["actions"][0]
+    assert (action["gear"], action["stiffness"], action["joint_force_range"]) == (5.0, 45.0, [-3.0, 3.0])
     past, up = told["observations"]
     assert (past["first"], past["numbers"], past["history"], past["delay"], past["clip"]) == (0, 12, 3, 1, 2.0)
     assert (up["first"], up["numbers"]) == (36, 1)

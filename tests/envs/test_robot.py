@@ -350,7 +350,7 @@ def writes(w):
         (
             {"start": robot.Start(pose=lambda m, s: m.qpos0[:1])},
             EnvError,
-            r"pose returns the shape \(1,\), and qpos has",
+            r"pose returns the shape \(1,\), and must return",
         ),
         ({"seconds": -1.0}, ConfigError, "an episode at least a step"),
         ({"step_seconds": 0.0}, ConfigError, "a step must take time"),

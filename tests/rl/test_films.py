@@ -8,16 +8,18 @@ import gymnasium
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from conftest import refusal
 from gymnasium import spaces
+from PIL import Image
 
 from es_rl.envs import renderer as drawing
 from es_rl.errors import EnvError, ResourceError
 from es_rl.record import main as record
 from es_rl.record import trained
-from es_rl.rl.films.caption import captioned, side_by_side, spread
+from es_rl.rl.films.caption import captioned, scaled, side_by_side, spread
 from es_rl.rl.films.files import Gif, write_mp4
 from es_rl.rl.films.film import Take, filming
-from es_rl.run.checkpoint import generations
+from es_rl.run.checkpoint import ages
 
 SUPPORT = Path(__file__).parents[1] / "support"
 GREY = np.full((480, 480, 3), 200, np.uint8)
@@ -66,13 +68,17 @@ def test_films_side_by_side_end_together_in_their_order():
     strip = list(side_by_side(films))
     assert len(strip) == 3 and strip[0].shape == (200, 600, 3)
     assert [int(strip[0][0, x, 0]) for x in (0, 250, 450)] == [0, 10, 20]
-    wide = next(side_by_side([iter([GREY]) for _ in range(4)]))
-    assert wide.shape == (320, 1280, 3)
+    assert (
+        scaled(GREY, 320).shape == (320, 320, 3)
+        and scaled(GREY, None) is GREY
+        and scaled(GREY[:90, :90], 320).shape == (90, 90, 3)
+    )
 
 
 def test_checkpoints_are_chosen_from_the_first_to_the_last():
-    assert spread([0, 3, 9], 4) == [0, 3, 9]
-    assert spread([0, 1, 2, 3, 4, 5, 90], 4) == [0, 2, 4, 90]
+    assert spread({0: 0.0, 3: 9.0, 9: 30.0}, 4) == [0, 3, 9]
+    minutes = {0: 0, 40: 1, 200: 5, 238: 5.95, 239: 5.97, 240: 6}  # of a run of six minutes
+    assert spread({generation: 60.0 * m for generation, m in minutes.items()}, 4) == [0, 40, 200, 240]
 
 
 class Still(gymnasium.Env):
@@ -161,10 +167,79 @@ def test_progress_is_a_strip_of_several_checkpoints(train, capsys, monkeypatch):
     monkeypatch.setattr("es_rl.record.MILESTONES", (0.0, 1e-9))
     keys = ["env=es_rl/PointMass-v0", "es.population=4", "eval.every=0", "checkpoint.every=1", "checkpoint.keep=2"]
     run = train(*keys, "generations=6", "video.every=0", "video.seconds=0.2")
-    assert generations(run) == [0, 1, 5, 6]
-    assert record([f"run={run}", "film=progress", "seconds=0.5", "quality=fast"]) == 0
+    assert sorted(ages(run)) == [0, 1, 5, 6]
+    assert record([f"run={run}", "film=progress", "seconds=0.5", "quality=fast", "gif=strip.gif"]) == 0
     assert "PointMass-v0-progress.mp4: 0.5 s" in capsys.readouterr().out
     size = next(imageio_ffmpeg.read_frames(str(next((run / "videos").glob("*progress.mp4")))))["size"]
     assert size[0] == pytest.approx(4 * size[1], rel=0.05)
+    with Image.open("strip.gif") as image:
+        assert image.width == 4 * 240
+    code, said = refusal(record, f"run={run}", "film=progress", "checkpoint=5")
+    assert code == 2 and "checkpoint=5: film=progress shows several" in said
+    train("resume=run", "generations=8", run="run")  # what is kept is kept after a resume too
+    assert sorted(ages(run)) == [0, 1, 7, 8]
+    keys[-1] = "checkpoint.keep=1"
+    assert sorted(ages(train(*keys, "generations=3", "video.every=0", "video.seconds=0.2", run="one"))) == [0, 1, 3]
     none = train(*keys, "generations=6", "video.every=-1", run="none")
-    assert generations(none) == [5, 6]
+    assert sorted(ages(none)) == [6]
+
+
+@pytest.mark.slow
+def test_a_new_episode_on_another_height_is_in_the_frame(renderer, tmp_path):
+    """And a picture of one of many does not depend on what was drawn before."""
+    if not renderer:
+        pytest.skip("no off-screen renderer here")
+    code = """
+import numpy as np, es_rl.envs
+env = es_rl.envs.make_vec("es_rl/QuadrupedTerrain-v0", 3, render_mode="rgb_array")
+env.reset(seed=3)
+one, other = env.render(), env.render()
+assert all(np.array_equal(a, b) for a, b in zip(one, other))
+from es_rl.envs.camera import Camera
+from es_rl.envs.renderer import QUALITIES
+import gymnasium
+single = gymnasium.make("es_rl/QuadrupedTerrain-v0").unwrapped
+camera = Camera(single.model, QUALITIES["fast"])
+for seed in range(5):
+    single.reset(seed=seed)
+    data, marks = single.scene()
+    camera.picture(data, marks, cut=True)
+    assert abs(camera._camera.lookat[2] - data.subtree_com[1][2]) < 1e-9
+    data.qpos[2] += 0.1
+    camera.picture(data, marks, cut=False)
+    assert 0 <= abs(camera._camera.lookat[2] - data.subtree_com[1][2]) < 0.1
+camera.close()
+env.close()
+"""
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120,
+        env={**drawing.os.environ, "MUJOCO_GL": renderer},
+    )  # fmt: skip
+
+
+def test_whoever_draws_a_task_itself_is_not_drawn_by_us(monkeypatch):
+    """Own code in `render`, arguments for Gymnasium's renderer, attributes that happen to have our names."""
+    from contextlib import ExitStack
+
+    from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
+
+    from es_rl.rl.films import film as module
+
+    class Hills(HalfCheetahEnv):
+        scene = "hills"
+
+        def render(self):
+            return "theirs"
+
+    class Drawn(gymnasium.Wrapper):
+        def render(self):
+            return "wrapped"
+
+    monkeypatch.setattr("es_rl.envs.camera.Camera", lambda *args: pytest.fail("our camera"))
+    for env, kwargs, seen in (
+        (Hills(), {}, "theirs"),
+        (Drawn(gymnasium.make("HalfCheetah-v5")), {}, "wrapped"),
+        (gymnasium.make("HalfCheetah-v5"), {"camera_name": "track"}, None),
+    ):
+        draw = module._drawing(env, take("HalfCheetah-v5", env_kwargs=kwargs), ExitStack())
+        assert seen is None or draw(True) == seen

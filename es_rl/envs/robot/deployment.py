@@ -16,9 +16,11 @@ def deployment(task: Task) -> dict[str, Any]:
     """Return a task as JSON values: its rate, its actions and its observations, in the order of their numbers.
 
     The control of an actuator is `rest` + `scale` · action, and then kept within `control_range`; actions lie in
-    [−1, 1]. `stiffness` and `damping` are those of a position actuator, in its unit per radian (or metre) and per
-    radian (or metre) per second; 0 for a motor. The numbers of an observation are scale · value, kept within ± `clip`,
-    with `history` values of a term one after another, the oldest first.
+    [−1, 1]. With the `gear` of an actuator, its length is gear · joint, and the torque (or force) at the joint is
+    gear · force. `stiffness` and `damping` are those of a position actuator, per unit of its length and per unit of its
+    speed; 0 for a motor. `joint_force_range` limits the sum of all forces of actuators at the joint. The numbers of an
+    observation are scale · value, kept within ± `clip`, with `history` values of a term one after another, the oldest
+    first.
     """
     simulation = RobotVector(task, 1, randomise=False)
     model = simulation.model
@@ -46,10 +48,12 @@ def _action(simulation: RobotVector, i: int) -> dict[str, Any]:
         "joint": names(model, "joint")[joint] if of_joint else None,
         "rest": float(simulation.rest[i]),
         "scale": float(simulation.scale[i]),
-        "stiffness": float(-model.actuator_biasprm[i, 1]) if affine else 0.0,
-        "damping": float(-model.actuator_biasprm[i, 2]) if affine else 0.0,
+        "gear": float(model.actuator_gear[i, 0]),
+        "stiffness": 0.0 - float(model.actuator_biasprm[i, 1]) if affine else 0.0,
+        "damping": 0.0 - float(model.actuator_biasprm[i, 2]) if affine else 0.0,
         "control_range": _range(model.actuator_ctrllimited[i], model.actuator_ctrlrange[i]),
         "force_range": _range(model.actuator_forcelimited[i], model.actuator_forcerange[i]),
+        "joint_force_range": _range(of_joint and model.jnt_actfrclimited[joint], model.jnt_actfrcrange[joint]),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -12,7 +12,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from es_rl.envs.camera import Camera, Mark, centre_and_radius
+from es_rl.envs.camera import DISTANCE, Camera, Mark, centre_and_radius, viewpoint
+from es_rl.envs.curriculum import checked
 from es_rl.envs.renderer import QUALITIES
 from es_rl.envs.robot.declaration import check_task
 from es_rl.envs.robot.task import Task
@@ -51,7 +52,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
         super().reset(seed=seed)
-        self._simulations.difficulty = float((options or {}).get("difficulty", 1.0))
+        self._simulations.difficulty = checked((options or {}).get("difficulty", 1.0))
         return self._simulations.reset([0], [self.np_random])[0], self._info()
 
     def step(self, action: NDArray[np.float32]) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
@@ -93,7 +94,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         """Draw one of some simulations of this task."""
         data, marks = self.scene(simulations, i)
         if self.render_mode == "human":
-            return self._show(data)
+            return self._show(data, marks)
         if self._camera is None:
             self._camera = Camera(self.model, QUALITIES["fast"])
         return self._camera.picture(data, marks)
@@ -107,12 +108,19 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         mujoco.mj_forward(self.model, self._data)
         return self._data, _marks(simulations, i, self._data)
 
-    def _show(self, data: mujoco.MjData) -> None:
+    def _show(self, data: mujoco.MjData, marks: Sequence[Mark]) -> None:
         """Draw in a window."""
         from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
+        place, radius = centre_and_radius(self.model, data)
         if self._window is None:
-            self._window = MujocoRenderer(self.model, data)
+            azimuth, elevation = viewpoint(self.model)
+            view = {"distance": DISTANCE * radius, "azimuth": azimuth, "elevation": elevation}
+            self._window = MujocoRenderer(self.model, data, view)
+        viewer = self._window._get_viewer("human")
+        viewer.cam.lookat[:] = place
+        for mark in marks:
+            viewer.add_marker(**vars(mark))
         self._window.render("human")
 
     def close(self) -> None:

@@ -121,9 +121,12 @@ def posed(start: Start, model: mujoco.MjModel, seed: int, qpos: Floats) -> Float
     """Return qpos, or what the task's own function draws in its place. Raises `EnvError` if that has another shape."""
     if start.pose is None:
         return qpos
-    drawn = np.asarray(start.pose(model, stream(seed, "robot", 3)), np.float64)
-    if drawn.shape != (model.nq,):
-        raise EnvError(f"start: pose returns the shape {drawn.shape}, and qpos has ({model.nq},).")
+    try:
+        drawn = np.asarray(start.pose(model, stream(seed, "robot", 3)), np.float64)
+    except Exception as error:
+        raise EnvError(f"start: pose raised {type(error).__name__}: {error}.") from error
+    if drawn.shape != (model.nq,) or not np.isfinite(drawn).all():
+        raise EnvError(f"start: pose returns the shape {drawn.shape}, and must return ({model.nq},) finite numbers.")
     return drawn
 
 

@@ -123,7 +123,7 @@ class RobotVector:
         episodes, actions = self._episodes, self._actions[chosen].reshape(len(chosen), self._actions[0].size)
         counts = np.stack([episodes.seed[chosen], self._elapsed[chosen]], axis=1)
         parts = [self._batch.state[chosen], counts, actions, self._measured[chosen]]
-        if self.curriculum is not None:
+        if self._terrain is not None:
             parts.append(episodes.difficulty[chosen, None])
         return np.concatenate([*parts, self._observer.save(chosen)], axis=1)
 
@@ -132,12 +132,12 @@ class RobotVector:
         order = np.argsort(ids)
         chosen, rows = np.asarray(ids, np.int64)[order], rows[order]
         sizes = [self._batch.state.shape[1], 1, 1, self._actions[0].size, len(self.measures)]
-        sizes.append(0 if self.curriculum is None else 1)
+        sizes.append(0 if self._terrain is None else 1)
         if rows.shape[1] < sum(sizes):
             raise ValueError(f"rows of {rows.shape[1]} numbers in place of at least {sum(sizes)}")
         state, seed, elapsed, actions, measured, difficulty, seen = np.split(rows, np.cumsum(sizes), axis=1)
         self._episodes.seed[chosen], self._elapsed[chosen] = seed[:, 0], elapsed[:, 0]
-        if self.curriculum is not None:
+        if self._terrain is not None:
             self._episodes.difficulty[chosen] = difficulty[:, 0]
         self._actions[chosen] = actions.reshape(len(chosen), *self._actions.shape[1:])
         self._measured[chosen] = measured

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -14,7 +13,6 @@ from es_rl.rl.films.picture import Frame
 LEAST_WIDTH = 240  # pixels: smaller pictures have no room for text
 TEXT_HEIGHT = 0.035  # of a picture's height
 DARK, LIGHT = (0, 0, 0, 130), (255, 255, 255, 255)
-STRIP_WIDTH = 1280  # pixels of a strip at most
 
 
 def captioned(frame: Frame, seconds: float, return_: float, text: str) -> Frame:
@@ -37,19 +35,32 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
+def scaled(frame: Frame, width: int | None) -> Frame:
+    """Return a picture that is at most so wide, of even sides."""
+    height, own = frame.shape[:2]
+    if width is None or own <= width:
+        return frame
+    size = (width // 2 * 2, max(2, round(height * width / own) // 2 * 2))
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX))
+
+
 def side_by_side(films: Sequence[Iterator[Frame]]) -> Iterator[Frame]:
     """Yield pictures of several films side by side, until the shortest one ends. They have one size."""
     for frames in zip(*films, strict=False):
-        height, width = frames[0].shape[:2]
-        scale = min(1.0, STRIP_WIDTH / (width * len(frames)))
-        size = (round(width * scale) // 2 * 2, round(height * scale) // 2 * 2)
-        parts = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in frames]
-        yield np.concatenate(parts, axis=1)
+        yield np.concatenate(frames, axis=1)
 
 
-def spread(items: Sequence[int], most: int) -> list[int]:
-    """Return at most so many of some items: the first one, the last one, and others evenly between them."""
-    if len(items) <= most:
-        return list(items)
-    places = np.linspace(0, len(items) - 1, most).round().astype(int)
-    return [items[i] for i, _ in itertools.groupby(places)]
+def spread(ages: Mapping[int, float], most: int) -> list[int]:
+    """Return at most so many generations, by their ages in seconds: the first, the last, and some between.
+
+    Those between are spread over the logarithm of the ages, since policies learn most at the beginning.
+    """
+    left = sorted(ages)
+    if len(left) <= most:
+        return left
+    logs = {generation: np.log1p(seconds) for generation, seconds in ages.items()}
+    chosen = [left.pop(0), left.pop()]
+    for wanted in np.linspace(logs[chosen[0]], logs[chosen[1]], most)[1:-1]:
+        chosen.append(min(left, key=lambda generation: abs(logs[generation] - wanted)))
+        left.remove(chosen[-1])
+    return sorted(chosen)

@@ -14,7 +14,7 @@ from PIL import Image
 from es_rl.rl.films.picture import Frame
 from es_rl.run.directory import reporting
 
-GIF_WIDTH, GIF_FPS, GIF_SECONDS = 240, 12, 6  # pixels, frames per second, seconds
+GIF_WIDTH, GIF_FPS, GIF_SECONDS = 240, 12, 6  # pixels of a picture, frames per second, seconds
 MAX_BYTES = 8_000_000  # size of an mp4 at most: chats accept 10 MB
 ELSEWHERE = "Choose another place with {}=FILE"
 
@@ -53,7 +53,8 @@ def write_mp4(path: Path, frames: Iterable[Frame], fps: float, seconds: float) -
 class Gif:
     """A small GIF of the first `GIF_SECONDS` of a film, with a low frame rate."""
 
-    def __init__(self, fps: float) -> None:
+    def __init__(self, fps: float, *, width: int = GIF_WIDTH) -> None:
+        self._width = width
         self._step = max(1, round(fps / GIF_FPS))
         self._duration = round(1000 * self._step / fps)  # of a picture, in milliseconds
         self._most = max(1, int(GIF_SECONDS * fps))  # frames of the film that are used
@@ -64,7 +65,7 @@ class Gif:
         for i, frame in enumerate(frames):
             if i < self._most and i % self._step == 0:
                 height, width = frame.shape[:2]
-                size = (GIF_WIDTH, max(1, round(GIF_WIDTH * height / width)))
+                size = (self._width, max(1, round(self._width * height / width)))
                 self._images.append(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
             yield frame
 

@@ -17,12 +17,14 @@ from es_rl import plugins
 from es_rl.envs.gymnasium_backend import describe, make_one
 from es_rl.envs.renderer import choose_quality, choose_renderer
 from es_rl.errors import FOREIGN, EnvError
-from es_rl.rl.films.caption import captioned
+from es_rl.rl.films.caption import captioned, scaled
 from es_rl.rl.films.picture import Frame, Pictures
 from es_rl.rng import integer_seed
 
 MAX_FPS = 30  # frames per second of a film at most; at higher rates frames are left out
 HINT = ". MuJoCo needs EGL or OSMesa: on Debian, apt-get install libegl1 libgl1-mesa-dri, or libosmesa6."
+# Arguments of Gymnasium's tasks that say how they draw themselves.
+THEIR_VIEW = {"width", "height", "camera_id", "camera_name", "default_camera_config"}
 # Modules that draw MuJoCo's scenes, or load what draws them.
 DRAWING = ("gymnasium.envs.mujoco.mujoco_rendering", "es_rl.envs.camera", "es_rl.envs.renderer", "mujoco.egl",
            "mujoco.osmesa", "mujoco.glfw", "mujoco.gl_context", "mujoco.renderer", "OpenGL")  # fmt: skip
@@ -39,6 +41,7 @@ class Take:
     seconds: float  # of simulated time
     seed: int
     quality: str = "auto"  # of MuJoCo's pictures, see `es_rl.envs.renderer`
+    width: int | None = None  # of the pictures at most, in pixels
     caption: str | None = None  # pictures tell it after the time and the return of the episode; None: no text
 
 
@@ -57,7 +60,7 @@ def filming(take: Take) -> Iterator[Film]:
     with contextlib.ExitStack() as stack:
         with _refused(take.env):
             env = stack.enter_context(contextlib.closing(make_one(take.env, take.env_kwargs, render_mode="rgb_array")))
-            draw = _drawing(env, take.quality, stack)
+            draw = _drawing(env, take, stack)
         rate = frame_rate(env.metadata.get("render_fps"))
         every = max(1, int(np.ceil(rate / MAX_FPS)))
         fps = rate / every
@@ -65,7 +68,7 @@ def filming(take: Take) -> Iterator[Film]:
         yield Film(islice(frames, max(1, round(take.seconds * fps))), fps)
 
 
-def _frames(take: Take, env: Any, draw: Callable[[], Any], every: int, rate: float) -> Iterator[Frame]:
+def _frames(take: Take, env: Any, draw: Callable[[bool], Any], every: int, rate: float) -> Iterator[Frame]:
     """Yield a frame at every so many steps of one episode after another, without end."""
     pictures = Pictures()
     for episode in count():
@@ -78,7 +81,7 @@ def _frames(take: Take, env: Any, draw: Callable[[], Any], every: int, rate: flo
                 break
             if step % every == 0:
                 with _refused(take.env):
-                    frame = pictures.frame(draw())
+                    frame = scaled(pictures.frame(draw(step == 0)), take.width)
                 yield frame if take.caption is None else captioned(frame, step / rate, return_, take.caption)
             with _refused(take.env):
                 obs, reward, terminated, truncated, _ = _theirs(env.step, take.act(obs))
@@ -97,18 +100,27 @@ def _refused(env_id: str) -> Iterator[None]:
         raise EnvError(f"env={env_id}: cannot be filmed: {text}{hint}") from error
 
 
-def _drawing(env: Any, quality: str, stack: contextlib.ExitStack) -> Callable[[], Any]:
-    """Return the function that draws an environment: our own camera for MuJoCo, unless somebody else draws it."""
+def _drawing(env: Any, take: Take, stack: contextlib.ExitStack) -> Callable[[bool], Any]:
+    """Return the function that draws an environment: our own camera for MuJoCo, unless somebody else draws it.
+
+    It is told whether a picture is the first one of an episode.
+    """
     base = env.unwrapped
-    config = getattr(getattr(base, "mujoco_renderer", None), "default_cam_config", None)
-    scene = getattr(base, "scene", None)  # of our own robots
-    if _draws_itself(env) or (scene is None and not hasattr(base, "mujoco_renderer")):
-        return lambda: _theirs(env.render)
+    ours = hasattr(base, "mujoco_renderer") or _is_robot(base)
+    if not ours or _draws_itself(env) or THEIR_VIEW & set(take.env_kwargs):
+        return lambda cut: _theirs(env.render)
     from es_rl.envs.camera import Camera
 
-    camera = Camera(base.model, choose_quality(quality), config)
+    config = getattr(getattr(base, "mujoco_renderer", None), "default_cam_config", None)
+    camera = Camera(base.model, choose_quality(take.quality), config)
     stack.callback(camera.close)
-    return lambda: camera.picture(*(scene() if scene else (base.data,)))
+    return lambda cut: camera.picture(*(base.scene() if _is_robot(base) else (base.data,)), cut=cut)
+
+
+def _is_robot(base: Any) -> bool:
+    """Tell whether an environment is a declared robot, without an import for one that is not."""
+    module = sys.modules.get("es_rl.envs.robot.env")
+    return module is not None and isinstance(base, module.RobotEnv)
 
 
 def _draws_itself(env: Any) -> bool:

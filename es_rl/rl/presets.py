@@ -114,11 +114,11 @@ JUDGED: dict[str, dict[str, Any]] = {
         **{"optim.lr": 0.0008484, "credit.simulations": 32, "credit.batch": 1024, "credit.epochs": 8},
         **{"critic.discount": 0.98, "critic.gae": 0.9},
     ),
-    # Found by hand: short segments of many simulations, and much exploration.
+    # Found by hand: short segments of many simulations, much exploration, and smaller steps towards the end.
     "Quadruped": _judged(
         **WIDE,
         **{"es.segment": 24, "optim.lr": 0.001, "credit.simulations": 256, "credit.batch": 1024, "credit.explore": 0.8},
-        **{"critic.batch": 1024, "critic.discount": 0.98},
+        **{"critic.batch": 1024, "critic.discount": 0.98, "optim.lr_decay": 0.998},
     ),
 }
 JUDGED["QuadrupedTerrain"] = JUDGED["Quadruped"]

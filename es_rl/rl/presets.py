@@ -128,7 +128,7 @@ JUDGED["Arm"] = JUDGED["Ball"] = _judged(
     **{"es.segment": 24, "optim.lr": 0.001, "credit.simulations": 256, "credit.batch": 1024, "credit.explore": 0.5},
     **{"critic.batch": 1024, "critic.discount": 0.97},
 )
-JUDGED["Biped"] = JUDGED["Arm"] | {"critic.discount": 0.99}
+JUDGED["Biped"] = JUDGED["Arm"] | {"critic.discount": 0.99, "optim.lr_decay": 0.994}
 # Where judged steps learn more than whole episodes in the same environment steps (benchmarks/search_results.md). Of own
 # robots, nothing else was tried.
 BY_STEPS = ("HalfCheetah", "Walker2d", "Ant", "Quadruped", "QuadrupedTerrain", "Arm", "Ball", "Biped")

@@ -26,6 +26,7 @@ from es_rl.compare.opponents import evotorch, ppo_fast, sb3
 from es_rl.compare.opponents.clock import Clock, Meter
 from es_rl.compare.opponents.rl_zoo import ARS, PPO, SAC
 from es_rl.config import flatten, help_text, parse
+from es_rl.envs.renderer import choose_renderer
 from es_rl.errors import ConfigError, EnvError, ResourceError, TrainingError, lookup
 from es_rl.rl.films.files import write_mp4
 from es_rl.rl.films.film import Take, filming
@@ -124,6 +125,8 @@ def main(argv: Sequence[str]) -> int:
     if not config.env or not config.out:
         raise ConfigError("env and out are needed: give both, such as env=Hopper-v4 out=runs/ppo.")
     baseline = lookup(BASELINES, config.name, "name")
+    if config.film:
+        choose_renderer()  # before MuJoCo is imported, which reads it then
     _check(config)
     out = Path(config.out)
     with reporting(out):

@@ -227,9 +227,7 @@ def away_from(keyframe: str, names: str = "*") -> Term:
     def term(w: World) -> Floats:
         start = first(w)
         key = w.fact(("key", keyframe), lambda: find(w.model, "key", keyframe))
-        chosen = w.fact(
-            ("joints", names), lambda: joints_called(w.model, names)
-        )  # 1 for a joint of these names, else 0
+        chosen = w.fact(("joints", names), lambda: joints_called(w.model, names))
         off = w.qpos[:, start:] - w.model.key_qpos[key, start:]
         value: Floats = (np.square(off) * chosen[start:]).sum(axis=1)
         return value

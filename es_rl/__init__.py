@@ -3,6 +3,7 @@
     python -m es_rl.train env=HalfCheetah-v4        # or: es-rl train env=HalfCheetah-v4
 
     import es_rl
+    model = es_rl.ES("mlp", "HalfCheetah-v5").learn(200_000)
     policy = es_rl.load("runs/HalfCheetah-v4/...")  # a trained policy
     action = policy(obs)                            # one observation; call policy.reset() between episodes
     es_rl.Trainer(module, fitness).train(100)       # any torch.nn.Module, any fitness
@@ -19,6 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
     from es_rl.rl.agent import Agent
 
 __version__ = "0.1.0"
@@ -35,6 +40,7 @@ ROOMS = {
     "shaping": "es.shaping",
 }
 NAMES = {
+    "ES": "learner.model",
     "Trainer": "trainer.trainer",
     "batched": "trainer.fitness",
     "VanillaESTrainer": "trainer.eggroll_trainer",
@@ -43,16 +49,17 @@ NAMES = {
 __all__ = ["load", *ROOMS, *NAMES]
 
 
-def load(run: str | Path, checkpoint: str = "last") -> Agent:
+def load(run: str | Path, checkpoint: str = "last", *, policy: str | Callable[..., nn.Module] | None = None) -> Agent:
     """Return the trained policy of a run directory, ready to act.
 
     `checkpoint` is `last`, `best` or a generation number. Raises `es_rl.errors.CheckpointError` if it is missing or
     damaged. Nothing in the run is executed: weights are read from safetensors, names are looked up in the package's
-    registries.
+    registries. A policy from outside the package is given again as `policy`, a function or `module:function`.
     """
+    from es_rl.plugins import Given
     from es_rl.rl.agent import load as load_agent
 
-    return load_agent(run, checkpoint)
+    return load_agent(run, checkpoint, policy=Given(policy) if callable(policy) else policy or "")
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ import errno
 import importlib
 import io
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -78,6 +79,11 @@ def _use_utf8() -> None:
     if not sys.flags.utf8_mode and sys.getfilesystemencoding().lower().replace("-", "") != "utf8":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def command(verb: str, argv: Sequence[str]) -> str:
+    """Return the command that runs a verb, as it is typed into a shell."""
+    return f"python -m es_rl.{verb} {shlex.join(argv)}"
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:

@@ -5,6 +5,7 @@ The keys themselves are declared in the `config.py` of each kind of run, and in 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import math
@@ -137,7 +138,7 @@ def to_yaml(config: Any) -> str:
 def differing(config: Any) -> str:
     """Return as YAML the keys that do not have their declared default."""
     plain = type(config)()
-    tree = {name: attrgetter(name)(config) for name, _ in leaves(type(config))}
+    tree = {name: copy.deepcopy(attrgetter(name)(config)) for name, _ in leaves(type(config))}
     return OmegaConf.to_yaml({name: value for name, value in tree.items() if value != attrgetter(name)(plain)})
 
 

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,17 @@ def main(argv: Sequence[str]) -> int:
         return cli.show(help_text(EvaluateConfig, USAGE))
     config = parse(EvaluateConfig, argv)
     agent, env = agents.trusted(config)
+    result = measure(agent, env, config)
+    counted = result["episodes"] - result["failed"]
+    sys.stdout.write(
+        f"{env}: return {result['return_mean']:.1f} ± {result['return_std']:.1f} over {counted} episodes\n"
+    )
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0
+
+
+def measure(agent: agents.Agent, env: str, config: EvaluateConfig) -> dict[str, Any]:
+    """Return what an evaluation finds, as the JSON object that the verb prints. Raises `EnvError`."""
     use_one_thread()
     if shows_pictures(agent.observation_space):
         choose_renderer()
@@ -52,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     if (spec.observation_space, spec.action_space) != (agent.observation_space, agent.action_space):
         raise EnvError(f"env={env}: its spaces are not those that the policy was trained for ({agent.config.env}).")
     returns, lengths, measured = _episodes(agent, env, config)
-    result = {
+    return {
         "run": config.run,
         "env": env,
         "generation": agent.generation,
@@ -69,9 +81,6 @@ def main(argv: Sequence[str]) -> int:
         **statistics(spec.measures, measured, steps=float(lengths.sum()), episodes=len(lengths)),
         "versions": versions(),
     }
-    sys.stdout.write(f"{env}: return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes\n")
-    sys.stdout.write(json.dumps(result) + "\n")
-    return 0
 
 
 def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[Floats, Ints, Floats]:

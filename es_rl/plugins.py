@@ -1,4 +1,7 @@
-"""Modules named on the command line as `module:Name`. Importing one runs its code, so no file may name one."""
+"""What comes from outside the package: modules named on the command line as `module:Name`, and objects from Python.
+
+Importing a module runs its code, so no file may name one.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,41 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
 import numpy as np
+
+FROM_PYTHON = "python:"  # begins the names of objects given from Python
+
+
+class Given(str):
+    """The name of an object that was given from Python, with the object.
+
+    A configuration holds it where it otherwise holds a name. Only the text is written to files and shown; the object
+    travels to other processes with the functions that need it.
+    """
+
+    object: Any
+
+    def __new__(cls, object: Any, name: str = "") -> Given:  # noqa: A002
+        name = name or getattr(object, "__qualname__", type(object).__qualname__).rpartition("<locals>.")[2]
+        given = super().__new__(cls, FROM_PYTHON + name.removeprefix(FROM_PYTHON))
+        given.object = object
+        return given
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> str:
+        return str(self)  # as `dataclasses.asdict` copies what is saved
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (cloudpickle.dumps(self.object), str(self))  # also what a notebook defines
+
+
+def _received(data: bytes, name: str) -> Given:
+    return Given(cloudpickle.loads(data), name)
+
+
+def file_name(name: str) -> str:
+    """Return a name of an environment or a policy without what file names must not have."""
+    return name.removeprefix(FROM_PYTHON).replace("/", "-").replace(":", "-")
 
 
 def load(name: str) -> ModuleType:
@@ -79,6 +116,11 @@ def _apply(settings: dict[str, Any]) -> None:
 
 def module_rule(name: str, value: str, source: str) -> str:
     """Return the error message for a `module:Name` found in a file."""
+    if value.startswith(FROM_PYTHON):
+        return (
+            f"{name}={value} in {source}: was given from Python. Give it again: es_rl.ES.load(RUN, {name}=…), or "
+            f"{name}=module:Name of the same spaces on the command line."
+        )
     return (
         f"{name}={value} in {source}: importing a module runs its code, so it is taken from the command line only. "
         f"If you trust it, add {name}={value}."

@@ -18,6 +18,7 @@ from es_rl.config import help_text, parse
 from es_rl.envs.renderer import QUALITIES, choose_renderer
 from es_rl.errors import ConfigError
 from es_rl.keys import key
+from es_rl.plugins import file_name
 from es_rl.rl import agent as agents
 from es_rl.rl.config import QUALITY, Config
 from es_rl.rl.films.caption import side_by_side, spread
@@ -54,7 +55,11 @@ def main(argv: Sequence[str]) -> int:
     """Run the verb; return the exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(RecordConfig, USAGE))
-    config = parse(RecordConfig, argv)
+    return record(parse(RecordConfig, argv))
+
+
+def record(config: RecordConfig) -> int:
+    """Film as the keys say, and write the files. Return the exit code."""
     agent, env_id = agents.trusted(config)
     choose_renderer()
     envs.check_id(env_id)
@@ -77,8 +82,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _default(config: RecordConfig, agent: agents.Agent, env_id: str) -> Path:
-    name = env_id.replace("/", "-").replace(":", "-")
-    return Path(config.run) / "videos" / f"{name}-{'progress' if config.film == 'progress' else agent.generation}.mp4"
+    what = "progress" if config.film == "progress" else agent.generation
+    return Path(config.run) / "videos" / f"{file_name(env_id)}-{what}.mp4"
 
 
 def _progress(config: RecordConfig) -> list[agents.Agent]:
@@ -119,10 +124,15 @@ def _write(config: RecordConfig, out: Path, film: Film, *, panels: int) -> None:
         sys.stdout.write(f"{config.gif}: {Path(config.gif).stat().st_size / 1e6:.2f} MB\n")
 
 
-def in_background(argv: Sequence[str]) -> None:
+def in_background(config: RecordConfig) -> None:
     """Run the verb in a separate process during training, at a lower priority than the training."""
     os.nice(10)
-    cli.run(main, argv)
+    cli.run(lambda argv: record(config), [])
+
+
+def film_in_child(config: RecordConfig, log: Path) -> Any:
+    """Start to film in a child process, which prints into `log`. Return the process."""
+    return start_process(in_background, config, log=log)
 
 
 class Films:
@@ -172,20 +182,15 @@ class Films:
         self._gif, self._step = self._mp4.with_suffix(".gif"), env_steps
         self._output.parent.mkdir(exist_ok=True)
         self._output.write_text("", encoding="utf-8")
-        argv = [
-            f"run={self._run}",
-            f"checkpoint={generation}",
-            f"out={self._mp4}",
-            f"gif={self._gif}",
-            f"seconds={self._config.video.seconds}",
-            f"quality={self._config.video.quality}",
-            f"env={self._config.env}",
-        ]
-        self._process = start_process(in_background, argv, log=self._output)
+        keys = self._config
+        film = RecordConfig(
+            run=str(self._run), checkpoint=str(generation), out=str(self._mp4), gif=str(self._gif), env=keys.env,
+            policy=keys.policy, seconds=keys.video.seconds, quality=keys.video.quality,
+        )  # fmt: skip
+        self._process = start_process(in_background, film, log=self._output)
 
     def _film(self, generation: int) -> Path:
-        name = self._config.env.replace("/", "-").replace(":", "-")
-        return self._run / "videos" / f"{name}-{generation}.mp4"
+        return self._run / "videos" / f"{file_name(self._config.env)}-{generation}.mp4"
 
     def _wait(self, check: Callable[[], None]) -> None:
         while self._process is not None:

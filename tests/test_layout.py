@@ -17,13 +17,13 @@ ORDER = [
     ["es", "population", "envs", "policies", "rewards", "workers"],
     ["run"],
     ["rl", "text", "llm", "trainer"],
-    ["callbacks", "cli", "train", "evaluate", "record", "play", "compare", "sweep"],
+    ["callbacks", "cli", "train", "evaluate", "record", "play", "compare", "sweep", "learner"],
     ["__main__"],
 ]
 # Rooms that know those beside them, one way only.
 BESIDE = {"policies": {"population"}}
 VERBS = {
-    "train": {"cli", "record"}, "evaluate": {"cli"}, "record": {"cli"}, "play": {"cli"}, "compare": {"cli"}, "sweep": {"cli", "compare"},
+    "train": {"cli", "learner"}, "learner": {"evaluate", "record"}, "evaluate": {"cli"}, "record": {"cli"}, "play": {"cli"}, "compare": {"cli"}, "sweep": {"cli", "compare"},
     "text": {"cli"}, "llm": {"cli"},
 }  # fmt: skip
 CORE = ("errors.py", "rng.py", "noise.py", "keys.py", "es", "population")  # knows no parser, process, disk or preset

@@ -43,6 +43,7 @@ from es_rl.envs.registry import simulations_of, versions_of
 from es_rl.envs.spaces import Bools, Floats, Ids, Seeds, usable
 from es_rl.envs.toys import point_mass, recall
 from es_rl.errors import FOREIGN, ConfigError, EnvError, lookup
+from es_rl.plugins import Given
 
 
 class VectorEnv(Protocol):
@@ -73,7 +74,9 @@ class Savable(VectorEnv, Protocol):
 
 def _batch(id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None, **more: Any) -> VectorEnv:
     if (simulations := simulations_of(id)) is not None:
-        given, known = dict(env_kwargs), gymnasium.spec(id.rpartition(":")[2]).max_episode_steps
+        source = id.object if isinstance(id, Given) else gymnasium.spec(id.rpartition(":")[2])
+        known = getattr(source, "max_episode_steps", None)
+        given = dict(env_kwargs)
         limit, endless = given.pop("max_episode_steps", known), more.pop("endless", False)
         if limit in gymnasium_backend.OFF:
             limit = sys.maxsize if endless else gymnasium_backend.DEFAULT_TIME_LIMIT

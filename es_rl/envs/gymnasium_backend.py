@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ _BAD_WARNINGS = slice(3, 7)
 
 
 def make_one(id: str, env_kwargs: Mapping[str, Any], **more: Any) -> gymnasium.Env[Any, Any]:
-    """Make one Gymnasium environment; `module:Id` imports the module first."""
+    """Make one Gymnasium environment; `module:Id` imports the module first, and a `Given` one is called."""
+    if isinstance(id, plugins.Given):
+        return _made_by(id.object, {**env_kwargs, **more})
     module, _, name = id.rpartition(":")
     if module:
         plugins.load(module)
@@ -48,6 +51,21 @@ def make_one(id: str, env_kwargs: Mapping[str, Any], **more: Any) -> gymnasium.E
     finally:
         if "mujoco" in sys.modules:  # the environment may have imported it only now
             _take_mujoco_warnings()
+
+
+def _made_by(make: Callable[..., Any], kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    """Call a function that makes an environment; it gets a render mode only if it takes one. Raises TypeError."""
+    with contextlib.suppress(ValueError):  # some built-in functions have no signature
+        taken = inspect.signature(make).parameters.values()
+        if not any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in taken):
+            kwargs.pop("render_mode", None)
+    with plugins.their_settings(watch=True):
+        env = make(**kwargs)
+    if not isinstance(env, gymnasium.Env):
+        raise TypeError(f"it returned a {type(env).__name__}, and must return a gymnasium.Env")
+    if "mujoco" in sys.modules:
+        _take_mujoco_warnings()
+    return env
 
 
 def _take_mujoco_warnings() -> None:
@@ -91,6 +109,10 @@ def close(env: gymnasium.Env[Any, Any]) -> None:
 def time_limit(env: gymnasium.Env[Any, Any]) -> int | None:
     """Return the steps after which Gymnasium cuts an environment's episodes off, or None if it does not."""
     limit = None if env.spec is None else env.spec.max_episode_steps
+    inner = env
+    while limit in OFF and isinstance(inner, gymnasium.Wrapper):  # a wrapper of the user's, which no spec tells of
+        limit = inner._max_episode_steps if isinstance(inner, gymnasium.wrappers.TimeLimit) else None
+        inner = inner.env
     return None if limit in OFF else limit
 
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
 from es_rl import plugins
 from es_rl.envs.gymnasium_backend import describe
@@ -23,12 +24,40 @@ PACKAGES = {
 }  # fmt: skip
 
 
+class Registered:
+    """Makes an environment that was registered with a class or a function, also in processes without its id."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        self._spec, self.max_episode_steps = spec, spec.max_episode_steps
+        entry: Any = spec.entry_point
+        if hasattr(entry, "simulations"):
+            self.simulations = partial(entry.simulations, **spec.kwargs)
+
+    def __call__(self, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+        return gymnasium.make(self._spec, disable_env_checker=True, **kwargs)
+
+
+def given(env: str | Callable[..., Any]) -> str:
+    """Return the name of an environment that was given from Python: an id, or the name with a function that makes it.
+
+    So too for an id that was registered here with a class or a function: other processes do not know it.
+    """
+    if not isinstance(env, str):
+        return plugins.Given(env)
+    spec = gymnasium.registry.get(env)
+    if spec is None or isinstance(spec.entry_point, str):
+        return env
+    return plugins.Given(Registered(spec), env)
+
+
 def simulations_of(id: str) -> Callable[..., Any] | None:
     """Return what makes simulations of an id that are stepped together, if its class says how; None otherwise.
 
     Imports the module of `module:Id`. The class has a class method `simulations(n, obs_first, **settings)`, which gets
     the arguments with which the id was registered too.
     """
+    if isinstance(id, plugins.Given):
+        return getattr(id.object, "simulations", None)
     module, _, name = id.rpartition(":")
     if module:
         _import(module, id)
@@ -41,6 +70,11 @@ def simulations_of(id: str) -> Callable[..., Any] | None:
 
 def check_id(id: str) -> None:
     """Raise `EnvError` if an environment is not registered. Imports the module of `module:Id`, but makes nothing."""
+    if isinstance(id, plugins.Given):
+        if not callable(id.object):
+            kind = type(id.object).__name__
+            raise EnvError(f"env={id}: must be an id, or a function that makes a gymnasium.Env, and is a {kind}.")
+        return
     module, _, name = id.rpartition(":")
     if module:
         _import(module, id)

@@ -72,7 +72,8 @@ def main(argv: Sequence[str]) -> int:
         return cli.show(asked.out)
     resumed, keys = directory.resumed(argv)
     if resumed:
-        config = resumed_config(LlmConfig, saved_keys(resumed, LlmConfig), keys, str(resumed / "config.yaml"), "reward")
+        saved = saved_keys(resumed, LlmConfig)
+        config = resumed_config(LlmConfig, saved, pairs(keys), str(resumed / "config.yaml"), ["reward"])
     else:
         refuse_episodic(given, "es.")
         preset = lookup(PRESETS, given.get("preset", ""), "preset")
@@ -89,7 +90,9 @@ def main(argv: Sequence[str]) -> int:
     prepare = partial(_prepare, config, run, data, source)
     title = f"es_rl: {config.model}, {config.reward} → {run}"
     count = _workers(config, source)
-    return loop.run(Run(config, run, prepare, "llm", argv, title, workers=count, resumed=bool(resumed), terms=REWARD))
+    return loop.run(
+        Run(config, run, prepare, cli.command("llm", argv), title, workers=count, resumed=bool(resumed), terms=REWARD)
+    )
 
 
 def _workers(config: LlmConfig, model: Path) -> int:

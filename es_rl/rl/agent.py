@@ -20,6 +20,7 @@ from es_rl.es.restore import restored
 from es_rl.keys import key
 from es_rl.plugins import module_rule
 from es_rl.rl.config import Config, resolve
+from es_rl.rl.prediction import predict
 from es_rl.run import atomic, directory
 from es_rl.run import checkpoint as checkpoints
 
@@ -31,6 +32,7 @@ class RunConfig:
     run: str = key("", "run directory", path=True)
     checkpoint: str = key("last", "checkpoint: last, best, or a generation number")
     env: str = key("", "another environment with the same spaces; must be given again for module:Id")
+    policy: str = key("", "the policy again, if it is module:function")
     env_kwargs: dict[str, Any] = key(
         {}, "arguments for the environment, besides those of the run: env_kwargs.NAME=VALUE"
     )
@@ -39,11 +41,19 @@ class RunConfig:
 class Agent:
     """A trained policy: `agent(obs)` returns the action for one observation. Call `reset()` when an episode begins."""
 
-    def __init__(self, policy: nn.Module, config: Config, checkpoint: checkpoints.Checkpoint) -> None:
+    def __init__(
+        self,
+        policy: nn.Module,
+        config: Config,
+        spaces: tuple[spaces.Space[Any], spaces.Space[Any]],
+        *,
+        generation: int = 0,
+        seconds: float = 0.0,
+    ) -> None:
         self.policy = policy
         self.config = config
-        self.generation, self.seconds = checkpoint.generation, checkpoint.progress.seconds  # of training
-        self.observation_space, self.action_space = saved_spaces(checkpoint)
+        self.generation, self.seconds = generation, seconds  # of training
+        self.observation_space, self.action_space = spaces
         self._flatten = Flattener(self.observation_space)
         self._state: Any = None
 
@@ -58,23 +68,43 @@ class Agent:
         """Forget the previous episode."""
         self._state = None
 
+    def predict(
+        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[Any, Any]:
+        """Return (action, state) for one observation, or for a batch of them, as Stable-Baselines3's models do.
 
-def load(run: str | Path, checkpoint: str = "last") -> Agent:
-    """Return a run's policy from checkpoint `last`, `best` or a generation's number. Raises `CheckpointError`."""
+        `state` is what the last call returned; None begins an episode, and so does a true `episode_start`, one for each
+        observation of a batch. The policy is always deterministic. Calls of the agent and `reset` do not matter here.
+        """
+        return predict(self.policy, self.observation_space, self.action_space, obs, state, episode_start)
+
+
+def load(run: str | Path, checkpoint: str = "last", *, policy: str = "") -> Agent:
+    """Return a run's policy from checkpoint `last`, `best` or a generation's number. Raises `CheckpointError`.
+
+    A policy from outside the package must be given again, as `module:function` or a `Given`: no file may name code.
+    """
     path = Path(run)
     try:
         directory.check_run(path)
         loaded = checkpoints.load(path, checkpoint)
         saved = loaded.keys(Config) or directory.saved_config(path, Config)
         config = resolve(build(Config, [(saved, f"{path / 'config.yaml'}: ")]))
+        if ":" in config.policy and not policy:
+            raise ConfigError(module_rule("policy", config.policy, str(path)))
+        if policy and policy != config.policy and ":" not in config.policy:
+            raise ConfigError(f"policy={policy}: {path} has a policy of its own, {config.policy}. Leave it out.")
+        config = replace(config, policy=policy or config.policy)
         observation_space, action_space = saved_spaces(loaded)
-        _check_sizes(loaded, size(observation_space, config.obs_first), size(action_space))
-        policy = policies.make(config, size(observation_space), action_space)
+        if ":" not in config.policy:  # a policy from outside may have any parameters
+            _check_sizes(loaded, size(observation_space, config.obs_first), size(action_space))
+        module = policies.make(config, size(observation_space), action_space)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
-    state = loaded.state(es.init(policy))
-    policy.load_state_dict({**state.theta, **state.buffers})
-    return Agent(policy, config, loaded)
+    state = loaded.state(es.init(module))
+    module.load_state_dict({**state.theta, **state.buffers})
+    seconds = loaded.progress.seconds
+    return Agent(module, config, (observation_space, action_space), generation=loaded.generation, seconds=seconds)
 
 
 def start_from(path: Path, fresh: es.ESState) -> es.ESState:
@@ -128,7 +158,7 @@ def trusted(config: RunConfig) -> tuple[Agent, str]:
     """
     if not config.run:
         raise ConfigError("run is missing: give a run's directory, such as run=runs/HalfCheetah-v4/NAME.")
-    agent = load(config.run, config.checkpoint)
+    agent = load(config.run, config.checkpoint, policy=config.policy)
     agent.config = replace(agent.config, env_kwargs=_merged(agent.config.env_kwargs, config.env_kwargs))
     if not config.env and ":" in agent.config.env:
         raise ConfigError(module_rule("env", agent.config.env, config.run))

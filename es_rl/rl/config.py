@@ -53,7 +53,8 @@ class Config:
         False, "play episodes one after another, in the only simulation of a process, for an environment of which a "
         "process can hold just one"
     )  # fmt: skip
-    policy: str = key("mlp", "network: linear, mlp, transformer")
+    policy: str = key("mlp", "network: linear, mlp, transformer, or module:function, which returns one of yours")
+    policy_kwargs: dict[str, Any] = key({}, "arguments for a policy module:function: policy_kwargs.NAME=VALUE")
     linear: LinearConfig = group(LinearConfig, "the linear policy")
     mlp: MlpConfig = group(MlpConfig, "the multilayer perceptron")
     transformer: TransformerConfig = group(TransformerConfig, "the transformer policy")
@@ -107,6 +108,9 @@ class Config:
     checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
 
 
+CODE = ("env", "policy")  # keys that may name a module, whose code then runs
+
+
 def parse_train(argv: Sequence[str]) -> Config:
     """Return the resolved configuration of a new run. Raises `ConfigError`."""
     given = pairs(argv)
@@ -114,20 +118,31 @@ def parse_train(argv: Sequence[str]) -> Config:
     file = read_file(Path(path), Config) if path else {}
     if path and file.get("run") and Path(str(file["run"])).resolve() == Path(path).parent.resolve():
         del file["run"]  # the file belongs to a run, which must not be overwritten
-    if "env" not in given and ":" in str(file.get("env", "")):
-        raise ConfigError(module_rule("env", str(file["env"]), f"config={path}"))
-    env = given.get("env") or str(file.get("env") or "")
+    for name in CODE:
+        if name not in given and ":" in str(file.get(name, "")):
+            raise ConfigError(module_rule(name, str(file[name]), f"config={path}"))
+    return new_config(given, file, f"{path}: ")
+
+
+def new_config(given: Mapping[str, Any], file: Mapping[str, Any] | None = None, source: str = "") -> Config:
+    """Return the resolved configuration of a new run from given keys, and those of a file. Raises `ConfigError`."""
+    file = file or {}
+    env = str(given.get("env") or file.get("env") or "")
     if not env:
         raise ConfigError("env is missing: give a Gymnasium id, such as env=HalfCheetah-v4.")
-    sources = [(preset(env, {**file, **given}), f"preset of {env}: "), (file, f"{path}: "), (given, "")]
-    config = build(Config, sources)
+    config = build(Config, [(preset(env, {**file, **given}), f"preset of {env}: "), (file, source), (given, "")])
     check_given(given, config.es.segment)
     return resolve(config)
 
 
 def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> Config:
-    """Return the configuration of a resumed run. Raises `ConfigError`."""
-    return resolve(resumed_config(Config, saved, argv, source, "env"))
+    """Return the resolved configuration of a resumed run. Raises `ConfigError`."""
+    return resume_config(saved, pairs(argv), source)
+
+
+def resume_config(saved: Mapping[str, Any], given: Mapping[str, Any], source: str) -> Config:
+    """Return the configuration of a resumed run, with given keys changed. Raises `ConfigError`."""
+    return resolve(resumed_config(Config, saved, given, source, CODE))
 
 
 def resolve(config: Config) -> Config:

@@ -147,6 +147,10 @@ def _links(layers: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Mo
 
 
 def _has_kernel(layer: nn.Module) -> bool:
+    if list(layer.buffers(recurse=False)) and isinstance(layer, (nn.Linear, nn.LayerNorm)):  # frozen weights
+        return False
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return False
     if isinstance(layer, nn.LayerNorm) and (len(layer.normalized_shape) > 1 or layer.weight is None):
         return False
     if isinstance(layer, nn.GELU) and layer.approximate != "none":

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import platform
-import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -67,10 +66,10 @@ def discard_unbegun(path: Path) -> None:
             path.rmdir()
 
 
-def describe(path: Path, config: Any, verb: str, argv: Sequence[str]) -> None:
+def describe(path: Path, config: Any, command: str) -> None:
     """Write the resolved configuration, the command and the versions of a new run."""
     with reporting(path):
-        (path / "command.txt").write_text(f"python -m es_rl.{verb} {shlex.join(argv)}\n", encoding="utf-8")
+        (path / "command.txt").write_text(f"{command}\n", encoding="utf-8")
         (path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
     save_config(path, config)
 

@@ -39,7 +39,7 @@ def run(r: Run) -> int:
     with directory.locked(r.path), stop_requests() as stop, contextlib.ExitStack() as stack:
         stack.callback(directory.discard_unbegun, r.path)
         check_saved(r.config)
-        screen, overrun = Screen(r.title, r.stop_rules, r.terms), Overrun(r.stop_rules, r.terms)
+        screen, overrun = Screen(r.title, r.stop_rules, r.terms, quiet=r.quiet), Overrun(r.stop_rules, r.terms)
         stack.callback(screen.close)
         screen.status(f"starting {r.workers} workers")
 
@@ -83,7 +83,7 @@ def _sitting(
     text = to_yaml(r.config)
     if not r.resumed:
         saver.save(required=True)  # before config.yaml marks the directory as a run that can be resumed
-        directory.describe(r.path, r.config, r.verb, r.argv)
+        directory.describe(r.path, r.config, r.command)
         screen.say(f"{differing(r.config)}All settings are in {r.path / 'config.yaml'}")
     else:
         directory.save_config(r.path, r.config)  # resumable keys may have changed
@@ -163,6 +163,8 @@ def _train(
         saver.commit(done.state, progress, best=best)
         if follower is not None:
             follower.poll(saver)
+        if r.on_generation is not None and r.on_generation(done.state, progress, record):
+            return "a callback asked for it"
     return reason
 
 

@@ -7,7 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from es_rl.config import build, leaves, pairs
+from es_rl.config import build, leaves
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.plugins import module_rule
 from es_rl.run import checkpoint, directory
@@ -26,15 +26,17 @@ class _Nothing:
 NOTHING = _Nothing()
 
 
-def resumed_config(kind: type[C], saved: Mapping[str, Any], argv: Sequence[str], source: str, code: str) -> C:
-    """Return the configuration of `saved` keys with the resumable keys in `argv` changed. Raises `ConfigError`.
+def resumed_config(
+    kind: type[C], saved: Mapping[str, Any], given: Mapping[str, Any], source: str, code: Sequence[str]
+) -> C:
+    """Return the configuration of `saved` keys with the resumable keys in `given` changed. Raises `ConfigError`.
 
-    `code` is the key that may name a module. If it does, it must be given again.
+    `code` names the keys that may name a module. Those that do must be given again.
     """
-    given = pairs(argv)
     previous: Any = build(kind, [(saved, f"{source}: ")])
-    if ":" in getattr(previous, code) and given.get(code) != getattr(previous, code):
-        raise ConfigError(module_rule(code, getattr(previous, code), source))
+    for name in code:
+        if ":" in getattr(previous, name) and given.get(name) != getattr(previous, name):
+            raise ConfigError(module_rule(name, getattr(previous, name), source))
     config: Any = build(kind, [(saved, f"{source}: "), (given, "")])
     free = [name for name, field in leaves(kind) if field.metadata["resumable"]]
     for name, (was, now) in _differences(previous, config).items():

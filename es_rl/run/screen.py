@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console, Group
@@ -51,6 +52,13 @@ def goal(
     return Goal(f"{terms.target}={rules.target:g}", float(terms.reached(last_score, rules.target)), None)
 
 
+def _can_be_drawn_over(console: Console) -> bool:
+    """Tell whether a live panel can be shown: on a terminal that is not dumb, or in a notebook that has widgets."""
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 def _nobody_reads() -> None:
     """Let the program end as with any broken pipe; rich would end it with code 1."""
     raise BrokenPipeError
@@ -59,8 +67,8 @@ def _nobody_reads() -> None:
 class Screen:
     """A live panel on a terminal, plain lines elsewhere."""
 
-    def __init__(self, title: str, rules: StopRules, terms: RunTerms) -> None:
-        self._terms = terms
+    def __init__(self, title: str, rules: StopRules, terms: RunTerms, *, quiet: bool = False) -> None:
+        self._terms, self._quiet = terms, quiet
         self._console = Console(highlight=False, soft_wrap=True)
         self._console.on_broken_pipe = _nobody_reads  # type: ignore[method-assign]
         self._title, self._rules = title, rules
@@ -69,7 +77,7 @@ class Screen:
         self._steps_in_generation = 0
         self._last_line = -math.inf
         self._live: Live | None = None
-        if self._console.is_terminal and not self._console.is_dumb_terminal:  # a dumb one cannot be drawn over
+        if not quiet and _can_be_drawn_over(self._console):
             self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=4)
             self._live.start()
         else:
@@ -77,6 +85,8 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
+        if self._quiet and not text.startswith("warning"):
+            return
         try:
             self._console.print(Text(text))
         except BrokenPipeError:

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -20,8 +21,11 @@ USED_UP = "stopped because the limit of processor time (ulimit -t) is reached"
 def stop_requests() -> Iterator[Callable[[], None]]:
     """Yield a `check` that raises `Stopped` after SIGTERM, SIGHUP or Ctrl-C, or when processor time runs out.
 
-    A second Ctrl-C exits at once.
+    A second Ctrl-C exits at once. Signals reach the main thread only: in another one, nothing is checked.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
     received: list[int] = []
 
     def note(number: int, _: Any) -> None:

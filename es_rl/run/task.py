@@ -15,12 +15,17 @@ from numpy.typing import NDArray
 
 from es_rl.errors import ConfigError
 from es_rl.es import ESState, MemberScores
+from es_rl.run.checkpoint import Progress
 from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.log import RunLog
 from es_rl.run.terms import RunTerms, StopRules
 from es_rl.workers.pool import Workers
 
 DEFAULT_MINUTES = 60.0  # length of a run without any stop rule
+
+
+# Called with state, progress and record of each finished generation; returning True ends the training.
+OnGeneration = Callable[[ESState, Progress, dict[str, Any]], bool]
 
 
 class Task(Protocol):
@@ -81,12 +86,13 @@ class Run:
     config: Any  # resolved; has the keys of every run: es, optim, seed, chunk, eval.every, checkpoint, stop rules, …
     path: Path
     prepare: Callable[[Workers, Callable[[str], None]], Training]  # gets the workers and a function that prints a line
-    verb: str
-    argv: Sequence[str]
+    command: str  # that began it
     title: str
     workers: int
     resumed: bool
     terms: RunTerms
+    on_generation: OnGeneration | None = None
+    quiet: bool = False  # show warnings only
 
     @property
     def stop_rules(self) -> StopRules:

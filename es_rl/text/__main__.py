@@ -64,7 +64,16 @@ def main(argv: Sequence[str]) -> int:
     title = f"es_rl: {config.corpus} → {run}"
     count = available_processors() if config.workers is None else config.workers
     return loop.run(
-        Run(config, run, prepare, "text", argv, title, workers=count, resumed=bool(resumed), terms=_terms(config))
+        Run(
+            config,
+            run,
+            prepare,
+            cli.command("text", argv),
+            title,
+            workers=count,
+            resumed=bool(resumed),
+            terms=_terms(config),
+        )
     )
 
 

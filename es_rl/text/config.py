@@ -83,7 +83,7 @@ def parse_text(argv: Sequence[str]) -> TextConfig:
 
 def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> TextConfig:
     """Return the resolved configuration of a resumed run. Raises `ConfigError`."""
-    return _resolve(resumed_config(TextConfig, saved, argv, source, "reward"))
+    return _resolve(resumed_config(TextConfig, saved, pairs(argv), source, ["reward"]))
 
 
 def _resolve(config: TextConfig) -> TextConfig:

@@ -1,4 +1,7 @@
-"""Callbacks of `es_rl.Trainer`, called with (trainer, record) after each generation; returning True ends training."""
+"""Callbacks of `es_rl.Trainer` and `es_rl.ES`.
+
+They are called with (trainer, record) after each generation; returning True ends the training.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,8 @@ class Print:
     def on_generation(self, trainer: Trainer, record: Record) -> None:
         if time.monotonic() - self._last >= self._seconds:
             self._last = time.monotonic()
-            self._console.print(
-                f"generation {record['generation']} | fitness {record['fitness/mean']:.4g} "
-                f"(max {record['fitness/max']:.4g}) | {record['time/generation']:.2f} s"
-            )
+            line = f"generation {record['generation']} | fitness {record['fitness/mean']:.4g} "
+            line += f"(max {record['fitness/max']:.4g})"
+            if "time/generation" in record:
+                line += f" | {record['time/generation']:.2f} s"
+            self._console.print(line)

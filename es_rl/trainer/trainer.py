@@ -17,10 +17,9 @@ Each generation is a pure function of the trainer's state. Its result is the sam
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from es_rl import es
@@ -42,6 +40,7 @@ from es_rl.run.checkpoint import FILES, count
 from es_rl.run.log import plain
 from es_rl.trainer.fitness import MemberFitness, Scores, assign, restored_after
 from es_rl.trainer.settings import Shaping, check_model, check_workers, checked, optimizer_name, settings, shaped
+from es_rl.workers.machine import one_thread
 from es_rl.workers.pool import Workers
 from es_rl.workers.worker import JobFailure
 
@@ -145,7 +144,7 @@ class Trainer:
 
         Raises `TrainingError` if a share of more than `max_failed` of the members failed, or all of them.
         """
-        with _one_thread():  # as in workers: the rounding of sums depends on the number of threads
+        with one_thread():  # as in workers: the rounding of sums depends on the number of threads
             return self._step()
 
     def save(self, path: str | Path) -> None:
@@ -271,17 +270,6 @@ class Trainer:
     def _show(self) -> None:
         """Write the state into the model."""
         assign(self.model, {**self._state.theta, **self._state.buffers})
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

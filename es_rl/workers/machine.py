@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,3 +122,18 @@ def use_one_thread() -> None:
 
     torch.set_num_threads(1)
     threadpool_limits(1)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch and NumPy use one thread inside the block."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
-import dill
+import cloudpickle
 from multiprocess.connection import Connection
 
 from es_rl.errors import ConfigError, EsRlError, Stopped, text_of
@@ -146,7 +146,7 @@ def tell_function(pipe: Connection, function: Function) -> None:
     Raises `ConfigError` if it uses something that cannot be sent.
     """
     try:
-        data = dill.dumps(("function", function), recurse=True)
+        data = cloudpickle.dumps(("function", function))
     except Exception as error:
         raise ConfigError(
             f"what worker processes are to run cannot be sent to them ({type(error).__name__}: {error}). "

@@ -1,0 +1,280 @@
+"""Train an agent from Python, in the habits of Stable-Baselines3.
+
+    model = es_rl.ES("mlp", "HalfCheetah-v5", seed=1)
+    model.learn(200_000)                      # environment steps; call it again to go on
+    action, _ = model.predict(obs)            # one observation, or a batch
+    model.save("cheetah")                     # es_rl.ES.load("cheetah") goes on from here
+
+    def network(observation_space, action_space):      # a policy of your own
+        return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2))
+
+    model = es_rl.ES(network, lambda: MyWrapper(gymnasium.make("CartPole-v1")), es={"population": 32})
+
+A model has the keys of `python -m es_rl.train`, and trains in a run directory as that does, to the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from es_rl import envs, policies
+from es_rl.config import flatten, open_keys
+from es_rl.envs.registry import given
+from es_rl.envs.spaces import size
+from es_rl.errors import ConfigError, EsRlError, Stopped
+from es_rl.es.strategy import ESState
+from es_rl.evaluate import EvaluateConfig, measure
+from es_rl.learner import saving
+from es_rl.learner.arguments import arguments, flat
+from es_rl.learner.training import check, create, prepare, train
+from es_rl.plugins import FROM_PYTHON, Given
+from es_rl.record import RecordConfig, film_in_child
+from es_rl.rl.agent import Agent
+from es_rl.rl.config import CODE, Config, new_config, resume_config
+from es_rl.rng import integer_seed
+from es_rl.run.checkpoint import Progress
+from es_rl.run.resume import saved_keys
+from es_rl.run.task import Training
+from es_rl.workers.machine import one_thread
+from es_rl.workers.pool import Workers
+from es_rl.workers.processes import kill_process
+
+Record = dict[str, Any]
+Callback = Callable[["ES", Record], Any]
+KEYBOARD = 130  # exit code of a training that Ctrl-C stopped
+NO_FILMS = {"video.every": -1}  # by default: `record` films
+STOP_RULES = ("env_steps", "generations", "minutes", "target_return")
+
+
+class ES:
+    """An agent that evolution strategies train.
+
+    `policy` is a name, `linear`, `mlp` or `transformer`, or a function of (observation_space, action_space) that
+    returns an `nn.Module`: see `es_rl.policies.outside`. `env` is an id, or a function that makes a `gymnasium.Env`;
+    both may be written in a notebook. `keys` are those of the command line: `es={"population": 64}`, or
+    `**{"es.population": 64}`. Without `workers`, there is one worker process per processor; 0 is none.
+
+    `history` holds the record of each generation, as metrics.jsonl does. `run` is the run directory, from the first
+    `learn` on. Raises `ConfigError` for a wrong key, and `EnvError` for an environment or a policy that cannot be used.
+    """
+
+    def __init__(
+        self,
+        policy: str | Callable[..., nn.Module],
+        env: str | Callable[..., Any],
+        *,
+        seed: int = 0,
+        workers: int | None = None,
+        **keys: Any,
+    ) -> None:
+        named = policy if isinstance(policy, str) else Given(policy)
+        wanted = flat(keys) | {"seed": seed} | ({} if workers is None else {"workers": workers})
+        config = new_config({"policy": str(named), "env": str(given(env)), **NO_FILMS, **wanted})
+        self._command = f"es_rl.ES({arguments([named, given(env)], wanted)})"
+        self._begin(replace(config, policy=named, env=given(env)), config.init)
+
+    def _begin(self, config: Config, init: str = "") -> Training:
+        """Set the state before the first generation, from another run's policy if `init` names one."""
+        check(config)
+        self.config = config
+        self.run: Path | None = None
+        with one_thread(), Workers(0) as nobody:
+            self._spec = envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)
+            training = prepare(config, Path(), init, self._spec, nobody, lambda text: None)
+        self.observation_space, self.action_space = self._spec.observation_space, self._spec.action_space
+        self._about, self._state, self._progress = training.about, training.state, Progress()
+        self.history: list[Record] = []
+        self._agent: Agent | None = None
+        return training
+
+    @property
+    def agent(self) -> Agent:
+        """The trained policy, to act with as that of `es_rl.load`: `model.agent(obs)`."""
+        if self._agent is None:
+            policy = policies.make(self.config, size(self.observation_space), self.action_space)
+            self._agent = Agent(policy, self.config, (self.observation_space, self.action_space))
+            self._show()
+        return self._agent
+
+    @property
+    def policy(self) -> nn.Module:
+        """The trained policy, a plain module: observations (n, O), state → actions, state."""
+        return self.agent.policy
+
+    @property
+    def generation(self) -> int:
+        """Number of generations so far."""
+        return self._state.generation
+
+    @property
+    def env_steps(self) -> int:
+        """Number of environment steps of all members so far."""
+        return self._progress.steps
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far."""
+        return self._progress.seconds
+
+    def learn(
+        self,
+        env_steps: float | None = None,
+        *,
+        generations: int | None = None,
+        minutes: float | None = None,
+        target_return: float | None = None,
+        callback: Callback | Any = (),
+        progress_bar: bool = True,
+    ) -> ES:
+        """Train for this many more environment steps, generations or minutes, or up to a return; return the model.
+
+        The first rule that is met counts. Without any, those among the keys hold, and without these an hour. A callback
+        is a function of (model, record), or an object with such a method `on_generation`, as those of
+        `es_rl.callbacks`. It is called after each generation; one that returns True ends `learn`.
+        `progress_bar=False` shows nothing but warnings. Ctrl-C raises KeyboardInterrupt. Whatever stops it, finished
+        generations are saved, and `learn` goes on there.
+        """
+        wanted = {name: value for name, value in zip(STOP_RULES, (env_steps, generations, minutes, target_return),
+                                                     strict=True) if value is not None}  # fmt: skip
+        if wanted:
+            self.config = self._until(wanted)
+        callbacks: Sequence[Any] = callback if isinstance(callback, (list, tuple)) else [callback]
+
+        def on_generation(state: ESState, progress: Progress, record: Record) -> bool:
+            self._state, self._progress = state, progress
+            self.history.append(record)
+            self._show()
+            return True in [getattr(each, "on_generation", each)(self, record) for each in callbacks]
+
+        run, resumed = self.run or create(self.config), self.run is not None
+        try:
+            with one_thread():
+                train(
+                    self.config, run, f"{self._command}.learn({arguments([], wanted)})", resumed=resumed,
+                    spec=self._spec, on_generation=on_generation, quiet=not progress_bar,
+                )  # fmt: skip
+        except Stopped as stop:
+            if stop.exit_code == KEYBOARD:
+                raise KeyboardInterrupt(str(stop)) from None
+            raise
+        finally:
+            self.run = run if (run / "config.yaml").is_file() else None
+        return self
+
+    def _until(self, wanted: Mapping[str, float]) -> Config:
+        """Return the configuration with stop rules that count from now on. Raises `ConfigError`."""
+        for name, value in wanted.items():
+            if name != "target_return" and not value > 0:
+                raise ConfigError(f"learn: {name}={value}: must be > 0.")
+        done = {"env_steps": self.env_steps, "generations": self.generation, "minutes": self.seconds / 60}
+        rules = {name: None if name not in wanted else wanted[name] + done.get(name, 0) for name in STOP_RULES}
+        whole = {name: int(value) for name, value in rules.items() if isinstance(value, float) and value.is_integer()}
+        return self._changed(rules | {name: value for name, value in whole.items() if name in STOP_RULES[:2]})
+
+    def _changed(self, keys: Mapping[str, Any]) -> Config:
+        """Return the configuration with some keys changed that may change. Raises `ConfigError`."""
+        saved = flatten(asdict(self.config), whole=open_keys(Config))
+        names = {name: saved[name] for name in CODE}
+        config = resume_config(saved, {**keys, **names}, "the model")
+        return replace(config, env=self.config.env, policy=self.config.policy)
+
+    def predict(
+        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[Any, Any]:
+        """Return (action, state) for one observation or a batch: see `Agent.predict`."""
+        return self.agent.predict(obs, state, episode_start, deterministic)
+
+    def evaluate(self, episodes: int = 20, *, seed: int = 0, backend: str = "gymnasium") -> dict[str, Any]:
+        """Return what `python -m es_rl.evaluate` prints: return_mean, return_std, length_mean, … of fresh episodes."""
+        keys = EvaluateConfig(run=str(self.run or ""), episodes=episodes, seed=seed, backend=backend)
+        with one_thread():
+            return measure(self.agent, self.config.env, keys)
+
+    def record(self, out: str | Path = "policy.mp4", **keys: Any) -> Path:
+        """Film the policy, in a process of its own; return the path of the video.
+
+        `keys` are those of `python -m es_rl.record`, such as seconds=12.0 and gif="policy.gif". Raises what the verb
+        refuses, as the same kind of error.
+        """
+        with self._saved() as run:
+            film = RecordConfig(run=str(run), out=str(out), env=self.config.env, policy=self.config.policy, **keys)
+            log = run / "record.log"
+            process = film_in_child(film, log)
+            try:
+                process.join()
+                code = process.exitcode
+            finally:
+                kill_process(process)
+            if code:
+                said = log.read_text(encoding="utf-8").strip().splitlines() or ["the process was killed"]
+                kinds = [kind for kind in EsRlError.__subclasses__() if kind.exit_code == code]
+                raise (*kinds, EsRlError)[0](said[-1].removeprefix("es_rl: "))
+        return Path(out)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the model as a run directory with one checkpoint, which `ES.load`, `es_rl.load` and all verbs read.
+
+        Raises `ConfigError` if the path holds anything, except a saved model or a run that is to be overwritten.
+        """
+        target = Path(path)
+        if self.run is not None and target.resolve() == self.run.resolve():
+            raise ConfigError(f"{path}: is the run of this model, which `learn` saves. Give another path.")
+        with self._saved(target.absolute().parent) as run:
+            saving.put(run, target, overwrite=overwrite)
+
+    @contextlib.contextmanager
+    def _saved(self, beside: Path | None = None) -> Iterator[Path]:
+        """Save the model in a temporary directory, and yield its path."""
+        if beside is not None:
+            beside.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".es_rl-", dir=beside) as folder:
+            run = Path(folder) / "run"
+            saving.save(
+                run, self.config, self._state, self._progress, about=self._about, history=self.history,
+                command=self._command,
+            )  # fmt: skip
+            yield run
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        env: str | Callable[..., Any] | None = None,
+        policy: str | Callable[..., nn.Module] | None = None,
+        **keys: Any,
+    ) -> ES:
+        """Return the model of a run directory, or of one that `save` wrote. `learn` goes on in this directory.
+
+        An environment or a policy that came from Python, or as `module:Name`, must be given again, because no file may
+        name code. `keys` are those that may change when a run goes on, such as workers. Raises `CheckpointError`.
+        """
+        run, wanted = Path(path), flat(keys)
+        saved = saved_keys(run, Config)
+        again = {"env": given(env) if env else "", "policy": Given(policy) if callable(policy) else policy or ""}
+        for name, value in again.items():
+            if value:  # what came from Python cannot be compared: its name says little
+                both = isinstance(value, Given) and str(saved.get(name)).startswith(FROM_PYTHON)
+                wanted[name] = saved[name] if both else str(value)
+        config = resume_config(saved, wanted, str(run / "config.yaml"))
+        model = cls.__new__(cls)
+        named = replace(config, env=again["env"] or config.env, policy=again["policy"] or config.policy)
+        training = model._begin(named)
+        loaded, model._state = saving.read(run, training.state, config, model._about)
+        model._progress, model.run = loaded.progress, run
+        model.history = saving.history(run, loaded.generation)
+        model._command = f"es_rl.ES.load({str(path)!r})"
+        return model
+
+    def _show(self) -> None:
+        """Write the present theta into the policy."""
+        if self._agent is not None:
+            self._agent.policy.load_state_dict({**self._state.theta, **self._state.buffers})
+            self._agent.generation, self._agent.seconds = self.generation, self.seconds

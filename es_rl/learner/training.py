@@ -1,0 +1,108 @@
+"""Connect environments, policy and workers to a training. `es_rl.run.loop` does the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from es_rl import envs, es, policies
+from es_rl.envs import BACKENDS, EnvSpec
+from es_rl.errors import lookup
+from es_rl.es.chunks import idle_workers
+from es_rl.es.optim import check_optimizer
+from es_rl.es.shaping import SHAPINGS
+from es_rl.es.strategy import ESParams
+from es_rl.noise import KINDS
+from es_rl.plugins import FROM_PYTHON, file_name
+from es_rl.record import Films
+from es_rl.rl import agent, difficulty
+from es_rl.rl.central import PROCESSES
+from es_rl.rl.chunks import make_policy
+from es_rl.rl.config import Config
+from es_rl.rl.segments.task import SegmentTask
+from es_rl.rl.task import RlTask, probe
+from es_rl.run import directory, loop
+from es_rl.run.log import RunLog
+from es_rl.run.task import OnGeneration, Run, Training
+from es_rl.run.terms import RETURN
+from es_rl.workers.machine import available_processors, choose_device
+from es_rl.workers.pool import Workers
+
+
+def create(config: Config) -> Path:
+    """Create the directory of a new run. Raises `ConfigError` or `EnvError` for a configuration that cannot be run."""
+    check(config)
+    return directory.create(config.run, config.env.removeprefix(FROM_PYTHON), file_name(config.policy))
+
+
+def train(
+    config: Config,
+    run: Path,
+    command: str,
+    *,
+    resumed: bool,
+    spec: EnvSpec | None = None,
+    on_generation: OnGeneration | None = None,
+    quiet: bool = False,
+) -> None:
+    """Train in a run directory, a new one or that of a `resumed` run.
+
+    `command` is kept in a new directory. `spec` is what is known of the environment; default: a worker finds it out.
+    """
+    check(config)
+    count = available_processors() if config.workers is None else config.workers
+    if config.inference == "central":
+        count *= PROCESSES
+    begin = partial(prepare, config, run, "" if resumed else config.init, spec)
+    title = f"es_rl: {config.env} → {run}"
+    loop.run(
+        Run(
+            config, run, begin, command, title, workers=count, resumed=resumed, terms=RETURN,
+            on_generation=on_generation, quiet=quiet,
+        )
+    )  # fmt: skip
+
+
+def prepare(
+    config: Config, run: Path, init: str, spec: EnvSpec | None, workers: Workers, say: Callable[[str], None]
+) -> Training:
+    """Make the policy, the task that evaluates it in the environment, and the films."""
+    spec = spec or probe(workers, config)
+    for text in spec.warnings:
+        say(f"warning: {text}")
+    policy = make_policy(config, spec)
+    judged = SegmentTask(config, spec, workers, say) if config.es.segment else None
+    evaluator = RlTask(config, ESParams.of(config), spec, workers, judged.runner if judged else None)
+    parameters = sum(value.numel() for value in policy.parameters())
+    chunks = "" if evaluator.divisible else f" in chunks of {config.chunk}"
+    members = f"{config.es.population} members{chunks} judged by whole episodes"
+    if judged:
+        members = f"{config.credit.simulations} simulations, members judged by steps"
+    heading = f"{config.policy} policy of {parameters:,} parameters, {members}, {workers.count or 'no'} workers"
+    if config.inference == "local" and not judged:
+        chunk = 2 if evaluator.divisible else config.chunk or 2
+        if idle := idle_workers(config.es.population, chunk, workers.count):
+            say(idle)
+
+    def films(log: RunLog) -> Films:
+        return Films(run, config, say=say, done=log.animation)
+
+    about = agent.about(spec.observation_space, spec.action_space)
+    state = judged.begin() if judged else replace(es.init(policy), extra=difficulty.begun(spec.curriculum))
+    if init:
+        state = agent.start_from(Path(init), state)
+    return Training(evaluator, state, about, heading, films, judged.step if judged else None)
+
+
+def check(config: Config) -> None:
+    """Raise `ConfigError` or `EnvError` for a name that its registry does not have, or a device that is missing."""
+    policies.check_name(config.policy)
+    lookup(BACKENDS | {"auto": None}, config.backend, "backend")
+    lookup(KINDS, config.es.noise, "es.noise")
+    lookup(SHAPINGS, config.es.shaping, "es.shaping")
+    check_optimizer(config.optim.name, "optim.name")
+    envs.check_id(config.env)
+    if config.inference == "central":
+        choose_device(config.device)

@@ -1,0 +1,117 @@
+"""A policy from outside the package: a function that makes its network, named `module:function` or given from Python.
+
+    def network(observation_space, action_space, **policy_kwargs) → nn.Module
+
+    forward(obs) → outputs                        obs (n, O) → (n, outputs)
+    forward(obs, state) → (outputs, state)        with a memory; state None begins n episodes
+
+`observation_space` is that of what the network sees: a Box of O numbers, flattened and normalised. The action head
+makes actions of its outputs. A state is None, a tensor whose first axis is n, or a tuple, list or dict of such.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from es_rl import plugins
+from es_rl.errors import FOREIGN, EnvError, nearest, text_of
+from es_rl.policies.action import ActionHead
+from es_rl.policies.feedforward import Feedforward
+from es_rl.policies.normalizer import Normalizer
+
+SQUASH = "tanh"  # of the action head
+
+
+class WithMemory(nn.Module):
+    """normalizer → network, which has a memory → head."""
+
+    def __init__(self, normalizer: nn.Module, network: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.normalizer, self.network, self.head = normalizer, network, head
+
+    def forward(self, obs: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        outputs, state = self.network(self.normalizer(obs), state)
+        return self.head(outputs), state
+
+
+def find(name: str) -> Callable[..., Any]:
+    """Return the function that `module:function` names, or the object that was given. Raises `EnvError`."""
+    if isinstance(name, plugins.Given):
+        found = name.object
+    else:
+        module, _, function = name.rpartition(":")
+        try:
+            loaded = plugins.load(module)
+        except FOREIGN as error:
+            reason = f"{type(error).__name__}: {text_of(error)}"
+            raise EnvError(f"policy={name}: the module {module} cannot be imported: {reason}.") from error
+        found = getattr(loaded, function, None)
+        if found is None:
+            raise EnvError(f"policy={name}: {module} has no {function}.{nearest(function, vars(loaded))}")
+    if not callable(found):
+        raise EnvError(f"policy={name}: must be a function that returns a torch.nn.Module, and is a {_kind(found)}.")
+    made: Callable[..., Any] = found
+    return made
+
+
+def build(
+    name: str, kwargs: Mapping[str, Any], inputs: int, normalizer: nn.Module, action_space: spaces.Space[Any]
+) -> nn.Module:
+    """Return the policy around the network that the named function makes. Raises `EnvError` if it is unusable."""
+    head, make = ActionHead(action_space, SQUASH), find(name)
+    clip = normalizer.clip if isinstance(normalizer, Normalizer) else np.inf
+    seen = spaces.Box(-clip, clip, (inputs,), np.float32)
+    try:
+        made = make(seen, action_space, **kwargs)
+        if not isinstance(made, nn.Module):
+            raise TypeError(f"it returned a {_kind(made)}, and must return a torch.nn.Module")
+        network = copy.deepcopy(made)  # the function may return the same one again
+        remembers = "state" in inspect.signature(network.forward).parameters
+        policy = WithMemory(normalizer, network, head) if remembers else Feedforward(normalizer, head, network=network)
+        _check(network, inputs, head.outputs, remembers=remembers)
+    except FOREIGN as error:
+        raise EnvError(f"policy={name}: cannot be used: {text_of(error) or type(error).__name__}.") from error
+    _freeze(network)
+    return policy
+
+
+def _check(network: nn.Module, inputs: int, outputs: int, *, remembers: bool) -> None:
+    """Run a network once, which also gives lazy layers their shapes. Raises TypeError for what is not of its kind."""
+    for name, value in network.named_parameters():
+        if value.dtype != torch.float32 or value.device.type != "cpu":
+            raise TypeError(f"its {name} is {value.dtype} on {value.device}, and must be float32 on the CPU")
+    if not any(value.requires_grad for value in network.parameters()):
+        raise TypeError("it has no parameter that requires_grad, so nothing could be trained")
+    obs = torch.zeros(2, inputs)
+    with torch.no_grad():
+        found = network.eval()(obs, None) if remembers else network.eval()(obs)
+    if remembers:
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError("its forward(obs, state) must return (outputs, state)")
+        found = found[0]
+    if not isinstance(found, Tensor) or found.shape != (2, outputs):
+        shape = tuple(found.shape) if isinstance(found, Tensor) else _kind(found)
+        raise TypeError(
+            f"for observations (2, {inputs}), its forward must return outputs (2, {outputs}), and returned {shape}"
+        )
+
+
+def _freeze(network: nn.Module) -> None:
+    """Make buffers of the parameters that do not require a gradient: they are saved, and not trained."""
+    for module in network.modules():
+        for name, value in list(module.named_parameters(recurse=False)):
+            if not value.requires_grad:
+                delattr(module, name)
+                module.register_buffer(name, value.detach())
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__

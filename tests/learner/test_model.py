@@ -1,0 +1,306 @@
+"""`es_rl.ES`: the same bits as the command line, habits of Stable-Baselines3, policies and environments from Python."""
+
+import copy
+import json
+import threading
+
+import gymnasium
+import numpy as np
+import psutil
+import pytest
+import torch
+from conftest import metrics, model_hash, refusal
+from networks import Remembers, small, wrong_shape
+from torch import nn
+
+import es_rl
+from es_rl.errors import CheckpointError, ConfigError, EnvError, TrainingError
+from es_rl.evaluate import main as evaluate
+from es_rl.train import main as train
+
+TOY = {"es": {"population": 8}, "eval": {"every": 2, "episodes": 2}, "mlp": {"hidden": (8,)}, "workers": 0}
+TYPED = ["es.population=8", "eval.every=2", "eval.episodes=2", "mlp.hidden=[8]", "workers=0", "video.every=-1"]
+
+
+def toy(policy="mlp", env="es_rl/PointMass-v0", **keys):
+    return es_rl.ES(policy, env, **(TOY | keys))
+
+
+def theta(model):
+    return {name: value.clone() for name, value in model.policy.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("more", [{}, {"es": {"segment": 8}, "credit": {"simulations": 4}, "env": "es_rl/Ball-v0"}])
+def test_theta_is_that_of_the_command_line_in_one_go_or_two(more, tmp_path):
+    model = toy(seed=3, run=tmp_path / "python", **({"es": TOY["es"]} | more))
+    keys = TYPED if not more else [*TYPED[1:], "es.segment=8", "credit.simulations=4"]
+    train(
+        [f"env={more.get('env', 'es_rl/PointMass-v0')}", "seed=3", "generations=4", *keys, f"run={tmp_path / 'typed'}"]
+    )
+    model.learn(generations=2).learn(generations=2, progress_bar=False)
+    assert model_hash(tmp_path / "python") == model_hash(tmp_path / "typed")
+    assert [r["generation"] for r in model.history] == [1, 2, 3, 4] == [r["generation"] for r in metrics(model.run)]
+    assert model.env_steps == model.history[-1]["env_steps"] and model.generation == 4
+    assert same(theta(model), es_rl.load(model.run).policy.state_dict())
+    assert "es_rl.ES('mlp', " in (model.run / "command.txt").read_text()
+
+
+def test_closures_reach_the_workers_and_no_process_stays(tmp_path):
+    scale, width = 2.0, 8
+
+    class Scaled(gymnasium.RewardWrapper):
+        def reward(self, reward):
+            return scale * reward
+
+    def network(observation_space, action_space):
+        return nn.Sequential(nn.Linear(observation_space.shape[0], width), nn.Tanh(), nn.Linear(width, 2))
+
+    def begin(workers):
+        env = lambda: Scaled(gymnasium.make("CartPole-v1"))  # noqa: E731
+        return toy(network, env, workers=workers, run=tmp_path / str(workers)).learn(generations=2)
+
+    alone, two = begin(0), begin(2)
+    left = [p.cmdline() for p in psutil.Process().children(recursive=True)]
+    assert [line for line in left if "resource_tracker" not in " ".join(line)] == []  # which Python keeps
+    assert same(theta(alone), theta(two))
+    assert alone.history[-1]["fitness/mean"] == 2 * alone.history[-1]["length/mean"]
+
+
+def test_a_policy_of_known_layers_equals_the_named_one(tmp_path):
+    named = toy("mlp", "CartPole-v1")
+    network = copy.deepcopy(named.policy.network).requires_grad_(True)
+    own = toy(lambda o, a: network, "CartPole-v1")
+    for model in (named, own):
+        model.learn(generations=2, progress_bar=False)
+    assert list(theta(named)) == list(theta(own)) and same(theta(named), theta(own))
+
+
+def test_predict_takes_one_observation_or_a_batch_as_stable_baselines3_does():
+    baselines = pytest.importorskip("stable_baselines3.common.evaluation")
+    monitor = pytest.importorskip("stable_baselines3.common.monitor")
+    model = toy(env="CartPole-v1").learn(generations=2)
+    one, state = model.predict(np.zeros(4, np.float32))
+    many, _ = model.predict(np.zeros((3, 4), np.float32))
+    assert state is None and one.shape == () and many.tolist() == [one] * 3
+    assert model.action_space.contains(one)
+    env = monitor.Monitor(gymnasium.make("CartPole-v1"))
+    mean, _ = baselines.evaluate_policy(model, env, n_eval_episodes=3)
+    assert mean >= 1
+    with pytest.raises(ConfigError, match=r"^obs: the observation has shape \(5,\), but its space has \(4,\)"):
+        model.predict(np.zeros(5))
+
+
+@pytest.mark.parametrize("policy", ["transformer", "memory"])
+def test_each_row_of_a_batch_has_a_memory_of_its_own(policy):
+    network = policy if policy == "transformer" else lambda o, a: Remembers(4, 2)
+    model = toy(network, "CartPole-v1", **({"transformer": {"width": 8, "layers": 1, "heads": 2}}))
+    with torch.no_grad():  # large outputs, so that actions differ
+        for value in model.policy.parameters():
+            value.normal_(generator=torch.Generator().manual_seed(1))
+    rng = np.random.default_rng(0)
+    obs = 3 * rng.normal(size=(12, 3, 4))
+    alone = []
+    for row in range(3):
+        state, actions = None, []
+        for t in range(12):
+            if row == 1 and t == 5:
+                state = None  # its episode ends
+            action, state = model.predict(obs[t, row], state)
+            actions.append(int(action))
+        alone.append(actions)
+    state, together = None, []
+    for t in range(12):
+        kept = state
+        action, state = model.predict(obs[t], state, episode_start=np.array([False, t == 5, False]))
+        again, _ = model.predict(obs[t], kept, episode_start=np.array([False, t == 5, False]))
+        assert again.tolist() == action.tolist()  # the state given is not changed
+        together.append(action)
+    assert np.array(together).T.tolist() == alone and len(np.unique(alone)) == 2
+
+
+def test_a_saved_model_is_loaded_and_goes_on_to_the_same_bits(tmp_path):
+    model = toy(small, "CartPole-v1").learn(generations=3)
+    model.save(tmp_path / "saved")
+    with pytest.raises(ConfigError, match="holds a saved model or a run. Give another path, or overwrite=True"):
+        model.save(tmp_path / "saved")
+    model.save(tmp_path / "saved", overwrite=True)
+    assert not list(tmp_path.glob(".*"))
+    other = es_rl.ES.load(tmp_path / "saved", policy=small)
+    assert other.history == [json.loads(json.dumps(r)) for r in model.history]
+    assert same(theta(model), theta(other)) and other.run == tmp_path / "saved"
+    for each in (model, other):
+        each.learn(generations=2)
+    assert same(theta(model), theta(other))
+    assert same(theta(es_rl.load(tmp_path / "saved", policy=small)), theta(model))
+    with pytest.raises(CheckpointError, match="policy=python:small in .*: was given from Python. Give it again"):
+        es_rl.load(tmp_path / "saved")
+    with pytest.raises(ConfigError, match="policy=python:small in .*: was given from Python. Give it again"):
+        es_rl.ES.load(tmp_path / "saved")
+    (tmp_path / "mine.txt").write_text("")
+    with pytest.raises(ConfigError, match=r"mine\.txt: exists, and is not a saved model"):
+        model.save(tmp_path / "mine.txt", overwrite=True)
+
+
+def test_an_untrained_model_can_be_saved_and_learns_from_there(tmp_path):
+    for name, keys in (("whole", {}), ("judged", {"es": {"segment": 8}, "credit": {"simulations": 4}})):
+        model = toy(env="es_rl/Ball-v0", **keys)
+        model.save(tmp_path / name)
+        loaded = es_rl.ES.load(tmp_path / name)
+        for each in (model, loaded):
+            each.learn(generations=1, progress_bar=False)
+        assert same(theta(model), theta(loaded)), name
+
+
+def test_callbacks_see_the_trained_policy_and_may_stop(tmp_path):
+    seen = []
+
+    def look(model, record):
+        seen.append((record["generation"], theta(model)["network.0.weight"].clone()))
+
+    stop = es_rl.callbacks.EarlyStopping(patience=2, least=1e9)
+    model = toy().learn(generations=50, callback=[look, stop, es_rl.callbacks.Print()])
+    assert [generation for generation, _ in seen] == [1, 2, 3] and model.generation == 3
+    assert not torch.equal(seen[0][1], seen[1][1])
+    assert torch.equal(seen[-1][1], es_rl.load(model.run).policy.state_dict()["network.0.weight"])
+
+    def breaks(model, record):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        model.learn(generations=2, callback=breaks)
+    assert model.generation == 4 and same(theta(model), es_rl.load(model.run).policy.state_dict())
+
+
+def test_stop_rules_count_from_now_on_and_are_checked():
+    model = toy().learn(1)
+    steps = model.env_steps
+    assert model.generation == 1 and steps == 800
+    model.learn(1e3)
+    assert model.generation == 3 and model.config.env_steps == 1800
+    model.learn(minutes=1e-6)
+    assert model.generation == 4 and model.config.env_steps is None
+    model.learn(target_return=-1e9, generations=9)  # met by the last evaluation
+    assert model.generation == 4
+    for rule in ({"env_steps": 0}, {"generations": -1}, {"minutes": float("nan")}):
+        with pytest.raises(ConfigError, match="must be > 0"):
+            model.learn(**rule)
+    with pytest.raises(ConfigError, match="env_steps"):
+        model.learn(1.5)
+
+
+def test_numbers_of_an_evaluation_are_those_of_the_verb(capsys):
+    model = toy(env="CartPole-v1").learn(generations=1, progress_bar=False)
+    assert capsys.readouterr().out == ""
+    found = model.evaluate(3, seed=5)
+    evaluate([f"run={model.run}", "episodes=3", "seed=5"])
+    assert found == json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_a_notebook_trains_in_another_thread_too():
+    done = []
+    thread = threading.Thread(target=lambda: done.append(toy().learn(generations=1, progress_bar=False)))
+    thread.start()
+    thread.join()
+    assert done[0].generation == 1
+
+
+class Registered(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), float(-np.square(action).sum()), True, False, {}
+
+
+def test_an_id_that_was_registered_with_a_class_is_known_to_workers(monkeypatch):
+    monkeypatch.delitem(gymnasium.registry, "Mine-v0", raising=False)
+    gymnasium.register("Mine-v0", Registered, max_episode_steps=5)
+    model = toy(env="Mine-v0", workers=1).learn(generations=1)
+    assert model.config.env == "python:Mine-v0" and model.history[0]["members/failed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        (("mlp", "Nothing-v0"), EnvError, "env=Nothing-v0: no such environment"),
+        (("mlp", 3), EnvError, "env=python:int: must be an id, or a function that makes a gymnasium.Env, and is a int"),
+        (("mlp", dict), EnvError, "must return a gymnasium.Env"),
+        (("mpl", "CartPole-v1"), ConfigError, "Did you mean mlp"),
+        ((3, "CartPole-v1"), EnvError, "must be a function that returns a torch.nn.Module, and is a int"),
+        ((wrong_shape, "CartPole-v1"), EnvError, r"must return outputs \(2, 2\), and returned \(2, 7\)"),
+        ((lambda o, a: None, "CartPole-v1"), EnvError, "it returned a NoneType"),
+        ((lambda o, a: nn.Linear(4, 2).double(), "CartPole-v1"), EnvError, "float32"),
+        ((lambda o, a: nn.Linear(4, 2).requires_grad_(False), "CartPole-v1"), EnvError, "no parameter that requires"),
+        ((lambda o: nn.Linear(4, 2), "CartPole-v1"), EnvError, "policy=python:<lambda>: cannot be used: .* positional"),
+    ],
+)
+def test_bad_input_is_refused_with_the_rule(arguments, kind, message):
+    with pytest.raises(kind, match=message):
+        es_rl.ES(*arguments, workers=0)
+
+
+def test_wrong_keys_are_refused():
+    with pytest.raises(ConfigError, match="es.populaton: unknown key. Did you mean es.population"):
+        toy(es={"populaton": 3})
+    with pytest.raises(ConfigError, match="must be even|multiple of 2|pairs"):
+        toy(es={"population": 3})
+
+
+def test_frozen_parameters_of_a_policy_are_saved_and_not_trained():
+    def network(observation_space, action_space):
+        layers = small(observation_space, action_space)
+        layers[0].weight.requires_grad_(False)
+        return layers
+
+    model = toy(network, "CartPole-v1")
+    before = theta(model)
+    after = theta(model.learn(generations=2))
+    assert torch.equal(before["network.0.weight"], after["network.0.weight"])
+    assert not torch.equal(before["network.2.weight"], after["network.2.weight"])
+
+
+def test_a_policy_is_named_on_the_command_line_and_again_on_resume(tmp_path):
+    run = tmp_path / "run"
+    train(["env=CartPole-v1", "policy=networks:small", "policy_kwargs.width=4", "generations=1", f"run={run}", *TYPED])
+    assert es_rl.load(run, policy="networks:small").policy.state_dict()["network.0.weight"].shape == (4, 4)
+    code, said = refusal(train, f"resume={run}", "generations=2")
+    assert code == 2 and "policy=networks:small in" in said and "add policy=networks:small" in said
+    train([f"resume={run}", "generations=2", "policy=networks:small"])
+    code, said = refusal(evaluate, f"run={run}")
+    assert code == 4 and "policy=networks:small" in said
+    evaluate([f"run={run}", "policy=networks:small", "episodes=1"])
+    for name, text in {
+        "networks:smal": "networks has no smal. Did you mean small?",
+        "networks:number": "must be a function that returns a torch.nn.Module, and is a int",
+        "nowhere_at_all:x": "the module nowhere_at_all cannot be imported",
+        "networks:nothing": "it returned a NoneType, and must return a torch.nn.Module",
+    }.items():
+        code, said = refusal(train, "env=CartPole-v1", f"policy={name}", "generations=1", *TYPED)
+        assert code == 3 and text in said, said
+
+
+def test_training_that_fails_leaves_a_model_that_can_be_used(tmp_path):
+    training = False
+
+    class Breaks(Registered):
+        def step(self, action):
+            if training:
+                raise ValueError("broken")
+            return super().step(action)
+
+    model = toy(env=Breaks, es={"population": 8})
+    training = True
+    with pytest.raises((TrainingError, EnvError), match="broken"):
+        model.learn(generations=2, progress_bar=False)
+    assert model.generation == 0
+    model.predict(np.zeros(2))
+    training = False
+    assert model.learn(generations=1, progress_bar=False).generation == 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,12 +45,16 @@ def main(argv: Sequence[str]) -> int:
     config = parse(EvaluateConfig, argv)
     agent, env = agents.trusted(config)
     result = measure(agent, env, config)
-    counted = result["episodes"] - result["failed"]
-    sys.stdout.write(
-        f"{env}: return {result['return_mean']:.1f} ± {result['return_std']:.1f} over {counted} episodes\n"
-    )
+    sys.stdout.write(summary(result) + "\n")
     sys.stdout.write(json.dumps(result) + "\n")
     return 0
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """Return what an evaluation has found, in one line."""
+    counted = result["episodes"] - result["failed"]
+    reached = f"{result['return_mean']:.1f} ± {result['return_std']:.1f}"
+    return f"{result['env']}: return {reached} over {counted} episodes"
 
 
 def measure(agent: agents.Agent, env: str, config: EvaluateConfig) -> dict[str, Any]:

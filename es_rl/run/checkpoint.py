@@ -153,7 +153,7 @@ def load(run: Path, which: str = "last") -> Checkpoint:
     if not path.is_dir():
         there = ", ".join(str(int(p.name)) for p in _all(folder)) or "none"
         raise CheckpointError(f"{run}: has no checkpoint {which}; it has those of the generations {there}.")
-    return _read(path)
+    return read(path)
 
 
 def load_newest(run: Path, on_warning: Callable[[str], None]) -> Checkpoint:
@@ -164,7 +164,7 @@ def load_newest(run: Path, on_warning: Callable[[str], None]) -> Checkpoint:
     problems = []
     for path in reversed(found):
         try:
-            return _read(path)
+            return read(path)
         except CheckpointError as error:
             problems.append(str(error))
             on_warning(f"{error} Falling back to the one before.")
@@ -181,17 +181,17 @@ def newest_keys(run: Path, kind: type[Any]) -> tuple[Path | None, dict[str, Any]
     return None, {}
 
 
-def _read(path: Path) -> Checkpoint:
-    """Return a checkpoint. Check every file against the manifest before parsing any."""
+def read(path: Path, files: Sequence[str] = FILES) -> Checkpoint:
+    """Return a checkpoint that has at least these files. Check all against the manifest before parsing any."""
     with atomic.reading(path):
-        contents = atomic.read(path, FILES, optional=[CONFIG, EXTRA])
+        contents = atomic.read(path, files, optional=[CONFIG, EXTRA])
         facts = json.loads(contents["state.json"])
         if facts["format"] != FORMAT:
             raise CheckpointError(f"{path}: has format {facts['format']}; this version reads {FORMAT}.")
         return Checkpoint(
             generation=count(facts["generation"], "generation"),
             model=load_tensors(contents["model.safetensors"]),
-            optim=load_tensors(contents["trainer.safetensors"]),
+            optim=load_tensors(contents["trainer.safetensors"]) if "trainer.safetensors" in files else {},
             extra=load_tensors(contents[EXTRA]) if EXTRA in contents else {},
             progress=_progress(facts["progress"]),
             about=dict(facts["about"]),

@@ -40,6 +40,7 @@ VERBS = {
     "evaluate": ("Evaluate a policy", "evaluate:EvaluateConfig", (), {}),
     "record": ("Film a policy", "record:RecordConfig", (), {}),
     "play": ("Watch and steer", "play.__main__:PlayConfig", (), {}),
+    "push": ("Publish a policy", "push:PushConfig", (), {}),
     "compare": ("Compare with others", "compare.config:CompareConfig", (), {}),
     "compare.suite": ("Put comparisons together", "compare.suite:SuiteConfig", (), {}),
     "compare.baselines": ("Train one of the others", "compare.config:BaselineConfig", (), {}),

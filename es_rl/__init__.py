@@ -52,6 +52,7 @@ __all__ = ["load", *ROOMS, *NAMES]
 def load(run: str | Path, checkpoint: str = "last", *, policy: str | Callable[..., nn.Module] | None = None) -> Agent:
     """Return the trained policy of a run directory, ready to act.
 
+    `run` may be the address of a published policy: `hf://USER/NAME`, or `hf://USER/NAME@REVISION`. It is downloaded.
     `checkpoint` is `last`, `best` or a generation number. Raises `es_rl.errors.CheckpointError` if it is missing or
     damaged. Nothing in the run is executed: weights are read from safetensors, names are looked up in the package's
     registries. A policy from outside the package is given again as `policy`, a function or `module:function`.

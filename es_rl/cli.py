@@ -21,6 +21,7 @@ VERBS = {
     "evaluate": "returns of a trained policy, as JSON: run=RUN",
     "record": "a video of a trained policy: run=RUN",
     "play": "watch a trained policy in a window, and steer it: run=RUN",
+    "push": "publish a trained policy on the Hugging Face Hub: run=RUN repo=USER/NAME",
     "text": "train a byte-level GPT: corpus=FILE",
     "llm": "fine-tune a language model: model=DIR data=FILE reward=NAME",
     "sweep": "search for settings: env=ID es.sigma=0.01..0.5:log",

@@ -17,6 +17,7 @@ from es_rl import cli, envs
 from es_rl.config import help_text, parse
 from es_rl.envs.renderer import QUALITIES, choose_renderer
 from es_rl.errors import ConfigError
+from es_rl.hub.address import is_address
 from es_rl.keys import key
 from es_rl.plugins import file_name
 from es_rl.rl import agent as agents
@@ -55,15 +56,20 @@ def main(argv: Sequence[str]) -> int:
     """Run the verb; return the exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(RecordConfig, USAGE))
-    return record(parse(RecordConfig, argv))
+    film_run(parse(RecordConfig, argv))
+    return 0
 
 
-def record(config: RecordConfig) -> int:
-    """Film as the keys say, and write the files. Return the exit code."""
+def film_run(config: RecordConfig) -> Path:
+    """Film a run's policy as the keys say, and tell so on stdout. Return the file."""
+    if is_address(config.run) and (not config.out or config.film == "progress"):
+        raise ConfigError(
+            f"run={config.run}: has one checkpoint and no place for films. Give out=FILE.mp4, film=policy."
+        )
     agent, env_id = agents.trusted(config)
     choose_renderer()
     envs.check_id(env_id)
-    out = Path(config.out) if config.out else _default(config, agent, env_id)
+    out = Path(config.out) if config.out else default_file(config, agent, env_id)
     if out.suffix.lower() not in (*MP4, GIF):
         raise ConfigError(f"out={out}: must end in .mp4 or .gif.")
     if config.film == "progress" and config.checkpoint != "last":
@@ -78,10 +84,11 @@ def record(config: RecordConfig) -> int:
         films = [stack.enter_context(filming(_take(config, one, env_id, len(shown)))) for one in shown]
         frames = side_by_side([film.frames for film in films])
         _write(config, out, Film(frames, films[0].fps), panels=len(shown))
-    return 0
+    return out
 
 
-def _default(config: RecordConfig, agent: agents.Agent, env_id: str) -> Path:
+def default_file(config: RecordConfig, agent: agents.Agent, env_id: str) -> Path:
+    """Return the file of a run in which its film is written if no other one is named."""
     what = "progress" if config.film == "progress" else agent.generation
     return Path(config.run) / "videos" / f"{file_name(env_id)}-{what}.mp4"
 
@@ -127,7 +134,12 @@ def _write(config: RecordConfig, out: Path, film: Film, *, panels: int) -> None:
 def in_background(config: RecordConfig) -> None:
     """Run the verb in a separate process during training, at a lower priority than the training."""
     os.nice(10)
-    cli.run(lambda argv: record(config), [])
+    cli.run(lambda argv: _filmed(config), [])
+
+
+def _filmed(config: RecordConfig) -> int:
+    film_run(config)
+    return 0
 
 
 def film_in_child(config: RecordConfig, log: Path) -> Any:

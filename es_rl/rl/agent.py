@@ -17,6 +17,8 @@ from es_rl.config import build
 from es_rl.envs.spaces import Flattener, from_json, size, to_action, to_json
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.es.restore import restored
+from es_rl.hub import client
+from es_rl.hub.address import Address, is_address, parsed
 from es_rl.keys import key
 from es_rl.plugins import module_rule
 from es_rl.rl.config import Config, resolve
@@ -29,7 +31,7 @@ from es_rl.run import checkpoint as checkpoints
 class RunConfig:
     """The keys of every verb that takes a trained policy."""
 
-    run: str = key("", "run directory", path=True)
+    run: str = key("", "run directory, or a policy on the Hugging Face Hub: hf://USER/NAME", path=True)
     checkpoint: str = key("last", "checkpoint: last, best, or a generation number")
     env: str = key("", "another environment with the same spaces; must be given again for module:Id")
     policy: str = key("", "the policy again, if it is module:function")
@@ -82,12 +84,18 @@ class Agent:
 def load(run: str | Path, checkpoint: str = "last", *, policy: str = "") -> Agent:
     """Return a run's policy from checkpoint `last`, `best` or a generation's number. Raises `CheckpointError`.
 
-    A policy from outside the package must be given again, as `module:function` or a `Given`: no file may name code.
+    The run may be the address of a published policy, hf://USER/NAME or hf://USER/NAME@REVISION. A policy from outside
+    the package must be given again, as `module:function` or a `Given`: no file may name code.
     """
     path = Path(run)
+    address = parsed(run) if is_address(run) else None
     try:
-        directory.check_run(path)
-        loaded = checkpoints.load(path, checkpoint)
+        if address:
+            loaded = _published(address, checkpoint)
+            path = loaded.path
+        else:
+            directory.check_run(path)
+            loaded = checkpoints.load(path, checkpoint)
         saved = loaded.keys(Config) or directory.saved_config(path, Config)
         config = resolve(build(Config, [(saved, f"{path / 'config.yaml'}: ")]))
         if ":" in config.policy and not policy:
@@ -105,6 +113,16 @@ def load(run: str | Path, checkpoint: str = "last", *, policy: str = "") -> Agen
     module.load_state_dict({**state.theta, **state.buffers})
     seconds = loaded.progress.seconds
     return Agent(module, config, (observation_space, action_space), generation=loaded.generation, seconds=seconds)
+
+
+def _published(address: Address, which: str) -> checkpoints.Checkpoint:
+    """Return the only checkpoint of a published policy. Raises `CheckpointError` if another one is asked for."""
+    loaded = checkpoints.read(client.download(address), (client.WEIGHTS, client.STATE, client.KEYS))
+    if which not in ("last", str(loaded.generation)):
+        raise CheckpointError(
+            f"checkpoint={which}: {address} has one, of generation {loaded.generation}. Leave checkpoint out."
+        )
+    return loaded
 
 
 def start_from(path: Path, fresh: es.ESState) -> es.ESState:

@@ -27,7 +27,11 @@ EXPORT = {name for name, _ in leaves(ExportConfig)}
 BESIDES = {"train": {"config", "resume"}, "text": {"resume"}, "llm": {"resume", *EXPORT}}
 # The verbs whose keys a page names outside of commands; the others: every verb, or that of training.
 OF = {"guides/text": ["text"], "guides/language_models": ["llm"], "guides/comparison": ["compare", "sweep"]}
-OF |= {"guides/gpu": ["train", "llm"], "guides/resuming": ["train", "evaluate", "sweep"]}
+OF |= {
+    "guides/hub": ["push", "record"],
+    "guides/gpu": ["train", "llm"],
+    "guides/resuming": ["train", "evaluate", "sweep"],
+}
 NOT_KEYS = ("tried", "when", "vector_envs", "performance", "results")  # pages that name keys of scripts
 
 

@@ -16,6 +16,7 @@ ORDER = [
     ["noise", "config", "plugins"],
     ["es", "population", "envs", "policies", "rewards", "workers", "hub"],
     ["run"],
+    ["plot"],
     ["rl", "text", "llm", "trainer"],
     ["callbacks", "cli", "train", "evaluate", "record", "push", "play", "compare", "sweep", "learner"],
     ["__main__"],

@@ -19,12 +19,12 @@ import numpy as np
 
 from es_rl import cli
 from es_rl.compare.report import suite_page
-from es_rl.compare.report.figures import files
 from es_rl.compare.report.statistics import Array, iqm, normalised, profile, profile_band, stratified_interval
 from es_rl.compare.report.summary import LABELS, OURS, RANDOM, Results, beats, summary
 from es_rl.config import help_text, pairs, parse
 from es_rl.errors import ConfigError, lookup
 from es_rl.keys import key
+from es_rl.plot.style import files
 from es_rl.run.directory import reporting
 
 USAGE = "python -m es_rl.compare.suite DIRECTORY … out=DIRECTORY   several tasks' comparisons on one page"

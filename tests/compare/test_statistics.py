@@ -46,11 +46,6 @@ def test_probability_of_improvement_counts_pairs():
     assert more == (1.0, 1.0, 1.0)
 
 
-def test_curves_meet_on_one_grid_and_are_nowhere_made_longer():
-    values = statistics.at(np.array([0.0, 1.0, 3.0]), [(np.array([0.0, 2.0]), np.array([0.0, 4.0]))])
-    assert values[0, :2].tolist() == [0.0, 2.0] and np.isnan(values[0, 2])
-
-
 def test_a_stratified_resample_draws_as_many_runs_of_each_task_as_there_are():
     """Tasks without spread leave nothing to chance; a plain bootstrap of all runs would mix them."""
     strata = [np.zeros(4), np.ones(4)]

@@ -1,69 +1,24 @@
-"""The figures of a comparison, as SVG and PNG. A contender has the same colour, dashes and marker in all of them.
-
-Figures are deterministic: the same results give the same bytes. The text of an SVG stays text. Its background and text
-colours follow the reader's dark or light scheme.
-"""
+"""The figures of a comparison, as SVG and PNG. A contender has the same colour, dashes and marker in all of them."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from es_rl.compare.report.statistics import MIN_SEEDS, Array, at, interval, iqm
+from es_rl.compare.report.statistics import MIN_SEEDS, Array, interval, iqm
 from es_rl.compare.report.summary import COSTS, RANDOM, Results, curve, finished, label, summary
+from es_rl.plot import style
+from es_rl.plot.curves import at
+from es_rl.plot.style import INK, NUMBER, WIDTH, Drawing, canvas, finish
 
-# Distinct also for readers who confuse red and green, or blue and yellow; contrast at least 3:1 on both backgrounds.
-COLORS = {
-    "es": "#5d8dfa",
-    "ppo_fast": "#b04623",
-    "ppo": "#b88c03",
-    "sac": "#0fa762",
-    "ars": "#b915a7",
-    "evotorch": "#7838ff",
-    "random": "#6c6c6c",
-}
-DASHES: dict[str, Any] = {
-    "es": "-",
-    "ppo_fast": (0, (5, 1.5)),
-    "ppo": (0, (1.5, 1.5)),
-    "sac": (0, (6, 1.5, 1.5, 1.5)),
-    "ars": (0, (3, 1)),
-    "evotorch": (0, (6, 1.5, 1.5, 1.5, 1.5, 1.5)),
-    "random": (0, (1, 3)),
-}
-MARKERS = {"es": "o", "ppo_fast": "s", "ppo": "D", "sac": "^", "ars": "v", "evotorch": "P", "random": "x"}
-PAPER, INK = "#ffffff", "#333333"
-DARK_PAPER, DARK_INK = "#17191e", "#d5d8de"
+CONTENDERS = ("es", "ppo_fast", "ppo", "sac", "ars", "evotorch", RANDOM)
+COLORS = dict(zip(CONTENDERS, style.COLORS, strict=True))
+DASHES: dict[str, Any] = dict(zip(CONTENDERS, style.DASHES, strict=True))
+MARKERS = dict(zip(CONTENDERS, ("o", "s", "D", "^", "v", "P", "x"), strict=True))
 GRID = 100  # points at which a curve is drawn
 FAR = 10.0  # the cost axis is logarithmic if the ends of the curves differ by more than this factor
-SIZE = (5.0, 3.9)  # width and height, inches
-RC: dict[Any, Any] = {
-    "svg.hashsalt": "es_rl",
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": "none",
-    "legend.frameon": False,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-}
-DARK = f"""<style>@media (prefers-color-scheme: dark) {{
-[style*="fill: {PAPER}"] {{ fill: {DARK_PAPER} !important }} [style*="fill: {INK}"] {{ fill: {DARK_INK} !important }}
-[style*="stroke: {INK}"] {{ stroke: {DARK_INK} !important }} }}</style>"""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One figure in both formats, with its caption."""
-
-    svg: str
-    png: bytes
-    caption: str
 
 
 def draw(results: Results) -> dict[str, Drawing]:
@@ -84,8 +39,8 @@ def curves(results: Results, name: str) -> Drawing:
                 _curve(axes, who, label(results, who), [(x[x > 0], y[x > 0]) for x, y in pairs] if log else pairs)
         if log:
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:,.6g}")
-        axes.yaxis.set_major_formatter("{x:,.6g}")
+            axes.xaxis.set_major_formatter(NUMBER)
+        axes.yaxis.set_major_formatter(NUMBER)
         axes.set(xlabel=text, ylabel="return")
         return finish(figure, axes, f"Return against {text}{', logarithmic' if log else ''}.")
 
@@ -133,7 +88,7 @@ def returns(results: Results) -> Drawing:
             axes.plot([row["median"]], [i], "|", color=color(who), ms=18, mew=2)
         axes.set_yticks(range(len(found)), [label(results, who) for who in found])
         axes.set_ylim(len(found) - 0.4, -0.6)
-        axes.xaxis.set_major_formatter("{x:,.6g}")
+        axes.xaxis.set_major_formatter(NUMBER)
         axes.set(xlabel="return")
         caption = "Each mark is one training, the upright line their median"
         return finish(figure, axes, f"{caption}; the bar is the 95 % interval of the interquartile mean.")
@@ -146,36 +101,4 @@ def color(who: str) -> str:
 
 def curve_style(who: str) -> dict[str, Any]:
     """Return the line style of a contender."""
-    return {"color": color(who), "ls": DASHES.get(who, "-"), "lw": 1.8}
-
-
-@contextmanager
-def canvas(height: float = SIZE[1]) -> Iterator[tuple[Any, Any]]:
-    """Yield a figure and its axes; the report's style applies inside the block."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure  # pyplot would look for a window system
-
-    with rc_context(RC):
-        figure = Figure(figsize=(SIZE[0], height), layout="constrained")
-        axes = figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.2)
-        yield figure, axes
-
-
-def finish(figure: Any, axes: Any, caption: str) -> Drawing:
-    """Add the legend and render the figure. Call it inside the `canvas` block."""
-    handles, names = axes.get_legend_handles_labels()
-    if names:
-        figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9, handlelength=3)
-    svg, png = io.StringIO(), io.BytesIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
-    head, mark, rest = svg.getvalue().partition(" <defs>")
-    return Drawing(head + DARK + "\n" + mark + rest, png.getvalue(), caption)
-
-
-def files(drawings: Mapping[str, Drawing]) -> dict[str, bytes]:
-    """Return the content of each figure's files, by file name."""
-    svg = {f"{name}.svg": drawing.svg.encode() for name, drawing in drawings.items()}
-    return svg | {f"{name}.png": drawing.png for name, drawing in drawings.items()}
+    return {"color": color(who), "ls": DASHES.get(who, "-"), "lw": WIDTH}

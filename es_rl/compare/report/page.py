@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from es_rl.compare.report import figures, web
+from es_rl.compare.report import figures
 from es_rl.compare.report.statistics import MIN_SEEDS
 from es_rl.compare.report.summary import (
     COSTS,
@@ -33,7 +33,8 @@ from es_rl.compare.report.summary import (
     times,
 )
 from es_rl.compare.report.tables import tables
-from es_rl.compare.report.web import escape
+from es_rl.plot import style, web
+from es_rl.plot.web import escape
 from es_rl.run.screen import number
 
 EXPLAINED = f"""The deterministic, unperturbed policy with frozen normalisation on Gymnasium's own environment, mean of
@@ -51,7 +52,7 @@ could use. Others: the largest share of these processors that other programs too
 def write(out: Path, results: Results) -> None:
     """Write `report.html`, its figures and its tables into `out`, which holds the videos of the results."""
     drawings = figures.draw(results)
-    for name, content in figures.files(drawings).items():
+    for name, content in style.files(drawings).items():
         (out / name).write_bytes(content)
     for name, text in tables(results).items():
         (out / name).write_text(text, encoding="utf-8")
@@ -62,7 +63,7 @@ def write(out: Path, results: Results) -> None:
     (out / "report.html").write_text(page(results, drawings, videos), encoding="utf-8")
 
 
-def page(results: Results, drawings: Mapping[str, figures.Drawing], videos: Mapping[str, tuple[int, bytes]]) -> str:
+def page(results: Results, drawings: Mapping[str, style.Drawing], videos: Mapping[str, tuple[int, bytes]]) -> str:
     """Return the report as self-contained HTML. `videos` has the seed and the content of each contender's video."""
     players = "".join(
         f'<figure><video controls loop muted autoplay playsinline src="{web.data("video/mp4", film)}"></video>'

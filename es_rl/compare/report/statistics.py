@@ -130,11 +130,6 @@ def round_levels(low: float, high: float, shares: Sequence[float] = (0.25, 0.5, 
     return [float(np.round(round((low + share * span) / step) * step, max(0, -exponent))) for share in shares]
 
 
-def at(grid: Array, curves: Sequence[tuple[Array, Array]]) -> Array:
-    """Interpolate curves (x, y) linearly on one grid (T,) and return (K, T); NaN outside a curve."""
-    return np.stack([np.interp(grid, x, y, left=np.nan, right=np.nan) for x, y in curves])
-
-
 def _ends(resampled: Array) -> tuple[Any, Any]:
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return low, high

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from es_rl.compare.report import web
-from es_rl.compare.report.figures import Drawing, canvas, color, curve_style, finish
+from es_rl.compare.report.figures import color, curve_style
 from es_rl.compare.report.statistics import MIN_SEEDS
 from es_rl.compare.report.summary import DISTURBED, LABELS, OURS, RANDOM, joined
 from es_rl.compare.report.tables import csv_text
-from es_rl.compare.report.web import escape
+from es_rl.plot import web
+from es_rl.plot.style import Drawing, canvas, finish
+from es_rl.plot.web import escape
 from es_rl.run.screen import number
 
 if TYPE_CHECKING:

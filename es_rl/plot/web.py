@@ -6,7 +6,7 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 
-from es_rl.compare.report.figures import Drawing
+from es_rl.plot.style import Drawing
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --quiet: #555; --bad: #b3261e }

@@ -39,6 +39,7 @@ VERBS = {
     "train": ("Train a policy", "rl.config:Config", (), {}),
     "evaluate": ("Evaluate a policy", "evaluate:EvaluateConfig", (), {}),
     "record": ("Film a policy", "record:RecordConfig", (), {}),
+    "plot": ("Draw curves", "plot.config:PlotConfig", (), {}),
     "play": ("Watch and steer", "play.__main__:PlayConfig", (), {}),
     "push": ("Publish a policy", "push:PushConfig", (), {}),
     "compare": ("Compare with others", "compare.config:CompareConfig", (), {}),

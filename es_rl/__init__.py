@@ -35,7 +35,7 @@ if sys.argv[:1] == ["-m"]:  # `python -m es_rl.VERB`: torch, which it imports, e
         sys.stderr.write(f"es_rl: the current directory: {error.strerror}. Change to another one.\n")
         sys.exit(6)
 ROOMS = {
-    **{name: name for name in ("callbacks", "envs", "es", "noise", "policies", "population", "rng")},
+    **{name: name for name in ("callbacks", "envs", "es", "noise", "plot", "policies", "population", "rng")},
     "optim": "es.optim",
     "shaping": "es.shaping",
 }

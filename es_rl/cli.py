@@ -20,6 +20,7 @@ VERBS = {
     "train": "train a policy: env=ID [key=value …]; resume=RUN goes on",
     "evaluate": "returns of a trained policy, as JSON: run=RUN",
     "record": "a video of a trained policy: run=RUN",
+    "plot": "the curves of runs, as a picture and a page: run=RUN[,RUN…]",
     "play": "watch a trained policy in a window, and steer it: run=RUN",
     "push": "publish a trained policy on the Hugging Face Hub: run=RUN repo=USER/NAME",
     "text": "train a byte-level GPT: corpus=FILE",

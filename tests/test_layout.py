@@ -25,7 +25,7 @@ ORDER = [
 BESIDE = {"policies": {"population"}}
 VERBS = {
     "train": {"cli", "learner"}, "learner": {"evaluate", "record"}, "evaluate": {"cli"}, "record": {"cli"}, "play": {"cli"}, "compare": {"cli"}, "sweep": {"cli", "compare"},
-    "text": {"cli"}, "llm": {"cli"}, "push": {"cli", "evaluate", "record"},
+    "text": {"cli"}, "llm": {"cli"}, "push": {"cli", "evaluate", "record"}, "plot": {"cli"},
 }  # fmt: skip
 CORE = ("errors.py", "rng.py", "noise.py", "keys.py", "es", "population")  # knows no parser, process, disk or preset
 FILES = 14  # of a folder at one level

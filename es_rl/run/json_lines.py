@@ -46,6 +46,19 @@ class JsonLines:
         self._refused = False
 
 
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the objects in a file of JSON lines, without lines that are cut off or damaged. Raises OSError."""
+    found = []
+    for line in atomic.contents_of(path).decode(errors="replace").split("\n"):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue  # cut off by a crash, or being written now
+        if isinstance(row, dict):
+            found.append(row)
+    return found
+
+
 def keep_until(path: Path, generation: int) -> None:
     """Drop lines after the generation and cut-off lines. Replace the file atomically. Raises `CheckpointError`."""
     kept = []

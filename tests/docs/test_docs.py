@@ -29,6 +29,7 @@ BESIDES = {"train": {"config", "resume"}, "text": {"resume"}, "llm": {"resume", 
 OF = {"guides/text": ["text"], "guides/language_models": ["llm"], "guides/comparison": ["compare", "sweep"]}
 OF |= {
     "guides/hub": ["push", "record"],
+    "guides/tensorboard": ["train", "evaluate", "plot"],
     "guides/gpu": ["train", "llm"],
     "guides/resuming": ["train", "evaluate", "sweep"],
 }

@@ -42,6 +42,7 @@ VERBS = {
     "plot": ("Draw curves", "plot.config:PlotConfig", (), {}),
     "play": ("Watch and steer", "play.__main__:PlayConfig", (), {}),
     "push": ("Publish a policy", "push:PushConfig", (), {}),
+    "export": ("Export a policy", "export.__main__:ExportConfig", (), {}),
     "compare": ("Compare with others", "compare.config:CompareConfig", (), {}),
     "compare.suite": ("Put comparisons together", "compare.suite:SuiteConfig", (), {}),
     "compare.baselines": ("Train one of the others", "compare.config:BaselineConfig", (), {}),

@@ -22,6 +22,7 @@ VERBS = {
     "record": "a video of a trained policy: run=RUN",
     "plot": "the curves of runs, as a picture and a page: run=RUN[,RUN…]",
     "play": "watch a trained policy in a window, and steer it: run=RUN",
+    "export": "a trained policy as ONNX, torch.export or NumPy: run=RUN out=policy.onnx",
     "push": "publish a trained policy on the Hugging Face Hub: run=RUN repo=USER/NAME",
     "text": "train a byte-level GPT: corpus=FILE",
     "llm": "fine-tune a language model: model=DIR data=FILE reward=NAME",

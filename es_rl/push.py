@@ -97,7 +97,7 @@ def _place(out: str) -> Iterator[Path]:
 
 def _film(config: PushConfig, agent: agents.Agent, env: str) -> Path | None:
     """Return the film of the checkpoint: the one that is there, or a new one if it is asked for."""
-    keys = RecordConfig(config.run, config.checkpoint, config.env, config.env_kwargs, seed=config.seed)
+    keys = RecordConfig(config.run, config.checkpoint, config.env, config.policy, config.env_kwargs, seed=config.seed)
     if config.video is False:
         return None
     there = default_file(keys, agent, env)
@@ -136,8 +136,9 @@ def _write(folder: Path, config: PushConfig, agent: agents.Agent, film: Path | N
 def _facts(config: PushConfig, agent: agents.Agent, env: str, *, film: bool) -> card.Facts:
     """Evaluate the policy. Return what its card tells."""
     keys = EvaluateConfig(
-        config.run, config.checkpoint, config.env, config.env_kwargs, episodes=config.episodes, seed=config.seed
-    )
+        config.run, config.checkpoint, config.env, config.policy, config.env_kwargs, episodes=config.episodes,
+        seed=config.seed,
+    )  # fmt: skip
     trained = agent.config
     progress = checkpoint.load(Path(config.run), config.checkpoint).progress
     again = [f"env={env}"] if ":" in env or env != trained.env else []

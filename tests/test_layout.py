@@ -18,14 +18,14 @@ ORDER = [
     ["run"],
     ["plot"],
     ["rl", "text", "llm", "trainer"],
-    ["callbacks", "cli", "train", "evaluate", "record", "push", "play", "compare", "sweep", "learner"],
+    ["callbacks", "cli", "train", "evaluate", "record", "push", "play", "export", "compare", "sweep", "learner"],
     ["__main__"],
 ]
 # Rooms that know those beside them, one way only.
 BESIDE = {"policies": {"population"}}
 VERBS = {
     "train": {"cli", "learner"}, "learner": {"evaluate", "record"}, "evaluate": {"cli"}, "record": {"cli"}, "play": {"cli"}, "compare": {"cli"}, "sweep": {"cli", "compare"},
-    "text": {"cli"}, "llm": {"cli"}, "push": {"cli", "evaluate", "record"}, "plot": {"cli"},
+    "text": {"cli"}, "llm": {"cli"}, "push": {"cli", "evaluate", "record"}, "plot": {"cli"}, "export": {"cli"},
 }  # fmt: skip
 CORE = ("errors.py", "rng.py", "noise.py", "keys.py", "es", "population")  # knows no parser, process, disk or preset
 FILES = 14  # of a folder at one level

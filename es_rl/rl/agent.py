@@ -56,6 +56,7 @@ class Agent:
         self.config = config
         self.generation, self.seconds = generation, seconds  # of training
         self.observation_space, self.action_space = spaces
+        self.path: Path | None = None  # of the checkpoint that it was read from
         self._flatten = Flattener(self.observation_space)
         self._state: Any = None
 
@@ -112,7 +113,9 @@ def load(run: str | Path, checkpoint: str = "last", *, policy: str = "") -> Agen
     state = loaded.state(es.init(module))
     module.load_state_dict({**state.theta, **state.buffers})
     seconds = loaded.progress.seconds
-    return Agent(module, config, (observation_space, action_space), generation=loaded.generation, seconds=seconds)
+    agent = Agent(module, config, (observation_space, action_space), generation=loaded.generation, seconds=seconds)
+    agent.path = loaded.path
+    return agent
 
 
 def _published(address: Address, which: str) -> checkpoints.Checkpoint:
@@ -168,16 +171,22 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
+def of_run(config: RunConfig) -> Agent:
+    """Return the agent of a run, with the environment's arguments of both. Raises `CheckpointError`, `ConfigError`."""
+    if not config.run:
+        raise ConfigError("run is missing: give a run's directory, such as run=runs/HalfCheetah-v4/NAME.")
+    agent = load(config.run, config.checkpoint, policy=config.policy)
+    agent.config = replace(agent.config, env_kwargs=_merged(agent.config.env_kwargs, config.env_kwargs))
+    return agent
+
+
 def trusted(config: RunConfig) -> tuple[Agent, str]:
     """Return the agent of a run and the environment to make: the one given on the command line, or else the run's.
 
     Raises `CheckpointError`, and `ConfigError` if the run's environment is `module:Id` and none is given, since
     importing a module runs its code.
     """
-    if not config.run:
-        raise ConfigError("run is missing: give a run's directory, such as run=runs/HalfCheetah-v4/NAME.")
-    agent = load(config.run, config.checkpoint, policy=config.policy)
-    agent.config = replace(agent.config, env_kwargs=_merged(agent.config.env_kwargs, config.env_kwargs))
+    agent = of_run(config)
     if not config.env and ":" in agent.config.env:
         raise ConfigError(module_rule("env", agent.config.env, config.run))
     return agent, config.env or agent.config.env

@@ -30,6 +30,7 @@ OF = {"guides/text": ["text"], "guides/language_models": ["llm"], "guides/compar
 OF |= {
     "guides/hub": ["push", "record"],
     "guides/tensorboard": ["train", "evaluate", "plot"],
+    "guides/export": ["export", "train"],
     "guides/gpu": ["train", "llm"],
     "guides/resuming": ["train", "evaluate", "sweep"],
 }

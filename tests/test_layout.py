@@ -24,7 +24,7 @@ ORDER = [
 # Rooms that know those beside them, one way only.
 BESIDE = {"policies": {"population"}}
 VERBS = {
-    "train": {"cli", "learner"}, "learner": {"evaluate", "record"}, "evaluate": {"cli"}, "record": {"cli"}, "play": {"cli"}, "compare": {"cli"}, "sweep": {"cli", "compare"},
+    "train": {"cli", "learner"}, "learner": {"evaluate", "export", "record"}, "evaluate": {"cli"}, "record": {"cli"}, "play": {"cli"}, "compare": {"cli"}, "sweep": {"cli", "compare"},
     "text": {"cli"}, "llm": {"cli"}, "push": {"cli", "evaluate", "record"}, "plot": {"cli"}, "export": {"cli"},
 }  # fmt: skip
 CORE = ("errors.py", "rng.py", "noise.py", "keys.py", "es", "population")  # knows no parser, process, disk or preset

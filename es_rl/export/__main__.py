@@ -41,7 +41,11 @@ def main(argv: Sequence[str]) -> int:
     """Run the verb; return the exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(ExportConfig, USAGE))
-    config = parse(ExportConfig, argv)
+    return cli.show(export_run(parse(ExportConfig, argv)))
+
+
+def export_run(config: ExportConfig) -> str:
+    """Write a run's policy and its contract. Return what was found when they were checked, for the user."""
     out, form = _place(config)
     agent = agents.of_run(config)
     check_installed(form)
@@ -61,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
         "verified": contract.verified(found, recorded.source, len(recorded.episodes)),
     }
     files.write(out, data, told)
-    return cli.show(_summary(out, found, recorded, why_none))
+    return _summary(out, found, recorded, why_none)
 
 
 def _place(config: ExportConfig) -> tuple[Path, str]:

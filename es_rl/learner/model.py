@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -31,6 +31,7 @@ from es_rl.envs.spaces import size
 from es_rl.errors import ConfigError, EsRlError, Stopped
 from es_rl.es.strategy import ESState
 from es_rl.evaluate import EvaluateConfig, measure
+from es_rl.export.__main__ import ExportConfig, export_run
 from es_rl.learner import saving
 from es_rl.learner.arguments import arguments, flat
 from es_rl.learner.training import check, create, prepare, train
@@ -45,6 +46,9 @@ from es_rl.run.task import Training
 from es_rl.workers.machine import one_thread
 from es_rl.workers.pool import Workers
 from es_rl.workers.processes import kill_process
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Record = dict[str, Any]
 Callback = Callable[["ES", Record], Any]
@@ -217,6 +221,21 @@ class ES:
                 kinds = [kind for kind in EsRlError.__subclasses__() if kind.exit_code == code]
                 raise (*kinds, EsRlError)[0](said[-1].removeprefix("es_rl: "))
         return Path(out)
+
+    def export(self, out: str | Path) -> Path:
+        """Write the policy as a file for programs without es_rl, .onnx, .pt2 or .npz; return its path.
+
+        Beside it, a .json says what its numbers mean. Both are checked as `python -m es_rl.export` does.
+        """
+        with self._saved() as run, one_thread():
+            export_run(ExportConfig(run=str(run), out=str(out), env=self.config.env, policy=self.config.policy))
+        return Path(out)
+
+    def plot(self, x: str = "steps") -> Figure:
+        """Draw returns, lengths, sigma, … against steps, generation, minutes or processor_hours."""
+        from es_rl.plot import figure  # imports matplotlib
+
+        return figure(self.history, x=x)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model as a run directory with one checkpoint, which `ES.load`, `es_rl.load` and all verbs read.

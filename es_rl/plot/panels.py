@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,10 @@ def figure(curves: Source | Mapping[str, Source | Sequence[Source]], *, x: str =
     groups = [Group(plain(label), _sources(label, source)) for label, source in labelled.items()]
     if not groups:
         raise ConfigError("curves: there are none. Give the records of at least one run.")
-    return overview(groups, x)
+    drawn: Any = overview(groups, x)
+    drawn._repr_png_ = partial(style.png, drawn)  # a notebook shows it, though pyplot was not imported
+    result: Figure = drawn
+    return result
 
 
 def overview(groups: Sequence[Group], x: str, title: str = "") -> Figure:

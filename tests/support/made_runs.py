@@ -31,7 +31,7 @@ def make_run(path, env_id, *keys, spread=1.0, observation_space=None, action_spa
         policy.normalizer.mean += 0.1 * torch.randn(n, generator=generator, dtype=torch.float64)
         policy.normalizer.m2 += 100 * torch.rand(n, generator=generator, dtype=torch.float64)
     path.mkdir(parents=True)
-    directory.describe(path, config, "train", [])
+    directory.describe(path, config, "python -m es_rl.train")
     state = replace(es.init(policy), generation=3)
     checkpoints.save(
         path, state, checkpoints.Progress(), about=about(observation_space, action_space), config=to_yaml(config),

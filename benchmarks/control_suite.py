@@ -1,7 +1,7 @@
 """Measure the steps per second of dm_control's tasks: as fast environments, through dm_control, and through Shimmy.
 
     python benchmarks/control_suite.py                                 # three tasks, one thread
-    python benchmarks/control_suite.py tasks=[HumanoidWalk] n=256 seconds=5 rounds=5
+    python benchmarks/control_suite.py tasks=HumanoidWalk n=256 seconds=5 rounds=5
 
 Prints a Markdown table. The fast environments are those of examples/dm_suite.py, n of them side by side; the other rows
 step one environment, as these libraries do. All take random actions and begin anew when an episode is over. Rows of the

@@ -22,11 +22,11 @@ from es_rl.cli import run
 from es_rl.config import pairs
 from es_rl.es.strategy import ESParams
 from es_rl.noise import member_weights
-from es_rl.text import __main__ as text
 from es_rl.text.config import parse_text
 from es_rl.text.corpus import read, sequences
 from es_rl.text.gpt import bits
 from es_rl.text.task import TextTask, training_starts
+from es_rl.text.training import make_model
 from es_rl.workers.machine import available_processors, use_one_thread
 from es_rl.workers.pool import Workers
 
@@ -78,7 +78,7 @@ def main(argv):
     given = pairs(argv)
     rounds = int(given.pop("rounds", ROUNDS))
     config = resolved(given)
-    corpus, model = read(config.corpus, config.ctx), text.make_model(config, config.model)
+    corpus, model = read(config.corpus, config.ctx), make_model(config, config.model)
     use_one_thread()
     totals, state, params = np.zeros((2, 2)), es.init(model), ESParams.of(config)
     with Workers(available_processors()) as workers:

@@ -1,7 +1,7 @@
 """Measure the steps per second of vector environments, with restarts, and their share of the physics alone.
 
     python benchmarks/vector_envs.py                                   # HalfCheetah-v4, one thread
-    python benchmarks/vector_envs.py env=Humanoid-v4 sizes=[8,64] threads=2 seconds=2 rounds=5
+    python benchmarks/vector_envs.py env=Humanoid-v4 sizes=8,64 threads=2 seconds=2 rounds=5
     python benchmarks/vector_envs.py ppo=true                          # train Stable-Baselines3's PPO on them
 
 Prints a Markdown table. All rows use the same random actions. Rows of the same size alternate, so that a machine with

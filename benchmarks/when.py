@@ -1,7 +1,7 @@
 """Run the trainings behind docs/when.md: when evolution is the right tool, and when PPO is.
 
     python benchmarks/when.py run                                      # everything; run it again to go on after a stop
-    python benchmarks/when.py run cases=[plain,noise] seeds=1 parallel=1
+    python benchmarks/when.py run cases=plain,noise seeds=1 parallel=1
     python benchmarks/when.py show                                     # finished trainings → docs/when.md
     python benchmarks/when.py one case=noise name=es_rl seed=0 out=DIRECTORY      # one training
 
@@ -181,7 +181,7 @@ def _versions() -> dict[str, Any]:
         try:
             found[package] = version(package)
         except PackageNotFoundError as error:
-            raise ConfigError(f"{package} is missing. Install it: pip install 'es-rl[baselines]'.") from error
+            raise ConfigError(f"{package} is missing. In the checkout: pip install -e '.[baselines]'.") from error
     return found
 
 

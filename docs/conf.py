@@ -41,8 +41,8 @@ VERBS = {
     "record": ("Film a policy", "record:RecordConfig", (), {}),
     "plot": ("Draw curves", "plot.config:PlotConfig", (), {}),
     "play": ("Watch and steer", "play.__main__:PlayConfig", (), {}),
-    "push": ("Publish a policy", "push:PushConfig", (), {}),
-    "export": ("Export a policy", "export.__main__:ExportConfig", (), {}),
+    "push": ("Publish a policy", "rl.config:PushConfig", (), {}),
+    "export": ("Export a policy", "export.config:ExportConfig", (), {}),
     "compare": ("Compare with others", "compare.config:CompareConfig", (), {}),
     "compare.suite": ("Put comparisons together", "compare.suite:SuiteConfig", (), {}),
     "compare.baselines": ("Train one of the others", "compare.config:BaselineConfig", (), {}),
@@ -54,7 +54,8 @@ HUGE = 1e15  # an upper bound that nobody meets
 HEAD = """# Keys
 
 Every setting is a key, given as `key=value`. `python -m es_rl.VERB --help` shows the same keys on the terminal. A key
-in a group has the group's name in front: `es.sigma=0.1`. A list is written `[64,64]`, a missing value `null`. A key
+in a group has the group's name in front: `es.sigma=0.1`. A list is written `64,64`, a whole number also
+`1e6`, a missing value `null`. A key
 marked with ↻ may change when a run goes on ([resuming](../guides/resuming.md)).
 """
 
@@ -85,7 +86,8 @@ def _row(name, field, defaults):
     rule = field.metadata
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     default = defaults.get(name, default)
-    shown = "" if default in ("", None, {}) else f"`{str(default).replace(chr(39), '')}`"
+    default = ",".join(map(str, default)) if isinstance(default, list) else default
+    shown = "" if default in ("", None, {}) else f"`{default}`"
     bounds = (("low", "≥"), ("above", ">"), ("high", "≤"), ("below", "<"))
     limits = [f"{sign} {rule[bound]:g}" for bound, sign in bounds if rule[bound] is not None and rule[bound] < HUGE]
     limits = [", ".join(f"`{choice}`" for choice in rule["choices"] if choice)] if rule["choices"] else limits

@@ -1,10 +1,10 @@
 """es_rl: train neural networks by evolution strategies, above all reinforcement-learning agents.
 
-    python -m es_rl.train env=HalfCheetah-v4        # or: es-rl train env=HalfCheetah-v4
+    python -m es_rl.train env=HalfCheetah-v5        # or: es-rl train env=HalfCheetah-v5
 
     import es_rl
     model = es_rl.ES("mlp", "HalfCheetah-v5").learn(200_000)
-    policy = es_rl.load("runs/HalfCheetah-v4/...")  # a trained policy
+    policy = es_rl.load("runs/HalfCheetah-v5/...")  # a trained policy
     action = policy(obs)                            # one observation; call policy.reset() between episodes
     es_rl.Trainer(module, fitness).train(100)       # any torch.nn.Module, any fitness
 

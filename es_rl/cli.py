@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from es_rl.errors import ConfigError, EsRlError, ResourceError, lookup
+import es_rl
+from es_rl.errors import EsRlError, ResourceError, lookup
 
 VERBS = {
     "train": "train a policy: env=ID [key=value …]; resume=RUN goes on",
@@ -28,6 +29,7 @@ VERBS = {
     "llm": "fine-tune a language model: model=DIR data=FILE reward=NAME",
     "sweep": "search for settings: env=ID es.sigma=0.01..0.5:log",
     "compare": "evolution strategies, PPO, ARS and the random policy, with a report: env=ID",
+    "completion": "a script that completes keys in a shell: bash or zsh",
 }
 # Errors of the system that are printed as one line; any other OSError shows its traceback.
 REFUSALS = (
@@ -101,11 +103,14 @@ def show(text: str) -> int:
 
 
 def _dispatch(argv: Sequence[str]) -> int:
-    usage = "\n".join(["es-rl VERB [key=value …]", "", *(f"  {verb:<10}{text}" for verb, text in VERBS.items())])
-    if not argv:
-        raise ConfigError(f"a verb is missing: one of {', '.join(VERBS)}. es-rl --help explains them.")
-    if asks_for_help(argv[:1]):
-        return show(usage + "\n\nes-rl VERB --help lists the keys of one.")
+    if len(argv) > 1 and asks_for_help(argv[:1]):  # es-rl help train
+        argv = [argv[1], "--help"]
+    if not argv or asks_for_help(argv[:1]):
+        width = max(map(len, VERBS)) + 2
+        verbs = "\n".join(f"  {verb:<{width}}{text}" for verb, text in VERBS.items())
+        return show(f"es-rl VERB [key=value …]\n\n{verbs}\n\nes-rl VERB --help lists the keys of one.")
+    if argv[0] in ("--version", "-V", "version"):
+        return show(f"es-rl {es_rl.__version__}")
     lookup(VERBS, argv[0], "verb")
     verb = f"es_rl.{argv[0]}"
     module = importlib.import_module(verb)

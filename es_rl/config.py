@@ -11,6 +11,7 @@ import io
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -18,29 +19,33 @@ from typing import Any, TypeVar, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from es_rl.arguments import BESIDES, NAMES, bare_keys, given, type_of
+from es_rl.arguments.synonyms import elsewhere
 from es_rl.errors import ConfigError, nearest
 
 C = TypeVar("C")
+LONGEST = 20  # digits of a whole number that is written as 1e6 is
 
 
 def parse(kind: type[C], argv: Sequence[str]) -> C:
-    """Return a `kind` with the `key=value` arguments of one of the smaller verbs. Raises `ConfigError`."""
-    return build(kind, [(pairs(argv), "")])
+    """Return a `kind` with the arguments of one of the smaller verbs. Raises `ConfigError`."""
+    return build(kind, [(pairs(argv, kind), "")])
 
 
-def pairs(argv: Sequence[str]) -> dict[str, str]:
-    """Return `key=value` arguments as a dict. Raises `ConfigError` for one without `=`, or given twice."""
-    found: dict[str, str] = {}
-    for argument in argv:
-        name, equals, text = argument.partition("=")
-        if not equals or not name:
-            bare = argument.lstrip("-")
-            hint = f" Write {bare}=…" if bare and bare != argument else ""
-            raise ConfigError(f"{argument}: not of the form key=value.{hint} --help lists every key.")
-        if name in found:
-            raise ConfigError(f"{name}: given twice ({found[name]} and {text}). Give it once.")
-        found[name] = text
-    return found
+def pairs(argv: Sequence[str], *kinds: type[Any]) -> dict[str, str]:
+    """Return the arguments of a verb with the keys of these kinds as {key: text}. Raises `ConfigError`.
+
+    They may be typed as `es_rl.arguments` tells. Names and values are not checked yet.
+    """
+    return given(argv, {name: f for kind in kinds for name, f in leaves(kind)})
+
+
+def check_names(argv: Sequence[str], *kinds: type[Any]) -> None:
+    """Raise `ConfigError` if an argument is no key of these kinds, and none of those beside declared keys."""
+    known = {name: f for kind in kinds for name, f in leaves(kind)}
+    for name, value in given(argv, known).items():
+        if name not in BESIDES:
+            check_name(name, value, known)
 
 
 def read_file(path: Path, kind: type[Any]) -> dict[str, Any]:
@@ -81,11 +86,11 @@ def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
     _writable(tree)
     for values, source in sources:
         for name, value in values.items():
-            _check_name(name, known, source)
+            check_name(name, value, known, source)
             _check_text(name, value, source)
             if name in known and known[name].metadata["path"] and isinstance(value, str):
                 value = str(expanded(value, name)) if value.startswith("~") else value
-            _assign(tree, name, value, source, inside=name not in known)
+            _assign(tree, name, value, source, known.get(name))
             if name in known:  # entries of an open dictionary have no range
                 _check_range(name, OmegaConf.select(tree, name), known[name], source)
     result: C = OmegaConf.to_object(tree)  # type: ignore[assignment]
@@ -162,7 +167,9 @@ def help_text(kind: type[Any], usage: str, *, without: Sequence[str] = ()) -> st
     Keys in `without` are left out: those that a verb refuses.
     """
     about = {f.name: f.metadata["help"] for f in dataclasses.fields(kind)}
-    lines, opened = [usage, "", "keys, given as key=value:"], ""
+    bare = [f"{name} ({NAMES[what]})" for name, what in bare_keys(dict(leaves(kind))).items()]
+    unnamed = f"; {' and '.join(bare)} without the name too" if bare else ""
+    lines, opened = [usage, "", f"keys, given as key=value, or as --key value{unnamed}:"], ""
     for name, f in leaves(kind):
         if name in without:
             continue
@@ -171,9 +178,10 @@ def help_text(kind: type[Any], usage: str, *, without: Sequence[str] = ()) -> st
             lines.append(f"  {about[group]}:")
         opened = group
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        default = ",".join(map(str, default)) if isinstance(default, list) else default
         shown = "" if default in ("", None, {}) else f" = {default}"
         inset = "    " if group else "  "
-        lines.append(f"{inset + name + shown:<36} {f.metadata['help']} ({_type_name(f)}{_rule(f)})")
+        lines.append(f"{inset + name + shown:<36} {f.metadata['help']} ({type_of(f)}{_rule(f)})")
     return "\n".join(lines)
 
 
@@ -192,33 +200,58 @@ def _check_text(name: str, value: Any, source: str) -> None:
         raise ConfigError(f"{source}{name}={value}: must not be ???, which means a missing value.")
 
 
-def _check_name(name: str, known: Mapping[str, Any], source: str) -> None:
+def check_name(name: str, value: Any, known: Mapping[str, Any], source: str = "") -> None:
+    """Raise `ConfigError` for an unknown key, with the argument that may have been meant."""
     if _leaf(name, known) is not None:
         return
     inside = [k for k in known if k.startswith(name + ".")]
     if inside:
         raise ConfigError(f"{source}{name}: a group of keys. Set one of them: {', '.join(inside)}.")
+    if said := elsewhere(name, value, known):
+        raise ConfigError(f"{source}{name}: unknown key.{said}")
     same_ending = [k for k in known if k.split(".")[-1] == name]
     hint = f" Did you mean {' or '.join(same_ending)}?" if same_ending else nearest(name, known)
     raise ConfigError(f"{source}{name}: unknown key.{hint} --help lists every key.")
 
 
-def _assign(tree: DictConfig, name: str, value: Any, source: str, *, inside: bool) -> None:
-    """Set one key or, with `inside`, an entry of an open dictionary.
+def _assign(tree: DictConfig, name: str, value: Any, source: str, f: dataclasses.Field[Any] | None) -> None:
+    """Set one key or, without a field, an entry of an open dictionary.
 
     Text from the command line, which has no source, is parsed as YAML unless the key holds text.
     """
-    if not source and isinstance(value, str) and not isinstance(OmegaConf.select(tree, name), str):
-        try:
-            value = OmegaConf.from_dotlist([f"value={value}"]).value
-        except Exception as error:
-            raise ConfigError(f"{source}{name}={value}: not readable as a value.") from error
+    kind = "" if f is None else type_of(f)
     try:
-        OmegaConf.update(tree, name, value, merge=False, force_add=inside)
+        read = value if source or kind == "str" or not isinstance(value, str) else _parsed(value, kind)
+    except Exception as error:
+        raise ConfigError(f"{source}{name}={value}: not readable as a value.") from error
+    try:
+        OmegaConf.update(tree, name, _whole(read) if kind == "int" else read, merge=False, force_add=f is None)
     except OmegaConfBaseException as error:
-        wanted = "a list, such as [64]" if OmegaConf.is_list(OmegaConf.select(tree, name)) else ""
+        wanted = "a list, such as 64,64" if OmegaConf.is_list(OmegaConf.select(tree, name)) else ""
         reason = f"It must be {wanted}" if wanted else str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(f"{source}{name}={value}: wrong type. {reason}.") from error
+        shown = value if kind.startswith("list") else read
+        raise ConfigError(f"{source}{name}={shown}: wrong type. {reason}.") from error
+
+
+def _parsed(text: str, kind: str) -> Any:
+    """Return a text of the command line as YAML has it. A list needs no brackets; a whole number may be 1e6."""
+    value: Any = OmegaConf.from_dotlist([f"value={text}"]).value
+    if kind == "int" and isinstance(value, float) and isinstance(whole := _whole(text), int):
+        return whole
+    if kind.startswith("list") and value is not None and not OmegaConf.is_config(value):
+        value = OmegaConf.from_dotlist([f"value=[{text}]"]).value
+        return [_whole(item) for item in value] if kind == "list[int]" else value
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """Return a number without a fraction as an integer, such as 1e6; anything else as it is."""
+    try:
+        number = Decimal(value.replace("_", "") if isinstance(value, str) else repr(value))
+    except InvalidOperation:
+        return value
+    exact = number.is_finite() and number.adjusted() < LONGEST and number == number.to_integral_value()
+    return int(number) if exact and not isinstance(value, bool) else value
 
 
 def _check_range(name: str, value: Any, f: dataclasses.Field[Any], source: str) -> None:
@@ -247,10 +280,6 @@ def _rule(f: dataclasses.Field[Any], comma: str = ",") -> str:
         if rule[bound] is not None
     ]
     return f"{comma} {' and '.join(parts)}" if parts else ("" if comma else " a finite number")
-
-
-def _type_name(f: dataclasses.Field[Any]) -> str:
-    return str(f.type).replace(" | None", "")
 
 
 def _writable(node: DictConfig) -> None:

@@ -1,41 +1,19 @@
 """Evaluate a run's policy: fresh seeds, original rewards, no perturbation. The last line of stdout is a JSON object.
 
-python -m es_rl.evaluate run=runs/HalfCheetah-v4/… episodes=20 seed=0
+python -m es_rl.evaluate run=runs/HalfCheetah-v5/… episodes=20 seed=0
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-
-from es_rl import cli, envs
+from es_rl import cli
 from es_rl.config import help_text, parse
-from es_rl.envs.measures import statistics
-from es_rl.envs.renderer import choose_renderer, shows_pictures
-from es_rl.envs.spaces import Floats, Ints
-from es_rl.errors import EnvError, lookup
-from es_rl.keys import key
-from es_rl.rl import agent as agents
-from es_rl.rl.actors import policy_actor
-from es_rl.rl.episodes import play
-from es_rl.rng import MAX_SEED, integer_seed
-from es_rl.run.directory import versions
-from es_rl.workers.machine import use_one_thread
+from es_rl.rl.config import EvaluateConfig
 
 USAGE = "python -m es_rl.evaluate run=RUN [key=value …]   returns of a trained policy, as JSON"
-BATCH = 16  # episodes simulated at once
-
-
-@dataclass(frozen=True)
-class EvaluateConfig(agents.RunConfig):
-    episodes: int = key(20, "number of episodes", low=1)
-    seed: int = key(0, "random seed of the initial states", low=0, high=MAX_SEED)
-    backend: str = key("gymnasium", "simulation: gymnasium (the original), batch (MuJoCo tasks), auto: the faster one")
+KEYS = (EvaluateConfig,)  # for completion in a shell
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,68 +21,10 @@ def main(argv: Sequence[str]) -> int:
     if cli.asks_for_help(argv):
         return cli.show(help_text(EvaluateConfig, USAGE))
     config = parse(EvaluateConfig, argv)
-    agent, env = agents.trusted(config)
-    result = measure(agent, env, config)
-    sys.stdout.write(summary(result) + "\n")
-    sys.stdout.write(json.dumps(result) + "\n")
-    return 0
+    from es_rl.rl.verbs.evaluation import evaluate, summary  # imports torch: once the keys are right
 
-
-def summary(result: Mapping[str, Any]) -> str:
-    """Return what an evaluation has found, in one line."""
-    counted = result["episodes"] - result["failed"]
-    reached = f"{result['return_mean']:.1f} ± {result['return_std']:.1f}"
-    return f"{result['env']}: return {reached} over {counted} episodes"
-
-
-def measure(agent: agents.Agent, env: str, config: EvaluateConfig) -> dict[str, Any]:
-    """Return what an evaluation finds, as the JSON object that the verb prints. Raises `EnvError`."""
-    use_one_thread()
-    if shows_pictures(agent.observation_space):
-        choose_renderer()
-    envs.check_id(env)
-    lookup(envs.BACKENDS | {"auto": None}, config.backend, "backend")
-    spec = envs.probe(env, agent.config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)
-    if (spec.observation_space, spec.action_space) != (agent.observation_space, agent.action_space):
-        raise EnvError(f"env={env}: its spaces are not those that the policy was trained for ({agent.config.env}).")
-    returns, lengths, measured = _episodes(agent, env, config)
-    return {
-        "run": config.run,
-        "env": env,
-        "generation": agent.generation,
-        "env_kwargs": agent.config.env_kwargs,
-        "backend": config.backend,
-        "episodes": config.episodes,
-        "failed": config.episodes - len(returns),
-        "seed": config.seed,
-        "return_mean": float(returns.mean()),
-        "return_std": float(returns.std()),
-        "return_min": float(returns.min()),
-        "return_max": float(returns.max()),
-        "length_mean": float(lengths.mean()),
-        **statistics(spec.measures, measured, steps=float(lengths.sum()), episodes=len(lengths)),
-        "versions": versions(),
-    }
-
-
-def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[Floats, Ints, Floats]:
-    """Return the returns, lengths and measures of the episodes that did not fail. Raises `EnvError` if all failed."""
-    seeds = [integer_seed(config.seed, "evaluate", episode) for episode in range(config.episodes)]
-    trained = agent.config
-    n = 1 if trained.serial else min(BATCH, config.episodes)
-    vector = envs.make_vector(env, n, config.backend, trained.env_kwargs, trained.obs_first)
-    batches = [seeds[i : i + n] for i in range(0, len(seeds), n)]
-    done = [play(vector, policy_actor(agent.policy, len(batch)), batch) for batch in batches]
-    vector.close()
-    returns = np.concatenate([part.returns for part in done])
-    sound = np.isfinite(returns)
-    if not sound.any():
-        reasons = [error for part in done for error in part.errors]
-        odd = [part.unsound for part in done if part.unsound]
-        text = [*reasons, *odd, "a number was not finite"][0]
-        raise EnvError(f"env={env}: all {len(returns)} episodes failed: {text}.")
-    lengths, measured = (np.concatenate([getattr(part, name) for part in done]) for name in ("lengths", "measured"))
-    return returns[sound], lengths[sound], measured[sound]
+    found = evaluate(config)
+    return cli.show(f"{summary(found)}\n{json.dumps(found)}")
 
 
 if __name__ == "__main__":

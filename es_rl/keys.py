@@ -18,13 +18,15 @@ def key(
     choices: Sequence[str] = (),
     resumable: bool = False,
     path: bool = False,
+    bare: str = "",
 ) -> Any:
     """Declare a key with its help text and its range: low ≤ value ≤ high, above < value < below, value in choices.
 
     A `resumable` key may change when a run is resumed, because theta does not depend on it. A `path` may begin with ~.
+    On the command line, a word without a name means the key that says what it is: `bare` is id, run, directory or file.
     """
     metadata = {"help": text, "low": low, "high": high, "above": above, "below": below, "choices": tuple(choices)}
-    metadata |= {"resumable": resumable, "path": path}
+    metadata |= {"resumable": resumable, "path": path, "bare": bare}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -1,7 +1,7 @@
 """Make all results that the README shows, together with the commands that make them.
 
     python scripts/make_results.py run parallel=2 first_seed=100     # all tasks, many hours; run it again to go on
-    python scripts/make_results.py run tasks=Swimmer-v4,Hopper-v4 against=[ppo_fast,random]
+    python scripts/make_results.py run tasks=Swimmer-v4,Hopper-v4 against=ppo_fast,random
     python scripts/make_results.py show                              # finished comparisons → videos/ and the pages
     python scripts/make_results.py table                             # videos/results.json → the pages again
 

@@ -1,7 +1,7 @@
 """Search settings for es_rl and for its opponent with the same trials, steps, seeds and rule for stopping.
 
     python scripts/search_presets.py plan                                   # print the sweeps and what they cost
-    python scripts/search_presets.py run out=runs/presets [tasks=[Hopper-v4]] [contenders=[es]] [parallel=2]
+    python scripts/search_presets.py run out=runs/presets [tasks=Hopper-v4] [contenders=es] [parallel=2]
     python scripts/search_presets.py keep out=runs/presets                  # copy the sweeps to benchmarks/search/
     python scripts/search_presets.py show [to=benchmarks/search_results.md] # the kept results, and Python to paste
 

@@ -12,20 +12,33 @@ PACKAGE = ROOT / "es_rl"
 # Each line may import from the lines above it only; rooms on one line do not know one another.
 ORDER = [
     ["errors"],
-    ["rng", "keys"],
+    ["rng", "keys", "arguments"],
     ["noise", "config", "plugins"],
     ["es", "population", "envs", "policies", "rewards", "workers", "hub"],
     ["run"],
     ["plot"],
     ["rl", "text", "llm", "trainer"],
-    ["callbacks", "cli", "train", "evaluate", "record", "push", "play", "export", "compare", "sweep", "learner"],
+    [
+        "callbacks",
+        "cli",
+        "train",
+        "evaluate",
+        "record",
+        "push",
+        "play",
+        "export",
+        "compare",
+        "sweep",
+        "learner",
+        "completion",
+    ],
     ["__main__"],
 ]
 # Rooms that know those beside them, one way only.
 BESIDE = {"policies": {"population"}}
 VERBS = {
-    "train": {"cli", "learner"}, "learner": {"evaluate", "export", "record"}, "evaluate": {"cli"}, "record": {"cli"}, "play": {"cli"}, "compare": {"cli"}, "sweep": {"cli", "compare"},
-    "text": {"cli"}, "llm": {"cli"}, "push": {"cli", "evaluate", "record"}, "plot": {"cli"}, "export": {"cli"},
+    "train": {"cli", "record"}, "learner": {"export", "record"}, "evaluate": {"cli"}, "record": {"cli"}, "play": {"cli"}, "compare": {"cli"}, "sweep": {"cli", "compare"},
+    "text": {"cli"}, "llm": {"cli"}, "push": {"cli"}, "plot": {"cli"}, "export": {"cli"}, "completion": {"cli"},
 }  # fmt: skip
 CORE = ("errors.py", "rng.py", "noise.py", "keys.py", "es", "population")  # knows no parser, process, disk or preset
 FILES = 14  # of a folder at one level

@@ -1,6 +1,6 @@
 """Train and evaluate one opponent of es_rl.
 
-    python -m es_rl.compare.baselines name=ppo env=Hopper-v4 minutes=5 seed=0 out=DIRECTORY
+    python -m es_rl.compare.baselines name=ppo env=Hopper-v5 minutes=5 seed=0 out=DIRECTORY
 
 Writes `DIRECTORY/curve.jsonl` during training, `DIRECTORY/result.json` at the end, and a video if `film` is set. The
 policy of ppo_fast is written as `policy.safetensors`: a training with `init` can start from it. An opponent is one
@@ -108,7 +108,7 @@ def check_libraries(names: Sequence[str]) -> None:
             extras.append(extra)
     if missing:
         wanted = ",".join(dict.fromkeys(extras))
-        raise ResourceError(f"{'; '.join(missing)}: not installed. Install it: pip install 'es-rl[{wanted}]'.")
+        raise ResourceError(f"{'; '.join(missing)}: not installed. In the checkout: pip install -e '.[{wanted}]'.")
 
 
 def check_spaces(name: str, env: str, action: spaces.Space[Any]) -> None:
@@ -123,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
         return cli.show(help_text(BaselineConfig, USAGE))
     config = parse(BaselineConfig, argv)
     if not config.env or not config.out:
-        raise ConfigError("env and out are needed: give both, such as env=Hopper-v4 out=runs/ppo.")
+        raise ConfigError("env and out are needed: give both, such as env=Hopper-v5 out=runs/ppo.")
     baseline = lookup(BASELINES, config.name, "name")
     if config.film:
         choose_renderer()  # before MuJoCo is imported, which reads it then

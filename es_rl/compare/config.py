@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from es_rl.config import check_names, leaves, pairs, parse
+from es_rl.errors import ConfigError
 from es_rl.keys import key
+from es_rl.rl.config import Config, parse_train
 from es_rl.rng import MAX_SEED
 
 DEFAULT_MINUTES = 5.0  # training time of an opponent if no stop rule is given
 AGAINST = ["ppo_fast", "ppo", "ars", "random"]
 
+# Keys of a training that the comparison sets itself.
+TAKEN = ("config", "seed", "run", "resume", "generations", "env_steps", "target_return", "video.every")
+
 
 @dataclass(frozen=True)
 class CompareConfig:
-    env: str = key("", "Gymnasium id, such as Hopper-v4, or module:Id")
+    env: str = key("", "Gymnasium id, such as Hopper-v5, or module:Id", bare="id")
     minutes: float = key(5.0, "minutes of training for each contender and seed", above=0)
     seeds: int = key(3, "trainings of each contender, one per seed", low=1)
     first_seed: int = key(0, "first seed; then first_seed+1, first_seed+2, …", low=0, high=MAX_SEED - 10_000)
@@ -34,7 +41,7 @@ class CompareConfig:
 @dataclass(frozen=True)
 class BaselineConfig:
     name: str = key("", "what to train: ppo_fast, ppo, sac, ars, evotorch, random")
-    env: str = key("", "Gymnasium id, or module:Id")
+    env: str = key("", "Gymnasium id, or module:Id", bare="id")
     env_kwargs: dict[str, Any] = key({}, "arguments of the environment: env_kwargs.NAME=VALUE")
     settings: dict[str, Any] = key({}, "settings of the algorithm, instead of those in its table: settings.NAME=VALUE")
     minutes: float | None = key(
@@ -64,3 +71,24 @@ class BaselineConfig:
         if self.minutes is not None:
             return self.minutes
         return DEFAULT_MINUTES if self.env_steps is None else math.inf
+
+
+def parse_compare(argv: Sequence[str]) -> tuple[CompareConfig, list[str], Config]:
+    """Return the comparison's own keys, those of es_rl's training, and the resolved configuration of the latter.
+
+    Raises `ConfigError`.
+    """
+    own = dict(leaves(CompareConfig))
+    given = pairs(argv, CompareConfig, Config)
+    config = parse(CompareConfig, [f"{k}={v}" for k, v in given.items() if k in own])
+    ours = [f"{k}={v}" for k, v in given.items() if k not in own]
+    check_names(argv, CompareConfig, Config)
+    for taken in TAKEN:
+        if any(k.startswith(f"{taken}=") for k in ours):
+            raise ConfigError(f"{taken}: is set by the comparison, which gives all equal minutes. Leave it out.")
+    return config, ours, resolved(config, ours)
+
+
+def resolved(config: CompareConfig, ours: list[str]) -> Config:
+    """Return the resolved configuration of es_rl's trainings. Raises `ConfigError`."""
+    return parse_train([f"env={config.env}", *ours] if config.env else ours)

@@ -16,13 +16,13 @@ import numpy as np
 
 from es_rl.compare import calibration, child
 from es_rl.compare.baselines import MANY
-from es_rl.compare.config import CompareConfig
+from es_rl.compare.config import CompareConfig, resolved
 from es_rl.compare.opponents import ppo_fast
 from es_rl.compare.opponents.ppo_fast import sees
 from es_rl.compare.report.summary import OURS, RANDOM
 from es_rl.rl.central import PROCESSES
 from es_rl.rl.chunks import capacity
-from es_rl.rl.config import Config, parse_train
+from es_rl.rl.config import Config
 from es_rl.rl.presets import family
 from es_rl.run.atomic import write_json
 from es_rl.run.directory import versions
@@ -117,11 +117,6 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> st
     speed = {"steps_per_second": result["env_steps"] / result["seconds"]}
     write_json(folder / "result.json", result | {"resources": resources(resolved(config, ours)) | speed})
     return None
-
-
-def resolved(config: CompareConfig, ours: list[str]) -> Config:
-    """Return the resolved configuration of es_rl's trainings. Raises `ConfigError`."""
-    return parse_train([f"env={config.env}", *ours] if config.env else ours)
 
 
 def resources(config: Config) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Put the comparisons of several tasks on one page, with figures as SVG and PNG and numbers as CSV.
 
-    python -m es_rl.compare.suite runs/compare/Hopper-v4 runs/compare/Ant-v4 out=runs/suite
+    python -m es_rl.compare.suite runs/compare/Hopper-v5 runs/compare/Ant-v5 out=runs/suite
 
 Each directory is one that `python -m es_rl.compare` has written. The returns of a task are rescaled to scores: the
 random policy's median is 0, and the highest median of any contender is 1. Over all tasks together, the page shows the

@@ -4,15 +4,15 @@ A `VectorEnv` is n simulations of one environment. Any subset of them can be res
 cost nothing. If a simulation breaks (it raises, or returns something of the wrong shape), the call does not raise:
 the reward and observation of that simulation are NaN, it is terminated, and `errors` says what happened.
 
-    env = es_rl.envs.make("HalfCheetah-v4", 8)
+    env = es_rl.envs.make("HalfCheetah-v5", 8)
     obs = env.reset(range(8), seeds=range(8))                            # (8, O), as Gymnasium's reset(seed=…)
     obs, reward, terminated, truncated = env.step([0, 3], actions)       # arrays over the two ids
 
 The fast backend also serves other libraries, as vector environments that restart finished episodes themselves:
 
-    es_rl.envs.make_vec("HalfCheetah-v4", 64)                     # for Gymnasium; or with Gymnasium's own function:
-    gymnasium.make_vec("es_rl/HalfCheetah-v4", num_envs=64)       # after `import es_rl.envs`
-    es_rl.envs.sb3("HalfCheetah-v4", 64)                          # for Stable-Baselines3
+    es_rl.envs.make_vec("HalfCheetah-v5", 64)                     # for Gymnasium; or with Gymnasium's own function:
+    gymnasium.make_vec("es_rl/HalfCheetah-v5", num_envs=64)       # after `import es_rl.envs`
+    es_rl.envs.sb3("HalfCheetah-v5", 64)                          # for Stable-Baselines3
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ BACKENDS: dict[str, Callable[..., VectorEnv]] = {
     "gymnasium": gymnasium_backend.GymnasiumVector,
 }
 
+OUTDATED = r" \w+-v4 is out of date"  # in a warning of Gymnasium
 _MUJOCO = "pip install 'mujoco>=3.17,!=4.0.0'"
 
 mujoco_tasks.register()
@@ -219,9 +220,11 @@ def _check_counts(id: str, num_envs: int, threads: int, backend: str) -> None:
 
 @contextmanager
 def _making(id: str) -> Iterator[None]:
-    """Turn any error of an environment's constructor into an `EnvError` of one line."""
+    """Turn any error of an environment's constructor into an `EnvError` of one line. v4 serves on purpose: no word."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", rf".*{OUTDATED}", DeprecationWarning)
+            yield
     except (ConfigError, EnvError):
         raise
     except FOREIGN as error:

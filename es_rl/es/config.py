@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from es_rl.errors import ConfigError
 from es_rl.keys import key
 
+TORCH = "torch.optim."  # begins the name of any other optimiser of torch, which gets its learning rate only
+
 
 @dataclass(frozen=True)
 class EsConfig:

@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from es_rl.errors import ConfigError, lookup
-from es_rl.es.config import OptimConfig
+from es_rl.es.config import TORCH, OptimConfig
 
 Named = Mapping[str, Tensor]
-
-TORCH = "torch.optim."  # begins the name of any other optimiser of torch, which gets its learning rate only
 
 
 class ClipUp(torch.optim.Optimizer):

@@ -30,15 +30,16 @@ from es_rl.envs.registry import given
 from es_rl.envs.spaces import size
 from es_rl.errors import ConfigError, EsRlError, Stopped
 from es_rl.es.strategy import ESState
-from es_rl.evaluate import EvaluateConfig, measure
-from es_rl.export.__main__ import ExportConfig, export_run
+from es_rl.export.config import ExportConfig
+from es_rl.export.exporting import export
 from es_rl.learner import saving
 from es_rl.learner.arguments import arguments, flat
-from es_rl.learner.training import check, create, prepare, train
 from es_rl.plugins import FROM_PYTHON, Given
-from es_rl.record import RecordConfig, film_in_child
+from es_rl.record import Films, film_in_child
 from es_rl.rl.agent import Agent
-from es_rl.rl.config import CODE, Config, new_config, resume_config
+from es_rl.rl.config import CODE, Config, EvaluateConfig, RecordConfig, new_config, resume_config
+from es_rl.rl.verbs.evaluation import measure
+from es_rl.rl.verbs.training import check, create, located_init, prepare, train
 from es_rl.rng import integer_seed
 from es_rl.run.checkpoint import Progress
 from es_rl.run.resume import saved_keys
@@ -80,7 +81,7 @@ class ES:
     ) -> None:
         named = policy if isinstance(policy, str) else Given(policy)
         wanted = flat(keys) | {"seed": seed} | ({} if workers is None else {"workers": workers})
-        config = new_config({"policy": str(named), "env": str(given(env)), **NO_FILMS, **wanted})
+        config = located_init(new_config({"policy": str(named), "env": str(given(env)), **NO_FILMS, **wanted}))
         self._command = f"es_rl.ES({arguments([named, given(env)], wanted)})"
         self._begin(replace(config, policy=named, env=given(env)), config.init)
 
@@ -91,7 +92,7 @@ class ES:
         self.run: Path | None = None
         with one_thread(), Workers(0) as nobody:
             self._spec = envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)
-            training = prepare(config, Path(), init, self._spec, nobody, lambda text: None)
+            training = prepare(config, Path(), init, Films, self._spec, nobody, lambda text: None)
         self.observation_space, self.action_space = self._spec.observation_space, self._spec.action_space
         self._about, self._state, self._progress = training.about, training.state, Progress()
         self.history: list[Record] = []
@@ -161,7 +162,7 @@ class ES:
         try:
             with one_thread():
                 train(
-                    self.config, run, f"{self._command}.learn({arguments([], wanted)})", resumed=resumed,
+                    self.config, run, f"{self._command}.learn({arguments([], wanted)})", Films, resumed=resumed,
                     spec=self._spec, on_generation=on_generation, quiet=not progress_bar,
                 )  # fmt: skip
         except Stopped as stop:
@@ -228,7 +229,7 @@ class ES:
         Beside it, a .json says what its numbers mean. Both are checked as `python -m es_rl.export` does.
         """
         with self._saved() as run, one_thread():
-            export_run(ExportConfig(run=str(run), out=str(out), env=self.config.env, policy=self.config.policy))
+            export(ExportConfig(run=str(run), out=str(out), env=self.config.env, policy=self.config.policy))
         return Path(out)
 
     def plot(self, x: str = "steps") -> Figure:

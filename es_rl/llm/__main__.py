@@ -6,43 +6,21 @@
     python -m es_rl.llm export=RUN out=DIRECTORY
 
 With low-rank noise, many members complete the prompts in one batch (EGGROLL: Sarkar et al. 2025, arXiv 2511.16652).
-With dense noise, each member in turn is written over the model's weights (Qiu et al. 2025, arXiv 2509.24372). This
-module puts the parts of the training together; `es_rl.run.loop` runs it.
+With dense noise, each member in turn is written over the model's weights (Qiu et al. 2025, arXiv 2509.24372).
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from es_rl import cli, rewards
-from es_rl.config import build, help_text, pairs, parse
-from es_rl.errors import CheckpointError, ConfigError, lookup
-from es_rl.es.chunks import idle_workers
+from es_rl import cli
+from es_rl.config import build, help_text, pairs
+from es_rl.errors import ConfigError, lookup
 from es_rl.es.config import EPISODIC, refuse_episodic
-from es_rl.es.strategy import ESState
-from es_rl.llm import model as language
-from es_rl.llm import prompts as dataset
-from es_rl.llm.config import DEFAULTS, PRESETS, ExportConfig, LlmConfig, resolve
-from es_rl.llm.export import export
-from es_rl.llm.in_place import unchanged
-from es_rl.llm.prompts import Dataset
-from es_rl.llm.task import LlmTask
-from es_rl.run import directory, loop
-from es_rl.run.checkpointer import Checkpointer
-from es_rl.run.log import RunLog
-from es_rl.run.resume import resumed_config, saved_keys
-from es_rl.run.task import Run, Training
-from es_rl.run.terms import REWARD
-from es_rl.workers.machine import available_memory, available_processors, use_one_thread
-from es_rl.workers.pool import Workers
-from es_rl.workers.shared_memory import allocate
+from es_rl.llm.config import DEFAULTS, PRESETS, ExportConfig, LlmConfig
+from es_rl.run import directory
+from es_rl.run.resume import resumed, resumed_config, saved_keys
 
 USAGE = """python -m es_rl.llm model=DIR_OR_ID data=FILE.jsonl reward=NAME [key=value …]   fine-tune a language model
 python -m es_rl.llm resume=RUN [key=value …]          go on with a run; stop rules may change
@@ -52,136 +30,37 @@ data: one JSON object a line, with a prompt (a string, or chat messages) and col
 reward: countdown, conciseness, exact_match, or module:function with TRL's signature; several as a+0.1*b.
 Other defaults than those below: es.noise=lowrank es.population=32 es.sigma=0.005 es.shaping=zscore;
 preset=es-at-scale (as published): es.noise=dense mirrored=false es.population=30 es.sigma=0.001."""
-CACHE_BYTES = 1 << 31  # of cached keys and values per batch, at most
-UNCHANGED = 0.1  # warn if noise leaves more than this share of the weights unchanged
-MODELS = 1.5  # memory that a worker may need, in sizes of the float32 model
+KEYS = (LlmConfig, ExportConfig)  # for completion in a shell
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(LlmConfig, USAGE, without=[f"es.{name}" for name in EPISODIC]))
-    given = pairs(argv)
+    given = pairs(argv, LlmConfig, ExportConfig)
     if "export" in given:
-        asked = parse(ExportConfig, argv)
+        asked = build(ExportConfig, [(given, "")])
         if not asked.out:
             raise ConfigError("out is missing: give a directory that is to be made.")
         if Path(asked.out).exists():
             raise ConfigError(f"out={asked.out}: exists. Give the path of a new directory.")
-        export(Path(asked.export), Path(asked.out), asked.checkpoint)
+        from es_rl.llm.export import export  # imports torch: once the keys are right
+
+        source, which = directory.find(asked.export, "export", "llm")
+        export(source, Path(asked.out), which or asked.checkpoint)
         return cli.show(asked.out)
-    resumed, keys = directory.resumed(argv)
-    if resumed:
-        saved = saved_keys(resumed, LlmConfig)
-        config = resumed_config(LlmConfig, saved, pairs(keys), str(resumed / "config.yaml"), ["reward"])
+    run, keys = resumed(argv, LlmConfig, "llm")
+    if run:
+        config = resumed_config(
+            LlmConfig, saved_keys(run, LlmConfig), pairs(keys, LlmConfig), str(run / "config.yaml"), ["reward"]
+        )
     else:
         refuse_episodic(given, "es.")
         preset = lookup(PRESETS, given.get("preset", ""), "preset")
         config = build(LlmConfig, [(DEFAULTS | preset, ""), (given, "")])
-    config = resolve(config)
-    data = dataset.read(config.data, config.eval.data)
-    rewards.weights(config.reward)
-    source = resumed / "start" if resumed else language.fetch(config.model)
-    if resumed and not (source / "config.json").exists():
-        raise CheckpointError(f"{source}: has no config.json, so the starting model is lost. Start a new run.")
-    language.check(source)
-    use_one_thread()
-    run = resumed or directory.create(config.run, "llm", re.sub(r"\W.*", "", config.reward) or "reward")
-    prepare = partial(_prepare, config, run, data, source)
-    title = f"es_rl: {config.model}, {config.reward} → {run}"
-    count = _workers(config, source)
-    return loop.run(
-        Run(config, run, prepare, cli.command("llm", argv), title, workers=count, resumed=bool(resumed), terms=REWARD)
-    )
+    from es_rl.llm.training import train  # imports torch: once the keys are right
 
-
-def _workers(config: LlmConfig, model: Path) -> int:
-    """Return the number of workers; by default one per GPU, or as many as processors and memory allow."""
-    if config.workers is not None:
-        return config.workers
-    if config.device == "cuda":
-        return torch.cuda.device_count()
-    size = sum(file.stat().st_size for file in model.glob("*") if file.suffix in (".safetensors", ".gguf"))
-    size *= 6 if any(model.glob("*.gguf")) else 2  # 4 or 16 bits per weight become 32
-    return max(1, min(available_processors(), int(available_memory() / max(1.0, MODELS * size))))
-
-
-def _prepare(
-    config: LlmConfig, run: Path, data: Dataset, source: Path, workers: Workers, say: Callable[[str], None]
-) -> Training:
-    """Save the starting model in the run, put theta into shared memory, and make the task."""
-    start = run / "start"
-    say(f"opening {source}")
-    model, tokenizer = language.open_model(source, "float32")
-    speaker = language.Language(model, tokenizer, torch.device("cpu"))
-    longest = max(
-        language.check_lengths(speaker, rows, config.max_new_tokens, name)
-        for rows, name in ((data.train, f"data={config.data}"), (data.held_out, "held-out data"))
-    )
-    if source != start:
-        with directory.reporting(run):
-            model.save_pretrained(start)  # type: ignore[operator]
-            tokenizer.save_pretrained(start)
-    rows = _rows(config, model.config, longest) if config.rows is None else config.rows
-    fields = {name: (tuple(value.shape), "f4") for name, value in model.named_parameters()}
-    descriptor, memory = allocate(fields)
-    theta = {name: torch.from_numpy(array) for name, array in memory.arrays().items()}
-    for name, value in model.named_parameters():
-        theta[name].copy_(value)
-    del model, speaker
-    task = LlmTask(config, run, data, theta, memory, rows, workers, say)
-    state = ESState(0, dict(theta), {}, {})
-    _warn(config, task, state, say)
-    about = {"data": dataset.digest(data.train), "reward": config.reward, "modules": list(config.modules)}
-    heading = (
-        f"{sum(value.numel() for value in theta.values()):,} parameters in {config.dtype} on {config.device}, "
-        f"{config.es.population} members in chunks of {config.chunk}, {config.batch} of {len(data.train):,} prompts a "
-        f"generation, {len(data.held_out):,} held out, {workers.count or 'no'} workers"
-    )
-    follow = partial(_Follower, run, descriptor)
-    if idle := idle_workers(config.es.population, config.chunk or 2, workers.count):
-        say(idle)
-    return Training(task, state, about, heading, follow=follow, step=task.step, in_place=True)
-
-
-def _rows(config: LlmConfig, model: Any, longest: int) -> int:
-    """Return the rows of a batch whose keys and values fit into `CACHE_BYTES`; at least a prompt per member."""
-    assert config.chunk is not None
-    text = model.get_text_config()
-    heads = getattr(text, "num_attention_heads", None) or 1
-    width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    heads = getattr(text, "num_key_value_heads", None) or heads
-    item = language.DTYPES[config.dtype].itemsize
-    row: int = 2 * text.num_hidden_layers * heads * width * (longest + config.max_new_tokens) * item  # bytes
-    return max(1 if config.es.noise == "dense" else config.chunk, CACHE_BYTES // row)
-
-
-def _warn(config: LlmConfig, task: LlmTask, state: ESState, say: Callable[[str], None]) -> None:
-    """Warn of noise that is too small for the type of the weights: nothing can be learnt from it."""
-    still = unchanged(state.theta, task.perturbation(0), language.DTYPES[config.dtype])
-    if still > UNCHANGED:
-        say(
-            f"warning: es.sigma={config.es.sigma:g} leaves {still:.0%} of the weights in {config.dtype} as they are. "
-            f"Raise it, or give dtype=float32."
-        )
-
-
-class _Follower:
-    """Exports the model when a run finishes, and releases the shared memory."""
-
-    milestones: Sequence[float] = ()  # a language model is large
-
-    def __init__(self, run: Path, descriptor: int, log: RunLog) -> None:
-        self._run, self._descriptor = run, descriptor
-
-    def poll(self, saver: Checkpointer) -> None:
-        pass
-
-    def finish(self, saver: Checkpointer, check: Callable[[], None]) -> None:
-        export(self._run, self._run / "pretrained")
-
-    def close(self) -> None:
-        os.close(self._descriptor)
+    return train(config, cli.command("llm", argv), run)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ from es_rl.errors import ConfigError, lookup
 from es_rl.es.config import EsConfig, check_chunk, check_pairs
 from es_rl.es.shaping import SHAPINGS
 from es_rl.keys import group, key
-from es_rl.llm import model as language
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpoint import CheckpointConfig
 from es_rl.workers.machine import choose_device
 
 DEFAULTS = {"es.noise": "lowrank", "es.population": 32, "es.sigma": 0.005, "es.shaping": "zscore"}
+
+
+DTYPES = ("float32", "bfloat16", "float16")  # of torch
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -53,19 +55,25 @@ class LlmEvalConfig:
 
 @dataclass(frozen=True)
 class LlmConfig:
-    model: str = key("", "directory with safetensors or one GGUF file, or an id of the Hugging Face Hub", path=True)
-    data: str = key(
-        "", "file of JSON lines, each with a prompt and the columns of the reward", path=True, resumable=True
+    model: str = key(
+        "", "directory with safetensors or one GGUF file, or an id of the Hugging Face Hub", path=True, bare="directory"
     )
+    data: str = key(
+        "",
+        "file of JSON lines, each with a prompt and the columns of the reward",
+        path=True,
+        resumable=True,
+        bare="file",
+    )  # fmt: skip
     reward: str = key("", "reward of the completions")
     preset: str = key("", "published settings: es-at-scale", choices=tuple(PRESETS))
     batch: int = key(8, "prompts per generation, the same for all members", low=1)
     max_new_tokens: int = key(64, "maximum tokens per completion", low=1)
-    modules: list[str] = key([], "train only parameters in modules with these names, such as [q_proj,v_proj]")
+    modules: list[str] = key([], "train only parameters in modules with these names, such as q_proj,v_proj")
     mirrored: bool = key(True, "use pairs of members with opposite noise; false: only with es.noise=dense")
     dtype: str = key(
         "auto", "type of the members' weights; theta itself is float32; auto: bfloat16 on a GPU, else float32",
-        choices=("auto", *language.DTYPES),
+        choices=("auto", *DTYPES),
     )  # fmt: skip
     device: str = key("auto", "device of the members: cpu, cuda, auto", choices=("cpu", "cuda", "auto"))
     reward_seconds: float = key(

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from es_rl.errors import ConfigError, EnvError, ResourceError
 from es_rl.llm import chat
+from es_rl.llm.config import DTYPES as NAMES
 
 WEIGHTS = "*.safetensors"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 LOGITS = 1 << 25  # logits of one forward pass for log-probabilities, at most
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in NAMES}
 
 
 def _transformers() -> Any:
@@ -31,7 +32,7 @@ def _transformers() -> Any:
     try:
         transformers = importlib.import_module("transformers")
     except ImportError as error:
-        raise ResourceError("language models need the extra llm: pip install 'es-rl[llm]'.") from error
+        raise ResourceError("language models need the extra llm. In the checkout: pip install -e '.[llm]'.") from error
     os.environ["TQDM_DISABLE"] = "1"  # some progress bars obey nothing else
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

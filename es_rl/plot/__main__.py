@@ -14,6 +14,7 @@ from es_rl import cli
 from es_rl.config import help_text
 from es_rl.plot.config import PlotConfig, parse_plot
 
+KEYS = (PlotConfig,)  # for completion in a shell
 USAGE = """python -m es_rl.plot run=RUN[,RUN…] [key=value …]   the curves of runs, as PNG and HTML
 python -m es_rl.plot RUN … [key=value …]             the same
 

@@ -30,7 +30,7 @@ def parse_plot(argv: Sequence[str]) -> PlotConfig:
     """
     names = [name for name, _ in leaves(PlotConfig)]
     bare = [a for a in argv if a.partition("=")[0] not in names and (exists(a) or "=" not in a)]
-    given = pairs([a for a in argv if a not in bare])
+    given = pairs([a for a in argv if a not in bare], PlotConfig)
     run = given.pop("run", "")
     config = parse(PlotConfig, [f"{name}={value}" for name, value in given.items()])
     runs = [*_split(run), *bare]

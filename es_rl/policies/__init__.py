@@ -5,9 +5,9 @@ A policy is a plain nn.Module for one batch of observations. It knows nothing of
     forward(obs, state=None) → (action, state)      obs (n, O) → actions (n, A), or (n,) integers if discrete
 
 Its first part is the given `normalizer` (under this name): a `Normalizer`, whose buffers are in every checkpoint, or
-`Unnormalized`. Its last part is an `ActionHead`. To add a policy, write a file with its group of keys and a `build`
-function, and add one line to `POLICIES` and one to the `Config` of `es_rl.rl`. Policies from outside the package are
-described in `es_rl.policies.outside`.
+`Unnormalized`. Its last part is an `ActionHead`. To add a policy, write its group of keys in `config.py` and a file
+with a `build` function, and add one line to `POLICIES` in `registry.py` and one to the `Config` of `es_rl.rl`. Policies
+from outside the package are described in `es_rl.policies.outside`.
 """
 
 from __future__ import annotations
@@ -15,62 +15,16 @@ from __future__ import annotations
 if __name__ == "policies":
     raise ImportError("the package is es_rl.policies; the top-level folder policies is only a link for readers")
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+import importlib
+from typing import TYPE_CHECKING, Any
 
-import torch
-from gymnasium import spaces
-from torch import nn
+if TYPE_CHECKING:
+    from es_rl.policies.registry import POLICIES, PolicyConfig, check_name, make
 
-from es_rl.errors import lookup
-from es_rl.policies import linear, mlp, outside, transformer
-from es_rl.policies.action import ActionHead
-from es_rl.policies.normalizer import Normalizer, Unnormalized
-from es_rl.rng import integer_seed
-
-POLICIES: dict[str, Callable[[Any, int, nn.Module, ActionHead], nn.Module]] = {
-    "linear": linear.build,
-    "mlp": mlp.build,
-    "transformer": transformer.build,
-}
+__all__ = ["POLICIES", "PolicyConfig", "check_name", "make"]
 
 
-class PolicyConfig(Protocol):
-    """The keys that a policy is made from, besides the group with its name."""
-
-    @property
-    def policy(self) -> str: ...
-    @property
-    def policy_kwargs(self) -> Mapping[str, Any]: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def obs_norm(self) -> bool: ...
-    @property
-    def obs_first(self) -> int | None: ...
-    @property
-    def obs_clip(self) -> float: ...
-
-
-def make(config: PolicyConfig, inputs: int, action_space: spaces.Space[Any]) -> nn.Module:
-    """Return the configured policy for observations of `inputs` numbers, initialised from the seed.
-
-    Raises `ConfigError` for an unknown name, and `EnvError` for a policy from outside that cannot be used.
-    """
-    check_name(config.policy)
-    with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from its global generator
-        torch.manual_seed(integer_seed(config.seed, "policy"))
-        inputs = min(inputs, config.obs_first or inputs)
-        normalizer = Normalizer(inputs, config.obs_clip) if config.obs_norm else Unnormalized(inputs)
-        if ":" in config.policy:
-            policy = outside.build(config.policy, config.policy_kwargs, inputs, normalizer, action_space)
-        else:
-            group = getattr(config, config.policy)
-            policy = POLICIES[config.policy](group, inputs, normalizer, ActionHead(action_space, group.squash))
-    return policy.requires_grad_(False).eval()
-
-
-def check_name(name: str) -> None:
-    """Raise `ConfigError` for a name that is neither in the registry nor `module:function`."""
-    if ":" not in name:
-        lookup(POLICIES, name, "policy")
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'es_rl.policies' has no attribute {name!r}")
+    return getattr(importlib.import_module("es_rl.policies.registry"), name)  # with torch, which the keys do not need

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import nn
 
-from es_rl.keys import key
 from es_rl.policies.action import ActionHead
+from es_rl.policies.config import LinearConfig
 from es_rl.policies.feedforward import Feedforward
-from es_rl.policies.rounding import WEIGHTS, linear
-
-
-@dataclass(frozen=True)
-class LinearConfig:
-    squash: str = key("clip", "map outputs to the action space by clipping or tanh", choices=("clip", "tanh"))
-    weights: str = key("float", "round weight matrices in every forward pass (float: do not round)", choices=WEIGHTS)
+from es_rl.policies.rounding import linear
 
 
 def build(config: LinearConfig, inputs: int, normalizer: nn.Module, head: ActionHead) -> nn.Module:

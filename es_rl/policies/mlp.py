@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import nn
 
-from es_rl.keys import key
 from es_rl.policies.action import ActionHead
+from es_rl.policies.config import MlpConfig
 from es_rl.policies.feedforward import Feedforward
-from es_rl.policies.rounding import WEIGHTS, linear
-
-
-@dataclass(frozen=True)
-class MlpConfig:
-    hidden: list[int] = key([64, 64], "widths of the hidden layers", low=1)
-    activation: str = key("tanh", "activation function", choices=("tanh", "relu", "elu", "gelu", "silu", "leaky_relu"))
-    layer_norm: bool = key(False, "apply layer norm before each activation")
-    squash: str = key("tanh", "map outputs to the action space by clipping or tanh", choices=("clip", "tanh"))
-    weights: str = key("float", "round weight matrices in every forward pass (float: do not round)", choices=WEIGHTS)
-
+from es_rl.policies.rounding import linear
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,

@@ -38,7 +38,6 @@ def ternary(w: Tensor) -> Tensor:
 
 
 ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {"int8": int8, "ternary": ternary}
-WEIGHTS = ("float", *ROUNDINGS)  # kinds of weight matrices; float: not rounded
 
 
 def rounded(w: Tensor, kind: str) -> Tensor:

@@ -10,24 +10,12 @@ each head's scores that is linear in the distance (Press et al. 2022, arXiv 2108
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from es_rl.keys import key
 from es_rl.policies.action import ActionHead
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    width: int = key(64, "width of a token; a multiple of heads", low=1)
-    layers: int = key(2, "number of blocks, each with attention and a perceptron", low=1)
-    heads: int = key(4, "attention heads per layer", low=1)
-    context: int = key(16, "number of latest steps that each layer attends to", low=1)
-    squash: str = key("tanh", "map outputs to the action space by clipping or tanh", choices=("clip", "tanh"))
-
+from es_rl.policies.config import TransformerConfig
 
 # Steps so far; keys and values of each layer (n, H, C, d); the previous output (n, outputs).
 State = tuple[int, tuple[Tensor, ...], Tensor]

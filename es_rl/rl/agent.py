@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from gymnasium import spaces
@@ -19,25 +19,13 @@ from es_rl.errors import CheckpointError, ConfigError
 from es_rl.es.restore import restored
 from es_rl.hub import client
 from es_rl.hub.address import Address, is_address, parsed
-from es_rl.keys import key
 from es_rl.plugins import module_rule
-from es_rl.rl.config import Config, resolve
+from es_rl.rl.config import Config, RunConfig, resolve
 from es_rl.rl.prediction import predict
 from es_rl.run import atomic, directory
 from es_rl.run import checkpoint as checkpoints
 
-
-@dataclass(frozen=True)
-class RunConfig:
-    """The keys of every verb that takes a trained policy."""
-
-    run: str = key("", "run directory, or a policy on the Hugging Face Hub: hf://USER/NAME", path=True)
-    checkpoint: str = key("last", "checkpoint: last, best, or a generation number")
-    env: str = key("", "another environment with the same spaces; must be given again for module:Id")
-    policy: str = key("", "the policy again, if it is module:function")
-    env_kwargs: dict[str, Any] = key(
-        {}, "arguments for the environment, besides those of the run: env_kwargs.NAME=VALUE"
-    )
+R = TypeVar("R", bound=RunConfig)
 
 
 class Agent:
@@ -88,15 +76,15 @@ def load(run: str | Path, checkpoint: str = "last", *, policy: str = "") -> Agen
     The run may be the address of a published policy, hf://USER/NAME or hf://USER/NAME@REVISION. A policy from outside
     the package must be given again, as `module:function` or a `Given`: no file may name code.
     """
-    path = Path(run)
     address = parsed(run) if is_address(run) else None
+    path, which = (Path(), checkpoint) if address else _located(run, checkpoint)
     try:
         if address:
-            loaded = _published(address, checkpoint)
+            loaded = _published(address, which)
             path = loaded.path
         else:
             directory.check_run(path)
-            loaded = checkpoints.load(path, checkpoint)
+            loaded = checkpoints.load(path, which)
         saved = loaded.keys(Config) or directory.saved_config(path, Config)
         config = resolve(build(Config, [(saved, f"{path / 'config.yaml'}: ")]))
         if ":" in config.policy and not policy:
@@ -133,8 +121,9 @@ def start_from(path: Path, fresh: es.ESState) -> es.ESState:
 
     Raises `CheckpointError` if they are not of the same policy.
     """
-    if path.is_dir():
-        return replace(fresh, **_parts(checkpoints.load(path).state(replace(fresh, extra={}))))
+    run, which = (path, "") if path.is_file() else directory.find(path, "init")
+    if run.is_dir():
+        return replace(fresh, **_parts(checkpoints.load(run, which or "last").state(replace(fresh, extra={}))))
     with atomic.reading(path):
         saved = es.ESState(0, load_tensors(atomic.contents_of(path)), {}, {})
     return replace(fresh, **_parts(restored(saved, replace(fresh, extra={}), None, str(path))))
@@ -171,10 +160,29 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
+def located(config: R) -> R:
+    """Return the keys with the run's directory and its checkpoint in the place of what means them.
+
+    Raises `ConfigError`, or `CheckpointError` for a folder of several runs.
+    """
+    if not config.run:
+        raise ConfigError("run is missing: give a run's directory, such as run=runs/HalfCheetah-v5/NAME, or run=last.")
+    if is_address(config.run):
+        return config
+    path, which = _located(config.run, config.checkpoint)
+    return replace(config, run=str(path), checkpoint=which)
+
+
+def _located(run: str | Path, checkpoint: str) -> tuple[Path, str]:
+    path, named = directory.find(run, "run")
+    if named and checkpoint not in ("last", named):
+        raise ConfigError(f"run={run} and checkpoint={checkpoint} name two checkpoints. Give one of them.")
+    return path, named or checkpoint
+
+
 def of_run(config: RunConfig) -> Agent:
     """Return the agent of a run, with the environment's arguments of both. Raises `CheckpointError`, `ConfigError`."""
-    if not config.run:
-        raise ConfigError("run is missing: give a run's directory, such as run=runs/HalfCheetah-v4/NAME.")
+    config = located(config)
     agent = load(config.run, config.checkpoint, policy=config.policy)
     agent.config = replace(agent.config, env_kwargs=_merged(agent.config.env_kwargs, config.env_kwargs))
     return agent

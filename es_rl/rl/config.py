@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from es_rl.config import build, expanded, pairs, read_file
+from es_rl.config import build, check_names, expanded, pairs, read_file
 from es_rl.envs.renderer import QUALITIES
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import default_chunk
 from es_rl.es.config import EsConfig, OptimConfig, check_chunk, check_pairs
 from es_rl.keys import group, key
 from es_rl.plugins import module_rule
-from es_rl.policies.linear import LinearConfig
-from es_rl.policies.mlp import MlpConfig
-from es_rl.policies.transformer import TransformerConfig
+from es_rl.policies.config import LinearConfig, MlpConfig, TransformerConfig
 from es_rl.rl.presets import preset
 from es_rl.rl.segments.config import CreditConfig, CriticConfig, check_given, check_judged
 from es_rl.rng import MAX_SEED
@@ -46,7 +44,7 @@ class VideoConfig:
 
 @dataclass(frozen=True)
 class Config:
-    env: str = key("", "Gymnasium id, such as Humanoid-v4, or module:Id to import the module first")
+    env: str = key("", "Gymnasium id, such as Humanoid-v5, or module:Id to import the module first", bare="id")
     env_kwargs: dict[str, Any] = key({}, "arguments for the environment: env_kwargs.NAME=VALUE")
     backend: str = key("auto", "simulator: batch (MuJoCo tasks, fast), gymnasium (any id), auto (the faster one)")
     serial: bool = key(
@@ -108,12 +106,70 @@ class Config:
     checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
 
 
+RUN = "run directory, or a checkpoint in it; last: the newest run under runs; hf://USER/NAME: one on the Hub"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The keys of every verb that takes a trained policy."""
+
+    run: str = key("", RUN, path=True, bare="run")
+    checkpoint: str = key("last", "checkpoint: last, best, or a generation number")
+    env: str = key("", "another environment with the same spaces; must be given again for module:Id", bare="id")
+    policy: str = key("", "the policy again, if it is module:function")
+    env_kwargs: dict[str, Any] = key(
+        {}, "arguments for the environment, besides those of the run: env_kwargs.NAME=VALUE"
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(RunConfig):
+    episodes: int = key(20, "number of episodes", low=1)
+    seed: int = key(0, "random seed of the initial states", low=0, high=MAX_SEED)
+    backend: str = key("gymnasium", "simulation: gymnasium (the original), batch (MuJoCo tasks), auto: the faster one")
+
+
+@dataclass(frozen=True)
+class RecordConfig(RunConfig):
+    out: str = key("", "file to write, mp4 or GIF by its suffix; default: RUN/videos/ENV-GENERATION.mp4", path=True)
+    gif: str = key("", "GIF file to write as well, of the first seconds; default: none", path=True)
+    film: str = key(
+        "policy",
+        "what to film: the policy, or its progress, several checkpoints side by side",
+        choices=("policy", "progress"),
+    )
+    seconds: float = key(12.0, "length of the video, filled with one episode after another", above=0, high=600)
+    quality: str = key("auto", QUALITY, choices=("auto", *QUALITIES))
+    caption: bool = key(True, "tell the time, the return and the minutes of training in the picture")
+    seed: int = key(0, "random seed of the initial states", low=0, high=MAX_SEED)
+
+
+@dataclass(frozen=True)
+class PlayConfig(RunConfig):
+    seed: int = key(0, "random seed of the initial states and of the directions of pushes", low=0, high=MAX_SEED)
+
+
+@dataclass(frozen=True)
+class PushConfig(RunConfig):
+    run: str = key("", "run directory, or a checkpoint in it; last: the newest run under runs", path=True, bare="run")
+    repo: str = key("", "name on the Hub: USER/NAME")
+    private: bool = key(False, "make a new repository private")
+    out: str = key("", "write the files into this new directory, and upload nothing", path=True)
+    video: bool | None = key(
+        None, "film of this checkpoint: true makes one if there is none; false leaves it out; default: if there is one"
+    )
+    episodes: int = key(20, "number of episodes of the evaluation", low=1)
+    seed: int = key(0, "random seed of the evaluation's initial states", low=0, high=MAX_SEED)
+    message: str = key("", "message of the commit; default: the generation and the return")
+
+
 CODE = ("env", "policy")  # keys that may name a module, whose code then runs
 
 
 def parse_train(argv: Sequence[str]) -> Config:
     """Return the resolved configuration of a new run. Raises `ConfigError`."""
-    given = pairs(argv)
+    check_names(argv, Config)
+    given = pairs(argv, Config)
     path = str(expanded(named, "config")) if (named := given.pop("config", "")) else ""
     file = read_file(Path(path), Config) if path else {}
     if path and file.get("run") and Path(str(file["run"])).resolve() == Path(path).parent.resolve():
@@ -129,7 +185,7 @@ def new_config(given: Mapping[str, Any], file: Mapping[str, Any] | None = None, 
     file = file or {}
     env = str(given.get("env") or file.get("env") or "")
     if not env:
-        raise ConfigError("env is missing: give a Gymnasium id, such as env=HalfCheetah-v4.")
+        raise ConfigError("env is missing: give a Gymnasium id, such as env=HalfCheetah-v5.")
     config = build(Config, [(preset(env, {**file, **given}), f"preset of {env}: "), (file, source), (given, "")])
     check_given(given, config.es.segment)
     return resolve(config)
@@ -137,7 +193,7 @@ def new_config(given: Mapping[str, Any], file: Mapping[str, Any] | None = None, 
 
 def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> Config:
     """Return the resolved configuration of a resumed run. Raises `ConfigError`."""
-    return resume_config(saved, pairs(argv), source)
+    return resume_config(saved, pairs(argv, Config), source)
 
 
 def resume_config(saved: Mapping[str, Any], given: Mapping[str, Any], source: str) -> Config:

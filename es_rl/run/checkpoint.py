@@ -17,19 +17,18 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from es_rl.config import read_text
 from es_rl.errors import CheckpointError, ConfigError
-from es_rl.es.config import OptimConfig
-from es_rl.es.restore import restored
-from es_rl.es.strategy import ESState
 from es_rl.keys import key
 from es_rl.run import atomic
+
+if TYPE_CHECKING:  # names, keys and progress are read without torch
+    from torch import Tensor
+
+    from es_rl.es.config import OptimConfig
+    from es_rl.es.strategy import ESState
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,9 @@ class Checkpoint:
         Names, shapes and types must be the same, numbers finite, and the optimiser's state one of the optimiser
         `optim`, if it is given. The rest of the state is left out if `fresh` has none.
         """
+        from es_rl.es.restore import restored
+        from es_rl.es.strategy import ESState
+
         state = ESState(self.generation, self.model, {}, self.optim, self.extra)
         return restored(state, fresh, optim, str(self.path))
 
@@ -108,19 +110,16 @@ def save(
     `about` says what the policy is for, as JSON; `config` holds the keys, as YAML. Raises OSError. If writing fails,
     earlier checkpoints remain.
     """
+    from safetensors.torch import save as save_tensors
+
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in (*folder.glob(".writing-*"), *folder.glob(".old-*")):
         shutil.rmtree(leftover)
     for link in (path for name in NAMED for path in folder.glob(f".{name}-*")):
         link.unlink(missing_ok=True)
-    facts = {
-        "format": FORMAT,
-        "generation": state.generation,
-        "best": best,
-        "progress": asdict(progress),
-        "about": dict(about),
-    }
+    facts: dict[str, Any] = {"format": FORMAT, "generation": state.generation, "best": best}
+    facts |= {"progress": asdict(progress), "about": dict(about)}
     contents = {
         "model.safetensors": save_tensors({**state.theta, **state.buffers}),
         "trainer.safetensors": save_tensors(state.optim),
@@ -183,6 +182,8 @@ def newest_keys(run: Path, kind: type[Any]) -> tuple[Path | None, dict[str, Any]
 
 def read(path: Path, files: Sequence[str] = FILES) -> Checkpoint:
     """Return a checkpoint that has at least these files. Check all against the manifest before parsing any."""
+    from safetensors.torch import load as load_tensors
+
     with atomic.reading(path):
         contents = atomic.read(path, files, optional=[CONFIG, EXTRA])
         facts = json.loads(contents["state.json"])

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -18,13 +19,14 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
-from es_rl.config import expanded, pairs, read_file, to_yaml
+from es_rl.config import expanded, read_file, to_yaml
 from es_rl.errors import CheckpointError, ConfigError, ResourceError
 from es_rl.run import atomic
 from es_rl.run.checkpoint import NAMED
 
 PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco")
 OPTIONAL = ("transformers", "tokenizers")
+LISTED = 10  # runs of a folder that a message names
 FOLDERS = ("checkpoints", "videos", "start", "pretrained")  # of a run, in which files are written
 
 
@@ -47,12 +49,71 @@ def create(given: str, group: str, name: str) -> Path:
     return path
 
 
-def resumed(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Return the run that `resume=` names, if any, and the other arguments. Raises `ConfigError`."""
-    name = pairs(argv).get("resume", "")
-    return (expanded(name, "resume") if name else None), [
-        argument for argument in argv if not argument.startswith("resume=")
-    ]
+def find(given: str | Path, key: str, verb: str = "train") -> tuple[Path, str]:
+    """Return the run that a key's path means, and the checkpoint that it names, or "".
+
+    The path is a run's, or one of its checkpoints (`RUN/checkpoints/120`); `last` is the newest run of a verb under
+    runs. Whether there is a run is not checked. Raises `CheckpointError`, with a list, for a folder of runs.
+    """
+    if str(given) == "last":
+        newest = [run for run in _runs(Path("runs"), without=("compare", "sweep")) if _verb(run) in (verb, "")]
+        if not newest:
+            raise CheckpointError(f"{key}=last: there is no run of es_rl.{verb} under runs. Give a run's directory.")
+        return newest[0], ""
+    path = expanded(str(given), key)
+    for at, part in enumerate(path.parts):
+        if part == "checkpoints" and _is_run(run := Path(*path.parts[:at])):
+            which = "".join(path.parts[at + 1 : at + 2])
+            return run, str(int(which)) if which.isdecimal() else which
+    if path.name == "config.yaml" and path.is_file():
+        return path.parent, ""
+    if not (_is_run(path) or (path / "checkpoints").is_dir()) and (inside := _runs(path)):
+        more = f"\n  and {len(inside) - LISTED} older ones" if len(inside) > LISTED else ""
+        listed = "\n".join(f"  {key}={run}  {_told(run)}" for run in inside[:LISTED])
+        raise CheckpointError(f"{key}={path}: a folder of runs. Give one, here the newest first:\n{listed}{more}")
+    return path, ""
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.yaml").is_file()
+
+
+def _runs(folder: Path, depth: int = 3, without: Sequence[str] = ()) -> list[Path]:
+    """Return the runs in a folder and its subfolders, those that were trained last first."""
+    found: list[Path] = []
+    with contextlib.suppress(OSError):  # not a folder, or one of somebody else's
+        for path in sorted(folder.iterdir()):
+            if path.name in without or path.name.startswith(".") or path.is_symlink() or not path.is_dir():
+                continue
+            found += [path] if _is_run(path) else _runs(path, depth - 1) if depth else []
+    return sorted(found, key=_trained, reverse=True)
+
+
+def _trained(run: Path) -> float:
+    """Return when a run was last saved, in seconds since the epoch."""
+    known = (run / "checkpoints" / "index.json", run / "config.yaml")
+    return max((path.stat().st_mtime for path in known if path.is_file()), default=0.0)
+
+
+def _verb(run: Path) -> str:
+    """Return the verb that began a run; "" if its files do not say."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        found = re.search(r"es_rl\.(\w+)", (run / "command.txt").read_text(encoding="utf-8"))
+        return found[1] if found else ""
+    return ""
+
+
+def _told(run: Path) -> str:
+    """Return a few words about a run: what it trains in or on, its generation and its last score."""
+    told = []
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        told += re.findall(r"^(?:env|corpus|data): (.+)", (run / "config.yaml").read_text(encoding="utf-8"), re.M)[:1]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        newest = max((p for p in (run / "checkpoints").iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
+        told.append(f"generation {int(newest.name)}")
+        score = json.loads(atomic.contents_of(newest / "state.json"))["progress"]["last_score"]
+        told += [] if score is None else [f"{'return' if _verb(run) in ('train', '') else 'score'} {float(score):,.1f}"]
+    return "  ".join(told)
 
 
 def discard_unbegun(path: Path) -> None:

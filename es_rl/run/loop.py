@@ -78,6 +78,7 @@ def _sitting(
     es.check(ESParams.of(r.config), state)
     if r.resumed:
         state, progress = _restore(r, training, screen.say)
+    before = _met(r.stop_rules, r.terms, state, progress)  # nothing is left to do then
     saver = Checkpointer(r.path, r.config, training.about, screen.say)
     saver.start(state, progress, saved=r.resumed)
     text = to_yaml(r.config)
@@ -111,8 +112,8 @@ def _sitting(
     saver.save(required=True)
     workers.close()
     best = saver.progress.best_score
-    if r.resumed and saver.state.generation == state.generation:
-        screen.say("nothing was left to do: to go on, give a stop rule that this run has not met yet")
+    if r.resumed and reason == before:
+        reason += f" was reached. {r.stop_rules.remedy(r.terms, reason)}"
     screen.say(f"finished: {reason}." + (f" Best {r.terms.score} {number(best)}." if best is not None else ""))
     if follower is not None:
         screen.status("finishing")

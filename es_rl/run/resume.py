@@ -7,7 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from es_rl.config import build, leaves
+from es_rl.config import build, leaves, pairs
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.plugins import module_rule
 from es_rl.run import checkpoint, directory
@@ -24,6 +24,24 @@ class _Nothing:
 
 
 NOTHING = _Nothing()
+
+
+def resumed(argv: Sequence[str], kind: type[Any], verb: str = "train") -> tuple[Path | None, list[str]]:
+    """Return the run that `resume=` names, if any, and the other arguments. Raises `ConfigError`, `CheckpointError`."""
+    given = pairs(argv, kind)
+    named = given.pop("resume", "")
+    others = [f"{name}={text}" for name, text in given.items()]
+    if not named:
+        return None, others
+    run, which = directory.find(named, "resume", verb)
+    newest = max(checkpoint.ages(run), default=0)
+    if which not in ("", "last", str(newest)):
+        start = f", or start a new run with init={named}" if "init" in dict(leaves(kind)) else ""
+        raise ConfigError(
+            f"resume={named}: a run goes on from its newest checkpoint, that of generation {newest}. "
+            f"Give resume={run}{start}."
+        )
+    return run, others
 
 
 def resumed_config(

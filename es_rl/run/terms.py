@@ -76,3 +76,8 @@ class StopRules:
         if self.target is not None and terms.reached(last_score, self.target):
             return f"{terms.target}={self.target:g}"
         return None
+
+    def remedy(self, terms: RunTerms, rule: str) -> str:
+        """Return what lets a run go on that has met a rule, as `met` returns it."""
+        name, _, value = rule.partition("=")
+        return f"To go on, give {name} {'below' if name == terms.target and terms.sign < 0 else 'above'} {value}"

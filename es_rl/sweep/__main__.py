@@ -1,6 +1,6 @@
 """Search for the settings of a training with Optuna's TPE. Stop hopeless trials at equal environment steps.
 
-    python -m es_rl.sweep env=Hopper-v4 es.sigma=0.01..0.5:log optim.lr=0.005..0.2:log env_steps=500000 trials=40
+    python -m es_rl.sweep env=Hopper-v5 es.sigma=0.01..0.5:log optim.lr=0.005..0.2:log env_steps=500000 trials=40
 
 The first trial has the default settings, so the best settings are at least as good on the sweep's seeds. Finished
 trials are kept: the same command continues an interrupted sweep. It may run on several machines at a time if they share
@@ -9,165 +9,28 @@ the directory `out`. Give `out/best.yaml` as `config=` to a training.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import shlex
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from es_rl import cli, envs
-from es_rl.config import help_text, leaves, pairs, parse
-from es_rl.errors import ConfigError, ResourceError, Stopped, TrainingError
-from es_rl.keys import key
-from es_rl.rng import MAX_SEED
-from es_rl.run.directory import reporting
-from es_rl.run.signals import stop_requests
-from es_rl.sweep import contenders, space
-from es_rl.sweep.trial import Outcome, Plan, Running
-from es_rl.workers.machine import available_processors
-
-if TYPE_CHECKING:
-    import optuna
-
-    from es_rl.sweep.study import Sweep
+from es_rl import cli
+from es_rl.config import help_text
+from es_rl.rl.config import Config
+from es_rl.sweep.config import SweepConfig, parse_sweep
 
 USAGE = """python -m es_rl.sweep env=ID env_steps=N KEY=RANGE … [key=value …]   search for settings
 
 Any key of training, or setting of another contender, may be given: as a range, KEY=0.01..0.5 or KEY=0.01..0.5:log, as
-a choice, KEY=[32,64,128], or as one value for all trials. The same command goes on where it was stopped."""
-POLL = 0.5  # seconds between looks at the trainings
-FAILURES = 3  # the sweep gives up after this many in a row
-
-
-@dataclass(frozen=True)
-class SweepConfig:
-    env: str = key("", "Gymnasium id, such as Hopper-v4, or module:Id")
-    contender: str = key("es", "what to tune: es, or an opponent of es_rl.compare such as ppo_fast")
-    env_steps: int | None = key(None, "environment steps of each training; must be given", low=1)
-    trials: int = key(40, "number of settings to try", low=1)
-    parallel: int | None = key(
-        None, "trainings at a time, on one processor each; default: the available processors", low=1
-    )
-    seeds: list[int] = key([1000, 1001], "seeds of each trial, whose median score counts", low=0, high=MAX_SEED)
-    seed: int = key(0, "random seed of the search itself", low=0, high=MAX_SEED)
-    out: str = key("", "output directory; default: runs/sweep/ENV", path=True)
+a choice, KEY=32,64,128, or as one value for all trials. The same command goes on where it was stopped."""
+KEYS = (SweepConfig, Config)  # for completion in a shell
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the verb and return the exit code."""
     if cli.asks_for_help(argv):
         return cli.show(help_text(SweepConfig, USAGE))
-    config, keys = _parse(argv)
-    contender = contenders.make(config.contender, config.env, config.env_steps or 0)
-    searched, given = space.parse(keys, contender)
-    fixed = contender.fixed([*searched], given)
-    if not searched:
-        raise ConfigError("nothing to search: give a range or a choice, such as es.sigma=0.01..0.5:log.")
-    defaults = contender.defaults(fixed)
-    if importlib.util.find_spec("optuna") is None:
-        raise ResourceError("sweeps need Optuna. Install it: pip install 'es-rl[sweep]'.")
-    from es_rl.sweep import report
-    from es_rl.sweep.study import Sweep
+    config, keys = parse_sweep(argv)
+    from es_rl.sweep.search import search  # imports torch: once the keys are right
 
-    out = Path(config.out or f"runs/sweep/{config.env.replace(':', '-')}")
-    with reporting(out, "Choose another place with out=DIRECTORY"):
-        out.mkdir(parents=True, exist_ok=True)
-    same = {k: v for k, v in asdict(config).items() if k in ("env", "contender", "env_steps", "seeds", "seed")}
-    settings = {"": same, "range": space.describe(searched), "fixed": fixed}
-    sweep = Sweep(out, searched, settings=settings, defaults=defaults, seed=config.seed)
-    plan = Plan(contender, config.env_steps or 0, config.seeds, fixed)
-    write = partial(report.write, out, sweep, plan, shlex.join(["python", "-m", "es_rl.sweep", *argv]))
-    try:
-        _search(sweep, plan, config, out, write)
-    finally:
-        report.figures(out, sweep)
-        write()
-    return cli.show(f"The report is {out / 'report.md'}, the best settings are {out / 'best.yaml'}")
-
-
-def _parse(argv: Sequence[str]) -> tuple[SweepConfig, dict[str, str]]:
-    """Separate the sweep's own keys from those of the training. Raises `ConfigError`, `EnvError`."""
-    own = dict(leaves(SweepConfig))
-    given = pairs(argv)
-    if "seeds" in given and not given["seeds"].startswith("["):
-        given["seeds"] = f"[{given['seeds']}]"
-    config = parse(SweepConfig, [f"{k}={v}" for k, v in given.items() if k in own])
-    missing = [k for k, v in (("env=Hopper-v4", config.env), ("env_steps=500000", config.env_steps)) if not v]
-    if missing:
-        raise ConfigError(f"{missing[0].partition('=')[0]} is missing. Give it, such as {' '.join(missing)}.")
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-        raise ConfigError(f"seeds={given.get('seeds')}: give at least one seed, and each once.")
-    envs.check_id(config.env)
-    return config, {k: v for k, v in given.items() if k not in own}
-
-
-def _search(sweep: Sweep, plan: Plan, config: SweepConfig, out: Path, write: Callable[[], None]) -> None:
-    """Run `parallel` trials at a time until there are enough. Raises `Stopped`, `TrainingError`."""
-    running: dict[optuna.Trial, Running] = {}
-    failures = 0
-    with stop_requests() as check, _ending(sweep, running):
-        while True:
-            check()
-            _fill(running, sweep, plan, config, out)
-            if not running and not sweep.collect() and sweep.counted() >= config.trials:
-                return
-            time.sleep(POLL)
-            for trial, current in list(running.items()):
-                outcome = current.poll()
-                if outcome is None:
-                    continue
-                del running[trial]
-                _tell(sweep, trial, current, outcome)
-                write()
-                _say(sweep, trial, current, outcome, config.trials - sweep.counted() + len(running))
-                failures = failures + 1 if outcome.state == "failed" else 0
-                if failures == FAILURES:
-                    raise TrainingError(f"{failures} trials in a row failed, the last one: {outcome.reason}")
-
-
-def _fill(running: dict[optuna.Trial, Running], sweep: Sweep, plan: Plan, config: SweepConfig, out: Path) -> None:
-    """Start trials until `parallel` of them run or no more are needed."""
-    while len(running) < (config.parallel or available_processors()) and sweep.counted() < config.trials:
-        trial, keys, number = sweep.ask()
-        running[trial] = Running(plan, keys, out / "trials" / f"{number:03}", partial(sweep.hopeless, trial))
-
-
-@contextlib.contextmanager
-def _ending(sweep: Sweep, running: dict[optuna.Trial, Running]) -> Iterator[None]:
-    """Stop the running trials when the search ends for any reason, and queue them to be tried again."""
-    try:
-        yield
-    except Stopped as stop:
-        raise Stopped(f"{stop}: the same command goes on", stop.exit_code) from None
-    finally:
-        for current in running.values():
-            current.stop()
-        while any(not current.over and not current.late for current in running.values()):
-            time.sleep(POLL / 5)
-        for trial, current in running.items():
-            current.kill()
-            sweep.again(trial)
-
-
-def _tell(sweep: Sweep, trial: optuna.Trial, current: Running, outcome: Outcome) -> None:
-    value = current.value if outcome.state == "complete" else None
-    about = {"values": current.values, "seconds": round(current.seconds, 1), "reason": outcome.reason}
-    sweep.tell(trial, outcome.state, value, **about)
-
-
-def _say(sweep: Sweep, trial: optuna.Trial, current: Running, outcome: Outcome, left: int) -> None:
-    """Print one line about a trial that has ended."""
-    keys = " ".join(f"{k}={v}" for k, v in trial.user_attrs["keys"].items()) or "the default settings"
-    best = sweep.best()
-    said = f"{current.value:.4g}" if outcome.state == "complete" else f"{outcome.state}, {outcome.reason}"
-    found = f"best {best.value:.4g}" if best is not None else "none complete yet"
-    sys.stdout.write(f"trial {trial.number}: {said} ({found}, {left} to go) {keys}\n")
-    sys.stdout.flush()
+    return search(config, keys, argv)
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ def _arguments(name: str) -> dict[str, Any]:
     try:
         made = getattr(importlib.import_module(module), algorithm)
     except ImportError as error:
-        raise ResourceError(f"contender={name}: {error}. Install it: pip install 'es-rl[baselines]'.") from error
+        raise ResourceError(f"contender={name}: {error}. In the checkout: pip install -e '.[baselines]'.") from error
     taken = inspect.signature(made).parameters.values()
     return {p.name: p.default for p in taken if p.name not in OURS and p.default is not p.empty}
 

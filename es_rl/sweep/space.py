@@ -1,7 +1,7 @@
 """The space that a sweep searches: ranges of numbers and choices, read from `key=value` arguments.
 
-`a..b` is a range, `a..b:log` a range on a logarithmic scale, and `[x,y,z]` a choice. Anything else is a fixed value.
-For a key that is itself a list, give a list of lists as the choice: `[[64,64],[32,32]]`.
+`a..b` is a range, `a..b:log` a range on a logarithmic scale, and `x,y,z` or `[x,y,z]` a choice. Anything else is a
+fixed value. For a key that is itself a list, give a list of lists as the choice: `[[64,64],[32,32]]`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _range(name: str, text: str, found: re.Match[str], contender: Contender) -> 
     if scale not in (None, "log"):
         raise ConfigError(f"{name}={text}: the scale must be log, or left out.")
     if kind not in ("int", "float", "any"):
-        raise ConfigError(f"{name}={text}: {name} is no number, so it cannot have a range. Give choices: {name}=[…,…].")
+        raise ConfigError(f"{name}={text}: {name} is no number, so it cannot have a range. Give choices: {name}=…,….")
     integer = kind == "int" or (kind == "any" and low_text.lstrip("+-").isdigit() and high_text.lstrip("+-").isdigit())
     if integer and not (low.is_integer() and high.is_integer()):
         raise ConfigError(f"{name}={text}: both ends must be whole numbers, as {name} is.")
@@ -110,7 +110,7 @@ def _choice(name: str, text: str, texts: list[str], contender: Contender) -> Cho
     """Return a choice. Raises `ConfigError` unless a training accepts its values and they differ."""
     values = [contender.value(name, item) for item in texts]
     if not values:
-        raise ConfigError(f"{name}={text}: nothing to choose from. Give values: {name}=[…,…].")
+        raise ConfigError(f"{name}={text}: nothing to choose from. Give values: {name}=…,….")
     if name in EVEN and any(isinstance(value, int) and value % 2 for value in values):
         raise ConfigError(f"{name}={text}: each value must be even, as {name} is.")
     if any(value in values[:i] for i, value in enumerate(values)):
@@ -121,7 +121,8 @@ def _choice(name: str, text: str, texts: list[str], contender: Contender) -> Cho
 def _choices(text: str, kind: str) -> list[str] | None:
     """Return the texts of a choice, or None for a single value."""
     if not (text.startswith("[") and text.endswith("]")):
-        return None
+        plain = "," in text and not set(text) & set("[]{}\"'")
+        return _split(text) if plain and kind not in ("list", "any") else None
     texts = _split(text[1:-1])
     nested = bool(texts) and all(item.startswith("[") or item == "null" for item in texts)
     return texts if nested or kind not in ("list", "any") else None

@@ -10,7 +10,6 @@ from es_rl.config import build, pairs
 from es_rl.errors import ConfigError, lookup
 from es_rl.es.chunks import default_chunk
 from es_rl.es.config import EsConfig, OptimConfig, check_chunk, check_pairs, refuse_episodic
-from es_rl.es.optim import check_optimizer
 from es_rl.es.shaping import SHAPINGS
 from es_rl.keys import group, key
 from es_rl.noise import KINDS
@@ -40,7 +39,7 @@ class TextEvalConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    corpus: str = key("", "text file; its last tenth is held out", path=True, resumable=True)
+    corpus: str = key("", "text file; its last tenth is held out", path=True, resumable=True, bare="file")
     model: str = key("", "run of a trained GPT to start from, with another seed; default: from scratch", path=True)
     ctx: int = key(128, "sequence length in bytes", low=2)
     batch: int = key(2, "sequences per generation, the same for all members", low=1)
@@ -76,20 +75,22 @@ class TextConfig:
 
 def parse_text(argv: Sequence[str]) -> TextConfig:
     """Return the resolved configuration of a new run. Raises `ConfigError`."""
-    given = pairs(argv)
+    given = pairs(argv, TextConfig)
     refuse_episodic(given, "es.")
     return _resolve(build(TextConfig, [(ADAMW if given.get("baseline") else DEFAULTS, ""), (given, "")]))
 
 
 def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> TextConfig:
     """Return the resolved configuration of a resumed run. Raises `ConfigError`."""
-    return _resolve(resumed_config(TextConfig, saved, pairs(argv), source, ["reward"]))
+    return _resolve(resumed_config(TextConfig, saved, pairs(argv, TextConfig), source, ["reward"]))
 
 
 def _resolve(config: TextConfig) -> TextConfig:
     """Check the rules between keys, and fill in defaults that depend on other keys. Raises `ConfigError`."""
     if not config.corpus:
         raise ConfigError("corpus is missing: give a text file, such as corpus=shakespeare.txt.")
+    from es_rl.es.optim import check_optimizer  # imports torch: once the keys are read
+
     check_pairs(config.es, "es.")
     lookup(KINDS, config.es.noise, "es.noise")
     lookup(SHAPINGS, config.es.shaping, "es.shaping")

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import es_rl
 from es_rl.evaluate import main as evaluate
 from es_rl.record import main as record
 from es_rl.rl.config import parse_train
@@ -135,7 +136,8 @@ def test_the_console_script_dispatches(monkeypatch, capsys):
     for verb in cli.VERBS:
         code, shown = call(verb, "--help")
         assert code == 0 and f"es_rl.{verb}" in shown.out and "run" in shown.out
-    assert "a verb is missing" in call()[1].err
+    assert call() == (0, call("help")[1]) and call("help", "play") == call("play", "--help")
+    assert call("--version")[1].out == f"es-rl {es_rl.__version__}\n"
     code, shown = call("trian")
     assert code == 2 and "Did you mean train" in shown.err
     assert call("evaluate")[0] == 2

@@ -13,9 +13,10 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from es_rl.compare import __main__ as comparison
-from es_rl.compare import baselines, contender
+from es_rl.compare import baselines, comparison, contender
+from es_rl.compare.__main__ import main
 from es_rl.compare.baselines import BASELINES, label
+from es_rl.compare.config import resolved
 from es_rl.compare.opponents import ppo_fast
 from es_rl.errors import ConfigError, ResourceError, Stopped
 from es_rl.workers import machine
@@ -113,14 +114,14 @@ def test_a_comparison_is_run_kept_and_gone_on_with(tmp_path, monkeypatch):
     assert kept == [("es", 0), ("random", 0), ("es", 1)]  # what was done before is still shown
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"other settings \(minutes was 0.03\)"):
-        comparison.main(["env=es_rl/PointMass-v0", "minutes=0.05", *SMALL, "out=out"])
+        main(["env=es_rl/PointMass-v0", "minutes=0.05", *SMALL, "out=out"])
 
 
 def test_settings_that_have_changed_are_not_mixed_with_those_of_before(tmp_path, monkeypatch):
     def keep(*against, env="Hopper-v4", processors=2):
         monkeypatch.setattr(comparison, "available_processors", lambda: processors)
         config = contender.CompareConfig(env=env, against=list(against))
-        comparison._keep_settings(tmp_path, config, contender.resolved(config, []))
+        comparison._keep_settings(tmp_path, config, resolved(config, []))
 
     keep("ppo_fast")
     keep("ars", "random")  # others may be added
@@ -170,9 +171,9 @@ def test_a_training_that_hangs_has_failed(tmp_path, monkeypatch):
 def test_a_missing_library_is_named_with_its_remedy_before_anything_is_trained(tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "evotorch" else found(name))
-    remedy = r"evotorch needs evotorch( and ray)?: not installed\. Install it: pip install 'es-rl\[peers\]'"
+    remedy = r"evotorch needs evotorch( and ray)?: not installed\. In the checkout: pip install -e '\.\[peers\]'"
     with pytest.raises(ResourceError, match=remedy):
-        comparison.main([*TOY, "against=[ppo,evotorch]", "out=out"])
+        main([*TOY, "against=[ppo,evotorch]", "out=out"])
     with pytest.raises(ResourceError, match=remedy):
         baselines.main(["name=evotorch", "env=es_rl/PointMass-v0", "out=out"])
     assert not (tmp_path / "out").exists()
@@ -224,7 +225,7 @@ def test_a_contender_that_fails_makes_the_exit_code_5_and_the_others_are_run(tmp
 def test_bad_keys_are_refused_before_anything_is_run(keys, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
-        comparison.main(keys)
+        main(keys)
     assert not (tmp_path / "runs").exists()
 
 

@@ -55,7 +55,7 @@ def unknown(words, known):
 def test_python_blocks_run(name, train):
     """As they stand; what a page trains before is trained, but shorter."""
     if name.startswith("tutorial"):
-        train("env=HalfCheetah-v4", "generations=1", "es.population=8", "es.top=2", run="runs/cheetah")
+        train("env=HalfCheetah-v5", "generations=1", "es.population=8", "es.top=2", run="runs/cheetah")
     if "stable_baselines3" in BLOCKS[name]:
         pytest.importorskip("stable_baselines3")
     threads = torch.get_num_threads()

@@ -33,9 +33,7 @@ def test_the_commands_run_in_their_order(command, tiny, renderer, monkeypatch):
     """As they stand, with keys added that make them short."""
     monkeypatch.syspath_prepend("")  # modules in this directory are found, as with `python -m`
     added = {"train": f"generations=1 {SHORT}", "resume": "generations=2", "evaluate": "", "record": "seconds=1"}
-    added["compare"] = f"film=0 minutes=0.02 seeds=1 against=[random] episodes=2 {SHORT}".replace(
-        "video.seconds=1 ", ""
-    )
+    added["compare"] = f"film=0 minutes=0.02 seeds=1 against=random episodes=2 {SHORT}".replace("video.seconds=1 ", "")
     added["sweep"] = "env_steps=2000 trials=1 seeds=7"
     added["text"] = "workers=0 minutes=0.01 es.population=8 ctx=16 gpt.width=8 eval.sample=5 eval.bytes=64"
     added["llm"] = f"model={tiny} data=my.jsonl reward=my_rewards:politeness generations=1 es.population=2 minutes=1"

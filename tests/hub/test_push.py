@@ -166,12 +166,12 @@ def test_the_film_is_that_of_the_checkpoint(run, monkeypatch, tmp_path):
     keys = [f"run={run}", "repo=ann/pole", "episodes=1"]
     asked = []
 
-    def film_run(keys):
+    def film(keys):
         asked.append((keys.run, keys.checkpoint))
         filmed(run)
         return run / "videos/CartPole-v1-2.mp4"
 
-    monkeypatch.setattr("es_rl.push.film_run", film_run)
+    monkeypatch.setattr("es_rl.rl.verbs.publishing.record", film)
     for i, (more, there) in enumerate([([], False), (["video=true"], True), ([], True), (["video=false"], False)]):
         assert push([*keys, *more, f"out=out{i}"]) == 0
         assert (tmp_path / f"out{i}/replay.mp4").exists() == there

@@ -204,7 +204,7 @@ def test_what_a_run_leaves_is_a_model_of_hugging_face(tune, tmp_path):
 
 def test_without_mirroring_each_member_has_a_direction_of_its_own(tune, monkeypatch):
     seen = []
-    monkeypatch.setattr(llm.LlmTask, "members", _fake_members(seen))
+    monkeypatch.setattr(task.LlmTask, "members", _fake_members(seen))
     run = tune(
         "preset=es-at-scale", "es.population=6", "generations=1", "es.sigma=0.1", "optim.lr=0.5", "eval.kl=false"
     )
@@ -214,7 +214,7 @@ def test_without_mirroring_each_member_has_a_direction_of_its_own(tune, monkeypa
 def test_the_published_settings_are_those_of_the_preset(tiny, data, tmp_path, monkeypatch):
     """30 members, sigma 0.001, and a step of sigma/2 times the mean of z·epsilon."""
     seen = []
-    monkeypatch.setattr(llm.LlmTask, "members", _fake_members(seen))
+    monkeypatch.setattr(task.LlmTask, "members", _fake_members(seen))
     keys = [f"model={tiny}", f"data={data}", "reward=hostile:high_letters", "run=run", "max_new_tokens=4", "workers=0"]
     assert llm.main([*keys, "preset=es-at-scale", "generations=1", "eval.kl=false"]) == 0
     check_step(tmp_path / "run", seen[0], 30, 0.001, 0.001**2 / 2)
@@ -247,7 +247,7 @@ def test_a_collapse_ends_the_run(tune, monkeypatch, tmp_path):
     good, bad = np.arange(8.0), np.array([0.0] * 7 + [1.0])
     fitness = [good] * 3 + [bad] * 5
     monkeypatch.setattr(
-        llm.LlmTask,
+        task.LlmTask,
         "members",
         lambda self, state: MemberScores(fitness[state.generation], {}, 1, es.fitness_metrics(good)),
     )

@@ -10,7 +10,8 @@ from torch.func import functional_call
 from es_rl import policies
 from es_rl.errors import ConfigError
 from es_rl.noise import KINDS, Perturbation, member_weights
-from es_rl.policies.rounding import ROUNDINGS, WEIGHTS, RoundedLinear, rounded
+from es_rl.policies.config import WEIGHTS
+from es_rl.policies.rounding import ROUNDINGS, RoundedLinear, rounded
 from es_rl.population.forward import perturb
 from es_rl.rl.actors import TorchForward, member_actors, policy_actor
 from es_rl.rl.config import parse_train
@@ -134,6 +135,7 @@ def test_no_bit_of_a_member_depends_on_those_beside_it(noise, kind):
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])
 def test_float_is_the_default_and_another_word_is_refused(name):
+    assert ("float", *ROUNDINGS) == WEIGHTS
     assert getattr(parse_train(["env=A-v0"]), name).weights == WEIGHTS[0]
     assert not [m for m in make(name, "float").modules() if isinstance(m, RoundedLinear)]
     with pytest.raises(ConfigError, match=f"{name}.weights=int4: must be one of float, int8, ternary"):

@@ -42,7 +42,7 @@ BAD = {
     "env=A-v0 es.top=33": "es.top=33: at most es.population/2 = 32",
     "env=A-v0 minutes=0": "minutes=0.0: must be > 0",
     "env=A-v0 obs_norm=perhaps": "obs_norm=perhaps: wrong type",
-    "env=A-v0 mlp.hidden=64": "mlp.hidden=64: wrong type",
+    "env=A-v0 mlp.hidden=wide": "mlp.hidden=wide: wrong type. It must be a list, such as 64,64",
     "env=A-v0 mlp.hidden=[64,0]": "mlp.hidden=0: must be >= 1",
     "env=A-v0 mlp.hidden=[": "mlp.hidden=[: not readable",
     "env=A-v0 mlp.activation=tan": "must be one of tanh, relu, elu, gelu, silu, leaky_relu. Did you mean tanh",

@@ -15,10 +15,10 @@ from PIL import Image
 from es_rl.envs import renderer as drawing
 from es_rl.errors import EnvError, ResourceError
 from es_rl.record import main as record
-from es_rl.record import trained
 from es_rl.rl.films.caption import captioned, scaled, side_by_side, spread
 from es_rl.rl.films.files import Gif, write_mp4
 from es_rl.rl.films.film import Take, filming
+from es_rl.rl.verbs.recording import trained
 from es_rl.run.checkpoint import ages
 
 SUPPORT = Path(__file__).parents[1] / "support"

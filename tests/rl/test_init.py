@@ -51,7 +51,7 @@ def test_a_resume_does_not_need_what_the_run_started_from(train, tmp_path):
     ("init", "text"),
     [
         ("nowhere", "nowhere: cannot be read"),
-        (".", "has no checkpoints"),
+        (".", "init=.: a folder of runs"),
         ("text.safetensors", "is not safetensors"),
         ("other", "does not fit the policy; differing: network.0"),
         ("nan.safetensors", "network.0.bias holds numbers that are not finite"),

@@ -17,7 +17,8 @@ from es_rl.compare.opponents import ppo_fast
 from es_rl.errors import ConfigError, ResourceError, TrainingError
 from es_rl.rl.config import parse_train
 from es_rl.sweep import __main__ as verb
-from es_rl.sweep import contenders, space
+from es_rl.sweep import contenders, search, space
+from es_rl.sweep.config import parse_sweep
 from es_rl.sweep.trial import rungs, score
 
 optuna = pytest.importorskip("optuna")
@@ -45,8 +46,8 @@ for i in range(21):
 DRIVER = """
 import os
 from es_rl import cli
-from es_rl.sweep import __main__ as verb, contenders
-verb.POLL = 0.02
+from es_rl.sweep import __main__ as verb, contenders, search
+search.POLL = 0.02
 contenders.Theirs.command = lambda self, keys, seed, folder: [
     "quick", str(folder), str(seed), os.environ["PAUSE"], *(f"{k}={v}" for k, v in keys.items())
 ]
@@ -66,7 +67,7 @@ def quick(tmp_path, monkeypatch):
     def command(self, keys, seed, folder):
         return ["quick", str(folder), str(seed), "0", *(f"{k}={v}" for k, v in keys.items())]
 
-    monkeypatch.setattr(verb, "POLL", 0.02)
+    monkeypatch.setattr(search, "POLL", 0.02)
     monkeypatch.setattr(contenders.Theirs, "command", command)
 
 
@@ -398,14 +399,14 @@ def test_trainings_that_go_to_pieces_are_data_and_those_that_fail_end_the_sweep(
 
 
 def test_missing_optuna_is_told(monkeypatch):
-    monkeypatch.setattr(verb.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ResourceError, match=r"pip install 'es-rl\[sweep\]'"):
+    monkeypatch.setattr(search.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ResourceError, match=r"pip install -e '\.\[sweep\]'"):
         verb.main(["env=Hopper-v4", "env_steps=1000", "es.sigma=0.1..0.2"])
 
 
 def test_a_missing_library_of_a_contender_is_told_before_anything_runs(monkeypatch):
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
-    with pytest.raises(ResourceError, match=r"contender=ppo_fast: .*pip install 'es-rl\[baselines\]'"):
+    with pytest.raises(ResourceError, match=r"contender=ppo_fast: .*pip install -e '\.\[baselines\]'"):
         verb.main(["env=Hopper-v4", "env_steps=1000", "contender=ppo_fast", "gamma=0.9..0.99"])
     assert not Path("runs").exists()
 
@@ -455,7 +456,7 @@ def test_the_search_for_presets_asks_for_what_trainings_take_and_is_alike_for_bo
         assert set(table_) == set(presets.STEPS)
         for task in table_:
             _, *argv = presets.command(name, task, "out")
-            config, keys = verb._parse(argv)
+            config, keys = parse_sweep(argv)
             searched, fixed = space.parse(keys, contenders.make(presets.swept(name), task, config.env_steps))
             assert len(searched) >= 5 and set(fixed) <= {"mlp.hidden", "es.segment"}
             assert (config.contender, config.seeds) == (presets.swept(name), [1000, 1001])

@@ -18,6 +18,7 @@ from es_rl.text import corpus
 from es_rl.text.config import TextConfig, parse_text
 from es_rl.text.gpt import Gpt, bits, generate
 from es_rl.text.task import Job, TextScorer, evaluation_starts, training_starts
+from es_rl.text.training import make_model
 
 SMALL = [
     "ctx=16", "batch=4", "gpt.layers=1", "gpt.heads=2", "gpt.width=16", "es.population=16", "workers=0",
@@ -85,7 +86,7 @@ def test_the_likeliest_bytes_are_those_of_the_whole_row():
 @pytest.mark.parametrize("noise", ["lowrank", "dense"])
 def test_members_are_scored_on_the_same_sequences_by_their_own_weights(file, noise):
     config = parse_text([f"corpus={file}", *SMALL])
-    data, model = corpus.read(str(file), 16), text.make_model(config, "")
+    data, model = corpus.read(str(file), 16), make_model(config, "")
     p = Perturbation(kind=noise, sigma=0.3, seed=0, generation=4, block=8)
     shared = Generation(4, {k: v.numpy() for k, v in model.state_dict().items()}, p)
     scores = TextScorer(config)(shared, Job("members", range(2, 8)), lambda tokens: None)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from es_rl.errors import ConfigError
-from es_rl.es.config import EsConfig
-from es_rl.es.optim import TORCH
+from es_rl.es.config import TORCH, EsConfig
 from es_rl.keys import key
 
 

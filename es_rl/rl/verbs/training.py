@@ -1,7 +1,8 @@
-"""Connect environments, policy and workers to a training. `es_rl.run.loop` does the rest."""
+"""The composition root of a training: connect environments, policy and workers. `es_rl.run.loop` does the rest."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,6 @@ from es_rl.es.shaping import SHAPINGS
 from es_rl.es.strategy import ESParams
 from es_rl.noise import KINDS
 from es_rl.plugins import FROM_PYTHON, file_name
-from es_rl.record import Films
 from es_rl.rl import agent, difficulty
 from es_rl.rl.central import PROCESSES
 from es_rl.rl.chunks import make_policy
@@ -25,10 +25,20 @@ from es_rl.rl.segments.task import SegmentTask
 from es_rl.rl.task import RlTask, probe
 from es_rl.run import directory, loop
 from es_rl.run.log import RunLog
-from es_rl.run.task import OnGeneration, Run, Training
+from es_rl.run.task import Follower, OnGeneration, Run, Training
 from es_rl.run.terms import RETURN
 from es_rl.workers.machine import available_processors, choose_device
 from es_rl.workers.pool import Workers
+
+Films = Callable[..., Follower]  # called with the run, its configuration and what to tell
+
+
+def located_init(config: Config) -> Config:
+    """Return the configuration of a new run with the checkpoint that `init` means now, since `last` changes."""
+    if not config.init or Path(config.init).is_file():
+        return config
+    parent, which = directory.find(config.init, "init")
+    return replace(config, init=str(parent / "checkpoints" / which if which else parent))
 
 
 def create(config: Config) -> Path:
@@ -41,13 +51,14 @@ def train(
     config: Config,
     run: Path,
     command: str,
+    films: Films,
     *,
     resumed: bool,
     spec: EnvSpec | None = None,
     on_generation: OnGeneration | None = None,
     quiet: bool = False,
 ) -> None:
-    """Train in a run directory, a new one or that of a `resumed` run.
+    """Train in a run directory, a new one or that of a `resumed` run, until a stop rule is met.
 
     `command` is kept in a new directory. `spec` is what is known of the environment; default: a worker finds it out.
     """
@@ -55,7 +66,7 @@ def train(
     count = available_processors() if config.workers is None else config.workers
     if config.inference == "central":
         count *= PROCESSES
-    begin = partial(prepare, config, run, "" if resumed else config.init, spec)
+    begin = partial(prepare, config, run, "" if resumed else config.init, films, spec)
     title = f"es_rl: {config.env} → {run}"
     loop.run(
         Run(
@@ -66,12 +77,19 @@ def train(
 
 
 def prepare(
-    config: Config, run: Path, init: str, spec: EnvSpec | None, workers: Workers, say: Callable[[str], None]
+    config: Config,
+    run: Path,
+    init: str,
+    films: Films,
+    spec: EnvSpec | None,
+    workers: Workers,
+    say: Callable[[str], None],
 ) -> Training:
     """Make the policy, the task that evaluates it in the environment, and the films."""
     spec = spec or probe(workers, config)
     for text in spec.warnings:
-        say(f"warning: {text}")
+        if not re.search(envs.OUTDATED, text):  # v4 serves on purpose
+            say(f"warning: {text}")
     policy = make_policy(config, spec)
     judged = SegmentTask(config, spec, workers, say) if config.es.segment else None
     evaluator = RlTask(config, ESParams.of(config), spec, workers, judged.runner if judged else None)
@@ -86,14 +104,14 @@ def prepare(
         if idle := idle_workers(config.es.population, chunk, workers.count):
             say(idle)
 
-    def films(log: RunLog) -> Films:
-        return Films(run, config, say=say, done=log.animation)
+    def follow(log: RunLog) -> Follower:
+        return films(run, config, say=say, done=log.animation)
 
     about = agent.about(spec.observation_space, spec.action_space)
     state = judged.begin() if judged else replace(es.init(policy), extra=difficulty.begun(spec.curriculum))
     if init:
         state = agent.start_from(Path(init), state)
-    return Training(evaluator, state, about, heading, films, judged.step if judged else None)
+    return Training(evaluator, state, about, heading, follow, judged.step if judged else None)
 
 
 def check(config: Config) -> None:

@@ -143,7 +143,7 @@ def test_what_no_training_would_take_is_refused_before_anything_runs(text, told)
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["env_steps=10"], "env is missing. Give it, such as env=Hopper-v4"),
+        (["env_steps=10"], "env is missing. Give it, such as env=Hopper-v5"),
         (["env=Hopper-v4", "es.sigma=0.1..0.2"], "env_steps is missing. Give it, such as env_steps=500000"),
         (["env=Hopper-v4", "env_steps=10", "es.sigma=0.1"], "nothing to search"),
         (["env=Hopper-v4", "env_steps=10", "es.sigma=0.1..0.2", "seeds=1,1"], "each once"),

@@ -93,12 +93,12 @@ class Films:
 
     def _start(self, generation: int, env_steps: int) -> None:
         self._mp4 = self._film(generation)
-        self._gif, self._step = self._mp4.with_suffix(".gif"), env_steps
+        self._step = env_steps
         self._output.parent.mkdir(exist_ok=True)
         self._output.write_text("", encoding="utf-8")
-        keys = self._config
+        keys, gif = self._config, self._mp4.with_suffix(".gif")
         film = RecordConfig(
-            run=str(self._run), checkpoint=str(generation), out=str(self._mp4), gif=str(self._gif), env=keys.env,
+            run=str(self._run), checkpoint=str(generation), out=str(self._mp4), gif=str(gif), env=keys.env,
             policy=keys.policy, seconds=keys.video.seconds, quality=keys.video.quality,
         )  # fmt: skip
         self._process = film_in_child(film, self._output)
@@ -121,7 +121,7 @@ class Films:
             self._say(f"warning: no video: {said[-1]}")
         else:
             self._say(f"video: {self._mp4}")
-            self._done(self._gif, self._step)
+            self._done(self._mp4, self._step)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,9 @@ class LlmConfig:
     hang_after: float = key(300.0, "replace a worker after this many seconds without a token", above=0, resumable=True)
     run: str = key("", "run directory; default: runs/llm/TIME-REWARD", path=True)
     eval: LlmEvalConfig = group(LlmEvalConfig, "evaluation of theta on held-out prompts")
+    track: list[str] = key(
+        [], "trackers that get the curves besides TensorBoard: wandb, trackio, mlflow", resumable=True
+    )
     checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
 
 

@@ -22,7 +22,7 @@ from es_rl.llm.export import export
 from es_rl.llm.in_place import unchanged
 from es_rl.llm.prompts import Dataset
 from es_rl.llm.task import LlmTask
-from es_rl.run import directory, loop
+from es_rl.run import directory, loop, trackers
 from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.log import RunLog
 from es_rl.run.task import Run, Training
@@ -39,6 +39,7 @@ MODELS = 1.5  # memory that a worker may need, in sizes of the float32 model
 def train(config: LlmConfig, command: str, resumed: Path | None) -> int:
     """Begin a run, or go on with one, until a stop rule is met. Return the exit code. `command` is what was typed."""
     config = resolve(config)
+    trackers.check(config.track)
     data = dataset.read(config.data, config.eval.data)
     rewards.weights(config.reward)
     source = resumed / "start" if resumed else language.fetch(config.model)

@@ -103,6 +103,9 @@ class Config:
     run: str = key("", "directory of the run; default: runs/ENV/TIME-POLICY", path=True)
     eval: EvalConfig = group(EvalConfig, "evaluation of the unperturbed policy")
     video: VideoConfig = group(VideoConfig, "videos")
+    track: list[str] = key(
+        [], "trackers that get the curves besides TensorBoard: wandb, trackio, mlflow", resumable=True
+    )
     checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
 
 

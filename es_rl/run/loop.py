@@ -14,13 +14,14 @@ from functools import partial
 from typing import Any
 
 from es_rl import es
-from es_rl.config import check_saved, differing, to_yaml
+from es_rl.config import check_saved, differing
 from es_rl.errors import CheckpointError, Stopped, TornError, TrainingError
 from es_rl.es.strategy import ESParams, ESState
 from es_rl.run import checkpoint as checkpoints
 from es_rl.run import directory
 from es_rl.run.checkpoint import Progress
 from es_rl.run.checkpointer import Checkpointer
+from es_rl.run.curves.about import About
 from es_rl.run.log import RunLog
 from es_rl.run.overrun import GivenUp, Overrun
 from es_rl.run.resume import changes
@@ -81,7 +82,6 @@ def _sitting(
     before = _met(r.stop_rules, r.terms, state, progress)  # nothing is left to do then
     saver = Checkpointer(r.path, r.config, training.about, screen.say)
     saver.start(state, progress, saved=r.resumed)
-    text = to_yaml(r.config)
     if not r.resumed:
         saver.save(required=True)  # before config.yaml marks the directory as a run that can be resumed
         directory.describe(r.path, r.config, r.command)
@@ -90,7 +90,8 @@ def _sitting(
         directory.save_config(r.path, r.config)  # resumable keys may have changed
     begun = f" from generation {state.generation}" if state.generation else ""
     screen.say(training.heading + begun)
-    log = RunLog(r.path, screen, text, r.terms, generation=state.generation, steps=progress.steps, resumed=r.resumed)
+    about = About(r.path, r.config, r.command, r.terms)
+    log = RunLog(about, screen, generation=state.generation, steps=progress.steps, resumed=r.resumed)
     stack.callback(log.close)
     saver.before = log.flush
     follower = training.follow(log) if training.follow is not None else None

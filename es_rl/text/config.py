@@ -70,6 +70,9 @@ class TextConfig:
     )
     run: str = key("", "run directory; default: runs/text/TIME-gpt, or TIME-adamw", path=True)
     eval: TextEvalConfig = group(TextEvalConfig, "evaluation of theta on the held-out part")
+    track: list[str] = key(
+        [], "trackers that get the curves besides TensorBoard: wandb, trackio, mlflow", resumable=True
+    )
     checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
 
 

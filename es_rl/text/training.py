@@ -14,7 +14,7 @@ from es_rl import es, rewards
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.es.chunks import idle_workers
 from es_rl.rng import integer_seed
-from es_rl.run import checkpoint, directory, loop
+from es_rl.run import checkpoint, directory, loop, trackers
 from es_rl.run.task import Run, Training
 from es_rl.run.terms import REWARD, RunTerms
 from es_rl.text.config import TextConfig
@@ -27,6 +27,7 @@ from es_rl.workers.pool import Workers
 
 def train(config: TextConfig, command: str, resumed: Path | None) -> int:
     """Begin a run, or go on with one, until a stop rule is met. Return the exit code. `command` is what was typed."""
+    trackers.check(config.track)
     corpus = read(config.corpus, config.ctx)
     if config.reward:
         rewards.load(config.reward)

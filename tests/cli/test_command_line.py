@@ -69,7 +69,7 @@ REFUSED = {
     "A-v0 --env": "--env: not of the form key=value. Write env=…",
     "A-v0 -x": "-x: not of the form key=value. Write x=…",
     "A-v0 generatons": "generatons: not of the form key=value. Did you mean generations",
-    "trian": "trian: not of the form key=value. Write env=trian, if that is meant",
+    "xyzzy": "xyzzy: not of the form key=value. Write env=xyzzy, if that is meant",
     "A-v0 seed minutes=3": "seed: not of the form key=value. Write seed=…",
     "A-v0 --no-minutes": "--no-minutes: not of the form key=value",
     "A-v0 keys.yaml": "keys.yaml: not of the form key=value. If it is a file of keys, write config=keys.yaml",

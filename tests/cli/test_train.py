@@ -203,7 +203,7 @@ def test_metrics_and_tensorboard_continue_without_doubled_points(train):
     tags = accumulator.Tags()
     assert {"eval/return_mean", "update/norm", "time/steps_per_second", "members/failed"} <= set(tags["scalars"])
     assert {"fitness", "theta/network.0.weight"} <= set(tags["histograms"])
-    assert "config/text_summary" in tags["tensors"]
+    assert {"run/config/text_summary", "run/command/text_summary"} <= set(tags["tensors"])
 
 
 def test_a_killed_run_that_goes_on_has_no_gap_in_its_curves(train, start, tmp_path):

@@ -23,7 +23,7 @@ from es_rl.rl.chunks import make_policy
 from es_rl.rl.config import Config
 from es_rl.rl.segments.task import SegmentTask
 from es_rl.rl.task import RlTask, probe
-from es_rl.run import directory, loop
+from es_rl.run import directory, loop, trackers
 from es_rl.run.log import RunLog
 from es_rl.run.task import Follower, OnGeneration, Run, Training
 from es_rl.run.terms import RETURN
@@ -105,7 +105,7 @@ def prepare(
             say(idle)
 
     def follow(log: RunLog) -> Follower:
-        return films(run, config, say=say, done=log.animation)
+        return films(run, config, say=say, done=log.film)
 
     about = agent.about(spec.observation_space, spec.action_space)
     state = judged.begin() if judged else replace(es.init(policy), extra=difficulty.begun(spec.curriculum))
@@ -121,6 +121,7 @@ def check(config: Config) -> None:
     lookup(KINDS, config.es.noise, "es.noise")
     lookup(SHAPINGS, config.es.shaping, "es.shaping")
     check_optimizer(config.optim.name, "optim.name")
+    trackers.check(config.track)
     envs.check_id(config.env)
     if config.inference == "central":
         choose_device(config.device)

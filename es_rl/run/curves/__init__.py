@@ -1,0 +1,1 @@
+"""The curves of a run: what each metric means, and TensorBoard's files."""

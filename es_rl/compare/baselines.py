@@ -27,6 +27,7 @@ from es_rl.compare.opponents.clock import Clock, Meter
 from es_rl.compare.opponents.rl_zoo import ARS, PPO, SAC
 from es_rl.config import flatten, help_text, parse
 from es_rl.envs.renderer import choose_renderer
+from es_rl.envs.spaces import one_line
 from es_rl.errors import ConfigError, EnvError, ResourceError, TrainingError, lookup
 from es_rl.rl.films.files import write_mp4
 from es_rl.rl.films.film import Take, filming
@@ -72,6 +73,12 @@ ZOO = {
     "sac": ("SAC (Stable-Baselines3", SAC, ""),
     "ars": ("ARS (sb3-contrib", ARS, ", normalised"),
 }
+# The kinds of spaces that a contender can act in; one that is not here acts in all.
+SB3_ACTS_IN = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+ACTS_IN: dict[str, tuple[type[spaces.Space[Any]], ...]] = {
+    "ppo_fast": SB3_ACTS_IN, "ppo": SB3_ACTS_IN, "sac": (spaces.Box,), "ars": (spaces.Box, spaces.Discrete),
+    "evotorch": (spaces.Box, spaces.Discrete),
+}  # fmt: skip
 # The settings of each contender by environment; `EVERYWHERE` has those for every environment.
 TABLES: dict[str, Mapping[str, dict[str, Any]]] = {
     "ppo_fast": ppo_fast.SETTINGS, "ppo": PPO, "sac": SAC, "ars": ARS, "evotorch": evotorch.SETTINGS,
@@ -113,8 +120,13 @@ def check_libraries(names: Sequence[str]) -> None:
 
 def check_spaces(name: str, env: str, action: spaces.Space[Any]) -> None:
     """Raise `EnvError` if a contender cannot act in an environment."""
-    if name == "sac" and not isinstance(action, spaces.Box):
-        raise EnvError(f"env={env}: SAC acts in continuous spaces only, and this is {action}. Leave sac out.")
+    acts_in = ACTS_IN.get(name)
+    if acts_in is None or isinstance(action, acts_in):
+        return
+    if name == "sac":
+        raise EnvError(f"env={env}: SAC acts in continuous spaces only, and this is {one_line(action)}. Leave sac out.")
+    kinds = ", ".join(kind.__name__ for kind in acts_in)
+    raise EnvError(f"env={env}: {name} acts in {kinds} only, and this is {one_line(action)}. Leave {name} out.")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -49,14 +49,14 @@ def episodes(act: Act, config: BaselineConfig, count: int, *index: int) -> tuple
     vectors = isinstance(env.observation_space, spaces.Box) and len(env.observation_space.shape) == 1
     try:
         if index and isinstance(act, Policy) and vectors:
-            return _side_by_side(act, config, seeds, start=getattr(env.unwrapped.action_space, "start", 0))
+            return _side_by_side(act, config, seeds, start=_start(env.unwrapped.action_space))
         return _one_by_one(act, env, seeds)
     finally:
         env.close()
 
 
-def _side_by_side(policy: Policy, config: BaselineConfig, seeds: list[int], *, start: int) -> tuple[Floats, Ints]:
-    """Play all episodes at once on es_rl's vector environment, whose discrete actions begin at `start`."""
+def _side_by_side(policy: Policy, config: BaselineConfig, seeds: list[int], *, start: Any) -> tuple[Floats, Ints]:
+    """Play all episodes at once on es_rl's vector environment, whose choices begin at `start` (None: at zero)."""
     vector = envs.make_vector(config.env, len(seeds), "auto", config.env_kwargs, policy.obs_first)
     found = play(vector, _Together(policy, start), seeds)
     vector.close()
@@ -68,10 +68,11 @@ class _Together:
     """An actor with one policy for all episodes."""
 
     policy: Policy
-    start: int
+    start: Any
 
     def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
-        return np.asarray(self.policy.batch(obs)) + self.start if self.start else np.asarray(self.policy.batch(obs))
+        actions = np.asarray(self.policy.batch(obs))
+        return actions if self.start is None else actions + self.start
 
     def close(self, gaps: Compaction) -> None:
         """Do nothing: the policy has no memory of episodes."""
@@ -94,7 +95,8 @@ def _one_by_one(act: Act, env: gymnasium.Env[Any, Any], seeds: list[int]) -> tup
 def make_env(config: BaselineConfig) -> gymnasium.Env[Any, Any]:
     """Make Gymnasium's own environment in a form that other libraries accept.
 
-    Dict and Tuple observations are flattened to one vector, as for es_rl. Discrete actions begin at zero.
+    Dict and Tuple observations are flattened to one vector, as for es_rl. Discrete and MultiDiscrete actions begin
+    at zero.
     """
     env = bounded(make_one(config.env, config.env_kwargs))
     if isinstance(env.observation_space, (spaces.Dict, spaces.Tuple)):
@@ -103,17 +105,33 @@ def make_env(config: BaselineConfig) -> gymnasium.Env[Any, Any]:
             env = gymnasium.wrappers.TransformObservation(env, plan, spaces.Box(-np.inf, np.inf, (plan.size,)))
         else:
             env = gymnasium.wrappers.FlattenObservation(env)
-    actions = env.action_space
-    if isinstance(actions, spaces.Discrete) and actions.start:
-        plain = spaces.Discrete(int(actions.n))
-        return gymnasium.wrappers.TransformAction(env, lambda action: action + actions.start, plain)
-    return env
+    if (start := _start(env.action_space)) is None:
+        return env
+    return gymnasium.wrappers.TransformAction(env, lambda action: action + start, _from_zero(env.action_space))
+
+
+def _start(space: spaces.Space[Any]) -> Any:
+    """Return the number, or the numbers, at which the choices of an action space begin; None if it is zero."""
+    start = getattr(space, "start", 0)
+    return start if np.any(start) else None
+
+
+def _from_zero(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    if isinstance(space, spaces.MultiDiscrete):
+        return spaces.MultiDiscrete(space.nvec, space.dtype.type)
+    assert isinstance(space, spaces.Discrete)
+    return spaces.Discrete(int(space.n))
 
 
 def acting(config: BaselineConfig, act: Act) -> Act:
     """Return `act` for Gymnasium's environment without the conversions of `make_env`."""
     env = make_one(config.env, config.env_kwargs)
     env.close()
-    observations, start = env.observation_space, getattr(env.action_space, "start", 0)
+    observations, start = env.observation_space, _start(env.action_space)
     plan = Flattener(observations) if isinstance(observations, (spaces.Dict, spaces.Tuple)) else None
-    return lambda obs: act(obs if plan is None else plan(obs)) + start
+
+    def transformed(obs: Any) -> Any:
+        action = act(obs if plan is None else plan(obs))
+        return action if start is None else action + start
+
+    return transformed

@@ -30,7 +30,6 @@ from importlib.metadata import version
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
-import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
@@ -40,7 +39,7 @@ from es_rl.envs.measures import names_of
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
 from es_rl.envs.registry import check_id as check_id
 from es_rl.envs.registry import simulations_of, versions_of
-from es_rl.envs.spaces import Bools, Floats, Ids, Seeds, usable
+from es_rl.envs.spaces import Bools, Floats, Ids, Seeds, row_of, usable
 from es_rl.envs.toys import point_mass, recall
 from es_rl.errors import FOREIGN, ConfigError, EnvError, lookup
 from es_rl.plugins import Given
@@ -55,7 +54,10 @@ class VectorEnv(Protocol):
         """Start episodes and return observations (len(ids), O). A generator given as a seed continues its sequence."""
 
     def step(self, ids: Ids, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools]:
-        """Step the simulations `ids`; return observations (n, O), and rewards, terminated and truncated, each (n,)."""
+        """Step the simulations `ids`; return observations (n, O), and rewards, terminated and truncated, each (n,).
+
+        Actions are rows of numbers, see `es_rl.envs.spaces`: (n, A), or (n,) integers if they are Discrete.
+        """
 
     def close(self) -> None:
         """Release the resources of the simulations."""
@@ -287,7 +289,7 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
         names_of(vector), curriculum_of(vector),
     )  # fmt: skip
     if not vector.errors:
-        vector.step([0], np.asarray(spec.action_space.sample())[None])
+        vector.step([0], row_of(spec.action_space, spec.action_space.sample())[None])
     vector.close()
     if vector.errors:
         raise EnvError(f"env={id}: {vector.errors[0]}")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from es_rl import plugins
 from es_rl.envs.curriculum import Curriculum, curriculum_of
 from es_rl.envs.measures import names_of, sums_of
-from es_rl.envs.spaces import Bools, Flattener, Floats, Ids, Seeds, size, to_action
+from es_rl.envs.spaces import Bools, Flattener, Floats, Ids, Seeds, action_maker, refusal, size
 from es_rl.errors import FOREIGN, EnvError, text_of
 
 # Steps per episode of an environment without a time limit of its own: its episodes might never end.
@@ -89,15 +89,8 @@ def describe(error: BaseException) -> str:
 
 def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], id: str) -> None:
     """Raise `EnvError` for spaces that no policy can observe or act in."""
-    try:
-        size(observation)
-    except TypeError as error:
-        raise EnvError(f"env={id}: the observation space {observation} {error}.") from error
-    for name, space in (("observation", observation), ("action", action)):
-        if isinstance(space, spaces.Box) and ((space.low == np.inf).any() or (space.high == -np.inf).any()):
-            raise EnvError(f"env={id}: the {name} space {space} has no number in it.")
-    if not isinstance(action, (spaces.Box, spaces.Discrete)):
-        raise EnvError(f"env={id}: the action space {action} is not supported; Box and Discrete are.")
+    if text := refusal(observation, action):
+        raise EnvError(f"env={id}: {text}.")
 
 
 def close(env: gymnasium.Env[Any, Any]) -> None:
@@ -135,6 +128,7 @@ class GymnasiumVector:
         self.curriculum: Curriculum | None = None  # and this
         self.difficulty = 1.0
         self._flatten: Flattener
+        self._act: Callable[[Any], Any]  # a row of `actions` → an action
 
     def reset(self, ids: Ids, seeds: Seeds) -> Floats:
         rows = [self._reset_one(i, seed) for i, seed in zip(ids, seeds, strict=True)]
@@ -150,8 +144,7 @@ class GymnasiumVector:
                 try:
                     if env is None:
                         raise RuntimeError("step before a successful reset")
-                    action = to_action(env.action_space, actions[row])
-                    seen, value, ends, cut, _ = env.step(action)
+                    seen, value, ends, cut, _ = env.step(self._act(actions[row]))
                     terminated[row] = ends if type(ends) is bool else _flag(ends)
                     truncated[row] = cut if type(cut) is bool else _flag(cut)
                     reward[row] = value if type(value) is float else _number(value)
@@ -181,7 +174,7 @@ class GymnasiumVector:
             if env is None:
                 env = make_one(self._id, self._kwargs)
                 env = self._envs[i] = env if self._endless else bounded(env)
-                self._flatten = Flattener(env.observation_space)
+                self._flatten, self._act = Flattener(env.observation_space), action_maker(env.action_space)
                 self._size = size(env.observation_space, self._obs_first)
                 self.measures, self.curriculum = names_of(env.unwrapped), curriculum_of(env.unwrapped)
             given: dict[str, Any] = {} if self.curriculum is None else {"options": {"difficulty": self.difficulty}}

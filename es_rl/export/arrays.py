@@ -10,6 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
 
+from es_rl.envs.spaces import one_line
 from es_rl.errors import EnvError
 from es_rl.policies.action import ActionHead
 from es_rl.policies.normalizer import Normalizer, Unnormalized
@@ -34,7 +35,7 @@ REMEDY = "Give format=onnx or format=torch."
 def arrays_of(policy: nn.Module, action_space: spaces.Space[Any]) -> Arrays:
     """Return what the reader computes the policy from, its weights already rounded. Raises `EnvError` if it cannot."""
     if not isinstance(action_space, (spaces.Box, spaces.Discrete)):
-        raise EnvError(f"format=numpy: its reader knows no actions of {action_space}. {REMEDY}")
+        raise EnvError(f"format=numpy: its reader knows no actions of {one_line(action_space)}. {REMEDY}")
     first: nn.Module
     last: nn.Module
     if type(policy) is TransformerPolicy:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from es_rl.envs.spaces import Bools, Floats
+from es_rl.envs.spaces import Bools, Floats, leaves
 from es_rl.errors import TrainingError
 from es_rl.export.formats import Player
 from es_rl.export.stepped import Memory
@@ -84,14 +84,6 @@ def scales(space: spaces.Space[Any]) -> Floats:
         else:
             found.append(np.zeros(numbers))
     return np.concatenate(found)
-
-
-def leaves(space: spaces.Space[Any], path: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], spaces.Space[Any]]]:
-    """Return the parts of a space that have no parts of their own, with the keys and positions that lead to them."""
-    if not isinstance(space, (spaces.Dict, spaces.Tuple)):
-        return [(path, space)]
-    inside = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
-    return [leaf for name, part in inside for leaf in leaves(part, (*path, name))]
 
 
 class _Outputs:

@@ -13,8 +13,8 @@ import numpy as np
 from gymnasium import spaces
 
 import es_rl
-from es_rl.envs.spaces import size
-from es_rl.export.check import TOLERANCE, Verified, leaves
+from es_rl.envs.spaces import leaves, size
+from es_rl.export.check import TOLERANCE, Verified
 from es_rl.export.formats import names
 from es_rl.export.stepped import Stepped
 from es_rl.rl.agent import Agent

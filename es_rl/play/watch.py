@@ -13,7 +13,7 @@ import gymnasium
 
 from es_rl import envs, plugins
 from es_rl.envs import gymnasium_backend
-from es_rl.envs.spaces import usable
+from es_rl.envs.spaces import same, usable
 from es_rl.errors import FOREIGN, EnvError, EsRlError
 from es_rl.play.body import Body, body_of
 from es_rl.play.player import Player, play
@@ -79,7 +79,8 @@ def _opened(
 
 
 def _check_spaces(env: gymnasium.Env[Any, Any], agent: agents.Agent, env_id: str) -> None:
-    if (usable(env.observation_space)[0], env.action_space) != (agent.observation_space, agent.action_space):
+    seen = usable(env.observation_space)[0]
+    if seen is None or not (same(seen, agent.observation_space) and same(env.action_space, agent.action_space)):
         raise EnvError(f"env={env_id}: its spaces are not those that the policy was trained for ({agent.config.env}).")
 
 

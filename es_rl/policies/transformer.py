@@ -75,8 +75,7 @@ class TransformerPolicy(nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x, memory[2 * i], memory[2 * i + 1], slot, penalty)
         y = self.out(F.layer_norm(x, self._width))
-        said = F.one_hot(y.argmax(-1), self.head.outputs).to(y.dtype) if self.head.discrete else torch.tanh(y)
-        return self.head(y), (step + 1, memory, said)
+        return self.head(y), (step + 1, memory, self.head.said(y))
 
 
 def _penalties(heads: int, context: int) -> Tensor:

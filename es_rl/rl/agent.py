@@ -14,7 +14,7 @@ from torch import nn
 
 from es_rl import es, policies
 from es_rl.config import build
-from es_rl.envs.spaces import Flattener, from_json, size, to_action, to_json
+from es_rl.envs.spaces import Flattener, action_maker, from_json, size, to_json
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.es.restore import restored
 from es_rl.hub import client
@@ -45,7 +45,7 @@ class Agent:
         self.generation, self.seconds = generation, seconds  # of training
         self.observation_space, self.action_space = spaces
         self.path: Path | None = None  # of the checkpoint that it was read from
-        self._flatten = Flattener(self.observation_space)
+        self._flatten, self._act = Flattener(self.observation_space), action_maker(self.action_space)
         self._state: Any = None
 
     def __call__(self, obs: Any) -> Any:
@@ -53,7 +53,7 @@ class Agent:
         row = torch.from_numpy(self._flatten(obs))[None]  # (1, O)
         with torch.inference_mode():
             action, self._state = self.policy(row, self._state)
-        return to_action(self.action_space, action[0].numpy())
+        return self._act(action[0].numpy())
 
     def reset(self) -> None:
         """Forget the previous episode."""

@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
 
 from es_rl.envs import EnvSpec
-from es_rl.envs.spaces import Ints, size
+from es_rl.envs.spaces import Ints, row_type, size
 from es_rl.es.strategy import Generation
 from es_rl.policies.normalizer import Moments
 from es_rl.rl.actors import Actor, member_actors, policy_actor
@@ -236,8 +235,7 @@ class Central:
         """Make an empty board for these shards."""
         last = shards[-1][-1]
         simulations = last.first + last.chunk.count * last.chunk.episodes(self._config)
-        space = self._spec.action_space
-        action = ((), "i8") if isinstance(space, spaces.Discrete) else ((size(space),), "f4")
+        action = row_type(self._spec.action_space)
         layout = fields(simulations, last.job + 1, size(self._spec.observation_space, self._config.obs_first), action)
         self._descriptor, memory = allocate(layout)
         self._board = Board(self._board.serial + 1, memory)

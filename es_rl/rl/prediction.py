@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from es_rl.envs.spaces import Flattener, to_action
+from es_rl.envs.spaces import Flattener, action_maker
 from es_rl.errors import ConfigError
 
 Space = spaces.Space[Any]
@@ -43,7 +43,7 @@ def predict(
         if memories is not None:
             each = [policy(row[None], _copied(memory)) for row, memory in zip(flat, memories, strict=True)]
             outputs, after = torch.cat([action for action, _ in each]), tuple(memory for _, memory in each)
-    actions = [to_action(action_space, row) for row in outputs.numpy()]
+    actions = list(map(action_maker(action_space), outputs.numpy()))
     return (_batched(action_space, actions) if many else actions[0]), after
 
 

@@ -19,7 +19,7 @@ TRAINS = [
     "Pairs", "Mission", "Unbounded", "Switches", "Counts", "NumPyNumber", "SmallNumber", "OneChoice", "LargestFloats",
     "HalfBounded", "Grid", "TensorReward", "WholeReward", "NumPyEnds", "NoInfo", "Lists5", "SameArray", "Slots",
     "settings_of_their_own:DoubleByDefault", "settings_of_their_own:StrictNumPy", "hostile:Good", "hostile:OneNumber",
-    "Blind", "BlindPart", "NumberedParts", "LargeCounts", "Masked", "Idle", "OneAction", "Fractions", "EndsOfNone",
+    "ManyBits", "ActsInADict", "Blind", "BlindPart", "NumberedParts", "LargeCounts", "Masked", "Idle", "OneAction", "Fractions", "EndsOfNone",
     "FractionalEnds", "Measures", "LargeBytes", "Moves", "Silences", "TakesOver", "hostile:DictObservation", "hostile:CloseRaises", "hostile:Equal",
 ]  # fmt: skip
 REFUSED = {
@@ -53,9 +53,9 @@ REFUSED = {
     "OldResetOfADict": (3, "it returned an observation alone. Gymnasium's reset returns (observation, info)"),
     "ResetTakesNoSeed": (3, "unexpected keyword argument 'seed'"),
     "Sequence": (3, "the observation space Sequence"),
-    "TextInATuple": (3, "the observation space Tuple"),
-    "ManyBits": (3, "the action space MultiBinary(3) is not supported; Box and Discrete are"),
-    "ActsInADict": (3, "the action space Dict"),
+    "TextInATuple": (3, "observation_space[1]: Text"),
+    "ActsInText": (3, 'action_space["arm"][1]: Text'),
+    "ActsInNothing": (3, "the action space Dict() has no parts. Give the policy something to choose."),
     "NoSpace": (3, "the observation space None"),
     "NothingSeen": (3, "the observation space Dict()"),
     "GradientSeen": (3, "requires grad"),

@@ -100,6 +100,8 @@ odd("Counts", action=spaces.Box(-3, 3, (2,), np.int64), step=asking(lambda a: a.
 odd("NumPyNumber", action=spaces.Discrete(3), step=asking(lambda a: isinstance(a, np.int64)))
 odd("SmallNumber", action=spaces.Discrete(3, start=5, dtype=np.int8),
     step=asking(lambda a: isinstance(a, np.int8) and a >= 5))  # fmt: skip
+odd("ManyBits", action=spaces.MultiBinary(3), step=asking(lambda a: a.dtype == np.int8 and a.shape == (3,)))
+odd("ActsInADict", action=spaces.Dict({"a": BOX}), step=asking(lambda a: a["a"].dtype == np.float64))
 odd("OneChoice", action=spaces.Discrete(1), step=asking(lambda a: a == 0))
 odd("LargestFloats", action=spaces.Box(-3.4e38, 3.4e38, (2,)), step=asking(lambda a: np.isfinite(a).all()))
 odd("HalfBounded", action=spaces.Box(0, np.inf, (2,)), step=asking(lambda a: (a >= 0).all()))
@@ -225,8 +227,8 @@ odd("OldResetOfADict", observation=spaces.Dict({"a": BOX, "b": BOX}),
 odd("ResetTakesNoSeed", reset=lambda self: (np.zeros(3), {}))
 odd("Sequence", observation=spaces.Sequence(BOX))
 odd("TextInATuple", observation=spaces.Tuple([BOX, spaces.Text(3)]))
-odd("ManyBits", action=spaces.MultiBinary(3))
-odd("ActsInADict", action=spaces.Dict({"a": BOX}))
+odd("ActsInText", action=spaces.Dict({"arm": spaces.Tuple([BOX, spaces.Text(3)])}))
+odd("ActsInNothing", action=spaces.Dict({}))
 odd("NoSpace", observation_space=None)
 odd("NothingSeen", observation=spaces.Dict({}), look=lambda self: {})
 odd("GradientSeen", look=lambda self: torch.zeros(3, requires_grad=True))

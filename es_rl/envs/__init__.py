@@ -91,10 +91,7 @@ def _batch(id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None
     return MujocoVector(id, n, env_kwargs, obs_first, **more)
 
 
-BACKENDS: dict[str, Callable[..., VectorEnv]] = {
-    "batch": _batch,
-    "gymnasium": gymnasium_backend.GymnasiumVector,
-}
+BACKENDS: dict[str, Callable[..., VectorEnv]] = {"batch": _batch, "gymnasium": gymnasium_backend.GymnasiumVector}
 
 OUTDATED = r" \w+-v4 is out of date"  # in a warning of Gymnasium
 _MUJOCO = "pip install 'mujoco>=3.17,!=4.0.0'"

@@ -42,7 +42,7 @@ from es_rl.rl.verbs.evaluation import measure
 from es_rl.rl.verbs.training import check, create, located_init, prepare, train
 from es_rl.rng import integer_seed
 from es_rl.run.checkpoint import Progress
-from es_rl.run.resume import saved_keys
+from es_rl.run.resume import resumed, saved_keys
 from es_rl.run.task import Training
 from es_rl.workers.machine import one_thread
 from es_rl.workers.pool import Workers
@@ -135,7 +135,7 @@ class ES:
         generations: int | None = None,
         minutes: float | None = None,
         target_return: float | None = None,
-        callback: Callback | Any = (),
+        callback: Callback | Any = None,
         progress_bar: bool = True,
     ) -> ES:
         """Train for this many more environment steps, generations or minutes, or up to a return; return the model.
@@ -150,7 +150,7 @@ class ES:
                                                      strict=True) if value is not None}  # fmt: skip
         if wanted:
             self.config = self._until(wanted)
-        callbacks: Sequence[Any] = callback if isinstance(callback, (list, tuple)) else [callback]
+        callbacks: Sequence[Any] = callback if isinstance(callback, (list, tuple)) else [callback] if callback else []
 
         def on_generation(state: ESState, progress: Progress, record: Record) -> bool:
             self._state, self._progress = state, progress
@@ -158,11 +158,11 @@ class ES:
             self._show()
             return True in [getattr(each, "on_generation", each)(self, record) for each in callbacks]
 
-        run, resumed = self.run or create(self.config), self.run is not None
+        run, again = self.run or create(self.config), self.run is not None
         try:
             with one_thread():
                 train(
-                    self.config, run, f"{self._command}.learn({arguments([], wanted)})", Films, resumed=resumed,
+                    self.config, run, f"{self._command}.learn({arguments([], wanted)})", Films, resumed=again,
                     spec=self._spec, on_generation=on_generation, quiet=not progress_bar,
                 )  # fmt: skip
         except Stopped as stop:
@@ -179,9 +179,9 @@ class ES:
             if name != "target_return" and not value > 0:
                 raise ConfigError(f"learn: {name}={value}: must be > 0.")
         done = {"env_steps": self.env_steps, "generations": self.generation, "minutes": self.seconds / 60}
-        rules = {name: None if name not in wanted else wanted[name] + done.get(name, 0) for name in STOP_RULES}
-        whole = {name: int(value) for name, value in rules.items() if isinstance(value, float) and value.is_integer()}
-        return self._changed(rules | {name: value for name, value in whole.items() if name in STOP_RULES[:2]})
+        return self._changed(
+            {name: wanted[name] + done.get(name, 0) if name in wanted else None for name in STOP_RULES}
+        )
 
     def _changed(self, keys: Mapping[str, Any]) -> Config:
         """Return the configuration with some keys changed that may change. Raises `ConfigError`."""
@@ -276,7 +276,7 @@ class ES:
         An environment or a policy that came from Python, or as `module:Name`, must be given again, because no file may
         name code. `keys` are those that may change when a run goes on, such as workers. Raises `CheckpointError`.
         """
-        run, wanted = Path(path), flat(keys)
+        run, wanted = resumed([f"resume={path}"], Config)[0] or Path(path), flat(keys)
         saved = saved_keys(run, Config)
         again = {"env": given(env) if env else "", "policy": Given(policy) if callable(policy) else policy or ""}
         for name, value in again.items():
@@ -287,7 +287,7 @@ class ES:
         model = cls.__new__(cls)
         named = replace(config, env=again["env"] or config.env, policy=again["policy"] or config.policy)
         training = model._begin(named)
-        loaded, model._state = saving.read(run, training.state, config, model._about)
+        loaded, model._state = saving.restored(run, training.state, config, model._about)
         model._progress, model.run = loaded.progress, run
         model.history = saving.history(run, loaded.generation)
         model._command = f"es_rl.ES.load({str(path)!r})"

@@ -15,6 +15,7 @@ from es_rl.es.strategy import ESState
 from es_rl.rl.config import Config
 from es_rl.run import atomic, checkpoint, directory
 from es_rl.run.checkpoint import Checkpoint, Progress
+from es_rl.run.json_lines import read
 from es_rl.run.log import plain
 
 METRICS = "metrics.jsonl"
@@ -54,7 +55,7 @@ def put(made: Path, path: Path, *, overwrite: bool) -> None:
     made.rename(path)
 
 
-def read(path: Path, fresh: ESState, config: Config, about: Mapping[str, Any]) -> tuple[Checkpoint, ESState]:
+def restored(path: Path, fresh: ESState, config: Config, about: Mapping[str, Any]) -> tuple[Checkpoint, ESState]:
     """Return the newest checkpoint and its state. Raises `CheckpointError` if it does not fit the environment."""
     loaded = checkpoint.load_newest(path, lambda text: None)
     if loaded.about != dict(about):
@@ -63,15 +64,8 @@ def read(path: Path, fresh: ESState, config: Config, about: Mapping[str, Any]) -
 
 
 def history(path: Path, generation: int) -> list[dict[str, Any]]:
-    """Return the records of a run up to a generation, without lines that were cut off."""
-    found = []
+    """Return the records of a run up to a generation."""
+    if not (path / METRICS).exists():
+        return []
     with atomic.reading(path):
-        text = atomic.contents_of(path / METRICS).decode(errors="replace") if (path / METRICS).exists() else ""
-    for line in text.splitlines():
-        try:
-            record = json.loads(line)
-            if record["generation"] <= generation:
-                found.append(record)
-        except (ValueError, KeyError, TypeError):
-            continue  # cut off by a crash
-    return found
+        return [row for row in read(path / METRICS) if row.get("generation", generation + 1) <= generation]

@@ -48,7 +48,11 @@ def keys_of(verb):
 
 def unknown(words, known):
     names = [match[1] for word in words if (match := re.match(r"([a-z_]+(?:\.[a-z_]+)*)=", word))]
-    return [name for name in names if name not in known and not name.startswith(("env_kwargs.", "policy_kwargs.", "settings."))]
+    return [
+        name
+        for name in names
+        if name not in known and not name.startswith(("env_kwargs.", "policy_kwargs.", "settings."))
+    ]
 
 
 @pytest.mark.parametrize("name", BLOCKS)

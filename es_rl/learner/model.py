@@ -146,8 +146,8 @@ class ES:
         `progress_bar=False` shows nothing but warnings. Ctrl-C raises KeyboardInterrupt. Whatever stops it, finished
         generations are saved, and `learn` goes on there.
         """
-        wanted = {name: value for name, value in zip(STOP_RULES, (env_steps, generations, minutes, target_return),
-                                                     strict=True) if value is not None}  # fmt: skip
+        rules = zip(STOP_RULES, (env_steps, generations, minutes, target_return), strict=True)
+        wanted = {name: value for name, value in rules if value is not None}
         if wanted:
             self.config = self._until(wanted)
         callbacks: Sequence[Any] = callback if isinstance(callback, (list, tuple)) else [callback] if callback else []
@@ -179,9 +179,8 @@ class ES:
             if name != "target_return" and not value > 0:
                 raise ConfigError(f"learn: {name}={value}: must be > 0.")
         done = {"env_steps": self.env_steps, "generations": self.generation, "minutes": self.seconds / 60}
-        return self._changed(
-            {name: wanted[name] + done.get(name, 0) if name in wanted else None for name in STOP_RULES}
-        )
+        until = {name: value + done.get(name, 0) for name, value in wanted.items()}
+        return self._changed(dict.fromkeys(STOP_RULES) | until)
 
     def _changed(self, keys: Mapping[str, Any]) -> Config:
         """Return the configuration with some keys changed that may change. Raises `ConfigError`."""

@@ -5,7 +5,6 @@ The keys themselves are declared in the `config.py` of each kind of run, and in 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import io
 import math
@@ -137,13 +136,22 @@ def flatten(tree: Mapping[Any, Any], prefix: str = "", *, whole: Collection[str]
 
 def to_yaml(config: Any) -> str:
     """Return the configuration as YAML, in the form of `config.yaml`."""
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(tree_of(config)))
+
+
+def tree_of(config: Any) -> dict[str, Any]:
+    """Return the configuration as nested dictionaries of plain values: of a name that carries an object, the text."""
+    return dataclasses.asdict(config, dict_factory=_texts)
+
+
+def _texts(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, str) else value for name, value in items}
 
 
 def differing(config: Any) -> str:
     """Return as YAML the keys that do not have their declared default."""
     plain = type(config)()
-    tree = {name: copy.deepcopy(attrgetter(name)(config)) for name, _ in leaves(type(config))}
+    tree = dict(_texts([(name, attrgetter(name)(config)) for name, _ in leaves(type(config))]))
     return OmegaConf.to_yaml({name: value for name, value in tree.items() if value != attrgetter(name)(plain)})
 
 

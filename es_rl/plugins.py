@@ -35,8 +35,8 @@ class Given(str):
         given.object = object
         return given
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> str:
-        return str(self)  # as `dataclasses.asdict` copies what is saved
+    def __deepcopy__(self, memo: dict[int, Any]) -> Given:
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _received, (cloudpickle.dumps(self.object), str(self))  # also what a notebook defines

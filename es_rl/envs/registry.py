@@ -73,7 +73,8 @@ def check_id(id: str) -> None:
     if isinstance(id, plugins.Given):
         if not callable(id.object):
             kind = type(id.object).__name__
-            raise EnvError(f"env={id}: must be an id, or a function that makes a gymnasium.Env, and is a {kind}.")
+            hint = " Give the function that makes it: lambda: gymnasium.make(…)." if hasattr(id.object, "step") else ""
+            raise EnvError(f"env={id}: must be an id, or a function that makes a gymnasium.Env, and is a {kind}.{hint}")
         return
     module, _, name = id.rpartition(":")
     if module:

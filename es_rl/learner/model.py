@@ -5,57 +5,51 @@
     action, _ = model.predict(obs)            # one observation, or a batch
     model.save("cheetah")                     # es_rl.ES.load("cheetah") goes on from here
 
-    def network(observation_space, action_space):      # a policy of your own
-        return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2))
-
-    model = es_rl.ES(network, lambda: MyWrapper(gymnasium.make("CartPole-v1")), es={"population": 32})
-
-A model has the keys of `python -m es_rl.train`, and trains in a run directory as that does, to the same bits.
+A model has the keys of `python -m es_rl.train`, and trains in a run directory as that does, to the same bits. Policy
+and environment may be functions: see `ES`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from es_rl import envs, policies
-from es_rl.config import flatten, open_keys
+from es_rl.config import build, flatten, open_keys, tree_of
 from es_rl.envs.registry import given
 from es_rl.envs.spaces import size
-from es_rl.errors import ConfigError, EsRlError, Stopped
+from es_rl.errors import ConfigError, Stopped
 from es_rl.es.strategy import ESState
 from es_rl.export.config import ExportConfig
 from es_rl.export.exporting import export
 from es_rl.learner import saving
-from es_rl.learner.arguments import arguments, flat
+from es_rl.learner.filming import film
+from es_rl.learner.given import STOP_RULES, as_code, callbacks_of, changed, flat, until
 from es_rl.plugins import FROM_PYTHON, Given
-from es_rl.record import Films, film_in_child
+from es_rl.record import Films
 from es_rl.rl.agent import Agent
-from es_rl.rl.config import CODE, Config, EvaluateConfig, RecordConfig, new_config, resume_config
+from es_rl.rl.config import Config, EvaluateConfig, RecordConfig, new_config, resume_config
 from es_rl.rl.verbs.evaluation import measure
 from es_rl.rl.verbs.training import check, create, located_init, prepare, train
 from es_rl.rng import integer_seed
 from es_rl.run.checkpoint import Progress
 from es_rl.run.resume import resumed, saved_keys
 from es_rl.run.task import Training
-from es_rl.workers.machine import one_thread
+from es_rl.workers.machine import as_in_workers
 from es_rl.workers.pool import Workers
-from es_rl.workers.processes import kill_process
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Record = dict[str, Any]
-Callback = Callable[["ES", Record], Any]
 KEYBOARD = 130  # exit code of a training that Ctrl-C stopped
 NO_FILMS = {"video.every": -1}  # by default: `record` films
-STOP_RULES = ("env_steps", "generations", "minutes", "target_return")
 
 
 class ES:
@@ -80,9 +74,9 @@ class ES:
         **keys: Any,
     ) -> None:
         named = policy if isinstance(policy, str) else Given(policy)
-        wanted = flat(keys) | {"seed": seed} | ({} if workers is None else {"workers": workers})
+        wanted = flat(keys | {"seed": seed} | ({} if workers is None else {"workers": workers}))
         config = located_init(new_config({"policy": str(named), "env": str(given(env)), **NO_FILMS, **wanted}))
-        self._command = f"es_rl.ES({arguments([named, given(env)], wanted)})"
+        self._command = f"es_rl.ES({as_code([named, given(env)], wanted)})"
         self._begin(replace(config, policy=named, env=given(env)), config.init)
 
     def _begin(self, config: Config, init: str = "") -> Training:
@@ -90,7 +84,7 @@ class ES:
         check(config)
         self.config = config
         self.run: Path | None = None
-        with one_thread(), Workers(0) as nobody:
+        with as_in_workers(), Workers(0) as nobody:
             self._spec = envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)
             training = prepare(config, Path(), init, Films, self._spec, nobody, lambda text: None)
         self.observation_space, self.action_space = self._spec.observation_space, self._spec.action_space
@@ -103,7 +97,8 @@ class ES:
     def agent(self) -> Agent:
         """The trained policy, to act with as that of `es_rl.load`: `model.agent(obs)`."""
         if self._agent is None:
-            policy = policies.make(self.config, size(self.observation_space), self.action_space)
+            with as_in_workers():
+                policy = policies.make(self.config, size(self.observation_space), self.action_space)
             self._agent = Agent(policy, self.config, (self.observation_space, self.action_space))
             self._show()
         return self._agent
@@ -135,8 +130,9 @@ class ES:
         generations: int | None = None,
         minutes: float | None = None,
         target_return: float | None = None,
-        callback: Callback | Any = None,
+        callback: Callable[[ES, Record], Any] | Any = None,
         progress_bar: bool = True,
+        **unknown: Any,
     ) -> ES:
         """Train for this many more environment steps, generations or minutes, or up to a return; return the model.
 
@@ -147,22 +143,22 @@ class ES:
         generations are saved, and `learn` goes on there.
         """
         rules = zip(STOP_RULES, (env_steps, generations, minutes, target_return), strict=True)
-        wanted = {name: value for name, value in rules if value is not None}
-        if wanted:
-            self.config = self._until(wanted)
-        callbacks: Sequence[Any] = callback if isinstance(callback, (list, tuple)) else [callback] if callback else []
+        wanted = {name: value for name, value in rules if value is not None} | unknown
+        done = {"env_steps": self.env_steps, "generations": self.generation, "minutes": self.seconds / 60}
+        config = changed(self.config, until(wanted, done)) if wanted else self.config
+        callbacks = callbacks_of(callback)
 
         def on_generation(state: ESState, progress: Progress, record: Record) -> bool:
             self._state, self._progress = state, progress
             self.history.append(record)
             self._show()
-            return True in [getattr(each, "on_generation", each)(self, record) for each in callbacks]
+            return True in [each(self, record) for each in callbacks]
 
-        run, again = self.run or create(self.config), self.run is not None
+        run, again = self._directory(config)
         try:
-            with one_thread():
+            with as_in_workers():
                 train(
-                    self.config, run, f"{self._command}.learn({arguments([], wanted)})", Films, resumed=again,
+                    config, run, f"{self._command}.learn({as_code([], wanted)})", Films, resumed=again,
                     spec=self._spec, on_generation=on_generation, quiet=not progress_bar,
                 )  # fmt: skip
         except Stopped as stop:
@@ -170,24 +166,22 @@ class ES:
                 raise KeyboardInterrupt(str(stop)) from None
             raise
         finally:
-            self.run = run if (run / "config.yaml").is_file() else None
+            self.run = run if (run / "config.yaml").is_file() else self.run
         return self
 
-    def _until(self, wanted: Mapping[str, float]) -> Config:
-        """Return the configuration with stop rules that count from now on. Raises `ConfigError`."""
-        for name, value in wanted.items():
-            if name != "target_return" and not value > 0:
-                raise ConfigError(f"learn: {name}={value}: must be > 0.")
-        done = {"env_steps": self.env_steps, "generations": self.generation, "minutes": self.seconds / 60}
-        until = {name: value + done.get(name, 0) for name, value in wanted.items()}
-        return self._changed(dict.fromkeys(STOP_RULES) | until)
+    def _directory(self, config: Config) -> tuple[Path, bool]:
+        """Return the directory to train in, and whether a run goes on there.
 
-    def _changed(self, keys: Mapping[str, Any]) -> Config:
-        """Return the configuration with some keys changed that may change. Raises `ConfigError`."""
-        saved = flatten(asdict(self.config), whole=open_keys(Config))
-        names = {name: saved[name] for name in CODE}
-        config = resume_config(saved, {**keys, **names}, "the model")
-        return replace(config, env=self.config.env, policy=self.config.policy)
+        It is the model's own run. If there is none, or it is gone, or another training has gone on there, a trained
+        model begins a new one, from all that it knows.
+        """
+        if self.run is not None and saving.is_at(self.run, self.generation):
+            return self.run, True
+        run = create(config if self.run is None else replace(config, run="")).absolute()
+        if not self.generation:
+            return run, False
+        self._save(run, replace(config, run=""))
+        return run, True
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
@@ -195,11 +189,14 @@ class ES:
         """Return (action, state) for one observation or a batch: see `Agent.predict`."""
         return self.agent.predict(obs, state, episode_start, deterministic)
 
-    def evaluate(self, episodes: int = 20, *, seed: int = 0, backend: str = "gymnasium") -> dict[str, Any]:
-        """Return what `python -m es_rl.evaluate` prints: return_mean, return_std, length_mean, … of fresh episodes."""
-        keys = EvaluateConfig(run=str(self.run or ""), episodes=episodes, seed=seed, backend=backend)
-        with one_thread():
-            return measure(self.agent, self.config.env, keys)
+    def evaluate(self, episodes: int = 20, **keys: Any) -> dict[str, Any]:
+        """Return what `python -m es_rl.evaluate` prints: return_mean, return_std, length_mean, … of fresh episodes.
+
+        `keys` are those of the verb: seed, backend.
+        """
+        wanted = build(EvaluateConfig, [(flat({"run": str(self.run or ""), "episodes": episodes, **keys}), "")])
+        with as_in_workers():
+            return measure(self.agent, self.config.env, wanted)
 
     def record(self, out: str | Path = "policy.mp4", **keys: Any) -> Path:
         """Film the policy, in a process of its own; return the path of the video.
@@ -207,19 +204,9 @@ class ES:
         `keys` are those of `python -m es_rl.record`, such as seconds=12.0 and gif="policy.gif". Raises what the verb
         refuses, as the same kind of error.
         """
+        wanted = build(RecordConfig, [(flat({"out": str(out), **keys}), "")])
         with self._saved() as run:
-            film = RecordConfig(run=str(run), out=str(out), env=self.config.env, policy=self.config.policy, **keys)
-            log = run / "record.log"
-            process = film_in_child(film, log)
-            try:
-                process.join()
-                code = process.exitcode
-            finally:
-                kill_process(process)
-            if code:
-                said = log.read_text(encoding="utf-8").strip().splitlines() or ["the process was killed"]
-                kinds = [kind for kind in EsRlError.__subclasses__() if kind.exit_code == code]
-                raise (*kinds, EsRlError)[0](said[-1].removeprefix("es_rl: "))
+            film(self._of(run, wanted), run / "record.log")
         return Path(out)
 
     def export(self, out: str | Path) -> Path:
@@ -227,26 +214,31 @@ class ES:
 
         Beside it, a .json says what its numbers mean. Both are checked as `python -m es_rl.export` does.
         """
-        with self._saved() as run, one_thread():
-            export(ExportConfig(run=str(run), out=str(out), env=self.config.env, policy=self.config.policy))
+        with self._saved() as run, as_in_workers():
+            export(self._of(run, ExportConfig(out=str(out))))
         return Path(out)
 
     def plot(self, x: str = "steps") -> Figure:
         """Draw returns, lengths, sigma, … against steps, generation, minutes or processor_hours."""
         from es_rl.plot import figure  # imports matplotlib
+        from es_rl.plot.curves import RunRecords
 
-        return figure(self.history, x=x)
+        keys = flatten(tree_of(self.config), whole=open_keys(Config))
+        return figure(RunRecords("the model", self.history, keys), x=x)
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the model as a run directory with one checkpoint, which `ES.load`, `es_rl.load` and all verbs read.
 
-        Raises `ConfigError` if the path holds anything, except a saved model or a run that is to be overwritten.
+        An earlier save is replaced. Raises `ConfigError` if the path holds anything else.
         """
         target = Path(path)
-        if self.run is not None and target.resolve() == self.run.resolve():
-            raise ConfigError(f"{path}: is the run of this model, which `learn` saves. Give another path.")
         with self._saved(target.absolute().parent) as run:
-            saving.put(run, target, overwrite=overwrite)
+            saving.put(run, target)
+
+    def _save(self, run: Path, config: Config) -> None:
+        saving.save(
+            run, config, self._state, self._progress, about=self._about, history=self.history, command=self._command
+        )
 
     @contextlib.contextmanager
     def _saved(self, beside: Path | None = None) -> Iterator[Path]:
@@ -255,11 +247,13 @@ class ES:
             beside.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".es_rl-", dir=beside) as folder:
             run = Path(folder) / "run"
-            saving.save(
-                run, self.config, self._state, self._progress, about=self._about, history=self.history,
-                command=self._command,
-            )  # fmt: skip
+            run.mkdir()
+            self._save(run, self.config)
             yield run
+
+    def _of(self, run: Path, keys: Any) -> Any:
+        """Return the keys of a verb for the model, saved as a run."""
+        return replace(keys, run=str(run), env=self.config.env, policy=self.config.policy)
 
     @classmethod
     def load(
@@ -270,12 +264,17 @@ class ES:
         policy: str | Callable[..., nn.Module] | None = None,
         **keys: Any,
     ) -> ES:
-        """Return the model of a run directory, or of one that `save` wrote. `learn` goes on in this directory.
+        """Return the model of a run directory, its newest checkpoint, or of what `save` wrote.
 
-        An environment or a policy that came from Python, or as `module:Name`, must be given again, because no file may
-        name code. `keys` are those that may change when a run goes on, such as workers. Raises `CheckpointError`.
+        The directory is only read: `learn` goes on in a new one, which begins with all that this one knows. An
+        environment or a policy that came from Python, or as `module:Name`, must be given again, because no file may
+        name code. `keys` are those that may change when a run goes on, such as workers, and `run`, the new directory.
+        Raises `CheckpointError`.
         """
-        run, wanted = resumed([f"resume={path}"], Config)[0] or Path(path), flat(keys)
+        if str(path).startswith("hf://"):
+            raise ConfigError(f"{path}: a published policy can act, and cannot be trained. Load it by es_rl.load.")
+        run, wanted = resumed([f"resume={path}"], Config)[0] or Path(path), dict.fromkeys(STOP_RULES) | flat(keys)
+        place = str(wanted.pop("run", ""))
         saved = saved_keys(run, Config)
         again = {"env": given(env) if env else "", "policy": Given(policy) if callable(policy) else policy or ""}
         for name, value in again.items():
@@ -284,10 +283,10 @@ class ES:
                 wanted[name] = saved[name] if both else str(value)
         config = resume_config(saved, wanted, str(run / "config.yaml"))
         model = cls.__new__(cls)
-        named = replace(config, env=again["env"] or config.env, policy=again["policy"] or config.policy)
+        named = replace(config, env=again["env"] or config.env, policy=again["policy"] or config.policy, run=place)
         training = model._begin(named)
         loaded, model._state = saving.restored(run, training.state, config, model._about)
-        model._progress, model.run = loaded.progress, run
+        model._progress = loaded.progress
         model.history = saving.history(run, loaded.generation)
         model._command = f"es_rl.ES.load({str(path)!r})"
         return model

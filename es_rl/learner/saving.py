@@ -1,9 +1,8 @@
-"""Save a model as a run directory, and read one."""
+"""Save a model as a run directory, put it in its place, and read one."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,11 +13,12 @@ from es_rl.errors import CheckpointError, ConfigError
 from es_rl.es.strategy import ESState
 from es_rl.rl.config import Config
 from es_rl.run import atomic, checkpoint, directory
-from es_rl.run.checkpoint import Checkpoint, Progress
+from es_rl.run.checkpoint import INDEX, NAMED, Checkpoint, Progress, ages
 from es_rl.run.json_lines import read
 from es_rl.run.log import plain
 
 METRICS = "metrics.jsonl"
+SAVED = {"config.yaml", "command.txt", "versions.json", "checkpoints", METRICS}  # what `save` writes
 
 
 def save(
@@ -31,28 +31,36 @@ def save(
     history: Iterable[Mapping[str, Any]],
     command: str,
 ) -> None:
-    """Write a run directory with one checkpoint, in a new directory. Raises `ResourceError`."""
+    """Write a run directory with one checkpoint into an empty directory. Raises `ResourceError`."""
     with directory.reporting(path, "Give another path"):
-        path.mkdir(parents=True)
         checkpoint.save(path, state, progress, about=about, config=to_yaml(config), keep=1, best=False)
         lines = [json.dumps({name: plain(value) for name, value in record.items()}) + "\n" for record in history]
         (path / METRICS).write_text("".join(lines), encoding="utf-8")
     directory.describe(path, config, command)
 
 
-def put(made: Path, path: Path, *, overwrite: bool) -> None:
-    """Move a directory to its place. An earlier one there is replaced, if it is to be. Raises `ConfigError`."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if not (path / "config.yaml").is_file():
-            raise ConfigError(f"{path}: exists, and is not a saved model. Give another path.")
-        if not overwrite:
-            raise ConfigError(f"{path}: holds a saved model or a run. Give another path, or overwrite=True.")
-        old = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        path.rename(old / path.name)
+def put(made: Path, path: Path) -> None:
+    """Move a directory to its place, where an earlier save may be. Raises `ConfigError` if anything else is there."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         made.rename(path)
-        shutil.rmtree(old)
         return
-    made.rename(path)
+    if not _is_saved(path):
+        raise ConfigError(f"{path}: holds something else than a saved model. Give another path.")
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as aside:
+        path.rename(Path(aside) / path.name)
+        try:
+            made.rename(path)
+        except OSError:
+            (Path(aside) / path.name).rename(path)
+            raise
+
+
+def _is_saved(path: Path) -> bool:
+    """Tell whether a directory holds just what `save` writes: a run has more files, and several checkpoints."""
+    if not path.is_dir() or {entry.name for entry in path.iterdir()} != SAVED:
+        return False
+    inside = {entry.name for entry in (path / "checkpoints").iterdir()}
+    return len(inside - {INDEX, *NAMED}) == 1 == len(ages(path))
 
 
 def restored(path: Path, fresh: ESState, config: Config, about: Mapping[str, Any]) -> tuple[Checkpoint, ESState]:
@@ -69,3 +77,8 @@ def history(path: Path, generation: int) -> list[dict[str, Any]]:
         return []
     with atomic.reading(path):
         return [row for row in read(path / METRICS) if row.get("generation", generation + 1) <= generation]
+
+
+def is_at(run: Path | None, generation: int) -> bool:
+    """Tell whether a run is there, and its newest checkpoint is that of this generation."""
+    return run is not None and (run / "config.yaml").is_file() and max(ages(run), default=None) == generation

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from es_rl import plugins
 from es_rl.errors import FOREIGN, EnvError, nearest, text_of
@@ -28,6 +29,7 @@ from es_rl.policies.feedforward import Feedforward
 from es_rl.policies.normalizer import Normalizer
 
 SQUASH = "tanh"  # of the action head
+ROWS = 3  # of the observations on which a network is tried
 
 
 class WithMemory(nn.Module):
@@ -90,18 +92,36 @@ def _check(network: nn.Module, inputs: int, outputs: int, *, remembers: bool) ->
             raise TypeError(f"its {name} is {value.dtype} on {value.device}, and must be float32 on the CPU")
     if not any(value.requires_grad for value in network.parameters()):
         raise TypeError("it has no parameter that requires_grad, so nothing could be trained")
-    obs = torch.zeros(2, inputs)
+    every = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    if tied := sorted(every - {name for name, _ in network.named_parameters()}):
+        raise TypeError(f"its {tied[0]} is a parameter that has another name too. Use the layer twice instead")
+    obs = torch.zeros(ROWS, inputs)
     with torch.no_grad():
-        found = network.eval()(obs, None) if remembers else network.eval()(obs)
-    if remembers:
-        if not isinstance(found, tuple) or len(found) != 2:
-            raise TypeError("its forward(obs, state) must return (outputs, state)")
-        found = found[0]
-    if not isinstance(found, Tensor) or found.shape != (2, outputs):
+        if not remembers:
+            found = network.eval()(obs)
+        else:
+            found, state = _remembering(network.eval()(obs, None))
+            found, _ = _remembering(network(obs, state))
+    if not isinstance(found, Tensor) or found.shape != (ROWS, outputs):
         shape = tuple(found.shape) if isinstance(found, Tensor) else _kind(found)
         raise TypeError(
-            f"for observations (2, {inputs}), its forward must return outputs (2, {outputs}), and returned {shape}"
+            f"for observations ({ROWS}, {inputs}), its forward must return outputs ({ROWS}, {outputs}), and returned "
+            f"{shape}"
         )
+
+
+def _remembering(returned: Any) -> tuple[Any, Any]:
+    """Return the outputs and the state of a network with a memory. Raises TypeError for a state without rows."""
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise TypeError("its forward(obs, state) must return (outputs, state)")
+    for part in tree_leaves(returned[1]):
+        if not isinstance(part, Tensor) or part.ndim == 0 or len(part) != ROWS:
+            shape = f"a tensor {tuple(part.shape)}" if isinstance(part, Tensor) else repr(part)
+            raise TypeError(
+                f"its state holds {shape}, and must hold tensors with a row for each of the {ROWS} observations, on "
+                f"their first axis. torch's recurrent layers have it on the second: use transpose(0, 1)"
+            )
+    return returned
 
 
 def _freeze(network: nn.Module) -> None:

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from es_rl.errors import lookup
+from es_rl.errors import ConfigError, lookup
 from es_rl.policies import linear, mlp, outside, transformer
 from es_rl.policies.action import ActionHead
 from es_rl.policies.normalizer import Normalizer, Unnormalized
@@ -59,5 +59,7 @@ def make(config: PolicyConfig, inputs: int, action_space: spaces.Space[Any]) -> 
 
 def check_name(name: str) -> None:
     """Raise `ConfigError` for a name that is neither in the registry nor `module:function`."""
+    if name == "MlpPolicy":
+        raise ConfigError(f"policy={name}: here it is mlp, or linear.")
     if ":" not in name:
         lookup(POLICIES, name, "policy")

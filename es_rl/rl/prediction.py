@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector.utils import batch_space, iterate
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from es_rl.envs.spaces import Flattener, action_maker
 from es_rl.errors import ConfigError
+from es_rl.workers.machine import usual_types
 
 Space = spaces.Space[Any]
 
@@ -21,7 +22,7 @@ Space = spaces.Space[Any]
 def predict(
     policy: nn.Module, observation_space: Space, action_space: Space, obs: Any, state: Any, episode_start: Any
 ) -> tuple[Any, Any]:
-    """Return (action, state) for one observation, or for a batch of n.
+    """Return (action, state) for one observation, or for a batch of n, as Gymnasium's vector environments take it.
 
     The state of a policy with a memory is a tuple of n memories, one for each observation, because their episodes do
     not begin together; otherwise it is None. A given state is not changed. Raises `ConfigError` for observations or
@@ -35,7 +36,7 @@ def predict(
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ConfigError(f"obs: {error}. It must be one observation of {observation_space}, or a batch.") from error
     memories = _memories(state, episode_start, len(rows))
-    with torch.inference_mode():
+    with torch.inference_mode(), usual_types():
         if memories is None:
             outputs, after = policy(flat, None)
             if after is not None:  # each row gets a memory of its own
@@ -44,7 +45,10 @@ def predict(
             each = [policy(row[None], _copied(memory)) for row, memory in zip(flat, memories, strict=True)]
             outputs, after = torch.cat([action for action, _ in each]), tuple(memory for _, memory in each)
     actions = list(map(action_maker(action_space), outputs.numpy()))
-    return (_batched(action_space, actions) if many else actions[0]), after
+    if not many:
+        return actions[0], after
+    empty: Any = create_empty_array(action_space, len(actions))
+    return concatenate(action_space, actions, empty), after
 
 
 def _memories(state: Any, episode_start: Any, n: int) -> list[Any] | None:
@@ -78,8 +82,3 @@ def _length(obs: Any) -> int:
     while isinstance(obs, (dict, tuple)):
         obs = next(iter(obs.values())) if isinstance(obs, dict) else obs[0]
     return len(obs)
-
-
-def _batched(space: Space, actions: list[Any]) -> Any:
-    """Return actions as one array, if they are arrays or numbers; otherwise as a list."""
-    return actions if isinstance(space, (spaces.Dict, spaces.Tuple)) else np.stack(actions)

@@ -37,7 +37,11 @@ FLAT_WARNING = 3  # warn after this many generations in a row without any differ
 
 def run(r: Run) -> int:
     """Train in a run directory until a stop rule is met. Return the exit code. Raises `Stopped` and other errors."""
-    with directory.locked(r.path), stop_requests() as stop, contextlib.ExitStack() as stack:
+    with (
+        directory.locked(r.path),
+        stop_requests(patient=r.on_generation is not None) as stop,
+        contextlib.ExitStack() as stack,
+    ):
         stack.callback(directory.discard_unbegun, r.path)
         check_saved(r.config)
         screen, overrun = Screen(r.title, r.stop_rules, r.terms, quiet=r.quiet), Overrun(r.stop_rules, r.terms)

@@ -18,10 +18,11 @@ USED_UP = "stopped because the limit of processor time (ulimit -t) is reached"
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[], None]]:
+def stop_requests(*, patient: bool = False) -> Iterator[Callable[[], None]]:
     """Yield a `check` that raises `Stopped` after SIGTERM, SIGHUP or Ctrl-C, or when processor time runs out.
 
-    A second Ctrl-C exits at once. Signals reach the main thread only: in another one, nothing is checked.
+    A second Ctrl-C exits at once; for `patient` ones, whose process is not ours, it raises KeyboardInterrupt. Signals
+    reach the main thread only: in another one, nothing is checked.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
@@ -30,6 +31,8 @@ def stop_requests() -> Iterator[Callable[[], None]]:
 
     def note(number: int, _: Any) -> None:
         if number == signal.SIGINT and signal.SIGINT in received:
+            if patient:
+                raise KeyboardInterrupt
             _leave_at_once()
         received.append(number)
 

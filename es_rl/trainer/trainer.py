@@ -40,7 +40,7 @@ from es_rl.run.checkpoint import FILES, count
 from es_rl.run.log import plain
 from es_rl.trainer.fitness import MemberFitness, Scores, assign, restored_after
 from es_rl.trainer.settings import Shaping, check_model, check_workers, checked, optimizer_name, settings, shaped
-from es_rl.workers.machine import one_thread
+from es_rl.workers.machine import as_in_workers
 from es_rl.workers.pool import Workers
 from es_rl.workers.worker import JobFailure
 
@@ -144,7 +144,7 @@ class Trainer:
 
         Raises `TrainingError` if a share of more than `max_failed` of the members failed, or all of them.
         """
-        with one_thread():  # as in workers: the rounding of sums depends on the number of threads
+        with as_in_workers():  # as in workers: the rounding of sums depends on the number of threads
             return self._step()
 
     def save(self, path: str | Path) -> None:

@@ -125,15 +125,35 @@ def use_one_thread() -> None:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch and NumPy use one thread inside the block."""
+def as_in_workers() -> Iterator[None]:
+    """Let torch and NumPy compute as worker processes do inside the block: in one thread, float32, on the CPU."""
     import torch
     from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
+        with threadpool_limits(1), usual_types():
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def usual_types() -> Iterator[None]:
+    """Let torch make float32 tensors on the CPU inside the block, whatever the program has set."""
+    import torch
+
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    changed = dtype != torch.float32, device.type != "cpu"  # torch asks at every call once a device was set
+    if changed[0]:
+        torch.set_default_dtype(torch.float32)
+    if changed[1]:
+        torch.set_default_device(None)
+    try:
+        yield
+    finally:
+        if changed[0]:
+            torch.set_default_dtype(dtype)
+        if changed[1]:
+            torch.set_default_device(device)

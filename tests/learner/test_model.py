@@ -2,6 +2,9 @@
 
 import copy
 import json
+import re
+import shutil
+import signal
 import threading
 
 import gymnasium
@@ -16,6 +19,7 @@ from torch import nn
 import es_rl
 from es_rl.errors import CheckpointError, ConfigError, EnvError, TrainingError
 from es_rl.evaluate import main as evaluate
+from es_rl.run import signals
 from es_rl.train import main as train
 
 TOY = {"es": {"population": 8}, "eval": {"every": 2, "episodes": 2}, "mlp": {"hidden": (8,)}, "workers": 0}
@@ -125,24 +129,27 @@ def test_each_row_of_a_batch_has_a_memory_of_its_own(policy):
 def test_a_saved_model_is_loaded_and_goes_on_to_the_same_bits(tmp_path):
     model = toy(small, "CartPole-v1").learn(generations=3)
     model.save(tmp_path / "saved")
-    with pytest.raises(ConfigError, match="holds a saved model or a run. Give another path, or overwrite=True"):
-        model.save(tmp_path / "saved")
-    model.save(tmp_path / "saved", overwrite=True)
+    model.save(tmp_path / "saved")  # an earlier save is replaced
     assert not list(tmp_path.glob(".*"))
+    before = (tmp_path / "saved" / "metrics.jsonl").read_text()
     other = es_rl.ES.load(tmp_path / "saved", policy=small)
     assert other.history == [json.loads(json.dumps(r)) for r in model.history]
-    assert same(theta(model), theta(other)) and other.run == tmp_path / "saved"
-    for each in (model, other):
-        each.learn(generations=2)
     assert same(theta(model), theta(other))
-    assert same(theta(es_rl.load(tmp_path / "saved", policy=small)), theta(model))
+    for each in (model, other, third := es_rl.ES.load(model.run, policy=small)):
+        each.learn(generations=2, progress_bar=False)
+    assert same(theta(model), theta(other)) and same(theta(model), theta(third))
+    assert (tmp_path / "saved" / "metrics.jsonl").read_text() == before  # what is loaded is only read
+    assert [r["generation"] for r in metrics(other.run)] == [1, 2, 3, 4, 5]
+    assert same(theta(es_rl.load(other.run, policy=small)), theta(model))
     with pytest.raises(CheckpointError, match="policy=python:small in .*: was given from Python. Give it again"):
         es_rl.load(tmp_path / "saved")
     with pytest.raises(ConfigError, match="policy=python:small in .*: was given from Python. Give it again"):
         es_rl.ES.load(tmp_path / "saved")
-    (tmp_path / "mine.txt").write_text("")
-    with pytest.raises(ConfigError, match=r"mine\.txt: exists, and is not a saved model"):
-        model.save(tmp_path / "mine.txt", overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text("")
+    for place in (tmp_path / "mine", model.run, tmp_path / "mine" / "config.yaml"):
+        with pytest.raises(ConfigError, match="holds something else than a saved model"):
+            model.save(place)
 
 
 def test_an_untrained_model_can_be_saved_and_learns_from_there(tmp_path):
@@ -180,9 +187,9 @@ def test_stop_rules_count_from_now_on_and_are_checked():
     steps = model.env_steps
     assert model.generation == 1 and steps == 800
     model.learn(1e3)
-    assert model.generation == 3 and model.config.env_steps == 1800
+    assert model.generation == 3 and "env_steps: 1800" in (model.run / "config.yaml").read_text()
     model.learn(minutes=1e-6)
-    assert model.generation == 4 and model.config.env_steps is None
+    assert model.generation == 4 and "env_steps: null" in (model.run / "config.yaml").read_text()
     model.learn(target_return=-1e9, generations=9)  # met by the last evaluation
     assert model.generation == 4
     for rule in ({"env_steps": 0}, {"generations": -1}, {"minutes": float("nan")}):
@@ -227,6 +234,26 @@ def test_an_id_that_was_registered_with_a_class_is_known_to_workers(monkeypatch)
     assert model.config.env == "python:Mine-v0" and model.history[0]["members/failed"] == 0
 
 
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.b.weight = self.a.weight
+
+    def forward(self, obs):
+        return self.b(self.a(obs))[:, :2]
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(4, 4)
+
+    def forward(self, obs, state):
+        y, state = self.gru(obs[None], state)
+        return y[0, :, :2], state
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
@@ -235,8 +262,12 @@ def test_an_id_that_was_registered_with_a_class_is_known_to_workers(monkeypatch)
         (("mlp", dict), EnvError, "must return a gymnasium.Env"),
         (("mpl", "CartPole-v1"), ConfigError, "Did you mean mlp"),
         ((3, "CartPole-v1"), EnvError, "must be a function that returns a torch.nn.Module, and is a int"),
-        ((wrong_shape, "CartPole-v1"), EnvError, r"must return outputs \(2, 2\), and returned \(2, 7\)"),
+        ((wrong_shape, "CartPole-v1"), EnvError, r"must return outputs \(3, 2\), and returned \(3, 7\)"),
         ((lambda o, a: None, "CartPole-v1"), EnvError, "it returned a NoneType"),
+        (("MlpPolicy", "CartPole-v1"), ConfigError, "policy=MlpPolicy: here it is mlp"),
+        (("mlp", gymnasium.make("CartPole-v1")), EnvError, r"Give the function that makes it: lambda: gymnasium.make"),
+        ((lambda o, a: Tied(), "CartPole-v1"), EnvError, "its b.weight is a parameter that has another name too"),
+        ((lambda o, a: Recurrent(), "CartPole-v1"), EnvError, r"its state holds a tensor \(1, 3, 4\), .* transpose"),
         ((lambda o, a: nn.Linear(4, 2).double(), "CartPole-v1"), EnvError, "float32"),
         ((lambda o, a: nn.Linear(4, 2).requires_grad_(False), "CartPole-v1"), EnvError, "no parameter that requires"),
         ((lambda o: nn.Linear(4, 2), "CartPole-v1"), EnvError, "policy=python:<lambda>: cannot be used: .* positional"),
@@ -304,3 +335,96 @@ def test_training_that_fails_leaves_a_model_that_can_be_used(tmp_path):
     model.predict(np.zeros(2))
     training = False
     assert model.learn(generations=1, progress_bar=False).generation == 1
+
+
+def test_a_model_whose_run_is_gone_or_went_on_elsewhere_begins_a_new_one_from_what_it_knows(tmp_path, monkeypatch):
+    model = toy().learn(generations=2, progress_bar=False)
+    straight = theta(toy().learn(generations=4, progress_bar=False))
+    shutil.rmtree(model.run)
+    model.learn(generations=1, progress_bar=False)
+    train([f"resume={model.run}", "generations=9"])  # by somebody else
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    model.learn(generations=1, progress_bar=False)
+    assert [record["generation"] for record in model.history] == [1, 2, 3, 4] and same(theta(model), straight)
+    assert es_rl.load(model.run).generation == 4
+
+
+def test_rules_of_one_call_do_not_hold_in_the_next(tmp_path):
+    model = toy(generations=3).learn(generations=1, progress_bar=False)
+    assert model.learn(progress_bar=False).generation == 3
+    loaded = es_rl.ES.load(model.run, generations=4)
+    assert loaded.learn(progress_bar=False).generation == 4
+
+
+def test_callbacks_of_the_package_work():
+    model = toy()
+    callbacks = [
+        es_rl.callbacks.Checkpoint("kept", every=1),
+        es_rl.callbacks.Print(),
+        es_rl.callbacks.TensorBoard("tb"),
+    ]
+    model.learn(generations=3, callback=callbacks, progress_bar=False)
+    assert same(theta(es_rl.ES.load("kept")), theta(model))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"total_timesteps": 100}, "learn: total_timesteps: unknown key. Here it is env_steps=100"),
+        ({"generations": 1.5}, "learn: generations=1.5: wrong type"),
+        ({"generations": "10"}, "learn: generations='10': must be a number"),
+        ({"generations": 1, "callback": 3}, "callback=3: must be a function"),
+    ],
+)
+def test_what_learn_cannot_take_is_refused(keys, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        toy().learn(**keys)
+
+
+def test_numpy_numbers_and_other_defaults_of_torch_change_nothing():
+    straight = theta(toy(seed=3).learn(generations=2, progress_bar=False))
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = toy(seed=np.int64(3), es={"population": np.int32(8)}, workers=np.int64(0))
+        model.learn(generations=np.int64(2), progress_bar=False)
+        action, _ = model.predict(np.zeros(model.observation_space.shape))
+        assert model.evaluate(1)["episodes"] == 1 and torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert same(theta(model), straight) and action.dtype == np.float32
+    with pytest.raises(ConfigError, match="episodes=0: must be >= 1"):
+        model.evaluate(0)
+    with pytest.raises(ConfigError, match="fps: unknown key"):
+        model.record(fps=3)
+
+
+def test_a_batch_of_composite_actions_is_that_of_vector_environments():
+    space = gymnasium.spaces.Dict({"a": gymnasium.spaces.Discrete(3), "b": gymnasium.spaces.Box(-1.0, 1.0, (2,))})
+
+    class Composite(Registered):
+        action_space = space
+
+        def step(self, action):
+            assert space.contains(action)
+            return np.zeros(2, np.float32), 0.0, True, False, {}
+
+    model = toy(env=Composite)
+    actions, _ = model.predict(np.zeros((3, 2), np.float32))
+    assert gymnasium.vector.utils.batch_space(space, 3).contains(actions)
+    assert gymnasium.vector.SyncVectorEnv([Composite] * 3).action_space.contains(actions)
+    assert copy.deepcopy(model).learn(generations=1, progress_bar=False).generation == 1
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_a_second_interruption_ends_only_a_process_of_ours(patient, monkeypatch):
+    left = []
+    monkeypatch.setattr(signals, "_leave_at_once", lambda: left.append(True))
+    with signals.stop_requests(patient=patient):
+        signal.raise_signal(signal.SIGINT)
+        if patient:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        else:
+            signal.raise_signal(signal.SIGINT)
+    assert left == ([] if patient else [True])

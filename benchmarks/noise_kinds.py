@@ -33,11 +33,12 @@ def curve(env, kind, seed, generations, out):
         keys = [f"env={env}", f"es.noise={kind}", f"seed={seed}", f"generations={generations}", f"run={path}"]
         train = [sys.executable, "-m", "es_rl.train", *keys, f"eval.every={generations // 4}", *SETTINGS]
         subprocess.run(train, check=True, stdout=subprocess.DEVNULL)
-    elif len((path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) < generations:
+    elif json.loads((path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])["generation"] < generations:
         resume = [sys.executable, "-m", "es_rl.train", f"resume={path}", f"generations={generations}"]
         subprocess.run(resume, check=True, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [line["eval/return_mean"] for line in lines if line["generation"] % (generations // 4) == 0]
+    quarters = [line for line in lines if line["generation"] and line["generation"] % (generations // 4) == 0]
+    return [line["eval/return_mean"] for line in quarters]
 
 
 def main(argv):

@@ -148,11 +148,11 @@ def _texts(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, str) else value for name, value in items}
 
 
-def differing(config: Any) -> str:
-    """Return as YAML the keys that do not have their declared default."""
-    plain = type(config)()
-    tree = dict(_texts([(name, attrgetter(name)(config)) for name, _ in leaves(type(config))]))
-    return OmegaConf.to_yaml({name: value for name, value in tree.items() if value != attrgetter(name)(plain)})
+def as_text(value: Any) -> str:
+    """Return the value of a key as it is typed on the command line."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return ",".join(map(as_text, value)) if isinstance(value, list) else str(value)
 
 
 def check_saved(config: Any) -> None:

@@ -5,10 +5,12 @@ python -m es_rl.record run=runs/HalfCheetah-v5/… out=videos/cheetah.mp4
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from es_rl import cli
 from es_rl.config import help_text, parse
@@ -31,65 +33,90 @@ def main(argv: Sequence[str]) -> int:
     return _film(parse(RecordConfig, argv))
 
 
-def _film(config: RecordConfig) -> int:
+def _film(config: RecordConfig, *told: Callable[[int, int], None]) -> int:
     from es_rl.rl.verbs.recording import record  # imports torch: once the keys are right
 
-    record(config)
+    record(config, *told)
     return 0
 
 
-def in_background(config: RecordConfig) -> None:
-    """Film in a separate process during training, at a lower priority than the training."""
+def in_background(config: RecordConfig, progress: Path | None) -> None:
+    """Film in a separate process during training, at a lower priority than the training.
+
+    The share of the film that is done, in [0, 1], is written into the file `progress`.
+    """
     os.nice(10)
-    cli.run(lambda argv: _film(config), [])
+    cli.run(lambda argv: _film(config, *([partial(tell, progress)] if progress else [])), [])
 
 
-def film_in_child(config: RecordConfig, log: Path) -> Any:
-    """Start to film in a child process, which prints into `log`. Return the process."""
-    return start_process(in_background, config, log=log)
+def tell(progress: Path, done: int, count: int) -> None:
+    """Write into a file that so many frames of a film are done."""
+    with contextlib.suppress(OSError):  # a film is made without it too
+        progress.write_text(f"{done / count:.3f}", encoding="utf-8")
+
+
+def film_in_child(config: RecordConfig, log: Path, progress: Path | None = None) -> Any:
+    """Start to film in a child process, which prints into `log` and writes its progress. Return the process."""
+    return start_process(in_background, config, progress, log=log)
+
+
+class Show(Protocol):
+    """Shows how far a film is; `alone` if training waits for it."""
+
+    def __call__(self, text: str, *, alone: bool = False) -> None: ...
 
 
 class Films:
     """Videos of a run's checkpoints, made one at a time in a separate process while training goes on."""
 
     def __init__(
-        self, run: Path, config: Config, *, say: Callable[[str], None], done: Callable[[Path, int], None]
+        self,
+        run: Path,
+        config: Config,
+        *,
+        say: Callable[[str], None],
+        show: Show,
+        done: Callable[[Path, int], None],
     ) -> None:
-        self._run, self._config, self._say, self._done = run, config, say, done
+        """`say` prints a line that stays, `show` shows how far a film is, and `done` gets a film and its steps."""
+        self._run, self._config, self._say, self._show, self._done = run, config, say, show, done
         self._process: Any = None
-        self._output = run / "videos" / "record.log"
+        self._output, self._progress = (run / "videos" / f"record.{suffix}" for suffix in ("log", "progress"))
         self._next = config.video.every
         self.milestones = MILESTONES if config.video.every >= 0 else ()
 
     def poll(self, saver: Checkpointer) -> None:
         """Collect a finished film. If the next one is due, save a checkpoint and start to film it."""
         if self._process is not None and self._process.exitcode is not None:
-            self._take()
+            self._say_where(self._take())
             saver.pinned = None
+        elif self._process is not None:
+            self._tell_progress(alone=False)
         every, generation = self._config.video.every, saver.state.generation
         if every > 0 and generation >= self._next and self._process is None:
             self._next, saver.pinned = generation + every, generation
             saver.save()
             self._start(generation, saver.progress.steps)
 
-    def finish(self, saver: Checkpointer, check: Callable[[], None]) -> None:
-        """Film the last checkpoint and wait for the film; `check` may raise to give up."""
+    def finish(self, saver: Checkpointer, check: Callable[[], None]) -> Mapping[str, Path]:
+        """Film the last checkpoint and wait for the film. Return where it is; `check` may raise to give up."""
         if self._config.video.every < 0:
-            return
-        self._wait(check)
-        if self._film(saver.state.generation).exists():
-            return  # a finished run was resumed
-        self._say(f"filming {self._config.video.seconds:g} s of the policy; video.every=-1 leaves this out")
-        self._start(saver.state.generation, saver.progress.steps)
-        self._wait(check)
+            return {}
+        earlier, film = self._wait(check), self._film(saver.state.generation)
+        self._say_where(earlier if earlier != film else None)
+        if not film.exists():  # it does if a finished run was resumed
+            self._say(f"filming {self._config.video.seconds:g} s of the policy; video.every=-1 leaves this out")
+            self._start(saver.state.generation, saver.progress.steps)
+            self._wait(check)
+        return {"film": film} if film.exists() else {}
 
     def close(self) -> None:
         """Kill the process of an unfinished film and delete its partial files."""
         if self._process is not None:
             kill_process(self._process)
             self._process = None
-            for leftover in (self._run / "videos").glob("*.writing-*"):
-                leftover.unlink()
+            for leftover in (self._progress, *(self._run / "videos").glob("*.writing-*")):
+                leftover.unlink(missing_ok=True)
 
     def _start(self, generation: int, env_steps: int) -> None:
         self._mp4 = self._film(generation)
@@ -101,27 +128,42 @@ class Films:
             run=str(self._run), checkpoint=str(generation), out=str(self._mp4), gif=str(gif), env=keys.env,
             policy=keys.policy, seconds=keys.video.seconds, quality=keys.video.quality,
         )  # fmt: skip
-        self._process = film_in_child(film, self._output)
+        self._process = film_in_child(film, self._output, self._progress)
 
     def _film(self, generation: int) -> Path:
         return self._run / "videos" / f"{file_name(self._config.env)}-{generation}.mp4"
 
-    def _wait(self, check: Callable[[], None]) -> None:
+    def _tell_progress(self, *, alone: bool) -> None:
+        """Show how much of the film is done."""
+        seconds = self._config.video.seconds
+        with contextlib.suppress(OSError, ValueError):  # not begun, or being written now
+            share = float(self._progress.read_text(encoding="utf-8"))
+            self._show(f"{share * seconds:.1f} of {seconds:g} s filmed", alone=alone)
+
+    def _wait(self, check: Callable[[], None]) -> Path | None:
+        """Wait for the film in work. Return it; None if there is none, or if it failed."""
         while self._process is not None:
             check()
+            self._tell_progress(alone=True)
             self._process.join(0.2)
             if self._process.exitcode is not None:
-                self._take()
+                return self._take()
+        return None
 
-    def _take(self) -> None:
+    def _take(self) -> Path | None:
         failed = self._process.exitcode != 0
         self.close()
+        self._show("")
         if failed:
             said = self._output.read_text(encoding="utf-8").strip().splitlines() or ["the process was killed"]
             self._say(f"warning: no video: {said[-1]}")
-        else:
-            self._say(f"video: {self._mp4}")
-            self._done(self._mp4, self._step)
+            return None
+        self._done(self._mp4, self._step)
+        return self._mp4
+
+    def _say_where(self, film: Path | None) -> None:
+        if film is not None:
+            self._say(f"video: {film}")
 
 
 if __name__ == "__main__":

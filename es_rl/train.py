@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from es_rl import cli
+from es_rl.arguments.origins import NOWHERE
 from es_rl.config import help_text
 from es_rl.record import Films
-from es_rl.rl.config import Config, parse_resume, parse_train
+from es_rl.rl.config import Config, parse_resume, read_train
 from es_rl.run.resume import resumed, saved_keys
 
 USAGE = """python -m es_rl.train env=ID [key=value …]           train a policy
@@ -27,13 +28,17 @@ def main(argv: Sequence[str]) -> int:
     if cli.asks_for_help(argv):
         return cli.show(help_text(Config, USAGE))
     run, keys = resumed(argv, Config)
-    config = parse_resume(saved_keys(run, Config), keys, str(run / "config.yaml")) if run else parse_train(argv)
+    if run:
+        config, origins = parse_resume(saved_keys(run, Config), keys, str(run / "config.yaml")), NOWHERE
+    else:
+        config, origins = read_train(argv)
     from es_rl.rl.verbs.training import create, located_init, train  # imports torch: once the keys are right
     from es_rl.workers.machine import use_one_thread
 
     use_one_thread()
     config = config if run else located_init(config)
-    train(config, run or create(config), cli.command("train", argv), Films, resumed=bool(run))
+    command = cli.command("train", argv)
+    train(config, run or create(config), command, Films, resumed=bool(run), origins=origins)
     return 0
 
 

@@ -160,8 +160,14 @@ def model_hash(run, checkpoint="last"):
     return hashlib.sha256((run / "checkpoints" / checkpoint / "model.safetensors").read_bytes()).hexdigest()
 
 
-def metrics(run):
+def records(run):
+    """All objects in metrics.jsonl. That of generation 0 is of the untrained policy."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def metrics(run):
+    """The objects in metrics.jsonl of generations."""
+    return [line for line in records(run) if line["generation"]]
 
 
 def wait_for(condition, process=None, seconds=90):
@@ -175,7 +181,7 @@ def wait_for(condition, process=None, seconds=90):
 
 def comparable(run):
     """metrics.jsonl without what a clock says."""
-    return [{k: v for k, v in line.items() if not k.startswith(("time/", "seconds"))} for line in metrics(run)]
+    return [{k: v for k, v in line.items() if not k.startswith(("time/", "seconds"))} for line in records(run)]
 
 
 def is_child(process):

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from es_rl.config import build, check_name, flatten, leaves, open_keys, tree_of
+from es_rl.envs.registry import given
 from es_rl.errors import ConfigError
+from es_rl.plugins import FROM_PYTHON, Given
 from es_rl.rl.config import CODE, Config, resume_config
 
 STOP_RULES = ("env_steps", "generations", "minutes", "target_return")
@@ -57,6 +59,19 @@ def changed(config: Config, keys: Mapping[str, Any]) -> Config:
     saved = flatten(tree_of(config), whole=open_keys(Config))
     found = resume_config(saved, {**keys, **{name: saved[name] for name in CODE}}, "the model")
     return replace(found, env=config.env, policy=config.policy)  # which may carry objects
+
+
+def again_given(saved: Mapping[str, Any], env: Any, policy: Any, wanted: dict[str, Any]) -> dict[str, str]:
+    """Return the names of an environment and a policy that are given for a saved model, "" for those that are not.
+
+    Add to `wanted` what is compared with the saved keys. What came from Python cannot be: its name says little.
+    """
+    again = {"env": given(env) if env else "", "policy": Given(policy) if callable(policy) else policy or ""}
+    for name, value in again.items():
+        if value:
+            both = isinstance(value, Given) and str(saved.get(name)).startswith(FROM_PYTHON)
+            wanted[name] = saved[name] if both else str(value)
+    return again
 
 
 def callbacks_of(callback: Any) -> list[Any]:

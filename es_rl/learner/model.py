@@ -12,7 +12,6 @@ and environment may be functions: see `ES`.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from es_rl import envs, policies
+from es_rl.arguments.origins import NOWHERE, PYTHON
 from es_rl.config import build, flatten, open_keys, tree_of
 from es_rl.envs.registry import given
 from es_rl.envs.spaces import size
@@ -30,8 +30,8 @@ from es_rl.export.config import ExportConfig
 from es_rl.export.exporting import export
 from es_rl.learner import saving
 from es_rl.learner.filming import film
-from es_rl.learner.given import STOP_RULES, as_code, callbacks_of, changed, flat, until
-from es_rl.plugins import FROM_PYTHON, Given
+from es_rl.learner.given import STOP_RULES, again_given, as_code, callbacks_of, changed, flat, until
+from es_rl.plugins import Given
 from es_rl.record import Films
 from es_rl.rl.agent import Agent
 from es_rl.rl.config import Config, EvaluateConfig, RecordConfig, new_config, resume_config
@@ -75,7 +75,9 @@ class ES:
     ) -> None:
         named = policy if isinstance(policy, str) else Given(policy)
         wanted = flat(keys | {"seed": seed} | ({} if workers is None else {"workers": workers}))
-        config = located_init(new_config({"policy": str(named), "env": str(given(env)), **NO_FILMS, **wanted}))
+        typed = {"policy": str(named), "env": str(given(env)), **NO_FILMS, **wanted}
+        config, self._origins = new_config(typed, by=PYTHON)
+        config = located_init(config)
         self._command = f"es_rl.ES({as_code([named, given(env)], wanted)})"
         self._begin(replace(config, policy=named, env=given(env)), config.init)
 
@@ -89,6 +91,7 @@ class ES:
             training = prepare(config, Path(), init, Films, self._spec, nobody, lambda text: None)
         self.observation_space, self.action_space = self._spec.observation_space, self._spec.action_space
         self._about, self._state, self._progress = training.about, training.state, Progress()
+        self._first: list[Record] = []  # the evaluation before the first generation
         self.history: list[Record] = []
         self._agent: Agent | None = None
         return training
@@ -118,11 +121,6 @@ class ES:
         """Number of environment steps of all members so far."""
         return self._progress.steps
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of training so far."""
-        return self._progress.seconds
-
     def learn(
         self,
         env_steps: float | None = None,
@@ -144,14 +142,17 @@ class ES:
         """
         rules = zip(STOP_RULES, (env_steps, generations, minutes, target_return), strict=True)
         wanted = {name: value for name, value in rules if value is not None} | unknown
-        done = {"env_steps": self.env_steps, "generations": self.generation, "minutes": self.seconds / 60}
+        done = {"env_steps": self.env_steps, "generations": self.generation, "minutes": self._progress.seconds / 60}
         config = changed(self.config, until(wanted, done)) if wanted else self.config
         callbacks = callbacks_of(callback)
 
         def on_generation(state: ESState, progress: Progress, record: Record) -> bool:
             self._state, self._progress = state, progress
-            self.history.append(record)
             self._show()
+            if not record["generation"]:
+                self._first = [record]
+                return False
+            self.history.append(record)
             return True in [each(self, record) for each in callbacks]
 
         run, again = self._directory(config)
@@ -159,7 +160,7 @@ class ES:
             with as_in_workers():
                 train(
                     config, run, f"{self._command}.learn({as_code([], wanted)})", Films, resumed=again,
-                    spec=self._spec, on_generation=on_generation, quiet=not progress_bar,
+                    spec=self._spec, on_generation=on_generation, quiet=not progress_bar, origins=self._origins,
                 )  # fmt: skip
         except Stopped as stop:
             if stop.exit_code == KEYBOARD:
@@ -224,7 +225,7 @@ class ES:
         from es_rl.plot.curves import RunRecords
 
         keys = flatten(tree_of(self.config), whole=open_keys(Config))
-        return figure(RunRecords("the model", self.history, keys), x=x)
+        return figure(RunRecords("the model", [*self._first, *self.history], keys), x=x)
 
     def save(self, path: str | Path) -> None:
         """Write the model as a run directory with one checkpoint, which `ES.load`, `es_rl.load` and all verbs read.
@@ -237,17 +238,19 @@ class ES:
 
     def _save(self, run: Path, config: Config) -> None:
         saving.save(
-            run, config, self._state, self._progress, about=self._about, history=self.history, command=self._command
+            run,
+            config,
+            self._state,
+            self._progress,
+            about=self._about,
+            history=[*self._first, *self.history],
+            command=self._command,
         )
 
     @contextlib.contextmanager
     def _saved(self, beside: Path | None = None) -> Iterator[Path]:
         """Save the model in a temporary directory, and yield its path."""
-        if beside is not None:
-            beside.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".es_rl-", dir=beside) as folder:
-            run = Path(folder) / "run"
-            run.mkdir()
+        with saving.temporary(beside) as run:
             self._save(run, self.config)
             yield run
 
@@ -276,18 +279,16 @@ class ES:
         run, wanted = resumed([f"resume={path}"], Config)[0] or Path(path), dict.fromkeys(STOP_RULES) | flat(keys)
         place = str(wanted.pop("run", ""))
         saved = saved_keys(run, Config)
-        again = {"env": given(env) if env else "", "policy": Given(policy) if callable(policy) else policy or ""}
-        for name, value in again.items():
-            if value:  # what came from Python cannot be compared: its name says little
-                both = isinstance(value, Given) and str(saved.get(name)).startswith(FROM_PYTHON)
-                wanted[name] = saved[name] if both else str(value)
+        again = again_given(saved, env, policy, wanted)
         config = resume_config(saved, wanted, str(run / "config.yaml"))
         model = cls.__new__(cls)
+        model._origins = NOWHERE
         named = replace(config, env=again["env"] or config.env, policy=again["policy"] or config.policy, run=place)
         training = model._begin(named)
         loaded, model._state = saving.restored(run, training.state, config, model._about)
         model._progress = loaded.progress
-        model.history = saving.history(run, loaded.generation)
+        records = saving.history(run, loaded.generation)
+        model._first, model.history = ([r for r in records if bool(r["generation"]) == late] for late in (False, True))
         model._command = f"es_rl.ES.load({str(path)!r})"
         return model
 
@@ -295,4 +296,4 @@ class ES:
         """Write the present theta into the policy."""
         if self._agent is not None:
             self._agent.policy.load_state_dict({**self._state.theta, **self._state.buffers})
-            self._agent.generation, self._agent.seconds = self.generation, self.seconds
+            self._agent.generation, self._agent.seconds = self.generation, self._progress.seconds

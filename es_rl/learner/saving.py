@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,17 @@ def save(
         lines = [json.dumps({name: plain(value) for name, value in record.items()}) + "\n" for record in history]
         (path / METRICS).write_text("".join(lines), encoding="utf-8")
     directory.describe(path, config, command)
+
+
+@contextlib.contextmanager
+def temporary(beside: Path | None = None) -> Iterator[Path]:
+    """Yield an empty directory, in a directory `beside` if it is to be moved there, and delete it at the end."""
+    if beside is not None:
+        beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".es_rl-", dir=beside) as folder:
+        run = Path(folder) / "run"
+        run.mkdir()
+        yield run
 
 
 def put(made: Path, path: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from es_rl import cli
+from es_rl.arguments.origins import COMMAND_LINE, NOWHERE, Origins
 from es_rl.config import build, help_text, pairs
 from es_rl.errors import ConfigError, lookup
 from es_rl.es.config import EPISODIC, refuse_episodic
@@ -50,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
         export(source, Path(asked.out), which or asked.checkpoint)
         return cli.show(asked.out)
     run, keys = resumed(argv, LlmConfig, "llm")
+    origins = NOWHERE
     if run:
         config = resumed_config(
             LlmConfig, saved_keys(run, LlmConfig), pairs(keys, LlmConfig), str(run / "config.yaml"), ["reward"]
@@ -58,9 +60,11 @@ def main(argv: Sequence[str]) -> int:
         refuse_episodic(given, "es.")
         preset = lookup(PRESETS, given.get("preset", ""), "preset")
         config = build(LlmConfig, [(DEFAULTS | preset, ""), (given, "")])
+        of_preset = f"preset={given.get('preset')}"
+        origins = Origins.joined([(DEFAULTS, "default for llm"), (preset, of_preset), (given, COMMAND_LINE)])
     from es_rl.llm.training import train  # imports torch: once the keys are right
 
-    return train(config, cli.command("llm", argv), run)
+    return train(config, cli.command("llm", argv), run, origins)
 
 
 if __name__ == "__main__":

@@ -234,21 +234,25 @@ class LlmTask:
             "eval/reward_std": float(sound.std()),
             "eval/failed": int(len(scores) - len(sound)),
             "eval/length_mean": float(tokens.mean()),
-            "baseline/start": self._baseline(state, rows),
+            "baseline/start": self._baseline(state, rows, None if state.generation else scores),
         }
         if self._config.eval.kl:
             found["kl"] = float((np.array(distances) * tokens).sum() / tokens.sum())
         return found | {"eval/sample": self._sample(state.generation, rows, said, scores)}
 
-    def _baseline(self, state: ESState, rows: list[Row]) -> float:
-        """Return the mean reward of the starting model on the same prompts, measured once and saved."""
+    def _baseline(self, state: ESState, rows: list[Row], scores: NDArray[np.float64] | None) -> float:
+        """Return the mean reward of the starting model on the same prompts, measured once and saved.
+
+        `scores` are those of theta if it is the starting model still.
+        """
         kept, asked = self._run / "start" / "reward.json", dataset.digest(rows)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             known = json.loads(kept.read_text(encoding="utf-8"))
             if known["prompts"] == asked:
                 return float(known["reward"])
-        said, _ = self._speak("start", state, rows)
-        (scores,) = self._judge(rows, [said], 0)
+        if scores is None:
+            said, _ = self._speak("start", state, rows)
+            (scores,) = self._judge(rows, [said], 0)
         reward = float(np.nanmean(scores))
         with contextlib.suppress(OSError):  # then it is measured again after a resume
             write_json(kept, {"prompts": asked, "reward": reward})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from es_rl import rewards
+from es_rl.arguments.origins import Origins
 from es_rl.errors import CheckpointError
 from es_rl.es.chunks import idle_workers
 from es_rl.es.strategy import ESState
@@ -36,8 +38,11 @@ UNCHANGED = 0.1  # warn if noise leaves more than this share of the weights unch
 MODELS = 1.5  # memory that a worker may need, in sizes of the float32 model
 
 
-def train(config: LlmConfig, command: str, resumed: Path | None) -> int:
-    """Begin a run, or go on with one, until a stop rule is met. Return the exit code. `command` is what was typed."""
+def train(config: LlmConfig, command: str, resumed: Path | None, origins: Origins) -> int:
+    """Begin a run, or go on with one, until a stop rule is met. Return the exit code.
+
+    `command` is what was typed, `origins` those of the keys of a new run.
+    """
     config = resolve(config)
     trackers.check(config.track)
     data = dataset.read(config.data, config.eval.data)
@@ -51,7 +56,23 @@ def train(config: LlmConfig, command: str, resumed: Path | None) -> int:
     prepare = partial(_prepare, config, run, data, source)
     title = f"es_rl: {config.model}, {config.reward} → {run}"
     count = _workers(config, source)
-    return loop.run(Run(config, run, prepare, command, title, workers=count, resumed=bool(resumed), terms=REWARD))
+    return loop.run(
+        Run(
+            config, run, prepare, command, title, workers=count, resumed=bool(resumed), terms=REWARD,
+            origins=origins, titled=("model", "reward", "run"), commands=_commands(config, run),
+        )
+    )  # fmt: skip
+
+
+def _commands(config: LlmConfig, run: Path) -> list[str]:
+    """Return what to type after a run: draw its curves, write the best model, go on."""
+    where, best = (shlex.quote(str(path)) for path in (run, run / "best"))
+    given = f"{where} reward={shlex.quote(config.reward)}" if ":" in config.reward else where
+    return [
+        f"python -m es_rl.plot run={where}",
+        f"python -m es_rl.llm export={where} checkpoint=best out={best}",
+        f"python -m es_rl.llm resume={given}",
+    ]
 
 
 def _workers(config: LlmConfig, model: Path) -> int:
@@ -136,8 +157,9 @@ class _Follower:
     def poll(self, saver: Checkpointer) -> None:
         pass
 
-    def finish(self, saver: Checkpointer, check: Callable[[], None]) -> None:
-        export(self._run, self._run / "pretrained")
+    def finish(self, saver: Checkpointer, check: Callable[[], None]) -> Mapping[str, Path]:
+        export(self._run, made := self._run / "pretrained")
+        return {"model": made}
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -96,7 +96,8 @@ class RunRecords:
         decay = told[1] if math.isfinite(told[1]) else 1.0
         with np.errstate(all="ignore"):
             # A generation counts once it is over: its members were perturbed when one less had been.
-            return np.asarray(told[0] * decay ** (self.values("generation") - 1), np.float64)
+            done = self.values("generation") - 1
+            return np.where(done >= 0, told[0] * decay**done, np.nan)  # generation 0 had no members
 
 
 @dataclass(frozen=True)

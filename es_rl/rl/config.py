@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from es_rl.config import build, check_names, expanded, pairs, read_file
+from es_rl.arguments.origins import COMMAND_LINE, Origins
+from es_rl.config import as_text, build, check_names, expanded, pairs, read_file
 from es_rl.envs.renderer import QUALITIES
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import default_chunk
@@ -19,7 +21,7 @@ from es_rl.es.config import EsConfig, OptimConfig, check_chunk, check_pairs
 from es_rl.keys import group, key
 from es_rl.plugins import module_rule
 from es_rl.policies.config import LinearConfig, MlpConfig, TransformerConfig
-from es_rl.rl.presets import preset
+from es_rl.rl.presets import family, fitting
 from es_rl.rl.segments.config import CreditConfig, CriticConfig, check_given, check_judged
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpoint import CheckpointConfig
@@ -171,6 +173,11 @@ CODE = ("env", "policy")  # keys that may name a module, whose code then runs
 
 def parse_train(argv: Sequence[str]) -> Config:
     """Return the resolved configuration of a new run. Raises `ConfigError`."""
+    return read_train(argv)[0]
+
+
+def read_train(argv: Sequence[str]) -> tuple[Config, Origins]:
+    """Return the resolved configuration of a new run, and where its values are from. Raises `ConfigError`."""
     check_names(argv, Config)
     given = pairs(argv, Config)
     path = str(expanded(named, "config")) if (named := given.pop("config", "")) else ""
@@ -180,18 +187,36 @@ def parse_train(argv: Sequence[str]) -> Config:
     for name in CODE:
         if name not in given and ":" in str(file.get(name, "")):
             raise ConfigError(module_rule(name, str(file[name]), f"config={path}"))
-    return new_config(given, file, f"{path}: ")
+    return new_config(given, file, path)
 
 
-def new_config(given: Mapping[str, Any], file: Mapping[str, Any] | None = None, source: str = "") -> Config:
-    """Return the resolved configuration of a new run from given keys, and those of a file. Raises `ConfigError`."""
+def new_config(
+    given: Mapping[str, Any], file: Mapping[str, Any] | None = None, path: str = "", *, by: str = COMMAND_LINE
+) -> tuple[Config, Origins]:
+    """Return the resolved configuration of a new run, and where its values are from: given keys, and those of a file.
+
+    `by` is the origin of the given keys. Raises `ConfigError`.
+    """
     file = file or {}
     env = str(given.get("env") or file.get("env") or "")
     if not env:
         raise ConfigError("env is missing: give a Gymnasium id, such as env=HalfCheetah-v5.")
-    config = build(Config, [(preset(env, {**file, **given}), f"preset of {env}: "), (file, source), (given, "")])
+    known, left = fitting(env, {**file, **given})
+    config = build(Config, [(known, f"preset of {env}: "), (file, f"{path}: "), (given, "")])
     check_given(given, config.es.segment)
-    return resolve(config)
+    sources = [(known, f"preset of {family(env)}"), (file, f"config={path}"), (given, by)]
+    return resolve(config), Origins.joined(sources, _left_out(config, left))
+
+
+def _left_out(config: Config, left: Mapping[str, Any]) -> list[str]:
+    """Return what is told of keys of a preset that do not hold, since they were searched for another policy."""
+    name = family(config.env)
+    keys = " ".join(f"{key}={as_text(value)}" for key, value in left.items() if value != attrgetter(key)(config))
+    told = (
+        f"note: {name}'s preset was searched for another policy than policy={config.policy}, for which the defaults "
+        f"hold. To have its settings anyway, give {keys}"
+    )
+    return [told] if keys else []
 
 
 def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> Config:

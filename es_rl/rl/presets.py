@@ -134,6 +134,38 @@ JUDGED["Biped"] = JUDGED["Arm"] | {"critic.discount": 0.99, "optim.lr_decay": 0.
 BY_STEPS = ("HalfCheetah", "Walker2d", "Ant", "Quadruped", "QuadrupedTerrain", "Arm", "Ball", "Biped")
 
 
+# Keys that are about the task, or about how its members are judged. All other keys of a preset were searched for its
+# policy.
+OF_THE_TASK = (
+    "obs_first", "obs_clip", "es.limit", "es.reward_shift", "es.segment", "eval.every", "credit.simulations",
+    "critic.discount", "critic.gae", "critic.batch",
+)  # fmt: skip
+OF_THE_POLICY = ("policy", "linear.", "mlp.", "transformer.")
+
+
+def fitting(env: str, given: Mapping[str, object]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the preset of an environment as far as it fits the given keys, and what is left out of it.
+
+    If they ask for another policy than the preset's own, what was searched for that one does not hold: the defaults do,
+    or those of judged steps. Keys of the other policy are not counted as left out, nor are keys that are given.
+    """
+    known = preset(env, given)
+    if "policy" not in known or str(given.get("policy", known["policy"])) == known["policy"]:
+        return known, {}
+    common = _judged() if "es.segment" in known else {}
+    fits = {
+        name: value if name in OF_THE_TASK else common[name]
+        for name, value in known.items()
+        if (name in OF_THE_TASK or name in common) and not name.startswith(OF_THE_POLICY)
+    }
+    left = {
+        name: value
+        for name, value in known.items()
+        if not name.startswith(OF_THE_POLICY) and name not in given and (name not in fits or fits[name] != value)
+    }
+    return fits, left
+
+
 def preset(env: str, given: Mapping[str, object] | None = None) -> Mapping[str, Any]:
     """Return the preset of an environment id such as `Humanoid-v4`, or an empty mapping.
 

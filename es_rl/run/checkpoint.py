@@ -129,15 +129,15 @@ def save(
     }
     final = folder / _name(state.generation)
     atomic.write(final, contents)
-    named = _name_it(final, best=best)
-    kept = {*named.values(), *_first_after(run, milestones)} | ({_name(pinned)} if pinned is not None else set())
+    names = _name_it(final, best=best)
+    kept = {*names.values(), *_first_after(run, milestones)} | ({_name(pinned)} if pinned is not None else set())
     _prune(folder, keep, kept)
     return final
 
 
 def adopt(loaded: Checkpoint) -> None:
     """Name a checkpoint the last (and the best) one if a save was killed before it did. Raises OSError."""
-    if loaded.path.name > _named(loaded.path.parent).get("last", ""):
+    if loaded.path.name > named(loaded.path.parent).get("last", ""):
         _name_it(loaded.path, best=loaded.best)
 
 
@@ -148,7 +148,7 @@ def load(run: Path, which: str = "last") -> Checkpoint:
         raise CheckpointError(f"{run}: has no checkpoints.")
     if which not in NAMED and not which.isdecimal():
         raise CheckpointError(f"checkpoint={which}: must be last, best or the number of a generation.")
-    path = folder / (_name(int(which)) if which.isdecimal() else _named(folder).get(which, which))
+    path = folder / (_name(int(which)) if which.isdecimal() else named(folder).get(which, which))
     if not path.is_dir():
         there = ", ".join(str(int(p.name)) for p in _all(folder)) or "none"
         raise CheckpointError(f"{run}: has no checkpoint {which}; it has those of the generations {there}.")
@@ -231,7 +231,7 @@ def _name(generation: int) -> str:
     return f"{generation:08d}"
 
 
-def _named(folder: Path) -> dict[str, str]:
+def named(folder: Path) -> dict[str, str]:
     """Return the directory names of the last and the best checkpoint, as far as they are known."""
     try:
         known = json.loads(atomic.contents_of(folder / INDEX))
@@ -246,11 +246,11 @@ def _named(folder: Path) -> dict[str, str]:
 def _name_it(path: Path, *, best: bool) -> dict[str, str]:
     """Name a checkpoint the last (and the best) one. Return all names. Raises OSError."""
     folder = path.parent
-    named = _named(folder) | {"last": path.name} | ({"best": path.name} if best else {})
-    atomic.write_json(folder / INDEX, named)
-    for name, target in named.items():
+    names = named(folder) | {"last": path.name} | ({"best": path.name} if best else {})
+    atomic.write_json(folder / INDEX, names)
+    for name, target in names.items():
         _link(folder / name, target)
-    return named
+    return names
 
 
 def ages(run: Path) -> dict[int, float]:
@@ -291,8 +291,8 @@ def _link(link: Path, target: str) -> None:
         temporary.replace(link)
 
 
-def _prune(folder: Path, keep: int, named: set[str]) -> None:
+def _prune(folder: Path, keep: int, names: set[str]) -> None:
     """Remove all checkpoints but the newest and those that are named."""
     for path in _all(folder)[:-keep]:
-        if path.name not in named:
+        if path.name not in names:
             shutil.rmtree(path)

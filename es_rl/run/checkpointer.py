@@ -37,6 +37,11 @@ class Checkpointer:
         self.state, self.progress = state, progress
         self._saved_generation = state.generation if saved else -1
 
+    def evaluated(self, progress: Progress, *, best: bool) -> None:
+        """Take over the score of the first state. It is saved again: a run that goes on need not evaluate it again."""
+        self.progress, self._best, self._saved_generation = progress, best, -1
+        self.save()
+
     @property
     def ahead(self) -> Progress:
         """The progress that the next generation starts from: a best one that is not on disk does not count."""

@@ -35,17 +35,20 @@ class RunLog:
         self._reopen(steps if resumed else None)
         self._trackers = Trackers(about, about.config.track, screen.say)
 
-    def generation(self, record: Record, fitness: NDArray[np.float64], theta: Mapping[str, Tensor]) -> None:
-        """Log a finished generation; write histograms if it was evaluated."""
+    def generation(self, record: Record, fitness: NDArray[np.float64] | None, theta: Mapping[str, Tensor]) -> None:
+        """Log a finished generation, or an evaluation before the first one, which has no fitness of members.
+
+        Write histograms if it was evaluated.
+        """
         self.screen.write(record)
         self._metrics.append([{k: plain(v) for k, v in record.items()}])
         step, evaluated = record[self._terms.steps], self._terms.score in record
         if self._tensorboard is None and evaluated:
             self._reopen(step - 1)
-        drawn = list(numbers(record, self._terms, len(fitness)))
+        drawn = list(numbers(record, self._terms, None if fitness is None else len(fitness)))
         texts = {name: value for name, value in record.items() if isinstance(value, str)}
         self._try(lambda board: board.write(drawn, texts, step))
-        if evaluated:
+        if evaluated and fitness is not None:
             self._try(lambda board: board.histograms(fitness, theta, step))
         self._trackers.log(drawn, step)
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from es_rl import es
-from es_rl.config import check_saved, differing
+from es_rl.config import check_saved
 from es_rl.errors import CheckpointError, Stopped, TornError, TrainingError
 from es_rl.es.strategy import ESParams, ESState
 from es_rl.run import checkpoint as checkpoints
@@ -22,16 +22,18 @@ from es_rl.run import directory
 from es_rl.run.checkpoint import Progress
 from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.curves.about import About
+from es_rl.run.evaluation import Clock, begin_curves, evaluate, untrained
 from es_rl.run.log import RunLog
 from es_rl.run.overrun import GivenUp, Overrun
 from es_rl.run.resume import changes
-from es_rl.run.screen import Screen, number
+from es_rl.run.screen import Screen
+from es_rl.run.screen.told import ending, settings
 from es_rl.run.signals import stop_requests
 from es_rl.run.task import Follower, Run, StepResult, Task, Training
 from es_rl.run.terms import RunTerms, StopRules
-from es_rl.workers import machine
 from es_rl.workers.pool import Workers
 
+CALLED_OFF = "a callback asked for it"  # why a run ends
 FLAT_WARNING = 3  # warn after this many generations in a row without any difference in fitness
 
 
@@ -44,7 +46,8 @@ def run(r: Run) -> int:
     ):
         stack.callback(directory.discard_unbegun, r.path)
         check_saved(r.config)
-        screen, overrun = Screen(r.title, r.stop_rules, r.terms, quiet=r.quiet), Overrun(r.stop_rules, r.terms)
+        screen = Screen(r.title, r.stop_rules, r.terms, quiet=r.quiet, shift=r.config.es.reward_shift)
+        overrun = Overrun(r.stop_rules, r.terms)
         stack.callback(screen.close)
         screen.status(f"starting {r.workers} workers")
 
@@ -89,13 +92,17 @@ def _sitting(
     if not r.resumed:
         saver.save(required=True)  # before config.yaml marks the directory as a run that can be resumed
         directory.describe(r.path, r.config, r.command)
-        screen.say(f"{differing(r.config)}All settings are in {r.path / 'config.yaml'}")
+        for line in (*r.origins.notes, *settings(r.config, r.origins, without=r.titled)):
+            screen.say(line)
+        screen.say(f"All settings are in {r.path / 'config.yaml'}")
     else:
+        screen.resume(state.generation, progress.steps, progress.seconds)
         directory.save_config(r.path, r.config)  # resumable keys may have changed
     begun = f" from generation {state.generation}" if state.generation else ""
     screen.say(training.heading + begun)
     about = About(r.path, r.config, r.command, r.terms)
-    log = RunLog(about, screen, generation=state.generation, steps=progress.steps, resumed=r.resumed)
+    kept = (-1, -1) if untrained(r, state, progress) else (state.generation, progress.steps)
+    log = RunLog(about, screen, generation=kept[0], steps=kept[1], resumed=r.resumed)
     stack.callback(log.close)
     saver.before = log.flush
     follower = training.follow(log) if training.follow is not None else None
@@ -116,14 +123,12 @@ def _sitting(
         raise
     saver.save(required=True)
     workers.close()
-    best = saver.progress.best_score
-    if r.resumed and reason == before:
-        reason += f" was reached. {r.stop_rules.remedy(r.terms, reason)}"
-    screen.say(f"finished: {reason}." + (f" Best {r.terms.score} {number(best)}." if best is not None else ""))
-    if follower is not None:
-        screen.status("finishing")
-        follower.finish(saver, check)
-    screen.say(f"The run is in {r.path}")
+    remedy = f" was reached. {r.stop_rules.remedy(r.terms, reason)}" if r.resumed and reason == before else ""
+    screen.over(f"{reason}{remedy}")
+    made = follower.finish(saver, check) if follower is not None else {}
+    screen.close()
+    for line in ending(r, saver.progress, made, reason):
+        screen.say(line)
 
 
 def _train(
@@ -142,7 +147,9 @@ def _train(
     """
     rules, terms, every = r.stop_rules, r.terms, r.config.eval.every
     step = training.step or partial(_generation, ESParams.of(r.config), training.task)
-    clock = _Clock(saver.progress.seconds)
+    clock = Clock(saver.progress.seconds)
+    if untrained(r, saver.state, saver.progress) and begin_curves(r, training, log, saver, overrun, clock):
+        return CALLED_OFF
     while (reason := _met(rules, terms, saver.state, saver.progress)) is None:
         check()
         log.screen.restart("evaluating members")
@@ -157,7 +164,12 @@ def _train(
         best = False
         due = every > 0 and done.state.generation % every == 0
         if due or _met(rules, terms, done.state, progress) is not None:
-            found, progress, best = _evaluate(training, log, done, progress, record, terms, clock)
+            try:
+                found, progress, best = evaluate(training, log, done.state, progress, terms, clock)
+            except BaseException:
+                if training.in_place:  # theta has moved, so the generation counts
+                    log.generation(record | {"seconds": progress.seconds}, done.fitness, {})
+                raise
             record |= found
         record |= {"seconds": progress.seconds, "time/processor_seconds": clock.processor_seconds()}
         log.generation(record, done.fitness, done.state.theta)
@@ -170,7 +182,7 @@ def _train(
         if follower is not None:
             follower.poll(saver)
         if r.on_generation is not None and r.on_generation(done.state, progress, record):
-            return "a callback asked for it"
+            return CALLED_OFF
     return reason
 
 
@@ -184,22 +196,8 @@ def _given_up(rule: str, generation: int) -> str:
     return f"{why}: it is left out"
 
 
-class _Clock:
-    """Seconds of training, from before a resume too, and processor seconds since the last call."""
-
-    def __init__(self, before: float) -> None:
-        self._began, self._spent = time.monotonic() - before, machine.family_seconds()
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._began
-
-    def processor_seconds(self) -> float:
-        before, self._spent = self._spent, machine.family_seconds()
-        return self._spent - before
-
-
 def _advance(
-    step: Callable[[ESState], StepResult], saver: Checkpointer, terms: RunTerms, clock: _Clock
+    step: Callable[[ESState], StepResult], saver: Checkpointer, terms: RunTerms, clock: Clock
 ) -> tuple[StepResult, Progress, dict[str, Any]]:
     """Run one generation. Return its result, the new progress, and its record."""
     before, start = saver.ahead, clock.seconds()
@@ -219,37 +217,13 @@ def _advance(
     return done, progress, record
 
 
-def _evaluate(
-    training: Training,
-    log: RunLog,
-    done: StepResult,
-    progress: Progress,
-    record: dict[str, Any],
-    terms: RunTerms,
-    clock: _Clock,
-) -> tuple[dict[str, Any], Progress, bool]:
-    """Evaluate theta. Return the metrics, the progress with the score, and whether it is the best so far."""
-    log.screen.status("evaluating")
-    try:
-        found = training.task.evaluate(done.state)
-    except BaseException:
-        if training.in_place:  # theta has moved, so the generation counts
-            log.generation(record | {"seconds": progress.seconds}, done.fitness, {})
-        raise
-    score, updated = found[terms.score], progress.seconds
-    best = terms.better(score, progress.best_score)
-    best_score = score if best else progress.best_score
-    progress = replace(progress, last_score=score, best_score=best_score, seconds=clock.seconds())
-    return found | {terms.best: best_score, "time/evaluate": progress.seconds - updated}, progress, best
-
-
 def _met(rules: StopRules, terms: RunTerms, state: ESState, progress: Progress) -> str | None:
-    """Return the stop rule that is met, or None."""
+    """Return the stop rule that is met, or None. No time is over before the first generation."""
     return rules.met(
         terms,
         generation=state.generation,
         steps=progress.steps,
-        seconds=progress.seconds,
+        seconds=progress.seconds if state.generation else 0.0,
         last_score=progress.last_score,
     )
 

@@ -35,9 +35,13 @@ class Overrun:
 
     def end(self) -> None:
         """Stop watching: the generation is complete."""
-        self._progress = None
+        self.pause()
         self._longest = max(self._longest, time.monotonic() - self._begun)
         self._most = max(self._most, self._steps)
+
+    def pause(self) -> None:
+        """Stop watching what was no generation."""
+        self._progress = None
 
     def count(self, steps: int) -> None:
         """Take note of steps just done."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from es_rl.arguments.origins import NOWHERE, Origins
 from es_rl.errors import ConfigError
 from es_rl.es import ESState, MemberScores
 from es_rl.run.checkpoint import Progress
@@ -24,7 +25,8 @@ from es_rl.workers.pool import Workers
 DEFAULT_MINUTES = 60.0  # length of a run without any stop rule
 
 
-# Called with state, progress and record of each finished generation; returning True ends the training.
+# Called with state, progress and record of each finished generation, and with those of the untrained policy if it is
+# evaluated, which has generation 0; returning True ends the training.
 OnGeneration = Callable[[ESState, Progress, dict[str, Any]], bool]
 
 
@@ -48,8 +50,8 @@ class Follower(Protocol):
     def poll(self, saver: Checkpointer) -> None:
         """Do what is due after a generation."""
 
-    def finish(self, saver: Checkpointer, check: Callable[[], None]) -> None:
-        """Do the last work after training has finished. `check` may raise to give up."""
+    def finish(self, saver: Checkpointer, check: Callable[[], None]) -> Mapping[str, Path]:
+        """Do the last work after training. Return the files made, by what they are. `check` may raise to give up."""
 
     def close(self) -> None:
         """Release resources, however the run ended."""
@@ -93,6 +95,9 @@ class Run:
     terms: RunTerms
     on_generation: OnGeneration | None = None
     quiet: bool = False  # show warnings only
+    origins: Origins = NOWHERE  # of the keys of a new run
+    titled: Sequence[str] = ("run",)  # keys that the title tells
+    commands: Sequence[str] = ()  # to paste after the run; the last one goes on with it, and is given a stop rule
 
     @property
     def stop_rules(self) -> StopRules:

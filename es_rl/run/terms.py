@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+BETTER = 0.1  # a target is raised by this share of itself
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunTerms:
@@ -81,3 +83,13 @@ class StopRules:
         """Return what lets a run go on that has met a rule, as `met` returns it."""
         name, _, value = rule.partition("=")
         return f"To go on, give {name} {'below' if name == terms.target and terms.sign < 0 else 'above'} {value}"
+
+    def raised(self, terms: RunTerms, rule: str) -> str:
+        """Return a rule that lets a run go on that has met `rule`: twice as much, or a better score; "" for no rule."""
+        name, _, value = rule.partition("=")
+        if not value or name not in ("generations", terms.steps, "minutes", terms.target):
+            return ""
+        if name == terms.target:
+            number = float(value)
+            return f"{name}={number + terms.sign * BETTER * (abs(number) or 1.0):g}"
+        return f"{name}={2 * float(value):g}" if name == "minutes" else f"{name}={2 * int(value)}"

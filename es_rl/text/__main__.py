@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from es_rl import cli
+from es_rl.arguments.origins import NOWHERE
 from es_rl.config import help_text
 from es_rl.es.config import EPISODIC
 from es_rl.run.resume import resumed, saved_keys
-from es_rl.text.config import ADAMW, DEFAULTS, TextConfig, parse_resume, parse_text
+from es_rl.text.config import ADAMW, DEFAULTS, TextConfig, parse_resume, read_new
 
 USAGE = """python -m es_rl.text corpus=FILE [key=value …]   train a byte-level GPT
 python -m es_rl.text resume=RUN [key=value …]    go on with a run; stop rules may change
@@ -33,10 +34,13 @@ def main(argv: Sequence[str]) -> int:
     if cli.asks_for_help(argv):
         return cli.show(help_text(TextConfig, USAGE, without=[f"es.{name}" for name in EPISODIC]))
     run, keys = resumed(argv, TextConfig, "text")
-    config = parse_resume(saved_keys(run, TextConfig), keys, str(run / "config.yaml")) if run else parse_text(argv)
+    if run:
+        config, origins = parse_resume(saved_keys(run, TextConfig), keys, str(run / "config.yaml")), NOWHERE
+    else:
+        config, origins = read_new(argv)
     from es_rl.text.training import train  # imports torch: once the keys are right
 
-    return train(config, cli.command("text", argv), run)
+    return train(config, cli.command("text", argv), run, origins)
 
 
 if __name__ == "__main__":

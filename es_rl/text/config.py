@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from es_rl.arguments.origins import COMMAND_LINE, Origins
 from es_rl.config import build, pairs
 from es_rl.errors import ConfigError, lookup
 from es_rl.es.chunks import default_chunk
@@ -78,9 +79,16 @@ class TextConfig:
 
 def parse_text(argv: Sequence[str]) -> TextConfig:
     """Return the resolved configuration of a new run. Raises `ConfigError`."""
+    return read_new(argv)[0]
+
+
+def read_new(argv: Sequence[str]) -> tuple[TextConfig, Origins]:
+    """Return the resolved configuration of a new run, and where its values are from. Raises `ConfigError`."""
     given = pairs(argv, TextConfig)
     refuse_episodic(given, "es.")
-    return _resolve(build(TextConfig, [(ADAMW if given.get("baseline") else DEFAULTS, ""), (given, "")]))
+    defaults = ADAMW if given.get("baseline") else DEFAULTS
+    config = _resolve(build(TextConfig, [(defaults, ""), (given, "")]))
+    return config, Origins.joined([(defaults, "default for text"), (given, COMMAND_LINE)])
 
 
 def parse_resume(saved: Mapping[str, Any], argv: Sequence[str], source: str) -> TextConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from es_rl import es, rewards
+from es_rl.arguments.origins import Origins
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.es.chunks import idle_workers
 from es_rl.rng import integer_seed
@@ -25,8 +27,11 @@ from es_rl.workers.machine import available_processors, use_one_thread
 from es_rl.workers.pool import Workers
 
 
-def train(config: TextConfig, command: str, resumed: Path | None) -> int:
-    """Begin a run, or go on with one, until a stop rule is met. Return the exit code. `command` is what was typed."""
+def train(config: TextConfig, command: str, resumed: Path | None, origins: Origins) -> int:
+    """Begin a run, or go on with one, until a stop rule is met. Return the exit code.
+
+    `command` is what was typed, `origins` those of the keys of a new run.
+    """
     trackers.check(config.track)
     corpus = read(config.corpus, config.ctx)
     if config.reward:
@@ -41,8 +46,22 @@ def train(config: TextConfig, command: str, resumed: Path | None) -> int:
     title = f"es_rl: {config.corpus} → {run}"
     count = available_processors() if config.workers is None else config.workers
     return loop.run(
-        Run(config, run, prepare, command, title, workers=count, resumed=bool(resumed), terms=_terms(config))
-    )
+        Run(
+            config, run, prepare, command, title, workers=count, resumed=bool(resumed), terms=_terms(config),
+            origins=origins, titled=("corpus", "run"), commands=_commands(config, run),
+        )
+    )  # fmt: skip
+
+
+def _commands(config: TextConfig, run: Path) -> list[str]:
+    """Return what to type after a run: draw its curves, start another one from its network, go on."""
+    where, corpus, reward = (shlex.quote(str(text)) for text in (run, config.corpus, config.reward))
+    given = f"{where} reward={reward}" if config.reward else where
+    return [
+        f"python -m es_rl.plot run={where}",
+        f"python -m es_rl.text corpus={corpus} model={where} seed={config.seed + 1}",
+        f"python -m es_rl.text resume={given}",
+    ]
 
 
 def _terms(config: TextConfig) -> RunTerms:

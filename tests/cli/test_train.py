@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import psutil
 import pytest
-from conftest import comparable, kill_workers, metrics, model_hash, wait_for, workers_of
+from conftest import comparable, kill_workers, metrics, model_hash, records, wait_for, workers_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import es_rl
@@ -251,11 +251,11 @@ def test_metrics_have_what_is_promised(train):
 
 @pytest.mark.parametrize(
     ("rule", "generations"),
-    [("env_steps=4000", 3), ("generations=2", 2), ("target_return=-1000", 2), ("minutes=1e-6", 1)],
+    [("env_steps=4000", 3), ("generations=2", 2), ("target_return=-1000", 0), ("minutes=1e-6", 1)],
 )
 def test_every_stop_rule_stops_after_an_evaluation(train, rule, generations):
-    lines = metrics(train(*toy(), rule))
-    assert len(lines) == generations and "eval/return_mean" in lines[-1]
+    lines = records(train(*toy(), rule))
+    assert lines[-1]["generation"] == generations == len(lines) - 1 and "eval/return_mean" in lines[-1]
 
 
 def test_a_rule_that_is_met_already_ends_a_resumed_run_at_once(train, capsys):
@@ -300,7 +300,7 @@ def test_members_that_are_all_equal_are_warned_of(train, capsys):
 def test_an_environment_that_closes_the_output_does_not_silence_the_program(command):
     keys = ["generations=1", "es.population=4", "eval.episodes=1", "video.every=-1", "workers=0", "run=run"]
     done = command("train", "env=hostile:ClosesOutput-v0", *keys)
-    assert done.returncode == 0 and "The run is in run" in done.stdout
+    assert done.returncode == 0 and "resume=run env=hostile:ClosesOutput-v0 generations=2" in done.stdout
     done = command("evaluate", "run=run", "env=hostile:ClosesOutput-v0", "episodes=1")
     assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1])["episodes"] == 1
 
@@ -343,7 +343,7 @@ def test_a_loaded_policy_acts_as_it_was_trained(train):
             obs, reward, terminated, truncated, _ = env.step(agent(obs))
             total, over = total + reward, terminated or truncated
         returns.append(total)
-    evaluated = {line["generation"]: line["eval/return_mean"] for line in metrics(run) if "eval/return_mean" in line}
+    evaluated = {line["generation"]: line["eval/return_mean"] for line in records(run) if "eval/return_mean" in line}
     assert evaluated[4] == pytest.approx(np.mean(returns), rel=1e-3)
     assert agent.generation == 4 and best.generation == max(evaluated, key=evaluated.get)
 
@@ -382,7 +382,7 @@ def test_a_run_goes_on_with_its_newest_stop_rules_and_without_any_for_an_hour(tr
     ):
         train("env=es_rl/PointMass-v0", "target_return=5", "eval.every=0", run="endless")
     assert not (run.parent / "endless").exists()
-    default = Run(parse_train(["env=A-v0"]), run, None, "", [], "", workers=0, resumed=False, terms=RETURN)
+    default = Run(parse_train(["env=A-v0"]), run, None, "", "", workers=0, resumed=False, terms=RETURN)
     assert default.config.minutes is None and default.stop_rules.minutes == 60
 
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from es_rl.compare.report import figures, summary, tables
 from es_rl.compare.report import page as report
+from es_rl.plot import style
 
 LONG = {"es": "es_rl", "ppo_fast": "PPO (long)", "ars": "ARS (long)", "random": "random actions"}
 
@@ -304,6 +305,6 @@ def test_every_contender_has_a_color_that_is_seen_on_both_papers():
     assert set(figures.COLORS) == set(figures.DASHES) == set(figures.MARKERS) == set(summary.LABELS)
     assert len(set(figures.COLORS.values())) == len(set(map(str, figures.DASHES.values()))) == len(summary.LABELS)
     for color in figures.COLORS.values():
-        for paper in (figures.PAPER, figures.DARK_PAPER):
+        for paper in (style.PAPER, style.DARK_PAPER):
             low, high = sorted((luminance(color), luminance(paper)))
             assert (high + 0.05) / (low + 0.05) >= 3, color

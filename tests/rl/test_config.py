@@ -11,8 +11,8 @@ from es_rl.config import build, check_saved, flatten, help_text, leaves, read_fi
 from es_rl.envs.worlds import WORLDS
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import idle_workers
-from es_rl.rl.config import Config, parse_resume, parse_train
-from es_rl.rl.presets import BY_STEPS, JUDGED, PRESETS
+from es_rl.rl.config import Config, parse_resume, parse_train, read_train
+from es_rl.rl.presets import BY_STEPS, JUDGED, OF_THE_POLICY, PRESETS, preset
 
 BAD = {
     "": "env is missing: give a Gymnasium id",
@@ -143,6 +143,36 @@ def test_judged_steps_are_not_the_default_where_simulations_may_not_be_saved():
     assert parse_train(["env=es_rl/Ant-v5", "mlp.hidden=[8]", "es.sigma=0.01", "seed=3"]).es.segment > 0
     for env in ("module:Ant-v4", "Ant-v3", "other/Ant-v4"):
         assert parse_train([f"env={env}"]).es.segment == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "fits", "left"),
+    [
+        ("env=Swimmer-v4 policy=mlp", {}, "es.population=8 es.sigma=0.2142 es.shaping=zscore"),
+        ("env=Swimmer-v4 policy=module:function es.sigma=0.2142", {"es.sigma": 0.2142}, "es.population=8 es.shaping="),
+        ("env=Ant-v4 es.segment=0 policy=transformer", {"es.limit": 200, "es.reward_shift": 1.0}, "es.population=32"),
+        ("env=HumanoidStandup-v4 policy=mlp", {"obs_first": 45, "obs_clip": 5.0}, "optim.name=sgd"),
+        ("env=Quadruped-v0 policy=linear es.segment=24", {"es.segment": 24, "credit.simulations": 256, "es.sigma": 0.004,
+         "optim.lr": 6e-4, "critic.discount": 0.98, "eval.every": 50}, "optim.lr=0.001 credit.batch=1024"),
+        ("env=Other-v0 policy=linear es.segment=64", {"es.sigma": 0.004}, ""),
+        ("env=Swimmer-v4 policy=linear", {"es.population": 8}, ""),
+        ("env=HalfCheetah-v4 policy=mlp mlp.hidden=7", {"optim.lr": 0.0001894}, ""),
+    ],
+)  # fmt: skip
+def test_what_a_preset_found_for_another_policy_is_left_out_and_told(keys, fits, left):
+    config, origins = read_train(keys.split())
+    flat = flatten(dataclasses.asdict(config))
+    assert {name: flat[name] for name in fits} == fits
+    assert left in "".join(origins.notes) and bool(origins.notes) == bool(left)
+    if left:
+        plain = flatten(dataclasses.asdict(parse_train(["env=Other-v0", *keys.split()[1:]])))
+        changed = {name for name in flat if name.startswith(("es.", "optim.")) and flat[name] != plain[name]}
+        assert changed <= {*fits, "es.limit"}
+        again = read_train([*keys.split(), *origins.notes[0].rpartition(" give ")[2].split()])
+        known = preset(config.env, {"es.segment": config.es.segment})
+        got = flatten(dataclasses.asdict(again[0]))
+        assert again[1].notes == ()
+        assert {name: got[name] for name in known if not name.startswith(OF_THE_POLICY)}.items() <= known.items()
 
 
 @pytest.mark.parametrize("env", PRESETS)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import imageio_ffmpeg
@@ -14,7 +15,9 @@ from PIL import Image
 
 from es_rl.envs import renderer as drawing
 from es_rl.errors import EnvError, ResourceError
+from es_rl.record import Films, tell
 from es_rl.record import main as record
+from es_rl.rl.config import Config, VideoConfig
 from es_rl.rl.films.caption import captioned, scaled, side_by_side, spread
 from es_rl.rl.films.files import Gif, write_mp4
 from es_rl.rl.films.film import Take, filming
@@ -243,3 +246,41 @@ def test_whoever_draws_a_task_itself_is_not_drawn_by_us(monkeypatch):
     ):
         draw = module._drawing(env, take("HalfCheetah-v5", env_kwargs=kwargs), ExitStack())
         assert seen is None or draw(True) == seen
+
+
+def test_progress_of_a_film_is_shown_and_its_end_told(tmp_path):
+    told, config = [], Config(env="A-v0", video=VideoConfig(seconds=12.0))
+    films = Films(
+        tmp_path, config, say=told.append, show=lambda text, alone=False: told.append((text, alone)),
+        done=lambda mp4, step: told.append((mp4.name, step)),
+    )  # fmt: skip
+    (tmp_path / "videos").mkdir()
+    tell(tmp_path / "videos/record.progress", 90, 360)
+    films._process, films._mp4, films._step = Ending(None, 0), tmp_path / "videos/A-v0-7.mp4", 70
+    films._mp4.touch()
+    state = SimpleNamespace(generation=7)
+    saver = SimpleNamespace(state=state, pinned=None)
+    films.poll(saver)
+    assert films.finish(saver, lambda: None) == {"film": films._mp4}
+    assert told == [
+        ("3.0 of 12 s filmed", False), ("3.0 of 12 s filmed", True), ("", False), ("A-v0-7.mp4", 70),
+    ]  # fmt: skip
+    assert not (tmp_path / "videos/record.progress").exists()
+
+
+class Ending:
+    """A process with these exit codes, each for one look."""
+
+    pid = None
+
+    def __init__(self, *codes):
+        self._codes = list(codes)
+
+    @property
+    def exitcode(self):
+        return self._codes.pop(0) if len(self._codes) > 1 else self._codes[0]
+
+    def join(self, *_):
+        pass
+
+    kill = close = join

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from conftest import metrics
+from conftest import records
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import metadata
@@ -43,7 +43,7 @@ def test_every_curve_has_a_meaning_and_company(kinds):
         assert min(groups.values()) > 1, groups
         for tag in tags["scalars"]:
             assert board.SummaryMetadata(tag).summary_description, tag
-        for line in metrics(run):
+        for line in records(run):
             assert [name for name in line if known(name)[0] not in METRICS and name != "eval/sample"] == []
     whole = read(kinds["whole episodes"])
     assert whole.SummaryMetadata("members/return_mean").summary_description == (
@@ -51,10 +51,11 @@ def test_every_curve_has_a_meaning_and_company(kinds):
     )
     assert {"run/config/text_summary", "run/command/text_summary"} <= set(whole.Tags()["tensors"])
 
-    lines = metrics(kinds["whole episodes"])
+    lines = records(kinds["whole episodes"])
+    assert lines[0]["generation"] == lines[0]["env_steps"] == 0 and "eval/return_mean" in lines[0]
     for alias, name in ALIASES.items():
         points = [(point.step, point.value) for point in whole.Scalars(alias)]
-        assert points == [(line["env_steps"], pytest.approx(line[name])) for line in lines], alias
+        assert points == [(line["env_steps"], pytest.approx(line[name])) for line in lines if name in line], alias
         assert name == "env_steps" or points == [(point.step, point.value) for point in whole.Scalars(tag_of(name))]
     assert not {*ALIASES} & {name for line in lines for name in line}
     assert not {*ALIASES} & set(read(kinds["text"]).Tags()["scalars"])

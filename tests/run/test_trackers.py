@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 import tracking
-from conftest import metrics, model_hash, refusal, wait_for
+from conftest import model_hash, records, refusal, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from es_rl.llm.__main__ import main as llm
@@ -64,7 +64,7 @@ def test_a_tracker_gets_the_curves_of_tensorboard_and_goes_on_after_a_resume(tra
     assert len(notes(run, "finished")) == 2
 
     told = {note["step"]: note["numbers"] for note in notes(run, "numbers")}
-    assert [note["step"] for note in notes(run, "numbers")] == [line["env_steps"] for line in metrics(run)]
+    assert [note["step"] for note in notes(run, "numbers")] == [line["env_steps"] for line in records(run)]
     board = EventAccumulator(str(run), {"scalars": 0}).Reload()
     drawn = set(board.Tags()["scalars"]) - set(ALIASES)
     assert drawn == {tag for numbers in told.values() for tag in numbers}
@@ -204,4 +204,4 @@ def test_a_real_tracker_keeps_a_run_and_its_resume_offline_as_one_entry(name, tr
     train(f"resume={run}", "generations=5")
     (entry,) = json.loads((run / "trackers.json").read_text()).values()
     found = {"wandb": of_wandb, "trackio": of_trackio, "mlflow": of_mlflow}[name](run, entry)
-    assert found == [(line["env_steps"], line["fitness/mean"]) for line in metrics(run)]
+    assert found == [(line["env_steps"], line["fitness/mean"]) for line in records(run)]

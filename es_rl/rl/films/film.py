@@ -47,9 +47,10 @@ class Take:
 
 @dataclass(frozen=True)
 class Film:
-    """Frames, which are drawn as they are taken, and their rate per second."""
+    """Frames, which are drawn as they are taken, their number, and their rate per second."""
 
     frames: Iterator[Frame]
+    count: int
     fps: float
 
 
@@ -65,7 +66,8 @@ def filming(take: Take) -> Iterator[Film]:
         every = max(1, int(np.ceil(rate / MAX_FPS)))
         fps = rate / every
         frames = _frames(take, env, draw, every, rate)
-        yield Film(islice(frames, max(1, round(take.seconds * fps))), fps)
+        length = max(1, round(take.seconds * fps))
+        yield Film(islice(frames, length), length, fps)
 
 
 def _frames(take: Take, env: Any, draw: Callable[[bool], Any], every: int, rate: float) -> Iterator[Frame]:

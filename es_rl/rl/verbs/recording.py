@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from es_rl.rl.config import RecordConfig
 from es_rl.rl.films.caption import side_by_side, spread
 from es_rl.rl.films.files import GIF_WIDTH, Gif, write_mp4
 from es_rl.rl.films.film import Film, Take, filming
+from es_rl.rl.films.picture import Frame
 from es_rl.run.checkpoint import ages
 from es_rl.run.directory import check_inside
 
@@ -24,8 +26,10 @@ MP4, GIF = (".mp4", ""), ".gif"  # suffixes of files
 PANELS, STRIP_WIDTH = 4, 1280  # of a strip at most; pixels
 
 
-def record(config: RecordConfig) -> Path:
+def record(config: RecordConfig, on_frame: Callable[[int, int], None] = lambda done, count: None) -> Path:
     """Write the films that are asked for, and say so. Return the first file.
+
+    `on_frame` is called after each frame with the number of frames so far, and of all.
 
     Raises `ConfigError`, `EnvError` or `ResourceError`.
     """
@@ -50,9 +54,16 @@ def record(config: RecordConfig) -> Path:
     with contextlib.ExitStack() as stack:
         shown = _progress(config) if config.film == "progress" else [agent]
         films = [stack.enter_context(filming(_take(config, one, env_id, len(shown)))) for one in shown]
-        frames = side_by_side([film.frames for film in films])
-        _write(config, out, Film(frames, films[0].fps), panels=len(shown))
+        first, frames = films[0], side_by_side([film.frames for film in films])
+        _write(config, out, Film(_counted(frames, first.count, on_frame), first.count, first.fps), panels=len(shown))
     return out
+
+
+def _counted(frames: Iterator[Frame], count: int, on_frame: Callable[[int, int], None]) -> Iterator[Frame]:
+    """Yield the frames as they come, and tell of each once it is written."""
+    for done, frame in enumerate(frames, 1):
+        yield frame
+        on_frame(done, count)
 
 
 def default_file(config: RecordConfig, agent: agents.Agent, env_id: str) -> Path:
@@ -81,7 +92,7 @@ def _take(config: RecordConfig, agent: agents.Agent, env_id: str, panels: int) -
 
 def trained(seconds: float) -> str:
     """Return a caption: for how long a policy was trained."""
-    return f"trained {seconds / 60:.0f} min" if seconds >= 600 or not seconds else f"trained {seconds / 60:.1f} min"
+    return f"trained {seconds / 60:.0f} min" if seconds >= 600 or seconds < 3 else f"trained {seconds / 60:.1f} min"
 
 
 def _write(config: RecordConfig, out: Path, film: Film, *, panels: int) -> None:

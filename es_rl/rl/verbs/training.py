@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from es_rl import envs, es, policies
+from es_rl.arguments.origins import NOWHERE, Origins
 from es_rl.envs import BACKENDS, EnvSpec
 from es_rl.errors import lookup
 from es_rl.es.chunks import idle_workers
@@ -20,7 +22,7 @@ from es_rl.plugins import FROM_PYTHON, file_name
 from es_rl.rl import agent, difficulty
 from es_rl.rl.central import PROCESSES
 from es_rl.rl.chunks import make_policy
-from es_rl.rl.config import Config
+from es_rl.rl.config import CODE, Config
 from es_rl.rl.segments.task import SegmentTask
 from es_rl.rl.task import RlTask, probe
 from es_rl.run import directory, loop, trackers
@@ -57,10 +59,12 @@ def train(
     spec: EnvSpec | None = None,
     on_generation: OnGeneration | None = None,
     quiet: bool = False,
+    origins: Origins = NOWHERE,
 ) -> None:
     """Train in a run directory, a new one or that of a `resumed` run, until a stop rule is met.
 
-    `command` is kept in a new directory. `spec` is what is known of the environment; default: a worker finds it out.
+    `command` is kept in a new directory, and the `origins` of its keys are told. `spec` is what is known of the
+    environment; default: a worker finds it out.
     """
     check(config)
     count = available_processors() if config.workers is None else config.workers
@@ -71,9 +75,24 @@ def train(
     loop.run(
         Run(
             config, run, begin, command, title, workers=count, resumed=resumed, terms=RETURN,
-            on_generation=on_generation, quiet=quiet,
+            on_generation=on_generation, quiet=quiet, origins=origins, titled=("env", "run"),
+            commands=commands(config, run),
         )
     )  # fmt: skip
+
+
+def commands(config: Config, run: Path) -> list[str]:
+    """Return what to type after a run: evaluate, watch, go on. Nothing if it needs code that only Python can give."""
+    if FROM_PYTHON in (config.env[: len(FROM_PYTHON)], config.policy[: len(FROM_PYTHON)]):
+        return []
+    given = [run, *(f"{name}={value}" for name in CODE if ":" in (value := getattr(config, name)))]
+    rest = shlex.join(map(str, given))
+    watch = "record" if config.video.every < 0 else "play"
+    return [
+        f"python -m es_rl.evaluate run={rest} checkpoint=best",
+        f"python -m es_rl.{watch} run={rest}",
+        f"python -m es_rl.train resume={rest}",
+    ]
 
 
 def prepare(
@@ -105,7 +124,7 @@ def prepare(
             say(idle)
 
     def follow(log: RunLog) -> Follower:
-        return films(run, config, say=say, done=log.film)
+        return films(run, config, say=say, show=log.screen.film, done=log.film)
 
     about = agent.about(spec.observation_space, spec.action_space)
     state = judged.begin() if judged else replace(es.init(policy), extra=difficulty.begun(spec.curriculum))

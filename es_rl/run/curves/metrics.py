@@ -122,9 +122,9 @@ def description(name: str, tag: str) -> str:
     return "; ".join(part for part in (*told, f"metrics.jsonl: {name}" if tag != name else "") if part)
 
 
-def numbers(record: Mapping[str, Any], terms: RunTerms, members: int) -> Iterator[tuple[str, float]]:
-    """Yield the metrics of a record that can be drawn, without the axis, and the number of members."""
-    if "members" not in record:
+def numbers(record: Mapping[str, Any], terms: RunTerms, members: int | None) -> Iterator[tuple[str, float]]:
+    """Yield the metrics of a record that can be drawn, without the axis, and the number of members if there are any."""
+    if "members" not in record and members is not None:
         yield "members", members
     for name, value in record.items():
         if name != terms.steps and isinstance(value, (int, float)) and math.isfinite(value):

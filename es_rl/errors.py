@@ -20,6 +20,11 @@ def text_of(error: BaseException) -> str:
         return ""
 
 
+def printable(text: object) -> str:
+    """Replace all that is no character for the eye: a terminal, SVG or Markdown could take it as a command."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
 class EsRlError(Exception):
     """An error that a user can act on. It is shown as one or two lines, never as a traceback."""
 

@@ -23,7 +23,8 @@ def key(
     """Declare a key with its help text and its range: low ≤ value ≤ high, above < value < below, value in choices.
 
     A `resumable` key may change when a run is resumed, because theta does not depend on it. A `path` may begin with ~.
-    On the command line, a word without a name means the key that says what it is: `bare` is id, run, directory or file.
+    On the command line, a word without a name means the key that says what it is: `bare` is id, run, directory, file,
+    output (a file to write) or repo (a name on the Hub). A list takes several such words.
     """
     metadata = {"help": text, "low": low, "high": high, "above": above, "below": below, "choices": tuple(choices)}
     metadata |= {"resumable": resumable, "path": path, "bare": bare}

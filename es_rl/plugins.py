@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,8 +48,8 @@ def _received(data: bytes, name: str) -> Given:
 
 
 def file_name(name: str) -> str:
-    """Return a name of an environment or a policy without what file names must not have."""
-    return name.removeprefix(FROM_PYTHON).replace("/", "-").replace(":", "-")
+    """Return a name of an environment or a policy without what a shell or a file system could misread."""
+    return re.sub(r"[^\w.-]+", "-", name.removeprefix(FROM_PYTHON).replace("<lambda>", "function"))
 
 
 def load(name: str) -> ModuleType:
@@ -118,8 +119,8 @@ def module_rule(name: str, value: str, source: str) -> str:
     """Return the error message for a `module:Name` found in a file."""
     if value.startswith(FROM_PYTHON):
         return (
-            f"{name}={value} in {source}: was given from Python. Give it again: es_rl.ES.load(RUN, {name}=…), or "
-            f"{name}=module:Name of the same spaces on the command line."
+            f"{name}={value} in {source}: was given from Python. Give it again: es_rl.ES.load(RUN, {name}=…), or, on "
+            f"the command line, {name}=NAME or {name}=module:Name with the same spaces."
         )
     return (
         f"{name}={value} in {source}: importing a module runs its code, so it is taken from the command line only. "

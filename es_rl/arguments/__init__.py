@@ -12,26 +12,37 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from es_rl.arguments.synonyms import elsewhere
 from es_rl.errors import ConfigError, nearest
 
 Fields = Mapping[str, dataclasses.Field[Any]]
 BESIDES = ("resume", "config")  # names of arguments that are no declared keys
 ID = re.compile(r"(?:[\w.]+:)?(?:[\w-]+/)?[\w.-]+-v\d+|[\w.]+:[\w./-]+")  # Name-v0, space/Name-v0, module:Id
 ELSEWHERE = ("/", "./", "../", "~", "runs/")  # begin a path, whatever else it looks like
-NAMES = {"id": "an environment's id", "run": "a run's directory", "directory": "a directory", "file": "a file"}
+NAMES = {
+    "id": "an environment's id", "run": "a run's directory", "directory": "a directory", "file": "a file",
+    "output": "a file to write", "repo": "a name on the Hub",
+}  # fmt: skip
+RATHER = ("output", "repo")  # a word that is not there is one of these before it is a run
+REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+APART = "\n"  # between the bare words of a key that takes several
+KEYS_OF = (".yaml", ".yml")  # end the names of files of keys
 SWITCHES = ("true", "false", "yes", "no", "on", "off")
 
 
 def given(argv: Sequence[str], known: Fields) -> dict[str, str]:
     """Return the arguments as {key: text}. `known` are the declared keys by name; other names are not checked here.
 
-    Raises `ConfigError` for an argument that is not understood, could mean two things, or is given twice.
+    What is given for a list that takes bare words is joined by `APART`. Raises `ConfigError` for an argument that is
+    not understood, could mean two things, or is given twice.
     """
     found: dict[str, str] = {}
     words = list(reversed(argv))
     while words:
         name, text = _next(words, known)
-        if name in found:
+        if name in found and _takes_several(name, known):
+            text = f"{found[name]}{APART}{text}"
+        elif name in found:
             raise ConfigError(f"{name}: given twice ({found[name]} and {text}). Give it once.")
         found[name] = text
     return found
@@ -45,6 +56,10 @@ def type_of(f: dataclasses.Field[Any]) -> str:
 def bare_keys(known: Fields) -> dict[str, str]:
     """Return the keys that need no name: {name: what a bare word must be to mean it}."""
     return {name: bare for name, f in known.items() if (bare := f.metadata.get("bare"))}
+
+
+def _takes_several(name: str, known: Fields) -> bool:
+    return name in bare_keys(known) and type_of(known[name]).startswith("list")
 
 
 def _next(words: list[str], known: Fields) -> tuple[str, str]:
@@ -68,7 +83,7 @@ def _next(words: list[str], known: Fields) -> tuple[str, str]:
         return name, words.pop()
     if option and switch:
         return name, "true"
-    raise _refused(word, name)
+    raise _refused(word, name) if _names_a_key(name, known) else _unknown(word, name, known)
 
 
 def _spelt(name: str, known: Fields) -> str:
@@ -99,7 +114,10 @@ def _is_value(word: str, known: Fields) -> bool:
 def _by_what_it_is(word: str, known: Fields) -> tuple[str, str]:
     """Return the key that a bare word is for, and the word. Raises `ConfigError` if there is none, or two."""
     kinds = _kinds(word)
-    meant = [name for name, kind in bare_keys(known).items() if kind in kinds]
+    takers = bare_keys(known)
+    meant = [name for name, kind in takers.items() if kind in kinds]
+    if "run" in kinds and (rather := [name for name in meant if takers[name] in RATHER]):
+        meant = [name for name in meant if name in rather or takers[name] != "run"]
     if len(meant) == 1:
         return meant[0], word
     if meant:
@@ -112,12 +130,15 @@ def _kinds(word: str) -> set[str]:
     try:
         path = Path(word).expanduser()
         found = {"run", "directory"} if path.is_dir() else {"file"} if path.is_file() else set()
+        found |= {"run"} if found and path.name == "config.yaml" else set()
+        written = {"output"} if path.suffix and not path.is_dir() and path.suffix not in KEYS_OF else set()
     except (OSError, RuntimeError, ValueError):  # no home directory, or no name that a file can have
-        found = set()
-    elsewhere = word.startswith(ELSEWHERE) or (found and "/" in word)
-    if not elsewhere and ID.fullmatch(word):
+        found, written = set(), set()
+    a_path = word.startswith(ELSEWHERE) or (found and "/" in word)
+    if not a_path and ID.fullmatch(word):
         found |= {"id"}
-    return found or ({"run"} if word == "last" or "/" in word else set())
+    named = {"repo"} if not a_path and REPO.fullmatch(word) else set()
+    return written | named | (found or ({"run"} if word == "last" or "/" in word else set()))
 
 
 def _hint(word: str, kinds: set[str], known: Fields) -> str:
@@ -125,7 +146,7 @@ def _hint(word: str, kinds: set[str], known: Fields) -> str:
     if kinds & {"run", "directory"} and any(f.metadata["resumable"] for f in known.values()):
         start = f", or init={word} to start from its policy" if "init" in known else ""
         return f" To go on with the run in it, write resume={word}{start}."
-    if word.endswith((".yaml", ".yml")):
+    if word.endswith(KEYS_OF):
         return f" If it is a file of keys, write config={word}."
     usual = [f"{name}={word}" for name in bare_keys(known)]
     return nearest(word, known) or (f" Write {' or '.join(usual)}, if that is meant." if usual else "")
@@ -134,6 +155,15 @@ def _hint(word: str, kinds: set[str], known: Fields) -> str:
 def _refused(argument: str, name: str = "", hint: str = "") -> ConfigError:
     hint = f" Write {name}=…" + _or_path(name) if name else hint
     return ConfigError(f"{argument}: not of the form key=value.{hint} --help lists every key.")
+
+
+def _unknown(option: str, name: str, known: Fields) -> ConfigError:
+    """Return the refusal of an option without a value that is no key, such as --no-video or --wandb."""
+    positive = name.removeprefix("no_")
+    inside = [key for key in known if key.startswith(f"{positive}.")]
+    hint = f" {positive} is a group of keys. Set one of them: {', '.join(inside)}." if inside else ""
+    hint = hint or elsewhere(name, "VALUE", known) or nearest(name, known) or nearest(positive, known)
+    return ConfigError(f"{option}: unknown key.{hint} --help lists every key.")
 
 
 def _or_path(name: str) -> str:

@@ -119,6 +119,13 @@ SAID = (  # the key that the command must have, names elsewhere, what to do here
         "tensorboard_log tensorboard tb_log tb use_tensorboard log_to_tensorboard tensorboard_dir",
         "Every run writes TensorBoard's files. Leave it out; to see them: tensorboard --logdir runs.",
     ),
+    (
+        "track",
+        "wandb use_wandb with_wandb log_wandb wandb_project wandb_project_name wandb_entity wandb_mode report_to "
+        "mlflow use_mlflow trackio use_trackio",
+        "Give track=wandb, track=trackio or track=mlflow, or leave it out. Variables of the library name its project, "
+        "such as WANDB_PROJECT.",
+    ),
     ("", "render render_mode human", "Leave it out; to watch a run's policy: python -m es_rl.play run=RUN."),
     (
         "video.every",

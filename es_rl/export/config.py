@@ -12,5 +12,7 @@ NAMES = ("onnx", "torch", "numpy")  # of the formats
 
 @dataclass(frozen=True)
 class ExportConfig(RunConfig):
-    out: str = key("", "file to write; beside it, a .json of the same name says what its numbers mean", path=True)
+    out: str = key(
+        "", "file to write; beside it, a .json of the same name says what its numbers mean", path=True, bare="output"
+    )
     format: str = key("auto", "kind of file; auto: by its suffix, .onnx, .pt2 or .npz", choices=("auto", *NAMES))

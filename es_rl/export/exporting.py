@@ -17,6 +17,7 @@ from es_rl.export.config import ExportConfig
 from es_rl.export.formats import FORMATS, check_installed
 from es_rl.export.recorded import Recorded, drawn, opened, played
 from es_rl.export.stepped import Stepped
+from es_rl.plugins import module_rule
 from es_rl.rl import agent as agents
 from es_rl.run import atomic
 from es_rl.workers.machine import use_one_thread
@@ -74,7 +75,7 @@ def _environment(
     """
     own = agent.config.env
     if not config.env and ":" in own:
-        yield None, f"env={own} was not imported. If you trust it, add env={own}"
+        yield None, module_rule("env", own, config.run).rstrip(".")
         return
     with contextlib.ExitStack() as stack:
         try:

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from es_rl.errors import ConfigError
-from es_rl.run.directory import reporting
+from es_rl.run.atomic import temporary_of
+from es_rl.run.directory import check_file, reporting
 
 ELSEWHERE = "Choose another place with out=FILE"
 CONTRACT = ".json"
@@ -18,11 +18,10 @@ CONTRACT = ".json"
 def check_place(out: Path) -> None:
     """Make the directory of a file, and raise `ConfigError` or `ResourceError` if it cannot be written there."""
     for path in (out, out.with_suffix(CONTRACT)):
-        if path.exists() and not path.is_file():  # a device would be replaced
-            raise ConfigError(f"out={path}: is not a file. Give the name of a new file, or of one to replace.")
+        check_file(path, "out")
     with reporting(out, ELSEWHERE):
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(out)
+        temporary = temporary_of(out)
         with temporary.open("wb"):
             pass
         temporary.unlink()
@@ -34,8 +33,8 @@ def write(out: Path, data: bytes, contract: dict[str, Any]) -> None:
     contents = {out: data, out.with_suffix(CONTRACT): text.encode()}
     with reporting(out, ELSEWHERE), contextlib.ExitStack() as undo:
         for path, content in contents.items():
-            undo.callback(_temporary(path).unlink, missing_ok=True)
-            with _temporary(path).open("wb") as file:
+            undo.callback(temporary_of(path).unlink, missing_ok=True)
+            with temporary_of(path).open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -43,9 +42,5 @@ def write(out: Path, data: bytes, contract: dict[str, Any]) -> None:
             path.unlink(missing_ok=True)
             undo.callback(path.unlink, missing_ok=True)
         for path in contents:
-            _temporary(path).replace(path)
+            temporary_of(path).replace(path)
         undo.pop_all()
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".writing-{os.getpid()}-{path.name}")

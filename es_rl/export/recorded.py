@@ -16,10 +16,10 @@ from torch import nn
 from es_rl import envs, plugins
 from es_rl.envs import gymnasium_backend
 from es_rl.envs.renderer import choose_renderer, shows_pictures
-from es_rl.envs.spaces import Flattener, Floats, same, size, usable
+from es_rl.envs.spaces import Flattener, Floats, size, usable
 from es_rl.errors import FOREIGN, EnvError, EsRlError
 from es_rl.policies.normalizer import Normalizer
-from es_rl.rl.agent import Agent
+from es_rl.rl.agent import Agent, check_spaces
 from es_rl.rng import integer_seed, stream
 
 OBSERVATIONS, EPISODES = 1000, 2  # at least
@@ -44,11 +44,7 @@ def opened(env_id: str, env_kwargs: Mapping[str, Any], agent: Agent) -> Iterator
     with _refused(env_id, "made"):
         env = gymnasium_backend.make_one(env_id, env_kwargs)
     try:
-        seen = usable(env.observation_space)[0]
-        if seen is None or not (same(seen, agent.observation_space) and same(env.action_space, agent.action_space)):
-            raise EnvError(
-                f"env={env_id}: its spaces are not those that the policy was trained for ({agent.config.env})."
-            )
+        check_spaces(agent, env_id, usable(env.observation_space)[0], env.action_space)
         yield env
     finally:
         gymnasium_backend.close(env)

@@ -6,6 +6,8 @@ written as `mean +/- standard deviation`.
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from es_rl.errors import printable
 from es_rl.hub.address import SCHEME
 
 FILE, FILM = "README.md", "replay.mp4"  # names that the Hub looks for
@@ -47,9 +50,12 @@ def card(facts: Facts) -> str:
         parts += [f"[Film]({FILM})"]
     parts += ["## Use", _use(facts), "## Training"]
     if facts.command:
-        parts += ["The run began with", f"    {facts.command}"]
+        language = "python" if facts.command.startswith("es_rl.") else "sh"
+        parts += ["The run began with", _fenced(facts.command, language)]
     if facts.versions:
-        parts += [_table([(name, f"`{version}`") for name, version in facts.versions.items()], ("package", "version"))]
+        parts += [
+            _table([(_cell(name), _code(version)) for name, version in facts.versions.items()], ("package", "version"))
+        ]
     return f"---\n{OmegaConf.to_yaml(OmegaConf.create(metadata(facts)))}---\n\n" + "\n\n".join(parts) + "\n"
 
 
@@ -72,8 +78,8 @@ def metadata(facts: Facts) -> dict[str, Any]:
 
 def _summary(facts: Facts) -> str:
     return (
-        f"A policy for `{facts.env}`, trained by evolution strategies with es_rl: no gradient of the policy, no replay "
-        f"buffer."
+        f"A policy for {_code(facts.env)}, trained by evolution strategies with es_rl: no gradient of the policy, no "
+        f"replay buffer."
     )
 
 
@@ -81,17 +87,18 @@ def _rows(facts: Facts) -> list[tuple[str, str]]:
     result = facts.result
     played = f"{result['episodes']} episodes, evaluation seed {result['seed']}"
     failed = f"; {result['failed']} of them failed and are left out" if result["failed"] else ""
+    trained = "" if facts.env == facts.trained_env else f", trained in {_code(facts.trained_env)}"
     rows = [
-        ("task", f"`{facts.env}`" + ("" if facts.env == facts.trained_env else f", trained in `{facts.trained_env}`")),
+        ("task", _code(facts.env) + trained),
         ("return", f"**{result['return_mean']:.1f} ± {result['return_std']:.1f}**, mean and standard deviation"),
         ("", f"from {result['return_min']:.1f} to {result['return_max']:.1f} in {played}{failed}"),
         ("episode", f"{result['length_mean']:.1f} steps on average"),
-        ("policy", f"`{facts.policy}`, {facts.parameters:,} parameters"),
+        ("policy", f"{_code(facts.policy)}, {facts.parameters:,} parameters"),
         ("training", f"{facts.generation:,} generations, {facts.env_steps:,} environment steps, {facts.minutes:.1f} "
                      f"minutes, one seed: {facts.seed}"),
     ]  # fmt: skip
     if facts.arguments:
-        rows.insert(1, ("arguments", " ".join(f"`{argument}`" for argument in facts.arguments)))
+        rows.insert(1, ("arguments", " ".join(map(_code, facts.arguments))))
     return rows
 
 
@@ -99,22 +106,40 @@ def _use(facts: Facts) -> str:
     address = f"{SCHEME}{facts.repo}"
     keys = "".join(f" {shlex.quote(key)}" for key in facts.keys)
     seen = f"episodes={facts.result['episodes']} seed={facts.result['seed']}"
+    again = f", policy={json.dumps(facts.policy)}" if ":" in facts.policy else ""
+    in_python = f'''import es_rl
+
+policy = es_rl.load("{address}"{again})
+action = policy(obs)  # one observation; policy.reset() between episodes'''
+    commands = f"""python -m es_rl.evaluate run={address} {seen}{keys}
+python -m es_rl.record run={address} out=film.mp4{keys}
+python -m es_rl.play run={address}{keys}"""
     return f"""Install es_rl with its extra `hub`: `pip install -e '.[hub]'` in its checkout.
 
-```python
-import es_rl
+{_fenced(in_python, "python")}
 
-policy = es_rl.load("{address}")
-action = policy(obs)  # one observation; policy.reset() between episodes
-```
-
-```sh
-python -m es_rl.evaluate run={address} {seen}{keys}
-python -m es_rl.record run={address} out=film.mp4{keys}
-python -m es_rl.play run={address}{keys}
-```
+{_fenced(commands, "sh")}
 
 The weights are safetensors, all else is JSON and YAML. `MANIFEST.json` has their sha256, and loading checks it."""
+
+
+# A run may come from a stranger: no text of it may end the place where it is shown.
+def _cell(text: str) -> str:
+    """Return a text as it may stand in a table."""
+    return printable(text).translate({ord(mark): None for mark in "`|<>[]"})
+
+
+def _code(text: str) -> str:
+    """Return a text as code, in a sentence or in a table."""
+    return f"`{printable(text).translate({ord(mark): None for mark in '`|'})}`"
+
+
+def _fenced(text: str, language: str) -> str:
+    """Return lines of code in a fence that none of them can end."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    lines = "\n".join(map(printable, text.split("\n")))
+    return f"{fence}{language}\n{lines}\n{fence}"
 
 
 def _table(rows: Sequence[tuple[str, str]], head: tuple[str, str] = ("", "")) -> str:

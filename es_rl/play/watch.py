@@ -13,7 +13,7 @@ import gymnasium
 
 from es_rl import envs, plugins
 from es_rl.envs import gymnasium_backend
-from es_rl.envs.spaces import same, usable
+from es_rl.envs.spaces import usable
 from es_rl.errors import FOREIGN, EnvError, EsRlError
 from es_rl.play.body import Body, body_of
 from es_rl.play.player import Player, play
@@ -37,7 +37,7 @@ def watch(config: PlayConfig) -> None:
     envs.check_id(env_id)
     remedy = f"Film the policy instead: python -m es_rl.record run={config.run}."
     with stop_requests() as check, _opened(env_id, agent.config.env_kwargs, remedy) as (env, body):
-        _check_spaces(env, agent, env_id)
+        agents.check_spaces(agent, env_id, usable(env.observation_space)[0], env.action_space)
         player = Player(agent, env, body, load=lambda which: agents.load(config.run, which), say=_say, seed=config.seed)
         window: Window = HumanWindow() if body is None else MujocoWindow(body)
         try:
@@ -76,12 +76,6 @@ def _opened(
         yield env, body
     finally:
         gymnasium_backend.close(env)
-
-
-def _check_spaces(env: gymnasium.Env[Any, Any], agent: agents.Agent, env_id: str) -> None:
-    seen = usable(env.observation_space)[0]
-    if seen is None or not (same(seen, agent.observation_space) and same(env.action_space, agent.action_space)):
-        raise EnvError(f"env={env_id}: its spaces are not those that the policy was trained for ({agent.config.env}).")
 
 
 def _introduction(player: Player, env_id: str, window: Window, *, pushes: bool) -> str:

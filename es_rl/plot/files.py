@@ -9,6 +9,7 @@ from es_rl.plot.config import HTML, PNG, PlotConfig
 from es_rl.plot.curves import RunRecords
 from es_rl.plot.page import page
 from es_rl.plot.panels import overview, plainly
+from es_rl.run import atomic
 from es_rl.run.directory import check_inside, reporting
 
 
@@ -39,6 +40,4 @@ def _replace(path: Path, content: bytes) -> None:
     """Write a file that appears complete or not at all. Raises `ResourceError`."""
     with reporting(path, "Choose another place with out=FILE.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        atomic.replace_file(path, content)

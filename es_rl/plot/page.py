@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from es_rl.errors import printable
 from es_rl.plot import panels, style, web
 from es_rl.plot.curves import SIGMA, STEPS, Group, RunRecords, common_axis
-from es_rl.plot.runs import differing, plain, short, subject, value_text
+from es_rl.plot.runs import differing, short, subject, value_text
 from es_rl.plot.web import escape
 from es_rl.run.screen import number
 
@@ -64,7 +65,7 @@ def _swatch(index: int) -> str:
 def _figures(shown: Sequence[panels.Panel], groups: Sequence[Group], axis: str) -> str:
     found = {}
     for panel in shown:
-        name = short(plain(panel.tag))
+        name = short(printable(panel.tag))
         found[panel.tag] = style.Drawing(panels.picture(panel, groups, axis), b"", name)
     return web.figures(found)
 
@@ -143,7 +144,7 @@ def _settings(groups: Sequence[Group]) -> str:
     keys = differing([run for group in groups for run in group.runs])
     heads = ["key", *(panels.label(group) or f"group {i + 1}" for i, group in enumerate(groups))]
     rows = [
-        ("", [escape(plain(key)), *(escape(value_text(group.runs[0].config, key)) for group in groups)])
+        ("", [escape(printable(key)), *(escape(value_text(group.runs[0].config, key)) for group in groups)])
         for key in keys[:KEYS]
     ]
     left = f"<p>{len(keys) - KEYS} more are in the runs' config.yaml.</p>" if len(keys) > KEYS else ""

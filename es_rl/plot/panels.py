@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from es_rl.errors import ConfigError
+from es_rl.errors import ConfigError, printable
 from es_rl.plot import style
 from es_rl.plot.curves import (
     AUTO,
@@ -29,7 +29,7 @@ from es_rl.plot.curves import (
     common_axis,
     in_order,
 )
-from es_rl.plot.runs import plain, read, short
+from es_rl.plot.runs import read, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +84,7 @@ def figure(curves: Source | Mapping[str, Source | Sequence[Source]], *, x: str =
     Raises `ConfigError` for an unknown axis or for nothing to draw, and `CheckpointError` for what is not a run.
     """
     labelled = curves if isinstance(curves, Mapping) else {"": curves}
-    groups = [Group(plain(label), _sources(label, source)) for label, source in labelled.items()]
+    groups = [Group(printable(label), _sources(label, source)) for label, source in labelled.items()]
     if not groups:
         raise ConfigError("curves: there are none. Give the records of at least one run.")
     drawn: Any = overview(groups, x)
@@ -245,7 +245,7 @@ def _levels(panel: Panel, groups: Sequence[Group]) -> dict[str, float]:
     runs = [run for group in groups for run in group.runs]
     tags = dict.fromkeys(tag for run in runs for tag in run.tags if tag.startswith(LEVELS))
     known = {tag: [v for run in runs if np.isfinite(v := run.last(tag))] for tag in tags}
-    return {short(plain(tag.removeprefix(LEVELS))): float(np.median(v)) for tag, v in known.items()}
+    return {short(printable(tag.removeprefix(LEVELS))): float(np.median(v)) for tag, v in known.items()}
 
 
 def _equal(run: RunRecords, one: str, other: str) -> bool:

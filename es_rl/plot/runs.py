@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from es_rl.config import expanded
-from es_rl.errors import CheckpointError
+from es_rl.errors import CheckpointError, printable
 from es_rl.plot.config import exists
 from es_rl.plot.curves import Group, RunRecords, in_order
 from es_rl.run import atomic, json_lines
-from es_rl.run.directory import check_run, saved_config
+from es_rl.run.directory import around, check_run, command_of, find, runs_in, saved_config
 
 METRICS = "metrics.jsonl"
-DEEP = 4  # folders below a given one in which runs are looked for
 SHOWN = 3  # differing keys in a label
 WIDE = 60  # characters of a text in a figure
-# Keys that do not tell how a run trains: which one it is, how long it goes on, what else it writes.
-ASIDE = ("seed", "run", "generations", "env_steps", "tokens", "minutes", "hang_after")
-ASIDE_GROUPS = ("target_", "video.", "checkpoint.")
+# Keys that do not tell how a run trains: which one it is, how long it goes on, how it is spread and watched.
+ASIDE = (
+    "seed", "run", "generations", "env_steps", "tokens", "minutes", "workers", "hang_after", "reward_seconds", "track",
+    "es.max_failed",
+)  # fmt: skip
+ASIDE_GROUPS = ("target_", "eval.", "video.", "checkpoint.")
 OPEN = "env_kwargs."  # of these keys, one that is missing was not given
 SUBJECTS = ("env", "corpus", "model")  # keys that tell what is trained on, or what
 
@@ -66,7 +68,7 @@ def read(path: Path) -> RunRecords:
         records = in_order(json_lines.read(file))
     if not records:
         raise CheckpointError(f"{file}: holds no record of a generation. Give another run, or wait.")
-    return RunRecords(plain(path), records, saved_config(path, NoKeys), _command(path), path)
+    return RunRecords(printable(path), records, saved_config(path, NoKeys), command_of(path), path)
 
 
 def grouped(runs: Sequence[RunRecords]) -> list[Group]:
@@ -87,7 +89,7 @@ def differing(runs: Sequence[RunRecords]) -> list[str]:
     found = []
     for key in dict.fromkeys(key for run in runs for key in run.config):
         known = [run for run in runs if key in run.config or key.startswith(OPEN)]
-        if len({value_text(run.config, key) for run in known}) > 1 and not _aside(key):
+        if len({value_text(run.config, key) for run in known}) > 1 and not aside(key):
             found.append(key)
     return found
 
@@ -95,7 +97,7 @@ def differing(runs: Sequence[RunRecords]) -> list[str]:
 def subject(runs: Sequence[RunRecords]) -> str:
     """Return what runs train on: their environment, corpus or model; "" if they tell none."""
     names = (next((run.config[key] for key in SUBJECTS if run.config.get(key)), "") for run in runs)
-    return ", ".join(dict.fromkeys(plain(name) for name in names if name))
+    return ", ".join(dict.fromkeys(printable(name) for name in names if name))
 
 
 def value_text(config: Mapping[str, Any], key: str) -> str:
@@ -103,12 +105,7 @@ def value_text(config: Mapping[str, Any], key: str) -> str:
     if key not in config:
         return "–"
     value = config[key]
-    return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
-
-
-def plain(text: object) -> str:
-    """Replace all that is no character for the eye, and which SVG, HTML or a file could not hold."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
 def short(text: str) -> str:
@@ -118,7 +115,9 @@ def short(text: str) -> str:
 
 def _matches(text: str) -> list[Path]:
     """Return the path that a text is, or those that match it as a pattern, which a shell does not expand after `=`."""
-    path = expanded(text, "run")
+    path = find(text, "run", "")[0] if text == "last" else expanded(text, "run")
+    if inner := around(path):
+        return [inner[0]]
     found = [path] if exists(path) else [Path(name) for name in sorted(glob.glob(str(path)))]  # noqa: PTH207
     if not found:
         raise CheckpointError(f"{text}: no such run directory.")
@@ -127,32 +126,14 @@ def _matches(text: str) -> list[Path]:
 
 def _runs(path: Path) -> list[Path]:
     """Return a run itself, or the runs in a folder. Raises `CheckpointError` if there are none."""
-    with atomic.reading(path):
-        found = list(_below(path, DEEP))
+    found = [path] if (path / "config.yaml").is_file() else sorted(runs_in(path))
     if not found:
         raise CheckpointError(f"{path}: neither a run directory, which has a config.yaml, nor a folder of runs.")
     return found
 
 
-def _below(path: Path, deep: int) -> Iterator[Path]:
-    """Yield the path if it is a run, or the runs in it, down to a depth. Links are not followed."""
-    if (path / "config.yaml").is_file():
-        yield path
-    elif path.is_dir() and deep >= 0:
-        for entry in sorted(path.iterdir()):
-            if entry.is_dir() and not entry.is_symlink():
-                yield from _below(entry, deep - 1)
-
-
-def _command(path: Path) -> str:
-    """Return the command that began a run, or "" if there is none."""
-    try:
-        return plain(atomic.contents_of(path / "command.txt").decode(errors="replace").strip())
-    except OSError:
-        return ""
-
-
-def _aside(key: str) -> bool:
+def aside(key: str) -> bool:
+    """Tell whether a key does not tell how a run trains."""
     return key in ASIDE or key.startswith(ASIDE_GROUPS)
 
 
@@ -162,6 +143,6 @@ def _labels(identities: Sequence[tuple[str, ...]], keys: Sequence[str]) -> list[
     for values in identities:
         parts = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
         more = f", and {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
-        label = short(", ".join(map(plain, parts[:SHOWN]))) + more
+        label = short(", ".join(map(printable, parts[:SHOWN]))) + more
         labels.append(label if label not in labels else f"{label} ({len(labels) + 1})")
     return labels

@@ -14,8 +14,8 @@ from torch import nn
 
 from es_rl import es, policies
 from es_rl.config import build
-from es_rl.envs.spaces import Flattener, action_maker, from_json, size, to_json
-from es_rl.errors import CheckpointError, ConfigError
+from es_rl.envs.spaces import Flattener, action_maker, from_json, same, size, to_json
+from es_rl.errors import CheckpointError, ConfigError, EnvError
 from es_rl.es.restore import restored
 from es_rl.hub import client
 from es_rl.hub.address import Address, is_address, parsed
@@ -149,6 +149,15 @@ def saved_spaces(checkpoint: checkpoints.Checkpoint) -> tuple[spaces.Space[Any],
     """Return the observation and action spaces a policy was trained for. Raises `CheckpointError`."""
     with atomic.reading(checkpoint.path):
         return from_json(checkpoint.about["observation_space"]), from_json(checkpoint.about["action_space"])
+
+
+def check_spaces(
+    agent: Agent, env: str, observation_space: spaces.Space[Any] | None, action_space: spaces.Space[Any]
+) -> None:
+    """Raise `EnvError` if the spaces of an environment are not those of a policy. None: no policy can observe it."""
+    fits = observation_space is not None and same(observation_space, agent.observation_space)
+    if not (fits and same(action_space, agent.action_space)):
+        raise EnvError(f"env={env}: its spaces are not those that the policy was trained for ({agent.config.env}).")
 
 
 def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

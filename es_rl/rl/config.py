@@ -25,7 +25,7 @@ from es_rl.rl.presets import family, fitting
 from es_rl.rl.segments.config import CreditConfig, CriticConfig, check_given, check_judged
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpoint import CheckpointConfig
-from es_rl.run.resume import resumed_config
+from es_rl.run.resume import refuse_outward, resumed_config
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,9 @@ class EvaluateConfig(RunConfig):
 
 @dataclass(frozen=True)
 class RecordConfig(RunConfig):
-    out: str = key("", "file to write, mp4 or GIF by its suffix; default: RUN/videos/ENV-GENERATION.mp4", path=True)
+    out: str = key(
+        "", "file to write, mp4 or GIF by its suffix; default: RUN/videos/ENV-GENERATION.mp4", path=True, bare="output"
+    )
     gif: str = key("", "GIF file to write as well, of the first seconds; default: none", path=True)
     film: str = key(
         "policy",
@@ -157,7 +159,7 @@ class PlayConfig(RunConfig):
 @dataclass(frozen=True)
 class PushConfig(RunConfig):
     run: str = key("", "run directory, or a checkpoint in it; last: the newest run under runs", path=True, bare="run")
-    repo: str = key("", "name on the Hub: USER/NAME")
+    repo: str = key("", "name on the Hub: USER/NAME", bare="repo")
     private: bool = key(False, "make a new repository private")
     out: str = key("", "write the files into this new directory, and upload nothing", path=True)
     video: bool | None = key(
@@ -187,6 +189,7 @@ def read_train(argv: Sequence[str]) -> tuple[Config, Origins]:
     for name in CODE:
         if name not in given and ":" in str(file.get(name, "")):
             raise ConfigError(module_rule(name, str(file[name]), f"config={path}"))
+    refuse_outward(file, given, f"config={path}")
     return new_config(given, file, path)
 
 

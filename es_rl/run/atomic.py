@@ -100,6 +100,19 @@ def _flush_directory(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file that appears complete or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that appears complete or not at all, also while another process writes the same one."""
+    temporary = temporary_of(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_of(path: Path) -> Path:
+    """Return the name under which this process writes a file before it gets its own."""
+    return path.with_name(f".writing-{os.getpid()}-{path.name}")

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from es_rl.config import expanded, read_file, to_yaml
-from es_rl.errors import CheckpointError, ConfigError, ResourceError
+from es_rl.errors import CheckpointError, ConfigError, ResourceError, printable
 from es_rl.run import atomic
 from es_rl.run.checkpoint import NAMED
 
 PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco")
 OPTIONAL = ("transformers", "tokenizers")
+DEEP = 4  # folders below a given one in which runs are looked for
 LISTED = 10  # runs of a folder that a message names
 FOLDERS = ("checkpoints", "videos", "start", "pretrained")  # of a run, in which files are written
 
@@ -53,39 +54,51 @@ def find(given: str | Path, key: str, verb: str = "train") -> tuple[Path, str]:
     """Return the run that a key's path means, and the checkpoint that it names, or "".
 
     The path is a run's, or one of its checkpoints (`RUN/checkpoints/120`); `last` is the newest run of a verb under
-    runs. Whether there is a run is not checked. Raises `CheckpointError`, with a list, for a folder of runs.
+    runs, or of any verb for "". Whether there is a run is not checked. Raises `CheckpointError`, with a list, for a
+    folder of runs.
     """
     if str(given) == "last":
-        newest = [run for run in _runs(Path("runs"), without=("compare", "sweep")) if _verb(run) in (verb, "")]
+        newest = [
+            run for run in runs_in(Path("runs"), without=("compare", "sweep")) if not verb or _verb(run) in (verb, "")
+        ]
         if not newest:
-            raise CheckpointError(f"{key}=last: there is no run of es_rl.{verb} under runs. Give a run's directory.")
+            of = f" of es_rl.{verb}" if verb else ""
+            raise CheckpointError(f"{key}=last: there is no run{of} under runs. Give a run's directory.")
         return newest[0], ""
     path = expanded(str(given), key)
-    for at, part in enumerate(path.parts):
-        if part == "checkpoints" and _is_run(run := Path(*path.parts[:at])):
-            which = "".join(path.parts[at + 1 : at + 2])
-            return run, str(int(which)) if which.isdecimal() else which
-    if path.name == "config.yaml" and path.is_file():
-        return path.parent, ""
-    if not (_is_run(path) or (path / "checkpoints").is_dir()) and (inside := _runs(path)):
+    if inner := around(path):
+        return inner
+    if not (_is_run(path) or (path / "checkpoints").is_dir()) and (inside := runs_in(path)):
         more = f"\n  and {len(inside) - LISTED} older ones" if len(inside) > LISTED else ""
         listed = "\n".join(f"  {key}={run}  {_told(run)}" for run in inside[:LISTED])
         raise CheckpointError(f"{key}={path}: a folder of runs. Give one, here the newest first:\n{listed}{more}")
     return path, ""
 
 
+def around(path: Path) -> tuple[Path, str] | None:
+    """Return the run that holds a path, its checkpoints or its `config.yaml`, and the checkpoint, or ""; or None."""
+    for at, part in enumerate(path.parts):
+        if part == "checkpoints" and _is_run(run := Path(*path.parts[:at])):
+            which = "".join(path.parts[at + 1 : at + 2])
+            return run, str(int(which)) if which.isdecimal() else which
+    return (path.parent, "") if path.name == "config.yaml" and path.is_file() else None
+
+
 def _is_run(path: Path) -> bool:
     return (path / "config.yaml").is_file()
 
 
-def _runs(folder: Path, depth: int = 3, without: Sequence[str] = ()) -> list[Path]:
-    """Return the runs in a folder and its subfolders, those that were trained last first."""
+def runs_in(folder: Path, depth: int = DEEP, without: Sequence[str] = ()) -> list[Path]:
+    """Return the runs in a folder and its subfolders, those that were trained last first.
+
+    Links, hidden folders and those `without` are left out, and folders that cannot be read.
+    """
     found: list[Path] = []
     with contextlib.suppress(OSError):  # not a folder, or one of somebody else's
         for path in sorted(folder.iterdir()):
             if path.name in without or path.name.startswith(".") or path.is_symlink() or not path.is_dir():
                 continue
-            found += [path] if _is_run(path) else _runs(path, depth - 1) if depth else []
+            found += [path] if _is_run(path) else runs_in(path, depth - 1) if depth else []
     return sorted(found, key=_trained, reverse=True)
 
 
@@ -95,19 +108,26 @@ def _trained(run: Path) -> float:
     return max((path.stat().st_mtime for path in known if path.is_file()), default=0.0)
 
 
+def command_of(run: Path) -> str:
+    """Return the command that began a run, in one line; "" if its files do not say."""
+    try:
+        return printable(atomic.contents_of(run / "command.txt").decode(errors="replace").strip())
+    except OSError:
+        return ""
+
+
 def _verb(run: Path) -> str:
-    """Return the verb that began a run; "" if its files do not say."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        found = re.search(r"es_rl\.(\w+)", (run / "command.txt").read_text(encoding="utf-8"))
-        return found[1] if found else ""
-    return ""
+    """Return the verb that began a run; "" if its files do not say. `es_rl.ES` in Python trains as the verb does."""
+    found = re.search(r"es_rl\.(\w+)", command_of(run))
+    return found[1].replace("ES", "train") if found else ""
 
 
 def _told(run: Path) -> str:
     """Return a few words about a run: what it trains in or on, its generation and its last score."""
-    told = []
+    told: list[str] = []
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        told += re.findall(r"^(?:env|corpus|data): (.+)", (run / "config.yaml").read_text(encoding="utf-8"), re.M)[:1]
+        keys = (run / "config.yaml").read_text(encoding="utf-8")
+        told += map(printable, re.findall(r"^(?:env|corpus|data): (.+)", keys, re.M)[:1])
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         newest = max((p for p in (run / "checkpoints").iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
         told.append(f"generation {int(newest.name)}")
@@ -140,6 +160,13 @@ def save_config(path: Path, config: Any) -> None:
     with reporting(path):
         (path / ".config.yaml").write_text(to_yaml(config), encoding="utf-8")
         (path / ".config.yaml").replace(path / "config.yaml")
+
+
+def check_file(path: Path, key: str) -> None:
+    """Raise `ConfigError` if a file to write is there as something else: a device would be replaced."""
+    with contextlib.suppress(OSError):  # too long a name: writing tells
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{key}={path}: is not a file. Give the name of a new file, or of one to replace.")
 
 
 def check_run(path: Path) -> None:

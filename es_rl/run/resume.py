@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 from es_rl.config import build, leaves, pairs
 from es_rl.errors import CheckpointError, ConfigError
-from es_rl.plugins import module_rule
+from es_rl.plugins import FROM_PYTHON, module_rule
 from es_rl.run import checkpoint, directory
 from es_rl.run.checkpoint import CONFIG
 
 C = TypeVar("C")
+OUTWARD = ("track",)  # keys that open connections with the user's login: no file may set them
 
 
 class _Nothing:
@@ -49,8 +50,11 @@ def resumed_config(
 ) -> C:
     """Return the configuration of `saved` keys with the resumable keys in `given` changed. Raises `ConfigError`.
 
-    `code` names the keys that may name a module. Those that do must be given again.
+    `code` names the keys that may name a module. Those that do must be given again. In the place of an object from
+    Python, whose name says nothing, any name may be given: what it is for is compared when it is made.
     """
+    again = {name: given[name] for name in code if given.get(name) and _from_python(saved.get(name))}
+    saved = {**saved, **again}
     previous: Any = build(kind, [(saved, f"{source}: ")])
     for name in code:
         if ":" in getattr(previous, name) and given.get(name) != getattr(previous, name):
@@ -68,7 +72,7 @@ def resumed_config(
 
 
 def saved_keys(path: Path, kind: type[Any]) -> dict[str, Any]:
-    """Return the keys of a run's `config.yaml`, those of a `kind`.
+    """Return the keys of a run's `config.yaml`, those of a `kind`, except `OUTWARD` ones.
 
     Raises `CheckpointError` if the file is missing, cannot be read, or was edited or cut off: if it has another value
     than the newest checkpoint for a key that may not change.
@@ -82,12 +86,28 @@ def saved_keys(path: Path, kind: type[Any]) -> dict[str, Any]:
         raise CheckpointError(f"{error}{remedy}") from error
     free = {name for name, field in leaves(kind) if field.metadata["resumable"]}
     for name, (was, value) in _differences(before, now).items():
-        if name not in free:
+        if name not in free and not _from_python(was):
             raise CheckpointError(
                 f"{path / CONFIG}: has {name}={value}, but the run was trained with {was}. "
                 f"Restore the file from {source}, or start a new run."
             )
-    return saved
+    return {name: value for name, value in saved.items() if name not in OUTWARD}
+
+
+def _from_python(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(FROM_PYTHON)
+
+
+def refuse_outward(file: Mapping[str, Any], given: Mapping[str, Any], source: str) -> None:
+    """Raise `ConfigError` for an `OUTWARD` key that a file sets and the command line does not."""
+    for name in OUTWARD:
+        if file.get(name) and name not in given:
+            value = file[name]
+            text = ",".join(map(str, value)) if isinstance(value, list) else value
+            raise ConfigError(
+                f"{name}={text} in {source}: sends the curves elsewhere with your login, so it is taken from the "
+                f"command line only. If you want it, add {name}={text}; if not, {name}=[]."
+            )
 
 
 def changes(keys: Mapping[str, Any], config: Any) -> list[str]:
@@ -95,7 +115,12 @@ def changes(keys: Mapping[str, Any], config: Any) -> list[str]:
     if not keys:  # saved by an older version
         return []
     before = build(type(config), [(keys, f"{CONFIG}: ")])
-    return [f"{name} is now {now}; it was {was}" for name, (was, now) in _differences(before, config).items()]
+    return [_change(name, was, now) for name, (was, now) in _differences(before, config).items()]
+
+
+def _change(name: str, was: Any, now: Any) -> str:
+    again = f": it must be given at every resume, {name}={','.join(was)}" if name in OUTWARD and was and not now else ""
+    return f"{name} is now {now}; it was {was}{again}"
 
 
 def _differences(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:

@@ -28,6 +28,7 @@ from es_rl.policies import POLICIES
 from es_rl.rl.config import Config, parse_train
 from es_rl.rl.presets import preset
 from es_rl.rl.segments.config import asks_for_episodes
+from es_rl.run.resume import OUTWARD
 
 RETURN = "eval/return_mean"
 EVALUATIONS = 20  # of a training; about the smallest number wanted
@@ -123,7 +124,8 @@ class Ours:
     def command(self, keys: Mapping[str, str], seed: int, folder: Path) -> list[str]:
         run = folder / "run"
         if (run / "config.yaml").exists():
-            return ["es_rl.train", f"resume={run}", f"env={self._env}"]
+            again = [f"{name}={keys[name]}" for name in OUTWARD if name in keys]
+            return ["es_rl.train", f"resume={run}", f"env={self._env}", *again]
         shutil.rmtree(run, ignore_errors=True)  # left by a training that was killed before its run existed
         own = [f"env={self._env}", f"env_steps={self._env_steps}", f"seed={seed}", f"run={run}", "workers=0"]
         own += ["video.every=-1", f"eval.every={self.every(self.defaults(keys))}", "checkpoint.keep=1"]

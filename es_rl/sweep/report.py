@@ -13,6 +13,7 @@ import optuna
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
+from es_rl.run.atomic import replace_file
 from es_rl.sweep.study import Sweep
 from es_rl.sweep.trial import RUNGS, Plan
 
@@ -180,7 +181,4 @@ def _save(path: Path, figure: Any) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file atomically: after a crash it is complete, or as it was."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, text.encode())

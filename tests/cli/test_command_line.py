@@ -16,7 +16,10 @@ from es_rl.compare.config import parse_compare
 from es_rl.config import check_name, pairs, parse
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.evaluate import main as evaluate
-from es_rl.rl.config import Config, RecordConfig, parse_train
+from es_rl.export.config import ExportConfig
+from es_rl.plot import runs
+from es_rl.plot.config import PlotConfig, parse_plot
+from es_rl.rl.config import Config, PushConfig, RecordConfig, parse_train
 from es_rl.run import directory
 from es_rl.sweep import contenders, space
 from es_rl.train import main as training
@@ -71,7 +74,7 @@ REFUSED = {
     "A-v0 generatons": "generatons: not of the form key=value. Did you mean generations",
     "xyzzy": "xyzzy: not of the form key=value. Write env=xyzzy, if that is meant",
     "A-v0 seed minutes=3": "seed: not of the form key=value. Write seed=…",
-    "A-v0 --no-minutes": "--no-minutes: not of the form key=value",
+    "A-v0 --no-minutes": "--no-minutes: unknown key. Did you mean minutes?",
     "A-v0 keys.yaml": "keys.yaml: not of the form key=value. If it is a file of keys, write config=keys.yaml",
     "runs/A-v0": "To go on with the run in it, write resume=runs/A-v0, or init=runs/A-v0 to start from its policy",
     "A-v0 run": "run: not of the form key=value. Write run=…, or ./run for the directory",
@@ -135,6 +138,37 @@ def test_names_from_elsewhere_lead_to_keys_that_are_there():
         parse_compare(["n_eval_episodes=3"])
 
 
+def test_bare_words_of_export_push_record_and_plot():
+    run = old("runs/A-v0/one")
+    Path("there.png").write_text("")
+    assert parse(ExportConfig, [run, "policy.onnx"]) == ExportConfig(run=run, out="policy.onnx")
+    assert parse(ExportConfig, ["last", "made/policy.npz"]) == ExportConfig(run="last", out="made/policy.npz")
+    assert parse(RecordConfig, [run, "film.mp4", "A-v0"]) == RecordConfig(run=run, out="film.mp4", env="A-v0")
+    assert parse(PushConfig, [run, "ann/x"]) == PushConfig(run=run, repo="ann/x")
+    for line in (
+        f"{run} {run} --x minutes there.png",
+        f"--run {run} run={run} x=minutes out=there.png",
+        f"x minutes {run},{run} there.png",
+    ):
+        assert parse_plot(line.split()) == PlotConfig(run=[run, run], x="minutes", out="there.png"), line
+    for given in ("last", f"{run}/checkpoints/2", f"{run}/config.yaml", f"{run}/checkpoints/best"):
+        config = parse_plot([given])
+        assert config.run == [given] and [str(one) for one in runs._matches(given)] == [run]
+    with pytest.raises(ConfigError, match="nowhere: not of the form key=value. Write run=nowhere or out=nowhere, if"):
+        parse_plot(["nowhere"])
+
+
+@pytest.mark.parametrize(("argument", "said"), [
+    ("--no-video", "video is a group of keys. Set one of them: video.every, "), ("--wandb", "Give track=wandb, "),
+    ("wandb_project=x", "Give track=wandb, "), ("use_wandb=true", "Give track=wandb, "),
+    ("--capture-video", "by video.every. Leave it out"), ("--no-obs_nor", "Did you mean obs_norm"),
+    ("--total-timesteps", "Here it is env_steps=VALUE"),
+])  # fmt: skip
+def test_options_from_elsewhere_without_a_value_are_answered(argument, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        parse_train(["A-v0", argument])
+
+
 def old(*places):
     for place in places:
         shutil.copytree(OLD, place, symlinks=True)
@@ -165,6 +199,13 @@ def test_a_folder_of_runs_is_listed(tmp_path):
     index = tmp_path / "runs/A-v0/new/checkpoints/index.json"
     index.write_text("{}")
     assert directory.find("last", "run")[0].name == "new"
+    (tmp_path / "runs/A-v0/new/command.txt").write_text("es_rl.ES('mlp', 'A-v0').learn()\x1b[2J\n")  # from Python
+    assert directory.find("last", "run")[0].name == "new"
+    keys = tmp_path / "runs/A-v0/new/config.yaml"
+    keys.write_text(keys.read_text().replace("env: es_rl/PointMass-v0", "env: es_rl/PointMass-v0\x1b[2J"))
+    said = refusal(evaluate, "runs/A-v0")[1]
+    assert "\x1b" not in said and "generation 2  return -" in said
+    keys.write_text(keys.read_text().replace("\x1b[2J", ""))
     code, said = refusal(evaluate, "runs/A-v0")
     lines = said.splitlines()
     assert code == 4 and lines[0] == "run=runs/A-v0: a folder of runs. Give one, here the newest first:"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import model_hash, refusal
 from hub_server import TOKEN, Hub
+from networks import small
 
 import es_rl
 from es_rl import errors
@@ -88,7 +89,7 @@ def test_a_dry_run_needs_neither_the_library_nor_a_network(train, offline, monke
     assert f"**{found['return_mean']:.1f} ± {found['return_std']:.1f}**" in text
     assert f"value: {found['return_mean']:.2f} +/- {found['return_std']:.2f}" in text
     assert "in 7 episodes, evaluation seed 3" in text and "one seed: 0" in text and "2 generations" in text
-    assert "    python -m es_rl.train env=CartPole-v1 generations=2 es.population=4 minutes=5 workers=0" in text
+    assert "\n```sh\npython -m es_rl.train env=CartPole-v1 generations=2 es.population=4 minutes=5 workers=0" in text
     assert f"| torch | `{found['versions']['torch']}` |" in text
     assert not any(str(tmp_path).encode() in path.read_bytes() for path in folder.iterdir())  # nobody else's business
     said = refusal(push, f"run={run}", "repo=ann/pole", "out=made/here")
@@ -195,6 +196,37 @@ def test_a_module_must_be_named_again(train, hub):
     assert "es_rl.evaluate run=hf://ann/good episodes=1 seed=0 env=hostile:Good-v0" in card
     code, said = refusal(evaluate, "run=hf://ann/good")
     assert code == 2 and "env=hostile:Good-v0 in hf://ann/good" in said
+
+
+def test_a_network_from_python_is_published_with_what_others_must_give(tmp_path, capsys):
+    model = es_rl.ES(small, "CartPole-v1", workers=0, es={"population": 4}, eval={"episodes": 1}, run=tmp_path / "own")
+    model.learn(generations=1, progress_bar=False)
+    code, said = refusal(push, "run=own", "repo=ann/pole", "out=out")
+    assert code == 4 and "policy=python:small" in said
+    assert push(["run=own", "repo=ann/pole", "out=out", "policy=networks:small", "episodes=2"]) == 0
+    text = (tmp_path / "out/README.md").read_text()
+    assert "es_rl.evaluate run=hf://ann/pole episodes=2 seed=0 policy=networks:small\n" in text
+    assert 'es_rl.load("hf://ann/pole", policy="networks:small")' in text
+    (began,) = re.findall(r"```python\n(es_rl\.ES.*)\n```", text)
+    assert began.startswith("es_rl.ES('python:small', 'CartPole-v1', ") and began.endswith(".learn(generations=1)")
+    assert str(tmp_path) not in text and "run=" not in began
+    read = es_rl.config.read_file(tmp_path / "out/config.yaml", es_rl.rl.config.Config)
+    assert read["policy"] == "networks:small"
+
+
+def test_no_text_of_a_run_leaves_its_place_on_the_card(train, tmp_path):
+    start = train("env=CartPole-v1", *TINY, run="start")
+    run = train("env=CartPole-v1", f"init={start}", *TINY)
+    (run / "command.txt").write_text(
+        "python -m es_rl.train --run /home/ann --init 'a\n```\n# Odd\n````' run=/home/ann\n"
+    )
+    (run / "versions.json").write_text(json.dumps({"a|b\n# Odd": "1`|\n# Odd<b>"}))
+    assert push([f"run={run}", "repo=ann/pole", "out=out", "episodes=1"]) == 0
+    text = (tmp_path / "out/README.md").read_text()
+    assert not [line for line in text.splitlines() if line.startswith(("# Odd", "````'"))]
+    assert "\n`````sh\npython -m es_rl.train --init " in text and "/home/ann" not in text
+    assert "\n| ab\N{REPLACEMENT CHARACTER}# Odd | `1\N{REPLACEMENT CHARACTER}# Odd<b>` |" in text
+    assert str(tmp_path) not in (tmp_path / "out/config.yaml").read_text()  # where it started from is nobody's business
 
 
 @pytest.mark.parametrize("repo", ["", "pole", "ann/po/le", "ann/", "/pole", "ann/po le", "../pole", "ann/a--b", "ann/-a",

@@ -19,6 +19,7 @@ from torch import nn
 import es_rl
 from es_rl.errors import CheckpointError, ConfigError, EnvError, TrainingError
 from es_rl.evaluate import main as evaluate
+from es_rl.plugins import file_name
 from es_rl.run import signals
 from es_rl.train import main as train
 
@@ -51,6 +52,13 @@ def test_theta_is_that_of_the_command_line_in_one_go_or_two(more, tmp_path):
     assert model.env_steps == model.history[-1]["env_steps"] and model.generation == 4
     assert same(theta(model), es_rl.load(model.run).policy.state_dict())
     assert "es_rl.ES('mlp', " in (model.run / "command.txt").read_text()
+
+
+def test_a_run_of_lambdas_has_a_path_that_a_shell_takes_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = toy(lambda o, a: nn.Linear(4, 2), lambda: gymnasium.make("CartPole-v1")).learn(generations=1)
+    assert re.fullmatch(r"runs/function/\d+-\d+-function", str(model.run.relative_to(tmp_path)))
+    assert file_name("es_rl/Arm-v0") == "es_rl-Arm-v0" and file_name("python:make.<locals>.f") == "make.-locals-.f"
 
 
 def test_closures_reach_the_workers_and_no_process_stays(tmp_path):
@@ -145,6 +153,9 @@ def test_a_saved_model_is_loaded_and_goes_on_to_the_same_bits(tmp_path):
         es_rl.load(tmp_path / "saved")
     with pytest.raises(ConfigError, match="policy=python:small in .*: was given from Python. Give it again"):
         es_rl.ES.load(tmp_path / "saved")
+    keys = [f"resume={tmp_path / 'saved'}", "policy=networks:small", "workers=0"]
+    assert train([*keys, "generations=6"]) == train([*keys, "generations=7"]) == 0
+    assert es_rl.ES.load(tmp_path / "saved", policy="networks:small").generation == 7
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.yaml").write_text("")
     for place in (tmp_path / "mine", model.run, tmp_path / "mine" / "config.yaml"):

@@ -8,15 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import metrics, refusal
+from conftest import records as records_of
+from conftest import refusal
 from omegaconf import OmegaConf
 from PIL import Image
 
 import es_rl
+from es_rl.config import leaves
 from es_rl.errors import ConfigError
+from es_rl.llm.config import LlmConfig
 from es_rl.plot import curves, figure, panels, runs
 from es_rl.plot.__main__ import main
 from es_rl.plot.config import parse_plot
+from es_rl.rl.config import Config
+from es_rl.text.config import TextConfig
 
 RETURN, SPREAD = "eval/return_mean", "eval/return_std"
 
@@ -126,7 +131,10 @@ def test_each_axis(x, expected, text):
 
 def test_runs_that_differ_in_their_seed_become_a_median_and_a_band_at_equal_steps():
     values = {0: [0.0, 10.0, 20.0], 1: [2.0, 4.0, 6.0], 2: [1.0, 1.0, 1.0]}
-    paths = [write(f"seed{seed}", records(v), seed=seed) for seed, v in values.items()]
+    paths = [
+        write(f"seed{seed}", records(v), seed=seed, workers=seed, eval={"every": 1 + seed})
+        for seed, v in values.items()
+    ]
     (group,) = groups(*paths)
     drawn = panels.overview([group], "steps")
     *each, median = lines(drawn, "return, evaluated")
@@ -144,6 +152,12 @@ def test_runs_that_differ_in_their_seed_become_a_median_and_a_band_at_equal_step
 def test_curves_meet_on_one_grid_and_are_nowhere_made_longer():
     values = curves.at(np.array([0.0, 1.0, 3.0]), [(np.array([0.0, 2.0]), np.array([0.0, 4.0]))])
     assert values[0, :2].tolist() == [0.0, 2.0] and np.isnan(values[0, 2])
+
+
+@pytest.mark.parametrize("kind", [Config, TextConfig, LlmConfig])
+def test_a_key_on_which_theta_does_not_depend_makes_no_other_line(kind):
+    free = {name for name, field in leaves(kind) if field.metadata["resumable"]} - {"corpus", "data"}
+    assert {name for name, _ in leaves(kind) if runs.aside(name)} == free | {"seed", "run"}
 
 
 def test_of_five_seeds_the_band_is_the_middle_half():
@@ -290,13 +304,15 @@ def test_records_in_memory_are_drawn_like_those_of_a_file():
 
 def test_what_a_training_writes_is_drawn(train):
     run = train("env=HalfCheetah-v4", "es.segment=4", "credit.simulations=8", "generations=1", "es.sigma=0.02")
-    drawn, (row,) = figure(run), metrics(run)
+    drawn, (first, row) = figure(run), records_of(run)
+    assert RETURN in first and first["env_steps"] == 0
     for text, tag in (
         ("return, evaluated", RETURN), ("fitness of members", "fitness/mean"),
         ("explained variance of the critic", "critic/explained_variance"), ("noise on outputs", "explore/std"),
         ("environment steps per second", "time/steps_per_second"),
     ):  # fmt: skip
-        assert lines(drawn, text) == [([row["env_steps"]], [row[tag]])], text
+        known = [line for line in records_of(run) if tag in line]
+        assert lines(drawn, text) == [([line["env_steps"] for line in known], [line[tag] for line in known])], text
     assert lines(drawn, "sigma") == [([row["env_steps"]], [0.02])]
     trainer = es_rl.Trainer(
         __import__("torch").nn.Linear(2, 1), lambda m: -float(m.weight.square().sum()), population=4
@@ -324,9 +340,9 @@ def test_bad_input_is_told_in_one_line(tmp_path):
         (2, "x=tokens: run has not recorded it. Give another one, such as x=env_steps", "run=run", "x=tokens"),
         (2, "x=processor_hours: run has not recorded it", "run=run", "x=processor_hours"),
         (2, "the runs count env_steps and tokens. Give x=minutes", "run=run,text"),
-        (4, "none: no such run directory", "none"), (4, "none: no such run directory", "run=run,none"),
+        (2, "none: not of the form key=value. Write run=none", "none"), (4, "none: no such run directory", "run=run,none"),
         (4, "no*: no such run directory", "run=no*"), (4, "folder: neither a run directory", "folder"),
-        (4, "file: neither a run directory", "file"), (4, "xxx: no such run directory", f"run={'x' * 300}"),
+        (4, "file: neither a run directory", "run=file"), (4, "xxx: no such run directory", f"run={'x' * 300}"),
         (4, "begun: has no metrics.jsonl: no generation has ended yet", "begun"),
         (4, "empty/metrics.jsonl: holds no record of a generation", "run=empty"),
         (4, "pipe/metrics.jsonl: cannot be read (not a file)", "pipe"),

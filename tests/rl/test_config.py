@@ -209,6 +209,11 @@ def test_a_module_is_taken_from_the_command_line_only(tmp_path):
     with pytest.raises(ConfigError, match="command line only"):
         parse_resume(saved, [], "config.yaml")
     assert parse_resume(saved, ["env=evil:Thing-v0"], "config.yaml").env == "evil:Thing-v0"
+    saved = {"env": "python:<lambda>", "policy": "python:small"}  # these tell nothing: any name may be given
+    with pytest.raises(ConfigError, match="env=NAME or env=module:Name with the same spaces"):
+        parse_resume(saved, ["policy=networks:small"], "config.yaml")
+    config = parse_resume(saved, ["env=A-v0", "policy=networks:small"], "config.yaml")
+    assert (config.env, config.policy) == ("A-v0", "networks:small")
 
 
 def test_a_saved_configuration_is_read_back_whole(tmp_path):

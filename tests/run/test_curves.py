@@ -8,7 +8,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import metadata
 
+from es_rl.plugins import Given
+from es_rl.rl.config import Config
+from es_rl.run.curves.about import About
 from es_rl.run.curves.metrics import ALIASES, METRICS, known, tag_of
+from es_rl.run.terms import RETURN
 from es_rl.text.__main__ import main as text
 
 JUDGED = ["env=InvertedPendulum-v4", "es.segment=8", "credit.simulations=4", "credit.batch=8"]
@@ -82,6 +86,14 @@ def table(board):
         for tag in (metadata.EXPERIMENT_TAG, metadata.SESSION_START_INFO_TAG)
     )
     return metadata.parse_experiment_plugin_data(columns), metadata.parse_session_start_info_plugin_data(row)
+
+
+def test_readers_of_a_run_get_the_name_of_an_environment_from_python_and_not_the_environment(tmp_path):
+    told = About(tmp_path, Config(env=Given(dict), policy=Given(list)), "", RETURN).keys()
+    assert [(type(told[name]), told[name]) for name in ("env", "policy")] == [
+        (str, "python:dict"),
+        (str, "python:list"),
+    ]
 
 
 def test_tags_of_terms_have_the_names_of_the_terms():

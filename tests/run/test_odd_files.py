@@ -237,3 +237,13 @@ def test_a_run_goes_on_whatever_its_other_files_hold(run, file, content):
         path.write_bytes(content)
     assert train.main([f"resume={run}", "generations=3", "workers=0"]) == 0
     assert metrics(run)[-1]["generation"] == 3 == cp.load(run).generation
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        atomic.replace_file(tmp_path / "folder", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    atomic.replace_file(tmp_path / "file", b"old")
+    atomic.replace_file(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new" and len([*tmp_path.iterdir()]) == 2

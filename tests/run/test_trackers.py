@@ -1,4 +1,8 @@
-"""Trackers get what TensorBoard gets, and nothing that they do can hurt a run."""
+"""Trackers get what TensorBoard gets, and nothing that they do can hurt a run.
+
+The tests of real trackers are run by hand, with the extras: pip install -e '.[wandb,trackio,mlflow]'. Without a package,
+its test is skipped.
+"""
 
 import json
 import os
@@ -10,6 +14,7 @@ import tracking
 from conftest import model_hash, records, refusal, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import es_rl
 from es_rl.llm.__main__ import main as llm
 from es_rl.rl.config import Config
 from es_rl.run import trackers
@@ -53,7 +58,7 @@ def test_a_tracker_gets_the_curves_of_tensorboard_and_goes_on_after_a_resume(tra
     run = train(*KEYS, "track=[notes]", "generations=4", "checkpoint.every=2", "checkpoint.keep=9")
     (run / "checkpoints/00000004/model.safetensors").write_bytes(b"damaged")
     entry = json.loads((run / "trackers.json").read_text())
-    train(f"resume={run}", "generations=6")
+    train(f"resume={run}", "track=notes", "generations=6")
     assert json.loads((run / "trackers.json").read_text()) == entry
     first, second = notes(run, "entry")
     assert first["entry"] is None and second["entry"] == entry["notes"]
@@ -71,6 +76,28 @@ def test_a_tracker_gets_the_curves_of_tensorboard_and_goes_on_after_a_resume(tra
     for tag in drawn - {tag for tag in drawn if tag.startswith("time/")}:
         points = {step: numbers[tag] for step, numbers in told.items() if tag in numbers}
         assert {point.step: point.value for point in board.Scalars(tag)} == pytest.approx(points, rel=1e-6)
+
+
+def test_no_file_opens_a_connection(train, register, capsys):
+    """A run or a file of keys may come from a stranger; a tracker works with the user's login."""
+    register("notes", tracking.Notes)
+    run = train(*KEYS, "track=notes", "generations=1", "video.every=-1")
+    for file in (run / "config.yaml", run.parent / "keys.yaml"):
+        file.write_text((run / "config.yaml").read_text())
+        code, said = refusal(training, f"config={file}", "run=other", "generations=1")
+        assert (
+            code == 2
+            and said.startswith(f"track=notes in config={file}: ")
+            and "add track=notes; if not, track=[]" in said
+        )
+    assert training([f"config={file}", "run=other", "track=[]"]) == 0
+    assert not (run.parent / "other/trackers.json").exists()
+    capsys.readouterr()
+    train(f"resume={run}", "generations=2")
+    assert "track is now []; it was ['notes']: it must be given at every resume, track=notes" in capsys.readouterr().out
+    assert len(notes(run, "entry")) == 1
+    model = es_rl.ES.load(run)
+    assert model.config.track == [] and es_rl.ES.load(run, track=["notes"]).config.track == ["notes"]
 
 
 def test_trackers_that_fail_or_hang_are_told_of_once_and_hurt_nothing(train, register, monkeypatch, capsys):
@@ -201,7 +228,7 @@ def test_a_real_tracker_keeps_a_run_and_its_resume_offline_as_one_entry(name, tr
     monkeypatch.setattr(link, "START_SECONDS", 100.0)
     monkeypatch.setattr(link, "FINISH_SECONDS", 60.0)
     run = train(*KEYS, f"track=[{name}]", "generations=3")
-    train(f"resume={run}", "generations=5")
+    train(f"resume={run}", f"track={name}", "generations=5")
     (entry,) = json.loads((run / "trackers.json").read_text()).values()
     found = {"wandb": of_wandb, "trackio": of_trackio, "mlflow": of_mlflow}[name](run, entry)
     assert found == [(line["env_steps"], line["fitness/mean"]) for line in records(run)]

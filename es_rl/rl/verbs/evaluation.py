@@ -10,7 +10,7 @@ import numpy as np
 from es_rl import envs
 from es_rl.envs.measures import statistics
 from es_rl.envs.renderer import choose_renderer, shows_pictures
-from es_rl.envs.spaces import Floats, Ints, same
+from es_rl.envs.spaces import Floats, Ints
 from es_rl.errors import EnvError, lookup
 from es_rl.rl import agent as agents
 from es_rl.rl.actors import policy_actor
@@ -45,8 +45,7 @@ def measure(agent: agents.Agent, env: str, config: EvaluateConfig) -> dict[str, 
     envs.check_id(env)
     lookup(envs.BACKENDS | {"auto": None}, config.backend, "backend")
     spec = envs.probe(env, agent.config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)
-    if not (same(spec.observation_space, agent.observation_space) and same(spec.action_space, agent.action_space)):
-        raise EnvError(f"env={env}: its spaces are not those that the policy was trained for ({agent.config.env}).")
+    agents.check_spaces(agent, env, spec.observation_space, spec.action_space)
     returns, lengths, measured = _episodes(agent, env, config)
     return {
         "run": config.run,

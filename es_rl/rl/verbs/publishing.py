@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def _write(folder: Path, config: PushConfig, agent: agents.Agent, film: Path | N
     saved = checkpoint.load(Path(config.run), config.checkpoint).path
     with atomic.reading(saved):
         contents = atomic.read(saved, (client.WEIGHTS, client.STATE))
-    keys = replace(agent.config, env_kwargs=agents.load(config.run, config.checkpoint).config.env_kwargs, run="")
+    own = agents.load(config.run, config.checkpoint, policy=config.policy).config.env_kwargs
+    keys = replace(agent.config, env_kwargs=own, run="", init="", track=[])  # what is of this machine only
     contract = _contract(Path(config.run), contents[client.WEIGHTS])
     with directory.reporting(folder, "Free the disk, or set TMPDIR"):
         atomic.write(folder, {**contents, client.KEYS: to_yaml(keys).encode()})
@@ -133,7 +135,7 @@ def _facts(config: PushConfig, agent: agents.Agent, env: str, *, film: bool) -> 
         command=_command(Path(config.run)),
         versions=_versions(Path(config.run)),
         arguments=_arguments(trained.env_kwargs),
-        keys=[*again, *_arguments(config.env_kwargs)],
+        keys=[*again, *([f"policy={trained.policy}"] if ":" in trained.policy else []), *_arguments(config.env_kwargs)],
         film=film,
     )
 
@@ -146,10 +148,37 @@ def _arguments(env_kwargs: Mapping[str, Any]) -> list[str]:
 
 def _command(run: Path) -> str:
     """Return the command that began a run, without the place where it was written; empty if it is not known."""
-    with contextlib.suppress(OSError, ValueError):
-        words = shlex.split(atomic.contents_of(run / "command.txt").decode())
-        return shlex.join(word for word in words if not word.startswith("run="))
+    text = directory.command_of(run)
+    if text.startswith("es_rl."):
+        return _in_python(text)
+    with contextlib.suppress(ValueError):
+        words = shlex.split(text)
+        if words[:2] == ["python", "-m"] or words[:1] == ["es-rl"]:
+            return shlex.join(_without_run(words))
     return ""
+
+
+def _without_run(words: Sequence[str]) -> Iterator[str]:
+    """Yield the words of a command except run=PLACE, however it is spelt."""
+    skip = False
+    for word in words:
+        name, equals, _ = word.removeprefix("--").partition("=")
+        if not skip and name != "run":
+            yield word
+        skip = name == "run" and not equals
+
+
+def _in_python(text: str) -> str:
+    """Return the code that began a run, without run=PLACE; empty if it is none, or one that loads another run."""
+    try:
+        tree = ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "load":
+            return ""
+        call.keywords = [keyword for keyword in call.keywords if keyword.arg != "run"]
+    return ast.unparse(tree)
 
 
 def _versions(run: Path) -> dict[str, str]:

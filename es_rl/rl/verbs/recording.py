@@ -20,7 +20,7 @@ from es_rl.rl.films.files import GIF_WIDTH, Gif, write_mp4
 from es_rl.rl.films.film import Film, Take, filming
 from es_rl.rl.films.picture import Frame
 from es_rl.run.checkpoint import ages
-from es_rl.run.directory import check_inside
+from es_rl.run.directory import check_file, check_inside
 
 MP4, GIF = (".mp4", ""), ".gif"  # suffixes of files
 PANELS, STRIP_WIDTH = 4, 1280  # of a strip at most; pixels
@@ -47,8 +47,8 @@ def record(config: RecordConfig, on_frame: Callable[[int, int], None] = lambda d
     if config.film == "progress" and config.checkpoint != "last":
         raise ConfigError(f"checkpoint={config.checkpoint}: film=progress shows several. Leave one of the two out.")
     for name, path in (("out", out), ("gif", Path(config.gif))):
-        if path.name and path.exists() and not path.is_file():  # a device would be replaced
-            raise ConfigError(f"{name}={path}: is not a file. Give the name of a new file, or of one to replace.")
+        if path.name:
+            check_file(path, name)
     if not config.out:
         check_inside(Path(config.run))
     with contextlib.ExitStack() as stack:

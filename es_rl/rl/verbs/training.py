@@ -46,7 +46,8 @@ def located_init(config: Config) -> Config:
 def create(config: Config) -> Path:
     """Create the directory of a new run. Raises `ConfigError` or `EnvError` for a configuration that cannot be run."""
     check(config)
-    return directory.create(config.run, config.env.removeprefix(FROM_PYTHON), file_name(config.policy))
+    group = "/".join(map(file_name, config.env.split("/")))  # an id may have a space of names: es_rl/Arm-v0
+    return directory.create(config.run, group, file_name(config.policy))
 
 
 def train(

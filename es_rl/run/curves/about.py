@@ -26,9 +26,13 @@ class About:
         return "/".join(self.path.absolute().parts[-2:])
 
     def keys(self) -> dict[str, Any]:
-        """Return the resolved keys by their dotted names; entries of open dictionaries are keys too."""
+        """Return the resolved keys by their dotted names; entries of open dictionaries are keys too.
+
+        Of an environment or a policy from Python, only the name: the object is nobody's who reads about a run.
+        """
         found: dict[str, Any] = {}
         for name, field in leaves(type(self.config)):
             value = attrgetter(name)(self.config)
-            found |= {f"{name}.{k}": v for k, v in value.items()} if "dict" in str(field.type) else {name: value}
+            told = str(value) if isinstance(value, str) else value
+            found |= {f"{name}.{k}": v for k, v in value.items()} if "dict" in str(field.type) else {name: told}
         return found

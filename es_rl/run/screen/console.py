@@ -106,7 +106,8 @@ class Screen:
         self._record |= record
         now = self._recorded_at = time.monotonic()
         if self._live is None and (evaluated or now - self._last_line > PLAIN_SECONDS):
-            self._last_line = now
+            if record["generation"]:  # the line of the untrained policy does not put off that of the first generation
+                self._last_line = now
             self.say(_line(record, self._goal(), self._terms, self._shift))
         for tag, value in record.items():
             if isinstance(value, str):

@@ -20,6 +20,8 @@ from es_rl.rl.numpy_policy import chain
 Arrays = dict[str, Any]
 # Layers by the names that the reader knows.
 NAMES: dict[type[nn.Module], str] = {
+    nn.GRUCell: "gru",
+    nn.LSTMCell: "lstm",
     nn.Linear: "linear",
     nn.LayerNorm: "norm",
     nn.Tanh: "tanh",

@@ -14,6 +14,25 @@ def norm(x: Array) -> Array:
     return x / np.sqrt((x * x).mean() + 1e-5)
 
 
+def sigmoid(x: Array) -> Array:
+    return (1 + np.tanh(x / 2)) / 2
+
+
+def gru(x: Array, state: Array, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array) -> Array:
+    h = state[0]
+    (r, z, n), (hr, hz, hn) = np.split(w_ih @ x + b_ih, 3), np.split(w_hh @ h + b_hh, 3)
+    z, n = sigmoid(z + hz), np.tanh(n + sigmoid(r + hr) * hn)
+    return [(1 - z) * n + z * h]
+
+
+def lstm(x: Array, state: Array, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array) -> Array:
+    i, f, g, o = np.split(w_ih @ x + b_ih + w_hh @ state[0] + b_hh, 4)
+    c = sigmoid(f) * state[1] + sigmoid(i) * np.tanh(g)
+    return [sigmoid(o) * np.tanh(c), c]
+
+
+WEIGHTS = ("weight", "weight_ih", "weight_hh", "bias", "bias_ih", "bias_hh")
+CELLS: dict[str, Any] = {"gru": gru, "lstm": lstm}
 LAYERS: dict[str, Any] = {
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0),
@@ -37,6 +56,7 @@ class Policy:
     def reset(self) -> None:
         blocks, context = map(int, self.a["memory"])
         self.past: list[Any] = [(deque(maxlen=context), deque(maxlen=context)) for _ in range(blocks)]
+        self.state: Any = None  # of a GRU or an LSTM
         self.said: Array = np.zeros(self.a["outputs"], np.float32)
 
     def __call__(self, observation: Array) -> Any:
@@ -50,10 +70,15 @@ class Policy:
         return np.clip(a["center"] + a["reach"] * np.where(a["bounded"], squashed, y), a["low"], a["high"])
 
     def chain(self, x: Array) -> Array:
-        for i, layer in enumerate(self.a["layers"]):
-            x = LAYERS[str(layer)](
-                x, *(self.a[f"{i}.{name}"] for name in ("weight", "bias") if f"{i}.{name}" in self.a)
-            )
+        for i, layer in enumerate(map(str, self.a["layers"])):
+            weights = [self.a[f"{i}.{name}"] for name in WEIGHTS if f"{i}.{name}" in self.a]
+            compute = CELLS.get(layer) or LAYERS[layer]
+            if layer in CELLS:
+                state = self.state or [np.zeros(weights[1].shape[1], np.float32)] * 2
+                self.state = compute(x, state, *weights)
+                x = self.state[0]
+            else:
+                x = compute(x, *weights)
         return x
 
     def transformer(self, x: Array) -> Array:

@@ -55,9 +55,9 @@ NO_FILMS = {"video.every": -1}  # by default: `record` films
 class ES:
     """An agent that evolution strategies train.
 
-    `policy` is a name, `linear`, `mlp` or `transformer`, or a function of (observation_space, action_space) that
-    returns an `nn.Module`: see `es_rl.policies.outside`. `env` is an id, or a function that makes a `gymnasium.Env`;
-    both may be written in a notebook. `keys` are those of the command line: `es={"population": 64}`, or
+    `policy` is a name, such as `mlp` or `gru`, or a function of (observation_space, action_space) that returns an
+    `nn.Module`: see `es_rl.policies.outside`. `env` is an id, or a function that makes a `gymnasium.Env`; both may be
+    written in a notebook. `keys` are those of the command line: `es={"population": 64}`, or
     `**{"es.population": 64}`. Without `workers`, there is one worker process per processor; 0 is none.
 
     `history` holds the record of each generation, as metrics.jsonl does. `run` is the run directory, from the first

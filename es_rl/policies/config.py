@@ -25,6 +25,18 @@ class MlpConfig:
 
 
 @dataclass(frozen=True)
+class GruConfig:
+    width: int = key(64, "numbers that it remembers", low=1)
+    squash: str = key("tanh", "map outputs to the action space by clipping or tanh", choices=("clip", "tanh"))
+
+
+@dataclass(frozen=True)
+class LstmConfig:
+    width: int = key(64, "numbers that it shows of its memory, and numbers that it keeps", low=1)
+    squash: str = key("tanh", "map outputs to the action space by clipping or tanh", choices=("clip", "tanh"))
+
+
+@dataclass(frozen=True)
 class TransformerConfig:
     width: int = key(64, "width of a token; a multiple of heads", low=1)
     layers: int = key(2, "number of blocks, each with attention and a perceptron", low=1)

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import nn
 
 from es_rl.errors import ConfigError, lookup
-from es_rl.policies import linear, mlp, outside, transformer
+from es_rl.policies import linear, mlp, outside, recurrent, transformer
 from es_rl.policies.action import ActionHead
 from es_rl.policies.normalizer import Normalizer, Unnormalized
 from es_rl.rng import integer_seed
@@ -18,6 +18,8 @@ from es_rl.rng import integer_seed
 POLICIES: dict[str, Callable[[Any, int, nn.Module, ActionHead], nn.Module]] = {
     "linear": linear.build,
     "mlp": mlp.build,
+    "gru": recurrent.build_gru,
+    "lstm": recurrent.build_lstm,
     "transformer": transformer.build,
 }
 

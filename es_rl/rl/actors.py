@@ -2,8 +2,8 @@
 
 Shapes: N members, k adjacent simulations per member, n running simulations, O observation, A action.
 
-There are two actors: `NumpyForward` for `Feedforward` policies on the CPU, whose actions do not depend on the rest of
-the batch, and `TorchForward` for all others.
+There are two actors: `NumpyForward` for feedforward and recurrent policies on the CPU, whose actions do not depend on
+the rest of the batch, and `TorchForward` for all others.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from es_rl.es.chunks import default_chunk
 from es_rl.es.config import EsConfig, OptimConfig, check_chunk, check_pairs
 from es_rl.keys import group, key
 from es_rl.plugins import module_rule
-from es_rl.policies.config import LinearConfig, MlpConfig, TransformerConfig
+from es_rl.policies.config import GruConfig, LinearConfig, LstmConfig, MlpConfig, TransformerConfig
 from es_rl.rl.presets import family, fitting
 from es_rl.rl.segments.config import CreditConfig, CriticConfig, check_given, check_judged
 from es_rl.rng import MAX_SEED
@@ -53,10 +53,14 @@ class Config:
         False, "play episodes one after another, in the only simulation of a process, for an environment of which a "
         "process can hold just one"
     )  # fmt: skip
-    policy: str = key("mlp", "network: linear, mlp, transformer, or module:function, which returns one of yours")
+    policy: str = key(
+        "mlp", "network: linear, mlp, gru, lstm, transformer, or module:function, which returns one of yours"
+    )
     policy_kwargs: dict[str, Any] = key({}, "arguments for a policy module:function: policy_kwargs.NAME=VALUE")
     linear: LinearConfig = group(LinearConfig, "the linear policy")
     mlp: MlpConfig = group(MlpConfig, "the multilayer perceptron")
+    gru: GruConfig = group(GruConfig, "the policy with a gated recurrent unit")
+    lstm: LstmConfig = group(LstmConfig, "the policy with a long short-term memory")
     transformer: TransformerConfig = group(TransformerConfig, "the transformer policy")
     init: str = key("", "start with the policy of this run, or of this safetensors file; default: a new one", path=True)
     obs_norm: bool = key(True, "normalise observations by their running mean and standard deviation")
@@ -87,8 +91,8 @@ class Config:
     chunk: int | None = key(
         None,
         "even number of members whose forward pass, or orthogonal noise, is computed together; a process holds up to "
-        "three times their simulations; with other noise and on a CPU, theta of the linear policy and the MLP does "
-        "not depend on it; default: from the population",
+        "three times their simulations; with other noise and on a CPU, theta does not depend on it, except that of "
+        "the transformer and of your own networks; default: from the population",
         low=2,
     )
     inference: str = key(

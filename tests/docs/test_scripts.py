@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -53,6 +54,14 @@ def test_variants_are_compared_and_finished_trainings_are_not_repeated(tmp_path)
     rows = [line.split("|")[1:-1] for line in first.splitlines()[2:]]
     assert [row[0].strip() for row in rows] == ["as it is", "credit.epochs=1"]
     assert all(float(value) > 0 for row in rows for value in row[2].split(","))
+
+
+def test_policies_are_compared_on_the_same_steps(capsys):
+    main = runpy.run_path(str(BENCHMARKS / "policies.py"))["main"]
+    assert main(["env=CartPole-v1", "rounds=1", "steps=3", "--", "policy=linear", "policy=gru gru.width=4"]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].strip() for row in rows] == ["`policy=linear`", "`policy=gru gru.width=4`"]
+    assert all(float(cell) > 0 for row in rows for cell in row[1:]) and float(rows[0][2]) == float(rows[0][4]) == 1
 
 
 @pytest.mark.slow

@@ -106,9 +106,9 @@ def test_predict_takes_one_observation_or_a_batch_as_stable_baselines3_does():
         model.predict(np.zeros(5))
 
 
-@pytest.mark.parametrize("policy", ["transformer", "memory"])
+@pytest.mark.parametrize("policy", ["transformer", "lstm", "memory"])
 def test_each_row_of_a_batch_has_a_memory_of_its_own(policy):
-    network = policy if policy == "transformer" else lambda o, a: Remembers(4, 2)
+    network = policy if policy != "memory" else lambda o, a: Remembers(4, 2)
     model = toy(network, "CartPole-v1", **({"transformer": {"width": 8, "layers": 1, "heads": 2}}))
     with torch.no_grad():  # large outputs, so that actions differ
         for value in model.policy.parameters():

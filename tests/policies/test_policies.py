@@ -92,7 +92,9 @@ def test_clip_and_tanh():
 
 
 def test_an_unknown_policy_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"policy=mpl: unknown. Did you mean mlp\? Known: linear, mlp, transformer"):
+    with pytest.raises(
+        ConfigError, match=r"policy=mpl: unknown. Did you mean mlp\? Known: gru, linear, lstm, mlp, transf"
+    ):
         make("mpl")
 
 

@@ -158,6 +158,8 @@ STREAMED = [
     "env=CartPole-v1 policy=mlp mlp.activation=gelu es.episodes=3 es.population=32 es.sigma=0.5",
     "env=hostile:OftenRaises-v0 es.population=32",
     "env=CartPole-v1 policy=transformer transformer.width=8 es.population=32 chunk=8",
+    "env=CartPole-v1 policy=gru gru.width=8 es.episodes=3 es.population=32 es.sigma=0.5",
+    "env=hostile:OftenRaises-v0 policy=lstm lstm.width=4 es.noise=lowrank es.population=32",
 ]
 
 

@@ -257,6 +257,7 @@ def test_what_is_told_of_a_generation(train):
         (["inference=central"], ConfigError, "es.segment=16 needs inference=local"),
         (["serial=true"], ConfigError, "is for members that play episodes"),
         (["policy=transformer"], ConfigError, "policy=transformer: es.segment=16 needs a policy without memory"),
+        (["policy=gru"], ConfigError, "policy=gru: es.segment=16 needs a policy without memory. Give policy=mlp, or "),
         (["backend=gymnasium"], EnvError, "needs simulations that can be saved .* Give es.segment=0"),
         (["env=CartPole-v1"], EnvError, "env=CartPole-v1: es.segment=16 needs simulations that can be saved"),
         (["es.segment=-1"], ConfigError, "es.segment=-1"),

@@ -30,6 +30,7 @@ from es_rl.rl import difficulty
 from es_rl.rl.actors import numpy_layers
 from es_rl.rl.chunks import make_policy
 from es_rl.rl.config import Config
+from es_rl.rl.numpy_policy import remembers
 from es_rl.rl.segments.critic import Critic, CriticFit, RewardScale, zero_state
 from es_rl.rl.segments.judge import Judged, Played
 from es_rl.rl.segments.state import LOG_STD, SegmentState, Simulations
@@ -190,7 +191,8 @@ def _check(config: Config, spec: EnvSpec, policy: nn.Module) -> None:
         )
     if not isinstance(spec.action_space, spaces.Box):
         raise EnvError(f"env={spec.id}: {given} needs continuous actions. Give es.segment=0.")
-    if numpy_layers(policy) is None:
+    layers = numpy_layers(policy)
+    if layers is None or remembers(layers):
         raise ConfigError(
             f"policy={config.policy}: {given} needs a policy without memory. Give policy=mlp, or es.segment=0."
         )

@@ -85,9 +85,12 @@ class StopRules:
         return f"To go on, give {name} {'below' if name == terms.target and terms.sign < 0 else 'above'} {value}"
 
     def raised(self, terms: RunTerms, rule: str) -> str:
-        """Return a rule that lets a run go on that has met `rule`: twice as much, or a better score; "" for no rule."""
+        """Return a rule that lets a run go on that has met `rule`: twice as much, or a better score.
+
+        Return "" for another reason to end, such as a generation that was given up.
+        """
         name, _, value = rule.partition("=")
-        if not value or name not in ("generations", terms.steps, "minutes", terms.target):
+        if not value or " " in value or name not in ("generations", terms.steps, "minutes", terms.target):
             return ""
         if name == terms.target:
             number = float(value)

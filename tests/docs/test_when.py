@@ -252,6 +252,7 @@ def test_the_page_is_what_its_results_say(tmp_path):
     assert raw.read_text() == (BENCHMARKS / "when.json").read_text()
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_trainings_run_once_and_are_shown(tmp_path):
     pytest.importorskip("sb3_contrib")

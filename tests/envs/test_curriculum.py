@@ -112,7 +112,7 @@ def test_a_curriculum_is_part_of_the_state_of_a_run(way, train):
     parts = train("resume=parts", "env=climber:Climb-v0", "generations=4", "workers=2", run="parts")
     assert model_hash(whole) == model_hash(parts)
     assert comparable(whole) == comparable(parts)
-    assert [line["curriculum/difficulty"] for line in comparable(whole)] == [0.0, 0.25, 0.5, 0.75]
+    assert [line["curriculum/difficulty"] for line in comparable(whole)[1:]] == [0.0, 0.25, 0.5, 0.75]
 
 
 @pytest.mark.slow

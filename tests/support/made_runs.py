@@ -14,7 +14,7 @@ from es_rl.run import checkpoint as checkpoints
 from es_rl.run import directory
 
 
-def make_run(path, env_id, *keys, spread=1.0, observation_space=None, action_space=None):
+def make_run(path, env_id, *keys, spread=1.0, seed=1, observation_space=None, action_space=None):
     """Write a run at generation 3. Spaces are those of the environment, or the given ones."""
     config = parse_train([f"env={env_id}", *keys])
     if observation_space is None:
@@ -22,7 +22,7 @@ def make_run(path, env_id, *keys, spread=1.0, observation_space=None, action_spa
         observation_space, action_space = env.observation_space, env.action_space
         env.close()
     policy = policies.make(config, size(observation_space), action_space)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     for value in policy.parameters():
         value += spread * torch.randn(value.shape, generator=generator) / max(1, value.shape[-1]) ** 0.5
     if hasattr(policy.normalizer, "mean"):

@@ -60,8 +60,9 @@ class ES:
     written in a notebook. `keys` are those of the command line: `es={"population": 64}`, or
     `**{"es.population": 64}`. Without `workers`, there is one worker process per processor; 0 is none.
 
-    `history` holds the record of each generation, as metrics.jsonl does. `run` is the run directory, from the first
-    `learn` on. Raises `ConfigError` for a wrong key, and `EnvError` for an environment or a policy that cannot be used.
+    `history` holds the record of each generation, as metrics.jsonl does, but for generation 0. `run` is the run
+    directory, from the first `learn` on. Raises `ConfigError` for a wrong key, and `EnvError` for an environment or a
+    policy that cannot be used.
     """
 
     def __init__(

@@ -3,11 +3,11 @@
 import base64
 import csv
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from web_page import Page
 
 from es_rl.compare.report import figures, summary, tables
 from es_rl.compare.report import page as report
@@ -43,33 +43,6 @@ def of(results, name):
 
 def shown(results):
     return Page(report.page(results, {}, {})).text
-
-
-class Page(HTMLParser):
-    """Checks that tags are balanced, and collects sources and text."""
-
-    VOID = ("meta", "img", "br", "link", "input")
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.sources, self.text = [], [], ""
-        self.cells = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.sources += [(tag, value) for name, value in attributes if name in ("src", "href", "poster", "data")]
-        self.cells += [""] if tag == "td" else []
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-        if "td" in self.open:
-            self.cells[-1] += data
 
 
 def test_a_training_that_other_programs_disturbed_is_marked_from_a_tenth_on():

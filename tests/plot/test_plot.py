@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from conftest import records as records_of
 from conftest import refusal
 from omegaconf import OmegaConf
 from PIL import Image
+from web_page import Page
 
 import es_rl
 from es_rl.config import leaves
@@ -67,32 +67,11 @@ def groups(*paths):
     return runs.grouped([runs.read(path) for path in paths])
 
 
-class Page(HTMLParser):
-    """Checks that tags are balanced, and collects tags, sources, texts and cells."""
-
-    VOID = ("meta", "img", "br")
-
-    def __init__(self, path):
-        super().__init__()
-        self.open, self.tags, self.sources, self.text, self.cells = [], [], [], "", []
-        self.feed(path.read_text(encoding="utf-8"))
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.sources += [value for name, value in attributes if name in ("src", "href", "data")]
-        assert not [name for name, _ in attributes if name.startswith("on")]
-        self.cells += [""] if tag == "td" else []
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-        if "td" in self.open:
-            self.cells[-1] += data
+def opened(path):
+    """A page without handlers of events, which would run code."""
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.handlers == []
+    return page
 
 
 def test_the_numbers_drawn_are_those_of_the_file_and_what_is_none_is_left_out():
@@ -212,7 +191,7 @@ def test_a_run_is_drawn_into_its_directory_and_several_beside_one_another(capsys
     assert main(["run=runs/a"]) == 0
     with Image.open("runs/a/plot.png") as image:
         assert image.format == "PNG" and image.width > 600
-    one = Page(Path("runs/a/plot.html"))
+    one = opened(Path("runs/a/plot.html"))
     assert "2.000 ± 0.250" in one.cells and "runs/a" in one.cells and "group" not in one.text
     for given in (
         ["run=runs"],
@@ -230,10 +209,10 @@ def test_a_run_is_drawn_into_its_directory_and_several_beside_one_another(capsys
     assert said.startswith("left out: runs/begun/metrics.jsonl: holds no record")
     assert said.endswith("2 runs, 1 group: plot.png and plot.html\n") and Path("plot.png").exists()
     path = Path("plot.html")
-    page = Page(path)
+    page = opened(path)
     assert "2 runs, which differ only in their seed" in page.text and "python -m es_rl.train seed=1" in page.text
     assert page.cells[-3:] == ["2", "3.250 [2.000, 4.500]", "–"]
-    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
+    assert all(source.startswith("data:image/svg+xml;base64,") for _, source in page.sources)
     assert not re.search(r"https?://|<script|@import|url\(", path.read_text())
 
 
@@ -242,7 +221,7 @@ def test_a_page_has_the_settings_that_differ_and_every_other_metric():
     write("a", rows, policy="mlp")
     write("b", rows, policy="linear")
     assert main(["run=a,b", "x=generation", "out=p.png"]) == 0
-    page = Page(Path("p.html"))
+    page = opened(Path("p.html"))
     assert page.cells[-3:] == ["policy", "mlp", "linear"] and "Settings in which they differ" in page.text
     shown = re.findall(r"<figcaption>(.*?)</figcaption>", Path("p.html").read_text())
     assert shown == [RETURN, "eval/return_best", "reward/&lt;goes&gt;"]
@@ -256,7 +235,7 @@ def test_texts_of_a_stranger_stay_texts():
     for i, name in enumerate(("_" + EVIL.replace("/", "").replace("\x00", "").replace("\ud800", ""), "b")):
         write(name, rows, env=EVIL.replace("\x00", "").replace("\ud800", ""), **{"_" + EVIL[:20]: i}, command=EVIL[:-1])
     assert main(["run=.", "out=p.png"]) == 0
-    page = Page(Path("p.html"))
+    page = opened(Path("p.html"))
     assert "script" not in page.tags and page.tags.count("img") == 2 and len(page.sources) == 2
     assert "<script>alert(1)</script>" in page.text and "\x00" not in page.text and "\x1b" not in page.text
     drawn = panels.overview(groups(*runs.Path(".").glob("*/")), "steps")
@@ -272,7 +251,7 @@ def test_runs_that_count_tokens_and_what_they_are_compared_with():
     assert [text.get_text() for text in panel(drawn, "bits per byte, evaluated").texts] == ["gzip"]
     assert panel(drawn, "completion length of members").get_xlabel() == "tokens"
     assert main(["run=text"]) == 0
-    page = Page(run / "plot.html")
+    page = opened(run / "plot.html")
     assert "c.txt" in page.text and "6.000" in page.cells and "7.000" in page.cells
 
 

@@ -84,7 +84,7 @@ def train(
 
 def commands(config: Config, run: Path) -> list[str]:
     """Return what to type after a run: evaluate, watch, go on. Nothing if it needs code that only Python can give."""
-    if FROM_PYTHON in (config.env[: len(FROM_PYTHON)], config.policy[: len(FROM_PYTHON)]):
+    if any(getattr(config, name).startswith(FROM_PYTHON) for name in CODE):
         return []
     given = [run, *(f"{name}={value}" for name in CODE if ":" in (value := getattr(config, name)))]
     rest = shlex.join(map(str, given))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
@@ -24,12 +25,22 @@ from es_rl.workers.processes import worker_slot
 from es_rl.workers.shared_memory import Memory
 
 
+@dataclass(frozen=True, eq=False)
+class Copied:
+    """theta itself, for workers that cannot open this machine's memory. Used like `Memory`."""
+
+    theta: dict[str, NDArray[Any]]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return self.theta
+
+
 @dataclass(frozen=True)
 class Round:
     """Data that all jobs of a generation or of an evaluation share."""
 
     number: int  # the generation
-    memory: Memory  # holds theta
+    memory: Memory | Copied  # holds theta
     perturbation: Perturbation
     prompts: list[Any]
 
@@ -47,12 +58,15 @@ class Completer:
         self._start, self._dtype, self._device, self._most, self._rows = start, dtype, device, most, rows
         self._mirrored, self._kl = mirrored, kl
         self._language: Language | None = None
+        self._memory: Memory | Copied | None = None
         self._theta: Theta = {}
         self._holds: int | None = None  # generation whose theta is in the model
 
     def __call__(self, shared: Round, job: Job, beat: Callable[[int], None]) -> Any:
         if self._language is None:
             self._language = Language(*open_model(self._start, self._dtype), self._choose())
+        if shared.memory != self._memory:
+            self._memory = shared.memory
             self._theta = {name: torch.from_numpy(array) for name, array in shared.memory.arrays().items()}
         if job.kind == "start":
             self._hold_start(shared)

@@ -11,6 +11,7 @@ from es_rl.es.shaping import SHAPINGS
 from es_rl.keys import group, key
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpoint import CheckpointConfig
+from es_rl.workers.cluster.config import ClusterConfig, check_cluster
 from es_rl.workers.machine import choose_device
 
 DEFAULTS = {"es.noise": "lowrank", "es.population": 32, "es.sigma": 0.005, "es.shaping": "zscore"}
@@ -92,6 +93,7 @@ class LlmConfig:
         None, "worker processes, each with a model; 0: all work in this process; default: one per GPU, or as many as "
         "processors and memory allow", low=0, resumable=True,
     )  # fmt: skip
+    cluster: ClusterConfig = group(ClusterConfig, "workers on several machines")
     rows: int | None = key(None, "maximum rows per batch; default: from the model's size", low=1)
     chunk: int | None = key(
         None, "members per batch, an even number; default: from es.noise, es.population and batch", low=2
@@ -118,6 +120,7 @@ def resolve(config: LlmConfig) -> LlmConfig:
         if not getattr(config, name):
             raise ConfigError(f"{name} is missing: give model=DIR_OR_ID data=FILE.jsonl reward=NAME.")
     check_pairs(config.es, "es.")
+    check_cluster(config.cluster, config.workers)
     lookup(SHAPINGS, config.es.shaping, "es.shaping")
     if config.es.noise not in ("lowrank", "dense"):
         raise ConfigError(f"es.noise={config.es.noise}: must be lowrank or dense for a language model.")

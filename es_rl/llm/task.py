@@ -22,7 +22,7 @@ from es_rl.errors import ConfigError, EnvError, TornError, TrainingError, neares
 from es_rl.es.shaping import utilities
 from es_rl.es.strategy import ESParams, ESState, MemberScores
 from es_rl.llm import prompts as dataset
-from es_rl.llm.completer import Completer, Job, Round, start_weights
+from es_rl.llm.completer import Completer, Copied, Job, Round, start_weights
 from es_rl.llm.in_place import Direction, Theta, ascend
 from es_rl.llm.model import Completion
 from es_rl.llm.prompts import Dataset, Row
@@ -33,7 +33,8 @@ from es_rl.run.atomic import write_json
 from es_rl.run.json_lines import JsonLines, keep_until
 from es_rl.run.log import plain
 from es_rl.run.task import StepResult
-from es_rl.workers.pool import STARTUP_SECONDS, Workers
+from es_rl.workers.interface import Pool
+from es_rl.workers.pool import STARTUP_SECONDS
 from es_rl.workers.shared_memory import Memory
 from es_rl.workers.worker import JobFailure
 
@@ -85,7 +86,7 @@ class LlmTask:
         theta: Theta,
         memory: Memory,
         rows: int,
-        workers: Workers,
+        workers: Pool,
         say: Callable[[str], None],
     ) -> None:
         self._say = say
@@ -123,6 +124,12 @@ class LlmTask:
             if value.data_ptr() != self._theta[name].data_ptr():
                 self._theta[name].copy_(value)
         return replace(state, theta=dict(self._theta))
+
+    def _held(self) -> Memory | Copied:
+        """Return what gives theta to workers: the shared memory, or theta itself for those on other machines."""
+        if self._workers.shares_memory:
+            return self._memory
+        return Copied({name: value.numpy() for name, value in self._theta.items()})
 
     def step(self, state: ESState) -> StepResult:
         """Run one generation. Update theta in place, after everything else that may fail."""
@@ -178,7 +185,7 @@ class LlmTask:
         """Evaluate the next generation. Fitness (M,) is the mean reward. Raises `TrainingError`, `EnvError`."""
         p, chunks = es.ask(self._params, state)
         rows = self._batch(state.generation)
-        shared = Round(state.generation, self._memory, p, [row["prompt"] for row in rows])
+        shared = Round(state.generation, self._held(), p, [row["prompt"] for row in rows])
         spoken = self._workers.map(self._speaker, shared, [Job("members", chunk) for chunk in chunks])
         for outcome in spoken:
             if isinstance(outcome, JobFailure):
@@ -261,7 +268,7 @@ class LlmTask:
     def _speak(self, kind: str, state: ESState, rows: list[Row]) -> tuple[list[Completion], list[float]]:
         """Return one model's completions of all prompts, and their distances from the starting model if measured."""
         p = self.perturbation(state.generation)
-        shared = Round(state.generation, self._memory, p, [row["prompt"] for row in rows])
+        shared = Round(state.generation, self._held(), p, [row["prompt"] for row in rows])
         places = range(len(rows))
         jobs = [Job(kind, places[i : i + EVALUATION_ROWS]) for i in range(0, len(rows), EVALUATION_ROWS)]
         outcomes = self._workers.map(self._speaker, shared, jobs)

@@ -29,8 +29,8 @@ from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.log import RunLog
 from es_rl.run.task import Run, Training
 from es_rl.run.terms import REWARD
+from es_rl.workers.interface import Pool
 from es_rl.workers.machine import available_memory, available_processors, use_one_thread
-from es_rl.workers.pool import Workers
 from es_rl.workers.shared_memory import allocate
 
 CACHE_BYTES = 1 << 31  # of cached keys and values per batch, at most
@@ -87,7 +87,7 @@ def _workers(config: LlmConfig, model: Path) -> int:
 
 
 def _prepare(
-    config: LlmConfig, run: Path, data: Dataset, source: Path, workers: Workers, say: Callable[[str], None]
+    config: LlmConfig, run: Path, data: Dataset, source: Path, workers: Pool, say: Callable[[str], None]
 ) -> Training:
     """Save the starting model in the run, put theta into shared memory, and make the task."""
     start = run / "start"

@@ -34,8 +34,8 @@ from es_rl.rl.chunks import ATTEMPTS, Chunk, ChunkResult, make_policy, observed_
 from es_rl.rl.compaction import Compaction
 from es_rl.rl.config import Config
 from es_rl.rl.episodes import MomentSums
+from es_rl.workers.interface import Pool
 from es_rl.workers.machine import choose_device
-from es_rl.workers.pool import Workers
 from es_rl.workers.shared_memory import Memory, allocate
 from es_rl.workers.worker import JobFailure
 
@@ -142,7 +142,7 @@ class _Group:
 class Central:
     """Rolls out chunks with inference in this process and simulation in workers."""
 
-    def __init__(self, config: Config, spec: EnvSpec, workers: Workers) -> None:
+    def __init__(self, config: Config, spec: EnvSpec, workers: Pool) -> None:
         self._config, self._spec, self._workers, self._width = config, spec, workers, workers.count // PROCESSES
         self._simulation = Simulation(config, spec)
         self._device = choose_device(config.device)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,8 +63,29 @@ class ChunkResult:
     steps: int
     moments: Moments | None
     errors: list[str]
-    simulating: float = 0.0  # seconds spent in steps of the environments
+    simulating: float = field(default=0.0, compare=False)  # seconds spent in steps of the environments
     unsound: str = ""  # the first number that was not finite
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle few bytes a member: results of a cluster cross a network."""
+        same = self.returns.tobytes() == self.fitness.tobytes()
+        measured = self.measured if self.measured.size else self.measured.shape[1]
+        rest = (self.steps, self.moments, self.errors, self.simulating, self.unsound)
+        returns = b"" if same else self.returns.tobytes()
+        return _unpacked, (self.fitness.tobytes(), returns, _short(self.lengths), measured, *rest)
+
+
+def _short(lengths: Floats) -> bytes:
+    """Return lengths as bytes, two for each if all are small whole numbers."""
+    whole = lengths.clip(0, 65535).astype(np.uint16) if np.isfinite(lengths).all() else lengths
+    return (whole if np.array_equal(whole, lengths) else lengths).tobytes()
+
+
+def _unpacked(fitness: bytes, returns: bytes, lengths: bytes, measured: Floats | int, *rest: Any) -> ChunkResult:
+    own, kind = np.frombuffer(fitness).copy(), np.uint16 if len(lengths) < len(fitness) else np.float64
+    other = np.frombuffer(returns).copy() if returns else own.copy()
+    sums = np.zeros((len(own), measured)) if isinstance(measured, int) else measured
+    return ChunkResult(own, other, np.frombuffer(lengths, kind).astype(np.float64), sums, *rest)
 
 
 class ChunkRunner:

@@ -26,6 +26,7 @@ from es_rl.rl.segments.config import CreditConfig, CriticConfig, check_given, ch
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpoint import CheckpointConfig
 from es_rl.run.resume import refuse_outward, resumed_config
+from es_rl.workers.cluster.config import ClusterConfig, check_cluster
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Config:
         low=0,
         resumable=True,
     )
+    cluster: ClusterConfig = group(ClusterConfig, "workers on several machines")
     chunk: int | None = key(
         None,
         "even number of members whose forward pass, or orthogonal noise, is computed together; a process holds up to "
@@ -242,6 +244,11 @@ def resolve(config: Config) -> Config:
     check_pairs(es, "es.")
     if es.segment:
         check_judged(config)
+    if check_cluster(config.cluster, config.workers) and config.inference == "central":
+        raise ConfigError(
+            f"inference=central: the machines of a cluster share no memory with the process that runs the policy. "
+            f"Leave it out, or cluster.address={config.cluster.address}."
+        )
     if config.inference == "central" and config.workers == 0:
         raise ConfigError("inference=central: needs worker processes. Leave workers=0 out.")
     if config.inference == "local" and config.device == "cuda":

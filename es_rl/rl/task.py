@@ -26,7 +26,7 @@ from es_rl.rl.central import Central
 from es_rl.rl.chunks import Chunk, ChunkResult, ChunkRunner, make_policy, result_of
 from es_rl.rl.config import Config
 from es_rl.rng import integer_seed
-from es_rl.workers.pool import Workers
+from es_rl.workers.interface import Pool
 from es_rl.workers.worker import Function, JobFailure
 
 # Evaluation episodes are cut into at most this many chunks, for any number of workers; more if they were too large.
@@ -38,7 +38,7 @@ class RlTask:
     """Evaluates members, and the policy itself, in an environment."""
 
     def __init__(
-        self, config: Config, params: ESParams, spec: EnvSpec, workers: Workers, runner: Function | None = None
+        self, config: Config, params: ESParams, spec: EnvSpec, workers: Pool, runner: Function | None = None
     ) -> None:
         """Let `runner` play chunks; default: a `ChunkRunner`."""
         self._config, self._params, self._spec, self._workers = config, params, spec, workers
@@ -151,7 +151,7 @@ class RlTask:
         raise EnvError(f"env={self._config.env}: {text}") if result.errors else TrainingError(text)
 
 
-def probe(workers: Workers, config: Config) -> EnvSpec:
+def probe(workers: Pool, config: Config) -> EnvSpec:
     """Make the environment once, in a worker, since it may hang or crash. Raises `EnvError`.
 
     Workers do not draw, unless the environment turns out to need it.

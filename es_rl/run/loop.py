@@ -31,7 +31,8 @@ from es_rl.run.screen.told import ending, settings
 from es_rl.run.signals import stop_requests
 from es_rl.run.task import Follower, Run, StepResult, Task, Training
 from es_rl.run.terms import RunTerms, StopRules
-from es_rl.workers.pool import Workers
+from es_rl.workers.interface import Pool
+from es_rl.workers.opening import open_pool
 
 CALLED_OFF = "a callback asked for it"  # why a run ends
 FLAT_WARNING = 3  # warn after this many generations in a row without any difference in fitness
@@ -49,7 +50,7 @@ def run(r: Run) -> int:
         screen = Screen(r.title, r.stop_rules, r.terms, quiet=r.quiet, shift=r.config.es.reward_shift)
         overrun = Overrun(r.stop_rules, r.terms)
         stack.callback(screen.close)
-        screen.status(f"starting {r.workers} workers")
+        screen.status("looking for the cluster" if r.config.cluster.address else f"starting {r.workers} workers")
 
         def check() -> None:
             stop()
@@ -59,15 +60,17 @@ def run(r: Run) -> int:
             screen.steps(steps)
             overrun.count(steps)
 
-        pool = Workers(
+        pool = open_pool(
+            r.config.cluster,
             r.workers,
+            r.config.workers,
             log=r.path / "workers.log",
             hang_after=r.config.hang_after,
             check=check,
             on_event=lambda text: screen.say(f"warning: {text}"),
             on_steps=on_steps,
         )
-        stack.enter_context(pool)
+        stack.callback(pool.close)
         _sitting(r, screen, overrun, stop, pool, stack)
     return 0
 
@@ -77,7 +80,7 @@ def _sitting(
     screen: Screen,
     overrun: Overrun,
     check: Callable[[], None],
-    workers: Workers,
+    workers: Pool,
     stack: contextlib.ExitStack,
 ) -> None:
     """Begin or resume a run; train until it finishes or is stopped."""
@@ -110,7 +113,7 @@ def _sitting(
         saver.milestones = follower.milestones
         stack.callback(follower.close)
     try:
-        reason = _train(r, training, log, saver, follower, overrun, check)
+        reason = _train(r, training, log, saver, follower, overrun, workers, check)
     except Stopped as stop:
         saver.save(required=True)
         raise Stopped(
@@ -138,6 +141,7 @@ def _train(
     saver: Checkpointer,
     follower: Follower | None,
     overrun: Overrun,
+    workers: Pool,
     check: Callable[[], None],
 ) -> str:
     """Train from the checkpointer's state until a stop rule is met. Return that rule.
@@ -171,7 +175,11 @@ def _train(
                     log.generation(record | {"seconds": progress.seconds}, done.fitness, {})
                 raise
             record |= found
-        record |= {"seconds": progress.seconds, "time/processor_seconds": clock.processor_seconds()}
+        record |= {
+            "seconds": progress.seconds,
+            "time/processor_seconds": clock.processor_seconds(),
+            **workers.figures(),
+        }
         log.generation(record, done.fitness, done.state.theta)
         if progress.flat_generations == FLAT_WARNING:
             log.screen.say(

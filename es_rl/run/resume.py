@@ -14,7 +14,13 @@ from es_rl.run import checkpoint, directory
 from es_rl.run.checkpoint import CONFIG
 
 C = TypeVar("C")
-OUTWARD = ("track",)  # keys that open connections with the user's login: no file may set them
+# Keys that no file may set, also when a run goes on, and what each does.
+OUTWARD = {
+    "track": "sends the curves elsewhere with your login",
+    "cluster.address": "lets the machines of a cluster run code for you, and you for them",
+    "cluster.runtime_env": "brings code to the machines of a cluster",
+}
+EMPTY = {list: "[]", dict: "{}"}
 
 
 class _Nothing:
@@ -91,7 +97,12 @@ def saved_keys(path: Path, kind: type[Any]) -> dict[str, Any]:
                 f"{path / CONFIG}: has {name}={value}, but the run was trained with {was}. "
                 f"Restore the file from {source}, or start a new run."
             )
-    return {name: value for name, value in saved.items() if name not in OUTWARD}
+    return {name: value for name, value in saved.items() if not _outward(name)}
+
+
+def _outward(name: str) -> str:
+    """Return the `OUTWARD` key that a key is, or an entry of; otherwise nothing."""
+    return next((key for key in OUTWARD if name == key or name.startswith(f"{key}.")), "")
 
 
 def _from_python(value: Any) -> bool:
@@ -100,13 +111,11 @@ def _from_python(value: Any) -> bool:
 
 def refuse_outward(file: Mapping[str, Any], given: Mapping[str, Any], source: str) -> None:
     """Raise `ConfigError` for an `OUTWARD` key that a file sets and the command line does not."""
-    for name in OUTWARD:
-        if file.get(name) and name not in given:
-            value = file[name]
-            text = ",".join(map(str, value)) if isinstance(value, list) else value
+    for name, value in file.items():
+        if value and (key := _outward(name)) and not any(_outward(other) == key for other in given):
             raise ConfigError(
-                f"{name}={text} in {source}: sends the curves elsewhere with your login, so it is taken from the "
-                f"command line only. If you want it, add {name}={text}; if not, {name}=[]."
+                f"{name}={_text(value)} in {source}: {OUTWARD[key]}, so it is taken from the command line only. "
+                f"If you want it, add {name}={_text(value)}; if not, {key}={EMPTY.get(type(value), '')}."
             )
 
 
@@ -119,8 +128,13 @@ def changes(keys: Mapping[str, Any], config: Any) -> list[str]:
 
 
 def _change(name: str, was: Any, now: Any) -> str:
-    again = f": it must be given at every resume, {name}={','.join(was)}" if name in OUTWARD and was and not now else ""
+    lost = _outward(name) and was not in ("", NOTHING, []) and now in ("", NOTHING, [])
+    again = f": it must be given at every resume, {name}={_text(was)}" if lost else ""
     return f"{name} is now {now}; it was {was}{again}"
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _differences(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:

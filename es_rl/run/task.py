@@ -20,7 +20,7 @@ from es_rl.run.checkpoint import Progress
 from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.log import RunLog
 from es_rl.run.terms import RunTerms, StopRules
-from es_rl.workers.pool import Workers
+from es_rl.workers.interface import Pool
 
 DEFAULT_MINUTES = 60.0  # length of a run without any stop rule
 
@@ -87,7 +87,7 @@ class Run:
 
     config: Any  # resolved; has the keys of every run: es, optim, seed, chunk, eval.every, checkpoint, stop rules, …
     path: Path
-    prepare: Callable[[Workers, Callable[[str], None]], Training]  # gets the workers and a function that prints a line
+    prepare: Callable[[Pool, Callable[[str], None]], Training]  # gets the workers and a function that prints a line
     command: str  # that began it
     title: str
     workers: int

@@ -17,6 +17,7 @@ from es_rl.noise import KINDS
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpoint import CheckpointConfig
 from es_rl.run.resume import resumed_config
+from es_rl.workers.cluster.config import ClusterConfig, check_cluster
 
 DEFAULTS = {"es.noise": "lowrank", "es.population": 256, "es.sigma": 0.02, "optim.lr": 0.01}
 # A step of AdamW takes as long as one member; an evaluation takes as long as ten steps, so it is done less often.
@@ -63,6 +64,7 @@ class TextConfig:
         None, "worker processes; 0: all work in this process, so a hanging reward hangs the training; default: the "
         "available processors", low=0, resumable=True,
     )  # fmt: skip
+    cluster: ClusterConfig = group(ClusterConfig, "workers on several machines")
     chunk: int | None = key(
         None, "members per forward pass, an even number; default: from es.population, batch and ctx", low=2
     )
@@ -103,6 +105,7 @@ def _resolve(config: TextConfig) -> TextConfig:
     from es_rl.es.optim import check_optimizer  # imports torch: once the keys are read
 
     check_pairs(config.es, "es.")
+    check_cluster(config.cluster, config.workers)
     lookup(KINDS, config.es.noise, "es.noise")
     lookup(SHAPINGS, config.es.shaping, "es.shaping")
     check_optimizer(config.optim.name, "optim.name")

@@ -26,8 +26,8 @@ from es_rl.run.task import StepResult
 from es_rl.text.config import TextConfig
 from es_rl.text.corpus import Bytes, Corpus, baselines, read, sequences
 from es_rl.text.gpt import Gpt, bits, generate
+from es_rl.workers.interface import Pool
 from es_rl.workers.machine import available_processors
-from es_rl.workers.pool import Workers
 from es_rl.workers.worker import JobFailure
 
 EVALUATION_ROWS = 16  # sequences in one evaluation job
@@ -95,7 +95,7 @@ class TextScorer:
 class TextTask:
     """Evaluates a run's members and theta on a text."""
 
-    def __init__(self, config: TextConfig, corpus: Corpus, workers: Workers) -> None:
+    def __init__(self, config: TextConfig, corpus: Corpus, workers: Pool) -> None:
         self._config, self._workers = config, workers
         self._params = ESParams.of(config)
         self._judge = TextScorer(config)

@@ -23,8 +23,8 @@ from es_rl.text.config import TextConfig
 from es_rl.text.corpus import Corpus, read
 from es_rl.text.gpt import Gpt
 from es_rl.text.task import Backpropagation, TextTask
+from es_rl.workers.interface import Pool
 from es_rl.workers.machine import available_processors, use_one_thread
-from es_rl.workers.pool import Workers
 
 
 def train(config: TextConfig, command: str, resumed: Path | None, origins: Origins) -> int:
@@ -75,7 +75,7 @@ def _terms(config: TextConfig) -> RunTerms:
 
 
 def _prepare(
-    config: TextConfig, corpus: Corpus, model: nn.Module, workers: Workers, say: Callable[[str], None]
+    config: TextConfig, corpus: Corpus, model: nn.Module, workers: Pool, say: Callable[[str], None]
 ) -> Training:
     task, state = TextTask(config, corpus, workers), es.init(model)
     known = task.known

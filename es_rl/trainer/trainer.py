@@ -40,8 +40,10 @@ from es_rl.run.checkpoint import FILES, count
 from es_rl.run.log import plain
 from es_rl.trainer.fitness import MemberFitness, Scores, assign, restored_after
 from es_rl.trainer.settings import Shaping, check_model, check_workers, checked, optimizer_name, settings, shaped
+from es_rl.workers.cluster.config import ClusterConfig
+from es_rl.workers.interface import Pool
 from es_rl.workers.machine import as_in_workers
-from es_rl.workers.pool import Workers
+from es_rl.workers.opening import open_pool
 from es_rl.workers.worker import JobFailure
 
 Record = dict[str, Any]
@@ -72,8 +74,9 @@ class Trainer:
     `callbacks` are functions of (trainer, record), or objects with such a method `on_generation`. They are called after
     each generation; one that returns True ends `train`. `options` are further keys of the strategy and of the
     optimiser, such as top=8, freeze_vectors=True, sigma_decay=0.99, weight_decay=0.01, momentum=0.9. A worker that
-    scores no member for `hang_after` seconds is replaced. Raises `ConfigError` for bad settings, and for a model that
-    is not in float32 on the CPU.
+    scores no member for `hang_after` seconds is replaced. `cluster` is the key cluster.address: auto, local, or
+    HOST:PORT of a Ray cluster, where workers=0 means as many as it has room for. Raises `ConfigError` for bad settings,
+    and for a model that is not in float32 on the CPU.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Trainer:
         workers: int = 0,
         chunk: int | None = None,
         hang_after: float = 3600.0,
+        cluster: str = "",
         callbacks: Sequence[Any] = (),
         **options: Any,
     ) -> None:
@@ -103,8 +107,8 @@ class Trainer:
         self._params = checked(given, {"name": optimizer_name(optimizer), "lr": lr}, options, seed, chunk, model)
         self.model, self.callbacks = model, list(callbacks)
         self._fitness = MemberFitness(model, fitness)
-        self._pool: Workers | None = None
-        self._workers, self._hang_after = workers, hang_after
+        self._pool: Pool | None = None
+        self._workers, self._hang_after, self._cluster = workers, hang_after, ClusterConfig(address=cluster)
         self._initial = es.init(model)
         es.check(self._params, self._initial)
         self.reset()
@@ -254,7 +258,9 @@ class Trainer:
         self._show()
 
     def _map(self, generation: Generation, chunks: list[range]) -> list[Any]:
-        self._pool = self._pool or Workers(self._workers, hang_after=self._hang_after)
+        self._pool = self._pool or open_pool(
+            self._cluster, self._workers, self._workers or None, hang_after=self._hang_after
+        )
         return self._pool.map(self._fitness, generation, chunks)
 
     def _remember_best(self, fitness: NDArray[np.float64], p: Perturbation) -> None:

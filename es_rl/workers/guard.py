@@ -1,11 +1,12 @@
-"""Kill what a process has started and left behind: `python -m es_rl.workers.guard NAME=VALUE [FOLDER]`.
+"""Kill what a process has started and left behind: `python -m es_rl.workers.guard NAME=VALUE [FOLDER [all]]`.
 
 The guard's stdin is a pipe from that process. When the other end closes for any reason, the guard kills every process
 that has NAME=VALUE in its environment, with their descendants. Environments and libraries start processes of their own
 that would outlive a killed parent.
 
-With a FOLDER, it also looks from time to time at what that process has started, kills that as well, and removes the
-folder: servers such as Ray's overwrite their environment.
+With a FOLDER, it removes the folder as well, and looks from time to time at what runs: servers such as Ray's overwrite
+their environment, and lose their parents. It also kills what it has then seen: with `all`, everything that the process
+has started since; else the processes with NAME=VALUE and their descendants.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ PAUSE = 0.1  # seconds between two searches
 class Guard:
     """A guard of the processes with a mark in their environment."""
 
-    def __init__(self, mark: str, folder: str = "") -> None:
+    def __init__(self, mark: str, folder: str = "", *, everything: bool = False) -> None:
         # -P: nothing is imported from the current directory, whatever lies there.
-        command = [sys.executable, "-P", "-m", __spec__.name, f"{NAME}={mark}", *([folder] if folder else [])]
+        command = [sys.executable, "-P", "-m", __spec__.name, f"{NAME}={mark}", folder, "all" if everything else ""]
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -52,7 +53,7 @@ class Guard:
 @contextlib.contextmanager
 def guarded(folder: str) -> Iterator[None]:
     """Kill what was started inside the block when the block or this process ends, then remove `folder`."""
-    guard = Guard(folder, folder)
+    guard = Guard(folder, folder, everything=True)
     os.environ[NAME] = folder
     try:
         yield
@@ -61,13 +62,14 @@ def guarded(folder: str) -> Iterator[None]:
         guard.close()
 
 
-def main(mark: str, folder: str = "") -> None:
+def main(mark: str, folder: str = "", everything: str = "") -> None:
     """Wait until the pipe ends, or brings something. Then kill all that bear the mark."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent, known = os.getppid(), dict[int, str]()
     before = _family({parent})  # these are not the guard's, and neither is the guard itself
     while not select.select([sys.stdin], [], [], LOOK if folder else None)[0]:
-        known |= {process: _begun(process) for process in _family({parent}) - before}
+        roots = {parent} if everything else _marked(mark.encode())
+        known |= {process: _begun(process) for process in _family(roots) - before}
     for _ in range(ROUNDS):
         if not _kill(mark.encode(), known):
             break
@@ -81,13 +83,16 @@ def _kill(mark: bytes, known: Mapping[int, str]) -> int:
 
     A process that sets its own title overwrites its environment. It is known, or the child of another.
     """
-    marked = {process for process in _processes() if mark in _environment(process)}
     still = {process for process, begun in known.items() if begun and _begun(process) == begun}
-    found = _family(marked | still)
+    found = _family(_marked(mark) | still)
     for process in found:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(process, signal.SIGKILL)
     return len(found)
+
+
+def _marked(mark: bytes) -> set[int]:
+    return {process for process in _processes() if mark in _environment(process)}
 
 
 def _family(roots: set[int]) -> set[int]:

@@ -49,6 +49,8 @@ class Workers:
     a line of text when a worker is replaced. `on_steps` gets the number of steps just done.
     """
 
+    shares_memory = True
+
     def __init__(
         self,
         count: int,
@@ -137,7 +139,7 @@ class Workers:
                 self._hear(worker, message, m)
             self._bury_the_hung(m)
             if pump is not None:
-                _run(pump)
+                pump_for_a_while(pump)
         return [m.outcomes[i] for i in range(len(jobs))]
 
     def _inline(self, m: MapState) -> list[Any]:
@@ -169,6 +171,10 @@ class Workers:
     def _kill(self, worker: WorkerState) -> None:
         kill_process(worker.process)
         worker.pipe.close()
+
+    def figures(self) -> dict[str, float]:
+        """Return nothing: what there is to tell of processes is measured by tasks."""
+        return {}
 
     def restart(self) -> None:
         """Replace all workers by new ones, with the environment variables of now."""
@@ -268,7 +274,7 @@ class Workers:
                 m.settle(index, JobFailure(reason, f"the worker {text}, {tries.died + tries.hung} times"))
 
 
-def _run(pump: Callable[[], bool]) -> None:
+def pump_for_a_while(pump: Callable[[], bool]) -> None:
     """Call `pump` for `PUMP_SECONDS`. Naps are short because workers wait for it."""
     end = time.monotonic() + PUMP_SECONDS
     while time.monotonic() < end:

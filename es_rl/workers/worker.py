@@ -121,7 +121,7 @@ def work(pipe: Connection, slot: int) -> None:
     warnings.simplefilter("ignore", DeprecationWarning)  # shown once, by the parent
     try:
         pipe.send(("ready",))
-        _serve(pipe)
+        serve(pipe)
     except (EOFError, OSError):
         pass  # the parent is gone, or has closed the pipe
     os._exit(0)
@@ -138,6 +138,14 @@ def tell(pipe: Connection, message: Any) -> None:
         pipe.send(message)
     else:
         pipe.send_bytes(data)
+
+
+def packed(message: Any) -> bytes:
+    """Return plain data as bytes, for a process of the same run; data with closures takes ten times as long."""
+    try:
+        return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return bytes(cloudpickle.dumps(message))
 
 
 def tell_function(pipe: Connection, function: Function) -> None:
@@ -191,7 +199,8 @@ class JobQueue:
         tell(self._pipe, ("done", index, outcome))
 
 
-def _serve(pipe: Connection) -> None:
+def serve(pipe: Connection) -> None:
+    """Compute what comes through the pipe, or through what is used like one. Raises what `recv` raises at the end."""
     stream: Any = None
     context: Any = None
     desk = JobQueue(pipe)

@@ -51,7 +51,8 @@ def unknown(words, known):
     return [
         name
         for name in names
-        if name not in known and not name.startswith(("env_kwargs.", "policy_kwargs.", "settings."))
+        if name not in known
+        and not name.startswith(("env_kwargs.", "policy_kwargs.", "settings.", "cluster.runtime_env."))
     ]
 
 

@@ -38,7 +38,7 @@ from es_rl.rl.segments.update import Steps, Update
 from es_rl.rl.segments.worker import Segment, SegmentRunner
 from es_rl.rng import stream
 from es_rl.run.task import StepResult
-from es_rl.workers.pool import Workers
+from es_rl.workers.interface import Pool
 from es_rl.workers.worker import JobFailure
 
 UNSOUND = "the critic's numbers are not finite"
@@ -47,7 +47,7 @@ UNSOUND = "the critic's numbers are not finite"
 class SegmentTask:
     """Judges a policy by steps of simulations that go on from one generation to the next."""
 
-    def __init__(self, config: Config, spec: EnvSpec, workers: Workers, say: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, spec: EnvSpec, workers: Pool, say: Callable[[str], None]) -> None:
         """Raise `EnvError` or `ConfigError` for an environment or a policy that steps cannot judge."""
         self._config, self._workers, self._say = config, workers, say
         self._params = ESParams.of(config)

@@ -82,7 +82,7 @@ class SegmentResult:
     measured: Floats = field(default_factory=lambda: np.zeros((0, 0)))  # (n, K) sums over the steps
     broken: int = 0  # episodes that ended because a number was not finite
     reason: str = ""  # of the first of them, if the environment says it
-    simulating: float = 0.0  # seconds spent in steps of the environments
+    simulating: float = field(default=0.0, compare=False)  # seconds spent in steps of the environments
 
 
 class SegmentRunner:

@@ -29,8 +29,8 @@ from es_rl.run import directory, loop, trackers
 from es_rl.run.log import RunLog
 from es_rl.run.task import Follower, OnGeneration, Run, Training
 from es_rl.run.terms import RETURN
+from es_rl.workers.interface import Pool
 from es_rl.workers.machine import available_processors, choose_device
-from es_rl.workers.pool import Workers
 
 Films = Callable[..., Follower]  # called with the run, its configuration and what to tell
 
@@ -102,7 +102,7 @@ def prepare(
     init: str,
     films: Films,
     spec: EnvSpec | None,
-    workers: Workers,
+    workers: Pool,
     say: Callable[[str], None],
 ) -> Training:
     """Make the policy, the task that evaluates it in the environment, and the films."""

@@ -156,6 +156,8 @@ class Screen:
             table.add_row("evaluation", f"[bold]{number(r[terms.score])}[/bold]{_spread(r, terms)}{at_best}")
         if r.get("members/failed"):
             table.add_row("failed members", f"[yellow]{r['members/failed']}[/yellow]")
+        if "cluster/nodes" in r:
+            table.add_row("cluster", _cluster(r))
         if self._film:
             table.add_row("film", self._film)
         left = f", {clock(g.seconds_left)} left" if g.seconds_left is not None and g.share < 1 else ""
@@ -164,6 +166,14 @@ class Screen:
         bar = ProgressBar(total=1.0, completed=g.share)
         width = min(WIDEST, self._console.width)
         return Panel(Group(table, bar), title=self._title, title_align="left", border_style="cyan", width=width)
+
+
+def _cluster(r: Record) -> str:
+    """Return the state of the cluster in the last generation."""
+    sent, received = (r[f"cluster/bytes_{way}"] / 1e6 for way in ("out", "in"))
+    lost = f"   [yellow]{r['cluster/lost']} lost[/yellow]" if r["cluster/lost"] else ""
+    traffic = f"[dim]{number(sent)} MB out, {number(received)} MB in[/dim]"
+    return f"{r['cluster/actors']} workers on {r['cluster/nodes']} machines   {traffic}{lost}"
 
 
 def _line(r: Record, g: Goal, terms: RunTerms, shift: str) -> str:

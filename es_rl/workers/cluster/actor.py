@@ -1,0 +1,153 @@
+"""The worker's side on a cluster: a Ray actor, in which one thread computes jobs as in any worker.
+
+The pool calls `give` with jobs, and `collect` all the time: it returns what the worker has to say, after a while even
+if that is nothing. So a worker needs no connection of its own to the pool.
+
+The function and what all jobs share lie in the cluster's object store, once on each machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import platform
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import cloudpickle
+
+import es_rl
+from es_rl.workers.cluster.fingerprint import fingerprint
+from es_rl.workers.fork_server import PRELOADED
+from es_rl.workers.machine import use_one_thread
+from es_rl.workers.processes import take_slot
+from es_rl.workers.worker import failure, serve
+
+PRINTED = 200  # lines that a worker keeps until the pool takes them; later ones are lost
+
+
+class Channel:
+    """The worker's end of the way to the pool, used like a pipe by `es_rl.workers.worker`."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inbox: deque[bytes] = deque()
+        self._outbox: list[bytes] = []
+        self._lines: list[str] = []
+
+    def send(self, message: Any) -> None:
+        self.send_bytes(cloudpickle.dumps(message))
+
+    def send_bytes(self, data: bytes) -> None:
+        with self._changed:
+            self._outbox.append(data)
+            self._changed.notify_all()
+
+    def poll(self) -> bool:
+        return bool(self._inbox)
+
+    def recv(self) -> Any:
+        """Wait for a message."""
+        with self._changed:
+            self._changed.wait_for(self.poll)
+            data = self._inbox.popleft()
+        return cloudpickle.loads(data)
+
+    def put(self, data: bytes) -> None:
+        """Bring a message to the worker."""
+        with self._changed:
+            self._inbox.append(data)
+            self._changed.notify_all()
+
+    def say(self, line: str) -> None:
+        """Keep a printed line for the pool."""
+        with self._changed:
+            if len(self._lines) < PRINTED:
+                self._lines.append(line)
+
+    def collect(self, seconds: float) -> tuple[list[bytes], list[str]]:
+        """Return the worker's messages and lines; wait up to some seconds for the first message."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._outbox, seconds)
+            messages, self._outbox = self._outbox, []
+            lines, self._lines = self._lines, []
+        return messages, lines
+
+
+class Actor:
+    """A worker. `environment` is set before anything is imported that reads it."""
+
+    def __init__(self, slot: int, environment: Mapping[str, str], folder: str) -> None:
+        os.environ.update(environment)
+        with contextlib.suppress(OSError):  # another machine may not have it
+            os.chdir(folder)
+        self._channel = Channel()
+        sys.stdout = sys.stderr = _Lines(self._channel)
+        threading.Thread(target=self._work, args=(slot,), daemon=True).start()
+
+    def give(self, shared: list[Any], jobs: bytes) -> None:
+        """Take jobs, and before them what lies in the object store: the function or the context, if they changed."""
+        import ray
+
+        try:
+            for data in ray.get(shared):
+                self._channel.put(data)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the pool must hear of it
+            self._channel.send(("broken", failure(error).message))
+            return
+        self._channel.put(jobs)
+
+    def collect(self, seconds: float) -> tuple[list[bytes], list[str]]:
+        """Return the worker's messages and the lines that it printed; wait for the first message."""
+        return self._channel.collect(seconds)
+
+    def _work(self, slot: int) -> None:
+        try:
+            for name in PRELOADED:
+                importlib.import_module(name)
+            warnings.simplefilter("ignore", DeprecationWarning)  # shown once, by the pool's process
+            use_one_thread()
+            take_slot(slot)
+            self._channel.send(("ready", facts()))
+            serve(self._channel)
+        except BaseException as error:  # noqa: BLE001 - foreign code may raise anything
+            self._channel.send(("broken", failure(error).message))
+
+
+def facts() -> dict[str, Any]:
+    """Return what tells this worker's machine and its software from others."""
+    import ray
+
+    return {
+        "host": socket.gethostname(),
+        "node": ray.get_runtime_context().get_node_id(),
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "es_rl": es_rl.__version__,
+        "fingerprint": fingerprint(),
+        "time": time.time(),
+    }
+
+
+class _Lines(io.TextIOBase):
+    """Standard output: brings whole lines to the pool."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel, self._open = channel, ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._open = (self._open + text).split("\n")
+        for line in lines:
+            self._channel.say(line)
+        return len(text)

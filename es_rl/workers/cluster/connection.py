@@ -1,0 +1,259 @@
+"""Connect to a Ray cluster, or start one on this machine that nobody else can reach."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import ipaddress
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from es_rl.errors import ConfigError, ResourceError, text_of
+from es_rl.workers import guard
+from es_rl.workers.cluster.config import ClusterConfig
+from es_rl.workers.guard import Guard
+from es_rl.workers.machine import available_processors
+from es_rl.workers.processes import THREAD_VARIABLES
+
+ANSWER_SECONDS = 30  # limit for a cluster's first answer
+STORE = 256 * 2**20  # bytes of the object store of a cluster that is started here, at least
+LOCAL, AUTO = "local", "auto"
+MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+# Ray then takes the loopback address for this machine's, and listens there only.
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def check(config: ClusterConfig) -> None:
+    """Raise `ConfigError` for keys that cannot be, or if Ray is not installed."""
+    if not config.address:
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            f"cluster.address={config.address}: the package ray is not installed. "
+            f"Install it: pip install -e '.[cluster]'."
+        )
+    if config.address.startswith("ray://"):
+        raise ConfigError(
+            f"cluster.address={config.address}: must be HOST:PORT of the cluster, from one of its machines. "
+            f"Start the training there, with cluster.address=auto."
+        )
+    if config.address not in (LOCAL, AUTO):
+        _parts(config.address)
+
+
+class Connection:
+    """A connection of this process to a cluster. A program that is connected already stays so when it is closed."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        """Raise `ConfigError` or `ResourceError` if there is no such cluster."""
+        check(config)
+        self._guard: Guard | None = None
+        self._folder = ""
+        local = config.address == LOCAL
+        before = {name: os.environ.get(name) for name in (*QUIET, *LOOPBACK_ONLY, MODE, TOKEN)}
+        os.environ.update(QUIET | (LOOPBACK_ONLY if local else {}))
+        try:
+            import ray
+
+            self._ray, self._own = ray, not ray.is_initialized()
+            if self._own and local:
+                self._start()
+            elif self._own:
+                self._connect(config.address)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            _restore(before)
+
+    def close(self) -> None:
+        """Disconnect. End what was started here, and remove its folder."""
+        if getattr(self, "_own", False):
+            with _signals_kept():
+                self._ray.shutdown()
+            self._own = False
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self) -> None:
+        """Start a cluster of this machine alone. It dies with this process."""
+        os.environ[MODE], os.environ[TOKEN] = "token", secrets.token_hex(32)
+        self._folder, mark = tempfile.mkdtemp(prefix="es_rl-"), uuid.uuid4().hex
+        self._guard = Guard(mark, self._folder)
+        marked = {guard.NAME: mark} | dict.fromkeys(THREAD_VARIABLES, "1")
+        before = {name: os.environ.get(name) for name in marked}
+        os.environ.update(marked)
+        constants: Any = importlib.import_module("ray._private.ray_constants")
+        everywhere, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False  # read when Ray was imported
+        try:
+            self._init(
+                f"cluster.address={LOCAL}", address=LOCAL, num_cpus=available_processors(), include_dashboard=False,
+                _node_ip_address="127.0.0.1", _temp_dir=self._folder, object_store_memory=_store(),
+            )  # fmt: skip
+        finally:
+            constants.ENABLE_RAY_CLUSTER = everywhere
+            _restore(before)
+
+    def _connect(self, address: str) -> None:
+        where = f"cluster.address={address}"
+        found = _resolved(address)
+        check_token(where, _parts(found)[0])
+        os.environ.setdefault(MODE, "token" if has_token() else "disabled")
+        knock(where, found)
+        self._await_answer(where, found)
+        self._init(where, address=found)
+
+    def _await_answer(self, where: str, address: str) -> None:
+        """Raise `ResourceError` if no Ray cluster answers in time. Ray itself would wait longer."""
+        raised: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                _reread()
+                _raylet().GcsClient(address=address)
+            except (RuntimeError, self._ray.exceptions.RayError) as error:
+                raised.append(error)
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(ANSWER_SECONDS)
+        if asking.is_alive() or raised:
+            why = first_line(raised[0]) if raised else f"nothing within {ANSWER_SECONDS} s"
+            raise ResourceError(f"{where}: {address} does not answer as a Ray cluster: {why}")
+
+    def _init(self, where: str, **arguments: Any) -> None:
+        _reread()
+        with _signals_kept(), _errors_unread(self._ray):
+            try:
+                self._ray.init(log_to_driver=False, configure_logging=True, logging_level="ERROR", **arguments)
+            except (RuntimeError, ValueError, OSError, self._ray.exceptions.RayError) as error:
+                raise ResourceError(f"{where}: {first_line(error)}") from error
+
+
+def _raylet() -> Any:
+    return importlib.import_module("ray._raylet")
+
+
+def _reread() -> None:
+    """Let Ray read its environment again: it keeps what it once read."""
+    _raylet().Config.initialize("")
+    _raylet().AuthenticationTokenLoader.instance().reset_cache()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says."""
+    return next(iter(text_of(error).strip().splitlines()), type(error).__name__)
+
+
+def _resolved(address: str) -> str:
+    """Return the address that Ray will use: it takes a loopback address for this machine's own.
+
+    Raises `ResourceError` if no cluster runs on this machine, for auto.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found = canonicalize_bootstrap_address(address)
+    except (ConnectionError, RuntimeError):
+        found = None
+    if not found:
+        raise ResourceError(
+            "cluster.address=auto: no Ray cluster runs on this machine. Start one by `ray start --head`, "
+            "or give cluster.address=local."
+        )
+    return str(found)
+
+
+def _parts(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"cluster.address={address}: must be auto, local or HOST:PORT, such as 10.0.0.5:6379.")
+    return host.strip("[]"), int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        found = socket.getaddrinfo(host, None)
+        return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
+    return False
+
+
+def has_token() -> bool:
+    """Tell whether this user has a token that protects a cluster."""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(os.environ.get(TOKEN)) or Path(path or Path.home() / ".ray" / "auth_token").is_file()
+
+
+def check_token(where: str, host: str) -> None:
+    """Raise `ConfigError` for a host that others can reach, if no token protects it."""
+    if not _is_loopback(host) and not (has_token() and os.environ.get(MODE, "token") == "token"):
+        raise ConfigError(
+            f"{where}: {host} can be reached from other machines, and there is no token that protects it. Make one by "
+            f"`ray get-auth-token --generate`, copy ~/.ray/auth_token to all machines, set {MODE}=token, and start the "
+            f"cluster again."
+        )
+
+
+def knock(where: str, address: str) -> None:
+    """Raise `ResourceError` if nothing listens at an address."""
+    try:
+        socket.create_connection(_parts(address), ANSWER_SECONDS).close()
+    except OSError as error:
+        raise ResourceError(f"{where}: {address} does not answer ({error}). Is the cluster running?") from error
+
+
+def _store() -> int:
+    """Return the size of an object store: as much as half of the shared memory that is free, if that is little."""
+    free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 2 * STORE
+    return max(80 * 2**20, min(4 * STORE, free // 2))
+
+
+def _restore(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Undo what Ray does to signals: it would end this process on SIGTERM, before a checkpoint is saved."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # in another thread, Ray has not touched them
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _errors_unread(ray: Any) -> Iterator[None]:
+    """Let no thread of Ray print what it tells of lost workers: the pool tells it, in a line."""
+    module = ray._private.worker
+    before = module.listen_error_messages
+    module.listen_error_messages = lambda worker, stopped: None
+    try:
+        yield
+    finally:
+        module.listen_error_messages = before

@@ -13,6 +13,7 @@ from es_rl.arguments.origins import NOWHERE
 from es_rl.config import help_text
 from es_rl.record import Films
 from es_rl.rl.config import Config, parse_resume, read_train
+from es_rl.run.files import CONFIG
 from es_rl.run.resume import resumed, saved_keys
 
 USAGE = """python -m es_rl.train env=ID [key=value …]           train a policy
@@ -29,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         return cli.show(help_text(Config, USAGE))
     run, keys = resumed(argv, Config)
     if run:
-        config, origins = parse_resume(saved_keys(run, Config), keys, str(run / "config.yaml")), NOWHERE
+        config, origins = parse_resume(saved_keys(run, Config), keys, str(run / CONFIG)), NOWHERE
     else:
         config, origins = read_train(argv)
     from es_rl.rl.verbs.training import create, located_init, train  # imports torch: once the keys are right

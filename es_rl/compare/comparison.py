@@ -24,6 +24,7 @@ from es_rl.rl.config import Config
 from es_rl.rl.task import probe
 from es_rl.run.atomic import write_json
 from es_rl.run.directory import locked, reporting
+from es_rl.run.files import WORKERS_LOG
 from es_rl.run.signals import stopped_by_signals
 from es_rl.workers import machine
 from es_rl.workers.machine import available_processors
@@ -78,7 +79,7 @@ def _train(place: str, name: str, seed: int, out: Path, config: CompareConfig, o
 def _check_env(out: Path, config: CompareConfig, resolved: Config) -> None:
     """Make the environment once in a separate process, before any training. Raises `EnvError` if it cannot be used."""
     with Workers(
-        1, log=out / "workers.log", hang_after=resolved.hang_after, check=lambda: None,
+        1, log=out / WORKERS_LOG, hang_after=resolved.hang_after, check=lambda: None,
         on_event=lambda text: None, on_steps=lambda steps: None,
     ) as workers:  # fmt: skip
         spec = probe(workers, resolved)

@@ -26,6 +26,7 @@ from es_rl.rl.config import Config
 from es_rl.rl.presets import family
 from es_rl.run.atomic import write_json
 from es_rl.run.directory import versions
+from es_rl.run.files import CONFIG, METRICS
 from es_rl.workers import machine
 from es_rl.workers.machine import available_processors
 
@@ -65,7 +66,7 @@ def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[s
     path = folder / "result.json"
     path.unlink(missing_ok=True)
     meter = folder / "processors.json"  # sums over all parts of a resumed training
-    goes_on = name == OURS and (folder / "run" / "config.yaml").exists() and meter.exists()
+    goes_on = name == OURS and (folder / "run" / CONFIG).exists() and meter.exists()
     sums, start = (
         json.loads(meter.read_text(encoding="utf-8")) if goes_on else [0.0, 0.0, 0.0],
         machine.processor_seconds(),
@@ -91,7 +92,7 @@ def _run(name: str, seed: int, folder: Path, config: CompareConfig, ours: list[s
 
 def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> str | None:
     path = folder / "run"
-    begun = (path / "config.yaml").exists()
+    begun = (path / CONFIG).exists()
     if not begun:  # left by a training that was killed before its run existed
         shutil.rmtree(path, ignore_errors=True)
     keys = [f"resume={path}", f"minutes={config.minutes:g}", f"env={config.env}"]
@@ -104,7 +105,7 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> st
     found = json.loads(answer.read_text(encoding="utf-8").splitlines()[-1])
     if found["failed"]:
         return f"{found['failed']} of {config.episodes} episodes failed"
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in (path / METRICS).read_text(encoding="utf-8").splitlines()]
     used = np.cumsum([line["time/processor_seconds"] for line in lines]).tolist()
     points = [
         {"seconds": line["seconds"], "cpu_seconds": cpu, "env_steps": line["env_steps"], "return": line[RETURN]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import sys
 import traceback
 import warnings
@@ -123,6 +124,7 @@ class GymnasiumVector:
         self.errors: dict[int, str] = {}
         self._id, self._kwargs, self._obs_first, self._endless = id, env_kwargs, obs_first, endless
         self._envs: list[gymnasium.Env[Any, Any] | None] = [None] * n
+        self._process = os.getpid()
         self._size = 0  # of an observation; known once the first environment is made
         self.measures: tuple[str, ...] = ()  # known then too
         self.curriculum: Curriculum | None = None  # and this
@@ -132,6 +134,7 @@ class GymnasiumVector:
 
     def reset(self, ids: Ids, seeds: Seeds) -> Floats:
         rows = [self._reset_one(i, seed) for i, seed in zip(ids, seeds, strict=True)]
+        self._end_copy()
         return np.stack([np.full(self._size, np.nan) if row is None else row for row in rows])
 
     def step(self, ids: Ids, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools]:
@@ -154,6 +157,7 @@ class GymnasiumVector:
                 except FOREIGN as error:
                     self._broke(i, "step", error)
                     obs[row], reward[row], terminated[row], truncated[row] = np.nan, np.nan, True, False
+                self._end_copy()
         return obs, reward, terminated, truncated
 
     def measured(self, ids: Ids) -> Floats:
@@ -195,6 +199,11 @@ class GymnasiumVector:
             else:
                 self._broke(i, "reset", error)
             return None
+
+    def _end_copy(self) -> None:
+        """End this process if an environment has forked it: it would train beside the one that it is a copy of."""
+        if os.getpid() != self._process:
+            os._exit(1)
 
     def _broke(self, i: int, where: str, error: BaseException) -> None:
         """Record the error and drop the environment, whose state is unknown. The next reset makes a new one."""

@@ -39,6 +39,7 @@ from es_rl.rl.verbs.evaluation import measure
 from es_rl.rl.verbs.training import check, create, located_init, prepare, train
 from es_rl.rng import integer_seed
 from es_rl.run.checkpoint import Progress
+from es_rl.run.files import CONFIG
 from es_rl.run.resume import resumed, saved_keys
 from es_rl.run.task import Training
 from es_rl.workers.machine import as_in_workers
@@ -168,7 +169,7 @@ class ES:
                 raise KeyboardInterrupt(str(stop)) from None
             raise
         finally:
-            self.run = run if (run / "config.yaml").is_file() else self.run
+            self.run = run if (run / CONFIG).is_file() else self.run
         return self
 
     def _directory(self, config: Config) -> tuple[Path, bool]:
@@ -271,9 +272,8 @@ class ES:
         """Return the model of a run directory, its newest checkpoint, or of what `save` wrote.
 
         The directory is only read: `learn` goes on in a new one, which begins with all that this one knows. An
-        environment or a policy that came from Python, or as `module:Name`, must be given again, because no file may
-        name code. `keys` are those that may change when a run goes on, such as workers, and `run`, the new directory.
-        Raises `CheckpointError`.
+        environment or a policy that came from Python, or as `module:Name`, must be given again: no file may name code.
+        `keys` may change when a run goes on, such as workers, and `run`, the new directory. Raises `CheckpointError`.
         """
         if str(path).startswith("hf://"):
             raise ConfigError(f"{path}: a published policy can act, and cannot be trained. Load it by es_rl.load.")
@@ -281,7 +281,7 @@ class ES:
         place = str(wanted.pop("run", ""))
         saved = saved_keys(run, Config)
         again = again_given(saved, env, policy, wanted)
-        config = resume_config(saved, wanted, str(run / "config.yaml"))
+        config = resume_config(saved, wanted, str(run / CONFIG))
         model = cls.__new__(cls)
         model._origins = NOWHERE
         named = replace(config, env=again["env"] or config.env, policy=again["policy"] or config.policy, run=place)

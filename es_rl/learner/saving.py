@@ -15,11 +15,11 @@ from es_rl.es.strategy import ESState
 from es_rl.rl.config import Config
 from es_rl.run import atomic, checkpoint, directory
 from es_rl.run.checkpoint import INDEX, NAMED, Checkpoint, Progress, ages
+from es_rl.run.files import COMMAND, CONFIG, METRICS, VERSIONS
 from es_rl.run.json_lines import read
 from es_rl.run.log import plain
 
-METRICS = "metrics.jsonl"
-SAVED = {"config.yaml", "command.txt", "versions.json", "checkpoints", METRICS}  # what `save` writes
+SAVED = {CONFIG, COMMAND, VERSIONS, "checkpoints", METRICS}  # what `save` writes
 
 
 def save(
@@ -93,4 +93,4 @@ def history(path: Path, generation: int) -> list[dict[str, Any]]:
 
 def is_at(run: Path | None, generation: int) -> bool:
     """Tell whether a run is there, and its newest checkpoint is that of this generation."""
-    return run is not None and (run / "config.yaml").is_file() and max(ages(run), default=None) == generation
+    return run is not None and (run / CONFIG).is_file() and max(ages(run), default=None) == generation

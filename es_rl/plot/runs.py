@@ -18,8 +18,8 @@ from es_rl.plot.config import exists
 from es_rl.plot.curves import Group, RunRecords, in_order
 from es_rl.run import atomic, json_lines
 from es_rl.run.directory import around, check_run, command_of, find, runs_in, saved_config
+from es_rl.run.files import CONFIG, METRICS
 
-METRICS = "metrics.jsonl"
 SHOWN = 3  # differing keys in a label
 WIDE = 60  # characters of a text in a figure
 # Keys that do not tell how a run trains: which one it is, how long it goes on, how it is spread and watched.
@@ -126,7 +126,7 @@ def _matches(text: str) -> list[Path]:
 
 def _runs(path: Path) -> list[Path]:
     """Return a run itself, or the runs in a folder. Raises `CheckpointError` if there are none."""
-    found = [path] if (path / "config.yaml").is_file() else sorted(runs_in(path))
+    found = [path] if (path / CONFIG).is_file() else sorted(runs_in(path))
     if not found:
         raise CheckpointError(f"{path}: neither a run directory, which has a config.yaml, nor a folder of runs.")
     return found

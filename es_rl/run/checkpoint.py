@@ -23,6 +23,7 @@ from es_rl.config import read_text
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.keys import key
 from es_rl.run import atomic
+from es_rl.run.files import CONFIG
 
 if TYPE_CHECKING:  # names, keys and progress are read without torch
     from torch import Tensor
@@ -45,7 +46,6 @@ class CheckpointConfig:
 FORMAT = 2
 FILES = ("model.safetensors", "trainer.safetensors", "state.json")
 EXTRA = "extra.safetensors"
-CONFIG = "config.yaml"  # checkpoints of older versions have none
 INDEX, NAMED = "index.json", ("last", "best")
 
 

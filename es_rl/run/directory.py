@@ -23,6 +23,7 @@ from es_rl.config import expanded, read_file, to_yaml
 from es_rl.errors import CheckpointError, ConfigError, ResourceError, printable
 from es_rl.run import atomic
 from es_rl.run.checkpoint import NAMED
+from es_rl.run.files import COMMAND, CONFIG, VERSIONS, WORKERS_LOG
 
 PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco")
 OPTIONAL = ("transformers", "tokenizers")
@@ -41,7 +42,7 @@ def create(given: str, group: str, name: str) -> Path:
         if not given:
             return _make_unused(path)
         path.mkdir(parents=True, exist_ok=True)
-        if (path / "config.yaml").exists():
+        if (path / CONFIG).exists():
             raise ConfigError(
                 f"run={path}: holds a run already. Go on with it by resume={path}, or give another directory."
             )
@@ -81,11 +82,11 @@ def around(path: Path) -> tuple[Path, str] | None:
         if part == "checkpoints" and _is_run(run := Path(*path.parts[:at])):
             which = "".join(path.parts[at + 1 : at + 2])
             return run, str(int(which)) if which.isdecimal() else which
-    return (path.parent, "") if path.name == "config.yaml" and path.is_file() else None
+    return (path.parent, "") if path.name == CONFIG and path.is_file() else None
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file()
+    return (path / CONFIG).is_file()
 
 
 def runs_in(folder: Path, depth: int = DEEP, without: Sequence[str] = ()) -> list[Path]:
@@ -104,14 +105,14 @@ def runs_in(folder: Path, depth: int = DEEP, without: Sequence[str] = ()) -> lis
 
 def _trained(run: Path) -> float:
     """Return when a run was last saved, in seconds since the epoch."""
-    known = (run / "checkpoints" / "index.json", run / "config.yaml")
+    known = (run / "checkpoints" / "index.json", run / CONFIG)
     return max((path.stat().st_mtime for path in known if path.is_file()), default=0.0)
 
 
 def command_of(run: Path) -> str:
     """Return the command that began a run, in one line; "" if its files do not say."""
     try:
-        return printable(atomic.contents_of(run / "command.txt").decode(errors="replace").strip())
+        return printable(atomic.contents_of(run / COMMAND).decode(errors="replace").strip())
     except OSError:
         return ""
 
@@ -126,7 +127,7 @@ def _told(run: Path) -> str:
     """Return a few words about a run: what it trains in or on, its generation and its last score."""
     told: list[str] = []
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        keys = (run / "config.yaml").read_text(encoding="utf-8")
+        keys = (run / CONFIG).read_text(encoding="utf-8")
         told += map(printable, re.findall(r"^(?:env|corpus|data): (.+)", keys, re.M)[:1])
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         newest = max((p for p in (run / "checkpoints").iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
@@ -138,8 +139,8 @@ def _told(run: Path) -> str:
 
 def discard_unbegun(path: Path) -> None:
     """Remove the directory of a run that never began."""
-    if not (path / "config.yaml").exists():
-        for name in (".lock", "workers.log", "command.txt", "versions.json", ".config.yaml"):
+    if not (path / CONFIG).exists():
+        for name in (".lock", WORKERS_LOG, COMMAND, VERSIONS, ".config.yaml"):
             (path / name).unlink(missing_ok=True)
         for name in ("checkpoints", "start"):  # they hold the untrained policy
             shutil.rmtree(path / name, ignore_errors=True)
@@ -150,8 +151,8 @@ def discard_unbegun(path: Path) -> None:
 def describe(path: Path, config: Any, command: str) -> None:
     """Write the resolved configuration, the command and the versions of a new run."""
     with reporting(path):
-        (path / "command.txt").write_text(f"{command}\n", encoding="utf-8")
-        (path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+        (path / COMMAND).write_text(f"{command}\n", encoding="utf-8")
+        (path / VERSIONS).write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
     save_config(path, config)
 
 
@@ -159,7 +160,7 @@ def save_config(path: Path, config: Any) -> None:
     """Write a run's resolved configuration. The file is replaced completely or stays as it was."""
     with reporting(path):
         (path / ".config.yaml").write_text(to_yaml(config), encoding="utf-8")
-        (path / ".config.yaml").replace(path / "config.yaml")
+        (path / ".config.yaml").replace(path / CONFIG)
 
 
 def check_file(path: Path, key: str) -> None:
@@ -173,7 +174,7 @@ def check_run(path: Path) -> None:
     """Raise `CheckpointError` if a directory holds no run."""
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such run directory.")
-    if not (path / "config.yaml").is_file():
+    if not (path / CONFIG).is_file():
         raise CheckpointError(f"{path}: not a run directory, it has no config.yaml.")
 
 
@@ -181,7 +182,7 @@ def saved_config(path: Path, kind: type[Any]) -> dict[str, Any]:
     """Return the keys in a run's `config.yaml`, those of a `kind`. Raises `CheckpointError`."""
     check_run(path)
     try:
-        return read_file(path / "config.yaml", kind)
+        return read_file(path / CONFIG, kind)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
 
@@ -209,7 +210,7 @@ def _code() -> str:
 def changed_versions(path: Path) -> list[str]:
     """Return a line for each version that has changed since the run was started."""
     try:
-        before = json.loads(atomic.contents_of(path / "versions.json"))
+        before = json.loads(atomic.contents_of(path / VERSIONS))
         if not isinstance(before, dict):
             raise ValueError("not an object")
     except (OSError, ValueError):

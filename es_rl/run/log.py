@@ -15,6 +15,7 @@ from torch import Tensor
 from es_rl.run.curves.about import About
 from es_rl.run.curves.metrics import numbers
 from es_rl.run.curves.tensorboard import TensorBoard
+from es_rl.run.files import METRICS
 from es_rl.run.json_lines import JsonLines, keep_until
 from es_rl.run.screen import Record, Screen
 from es_rl.run.trackers.link import Trackers
@@ -25,7 +26,7 @@ class RunLog:
 
     def __init__(self, about: About, screen: Screen, *, generation: int, steps: int, resumed: bool) -> None:
         self.screen, self._terms = screen, about.terms
-        path = about.path / "metrics.jsonl"
+        path = about.path / METRICS
         if path.exists():
             keep_until(path, generation)
         self._metrics = JsonLines(path, screen.say)

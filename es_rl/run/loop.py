@@ -23,6 +23,7 @@ from es_rl.run.checkpoint import Progress
 from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.curves.about import About
 from es_rl.run.evaluation import Clock, begin_curves, evaluate, untrained
+from es_rl.run.files import WORKERS_LOG
 from es_rl.run.log import RunLog
 from es_rl.run.overrun import GivenUp, Overrun
 from es_rl.run.resume import changes
@@ -64,7 +65,7 @@ def run(r: Run) -> int:
             r.config.cluster,
             r.workers,
             r.config.workers,
-            log=r.path / "workers.log",
+            log=r.path / WORKERS_LOG,
             hang_after=r.config.hang_after,
             check=check,
             on_event=lambda text: screen.say(f"warning: {text}"),

@@ -11,7 +11,7 @@ from es_rl.config import build, leaves, pairs
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.plugins import FROM_PYTHON, module_rule
 from es_rl.run import checkpoint, directory
-from es_rl.run.checkpoint import CONFIG
+from es_rl.run.files import CONFIG
 
 C = TypeVar("C")
 # Keys that no file may set, also when a run goes on, and what each does.

@@ -28,6 +28,7 @@ from es_rl.policies import POLICIES
 from es_rl.rl.config import Config, parse_train
 from es_rl.rl.presets import preset
 from es_rl.rl.segments.config import asks_for_episodes
+from es_rl.run.files import CONFIG, METRICS
 from es_rl.run.resume import OUTWARD
 
 RETURN = "eval/return_mean"
@@ -123,7 +124,7 @@ class Ours:
 
     def command(self, keys: Mapping[str, str], seed: int, folder: Path) -> list[str]:
         run = folder / "run"
-        if (run / "config.yaml").exists():
+        if (run / CONFIG).exists():
             again = [f"{name}={keys[name]}" for name in OUTWARD if name in keys]
             return ["es_rl.train", f"resume={run}", f"env={self._env}", *again]
         shutil.rmtree(run, ignore_errors=True)  # left by a training that was killed before its run existed
@@ -143,7 +144,7 @@ class Ours:
         return max(points, cheap)
 
     def curve(self, folder: Path) -> Curve:
-        rows = [row for row in _lines(folder / "run" / "metrics.jsonl") if RETURN in row]
+        rows = [row for row in _lines(folder / "run" / METRICS) if RETURN in row]
         return [(row["env_steps"], _finite(row[RETURN])) for row in rows]
 
     def best(self, keys: Mapping[str, str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
+SAFE_PATH = "PYTHONSAFEPATH"  # set: a beginning Python does not look for its own modules in the current directory
 KILL_SECONDS = 10.0  # limit for waiting until a killed process is gone
 
 spawning = multiprocess.get_context("spawn")  # fork is not safe where there are threads
@@ -53,11 +54,15 @@ def start_process(target: Callable[..., Any], *args: Any, log: Path | None = Non
     The child leads its own process group. It and all that it starts bear the `mark` of a `Guard`. Raises
     `ResourceError` if the system refuses to start it.
     """
-    process = spawning.Process(target=_child, args=(target, args, os.getpid(), str(log or os.devnull)), daemon=True)
+    safe = os.environ.get(SAFE_PATH)
+    process = spawning.Process(
+        target=_child, args=(target, args, os.getpid(), str(log or os.devnull), safe), daemon=True
+    )
     try:
-        resource_tracker.ensure_running()  # without the mark: it is this process's own
-        with _child_environment(mark), _without_main():
-            process.start()
+        with _environment({SAFE_PATH: "1"}):
+            resource_tracker.ensure_running()  # without the mark: it is this process's own
+            with _environment(_for_child(mark)), _without_interrupts(), _without_main():
+                process.start()
     except OSError as error:
         raise ResourceError(f"a process cannot be started: {error}. Try fewer workers.") from error
     return process
@@ -104,8 +109,9 @@ def die_with_parent(parent: int, with_signal: int = signal.SIGKILL) -> None:
         os._exit(1)
 
 
-def _child(target: Callable[..., Any], args: tuple[Any, ...], parent: int, log: str) -> None:
+def _child(target: Callable[..., Any], args: tuple[Any, ...], parent: int, log: str, safe: str | None) -> None:
     os.setsid()
+    _set(SAFE_PATH, safe)  # for what an environment starts
     die_with_parent(parent)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
@@ -154,19 +160,35 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+def _for_child(mark: str) -> dict[str, str]:
+    """Return the environment variables of a child: one thread for numeric libraries, which read them when loaded."""
+    return dict.fromkeys(THREAD_VARIABLES, "1") | ({guard.NAME: mark} if mark else {})
+
+
 @contextlib.contextmanager
-def _child_environment(mark: str) -> Iterator[None]:
-    """Set what a child inherits: one thread for numeric libraries, which read this when loaded, and no Ctrl-C."""
-    values = dict.fromkeys(THREAD_VARIABLES, "1") | ({guard.NAME: mark} if mark else {})
-    before = {name: os.environ.get(name) for name in values}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # this process only gets it later
-    os.environ.update(values)
+def _without_interrupts() -> Iterator[None]:
+    """Let a child inherit that Ctrl-C is blocked. This process gets it later."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
         for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+            _set(name, value)
+
+
+def _set(name: str, value: str | None) -> None:
+    """Set an environment variable; None removes it."""
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value

@@ -309,7 +309,7 @@ def test_an_environment_that_closes_the_output_does_not_silence_the_program(comm
 def test_an_environment_that_closes_files_or_prints_or_forks_does_no_harm(train, tmp_path, capfd):
     quiet = train("env=hostile:Good-v0", "generations=2", "es.population=4", "workers=1", run="quiet")
     (tmp_path / "close-files").touch()
-    for env in ("ClosesEverything", "Noisy", "Forks"):
+    for env in ("ClosesEverything", "Noisy", "Forks", "Doubles"):
         run = train(f"env=hostile:{env}-v0", "generations=2", "es.population=4", "workers=1", run=env)
         assert model_hash(run) == model_hash(quiet)
     captured = capfd.readouterr()

@@ -67,6 +67,14 @@ def test_sockets_have_short_names_wherever_temporary_files_lie(tmp_path):
     assert len(metrics(tmp_path / "run")) == 2
 
 
+@pytest.mark.slow
+def test_files_of_the_user_hide_no_module_of_python(command, tmp_path):
+    for name in ("queue", "random", "typing", "fnmatch", "tempfile"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('this is not {name}')\n")
+    done = command("train", *TINY, "run=run", "workers=1")
+    assert done.returncode == 0 and len(metrics(tmp_path / "run")) == 2
+
+
 def test_too_few_descriptors_are_one_line():
     done = train_on("resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))", "run=run", "workers=1")
     assert done.returncode == 6, done.stderr

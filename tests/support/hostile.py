@@ -195,6 +195,22 @@ class Forks(Good):
         return super().reset(seed=seed)
 
 
+class Doubles(Good):
+    """Forks, and goes on in both processes."""
+
+    def reset(self, *, seed=None, options=None):
+        self._fork()
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self._fork()
+        return super().step(action)
+
+    def _fork(self):
+        if child := os.fork():
+            os.waitpid(child, 0)
+
+
 class Long(Good):
     """A generation takes minutes."""
 

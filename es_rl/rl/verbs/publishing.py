@@ -23,6 +23,7 @@ from es_rl.rl.config import EvaluateConfig, PushConfig, RecordConfig
 from es_rl.rl.verbs.evaluation import measure, summary
 from es_rl.rl.verbs.recording import default_file, record
 from es_rl.run import atomic, checkpoint, directory
+from es_rl.run.files import VERSIONS
 
 CONTRACT = "contract.json"  # what the numbers of an exported policy mean
 SOMETIMES = (card.FILM, CONTRACT)  # files that not every policy has
@@ -184,6 +185,6 @@ def _in_python(text: str) -> str:
 def _versions(run: Path) -> dict[str, str]:
     """Return the versions with which a run began; none if they are not known."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        found = json.loads(atomic.contents_of(run / "versions.json"))
+        found = json.loads(atomic.contents_of(run / VERSIONS))
         return {str(name): str(version) for name, version in found.items()}
     return {}

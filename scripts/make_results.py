@@ -25,10 +25,21 @@ import time
 from functools import partial
 from pathlib import Path
 
-from results_pages import LONG_MINUTES, OPPONENT, brief, clips, longest, processors, repeat, short, table
+from results_pages import (
+    LONG_MINUTES,
+    OPPONENT,
+    at_equal_cost,
+    brief,
+    clips,
+    longest,
+    processors,
+    repeat,
+    short,
+    table,
+)
 
 from es_rl.cli import run
-from es_rl.compare.report.summary import OURS, RANDOM, summary
+from es_rl.compare.report.summary import OURS, RANDOM, finished, summary
 from es_rl.config import pairs
 from es_rl.errors import ConfigError, Stopped, TrainingError
 from es_rl.workers.processes import die_with_parent
@@ -155,15 +166,21 @@ def collect(task, out):
         **(json.loads(took.read_text(encoding="utf-8")) if took.exists() else {"took": None}),
         "shown_seed": middle["seed"],
         "train": short(middle["command"], about["machine"]),
-        "contenders": {name: kept(row) for name, row in found.items() if len(row["returns"]) or row["failed"]},
+        "contenders": {
+            name: kept(row, finished(results, name))
+            for name, row in found.items()
+            if len(row["returns"]) or row["failed"]
+        },
     }
     return about, out / task / f"es-{middle['seed']}" / "run"
 
 
-def kept(row):
+def kept(row, trainings):
     """Return the results of a contender that go into `videos/results.json`."""
     about = {"returns": row["returns"].tolist(), "env_steps": row["env_steps"], "failed": row["failed"]}
     about |= {"resources": row["resources"]} if any(row["resources"].values()) else {}
+    early = [score for training in trainings if (score := at_equal_cost(training)) is not None]
+    about |= {"early": early} if early else {}
     return about | ({"others": row["others"]} if row["disturbed"] else {})
 
 

@@ -18,6 +18,7 @@ OPPONENT = "ppo_fast"  # only a comparison with this opponent counts as a claim
 BRIEF = (OURS, OPPONENT, "ars")  # the contenders in the README's table
 LONG_MINUTES = 60  # keep and mark an older comparison if its trainings took at least this long
 SAID = ("env", "minutes", "seeds", "against")  # keys that a command always shows
+EARLY, LEVEL = 5, 0.9  # processor minutes at which curves are compared; ratio from which on two are level
 UNSAID = ("film", "out")  # keys that a command never shows, because no result depends on them
 
 
@@ -46,7 +47,7 @@ def table(results):
     """Return the block of docs/results.md: wins and losses, a row for each comparison, and a table of older ones."""
     claims = [result for result in results if OPPONENT in result["contenders"]]
     older = [r for r in results if r not in claims and r["minutes"] >= LONG_MINUTES]
-    parts = [wins(claims), rows(claims)] if claims else []
+    parts = [wins(claims), rows(claims), *equal_cost(claims)] if claims else []
     if older:
         text = f"Older and longer trainings, none of them against {LABELS[OPPONENT]}:"
         parts += [text, rows(older, opponent=True)]
@@ -75,6 +76,31 @@ def wins(results):
             lines.append(f"- Against {LABELS[name]}, es_rl {'; '.join(said)}.")
     head = "By the median of the seeds (not clearly: the 95 % intervals overlap, or there are fewer than three seeds):"
     return "\n".join([head, "", *lines])
+
+
+def at_equal_cost(training):
+    """Return the mean of a training's evaluations in its minute of processor time number `EARLY`; None without any."""
+    end = 60 * EARLY
+    seen = [p["return"] for p in training.get("curve") or () if end - 60 <= (p["cpu_seconds"] or 0) <= end]
+    return float(np.mean(seen)) if seen else None
+
+
+def equal_cost(results):
+    """Return a table of es_rl beside `OPPONENT` after equal processor time, as a list of its parts."""
+    lines = []
+    for result in results:
+        ours, theirs = (result["contenders"].get(name, {}).get("early") for name in (OURS, OPPONENT))
+        if ours and theirs:
+            one, other = np.median(ours), np.median(theirs)
+            said = "level" if min(one, other) >= LEVEL * max(one, other) else "ahead" if one > other else "behind"
+            cells = [f"{number(m)} ({', '.join(map(number, each))})" for m, each in ((one, ours), (other, theirs))]
+            lines.append("| " + " | ".join([result["env"], *cells, f"{one / other:.2f}", f"es_rl is {said}"]) + " |")
+    head = (
+        f"After equal processor time: the mean of a training's evaluations in minute {EARLY}; the median of seeds,\n"
+        f"and each. Level: within {1 - LEVEL:.0%}."
+    )
+    names = f"| task | {LABELS[OURS]} | {LABELS[OPPONENT]} | ratio | |\n|---|---|---|---|---|"
+    return [head, "\n".join([names, *lines])] if lines else []
 
 
 def _verdict(verb, tasks):

@@ -185,6 +185,21 @@ def test_wins_and_losses_are_counted_from_the_rows(results):
     assert "Against random" not in found
 
 
+def test_curves_are_compared_after_equal_processor_time(results):
+    import results_pages as pages
+
+    curve = [(0, 1.0), (239, 100.0), (250, 3.0), (300, 5.0), (301, 100.0), (None, 7.0)]
+    assert pages.at_equal_cost({"curve": [{"cpu_seconds": at, "return": r} for at, r in curve]}) == 4.0
+    assert pages.at_equal_cost({"curve": []}) is None and pages.at_equal_cost({}) is None
+    table = results.table([
+        kept("A-v0", es=row(1.0, early=[9.5, 1.0, 100.0]), ppo_fast=row(1.0, early=[10.0])),
+        kept("B-v0", es=row(1.0, early=[8.0]), ppo_fast=row(1.0, early=[10.0])),
+        kept("C-v0", es=row(1.0, early=[8.0]), ppo_fast=row(1.0)),
+    ])  # fmt: skip
+    assert "| A-v0 | 9.500 (9.500, 1.000, 100.0) | 10.0 (10.0) | 0.95 | es_rl is level |" in table
+    assert "| B-v0 | 8.000 (8.000) | 10.0 (10.0) | 0.80 | es_rl is behind |" in table and "| C-v0 | 8" not in table
+
+
 def test_rows_against_an_older_opponent_are_no_claims(results):
     old = kept("Hopper-v4", es=row(9.0), ppo=row(1.0))
     long = kept("Humanoid-v4", 60.0, es=row(9.0), ppo=row(1.0))

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "es_rl"
 ORDER = [
     ["errors"],
     ["rng", "keys", "arguments"],
-    ["noise", "config", "plugins"],
+    ["noise", "config", "plugins", "observations"],
     ["es", "population", "envs", "policies", "rewards", "workers", "hub"],
     ["run"],
     ["plot"],

@@ -20,78 +20,29 @@ from __future__ import annotations
 if __name__ == "envs":
     raise ImportError("the package is es_rl.envs; the top-level folder envs is only a link for readers")
 
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import gymnasium
 from gymnasium import spaces
-from numpy.typing import NDArray
 
 from es_rl.envs import gymnasium_backend, mujoco_tasks, worlds
+from es_rl.envs.backends import BACKENDS as BACKENDS
+from es_rl.envs.backends import Savable as Savable
+from es_rl.envs.backends import VectorEnv as VectorEnv
 from es_rl.envs.curriculum import Curriculum, curriculum_of
 from es_rl.envs.measures import names_of
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
 from es_rl.envs.registry import check_id as check_id
 from es_rl.envs.registry import simulations_of, versions_of
-from es_rl.envs.spaces import Bools, Floats, Ids, Seeds, row_of, usable
-from es_rl.envs.toys import point_mass, recall
+from es_rl.envs.spaces import row_of, usable
+from es_rl.envs.toys import point_mass, recall, spot
 from es_rl.errors import FOREIGN, ConfigError, EnvError, lookup
-from es_rl.plugins import Given
-
-
-class VectorEnv(Protocol):
-    """n simulations of one environment. Observations are flattened to vectors of O numbers (or fewer: `obs_first`)."""
-
-    errors: dict[int, str]  # by simulation: what broke, in one line; the reader clears it
-
-    def reset(self, ids: Ids, seeds: Seeds) -> Floats:
-        """Start episodes and return observations (len(ids), O). A generator given as a seed continues its sequence."""
-
-    def step(self, ids: Ids, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools]:
-        """Step the simulations `ids`; return observations (n, O), and rewards, terminated and truncated, each (n,).
-
-        Actions are rows of numbers, see `es_rl.envs.spaces`: (n, A), or (n,) integers if they are Discrete.
-        """
-
-    def close(self) -> None:
-        """Release the resources of the simulations."""
-
-
-@runtime_checkable
-class Savable(VectorEnv, Protocol):
-    """A `VectorEnv` whose simulations can be saved in the middle of an episode and go on elsewhere, bit for bit."""
-
-    def save(self, ids: Ids) -> Floats:
-        """Return all that the coming steps of these simulations depend on, a row (n, S) each."""
-
-    def restore(self, ids: Ids, rows: Floats) -> None:
-        """Put these simulations where the rows (n, S) of `save` left theirs. Raises ValueError for other rows."""
-
-
-def _batch(id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None, **more: Any) -> VectorEnv:
-    if (simulations := simulations_of(id)) is not None:
-        source = id.object if isinstance(id, Given) else gymnasium.spec(id.rpartition(":")[2])
-        known = getattr(source, "max_episode_steps", None)
-        given = dict(env_kwargs)
-        limit, endless = given.pop("max_episode_steps", known), more.pop("endless", False)
-        if limit in gymnasium_backend.OFF:
-            limit = sys.maxsize if endless else gymnasium_backend.DEFAULT_TIME_LIMIT
-        if "task" in given:
-            raise EnvError(f"env={id}: env_kwargs.task is what the id stands for. Leave it out.")
-        made: VectorEnv = simulations(n=n, obs_first=obs_first, limit=limit, **given, **more)
-        return made
-    from es_rl.envs.mujoco_backend import MujocoVector  # imports mujoco, which not every environment needs
-
-    return MujocoVector(id, n, env_kwargs, obs_first, **more)
-
-
-BACKENDS: dict[str, Callable[..., VectorEnv]] = {"batch": _batch, "gymnasium": gymnasium_backend.GymnasiumVector}
 
 OUTDATED = r" \w+-v4 is out of date"  # in a warning of Gymnasium
 _MUJOCO = "pip install 'mujoco>=3.17,!=4.0.0'"
@@ -99,6 +50,7 @@ _MUJOCO = "pip install 'mujoco>=3.17,!=4.0.0'"
 mujoco_tasks.register()
 point_mass.register()
 recall.register()
+spot.register()
 worlds.register()
 
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from es_rl import plugins
 from es_rl.envs.curriculum import Curriculum, curriculum_of
 from es_rl.envs.measures import names_of, sums_of
-from es_rl.envs.spaces import Bools, Flattener, Floats, Ids, Seeds, action_maker, refusal, size
+from es_rl.envs.spaces import Bools, Floats, Ids, Packer, Seeds, action_maker, refusal
 from es_rl.errors import FOREIGN, EnvError, text_of
+from es_rl.observations import ObservationShape
 
 # Steps per episode of an environment without a time limit of its own: its episodes might never end.
 DEFAULT_TIME_LIMIT = 10_000
@@ -125,21 +126,22 @@ class GymnasiumVector:
         self._id, self._kwargs, self._obs_first, self._endless = id, env_kwargs, obs_first, endless
         self._envs: list[gymnasium.Env[Any, Any] | None] = [None] * n
         self._process = os.getpid()
-        self._size = 0  # of an observation; known once the first environment is made
+        self._shape, self._size = ObservationShape(0), 0  # of an observation, and its numbers; known once one is made
         self.measures: tuple[str, ...] = ()  # known then too
         self.curriculum: Curriculum | None = None  # and this
         self.difficulty = 1.0
-        self._flatten: Flattener
+        self._pack: Packer
         self._act: Callable[[Any], Any]  # a row of `actions` → an action
 
     def reset(self, ids: Ids, seeds: Seeds) -> Floats:
         rows = [self._reset_one(i, seed) for i, seed in zip(ids, seeds, strict=True)]
         self._end_copy()
-        return np.stack([np.full(self._size, np.nan) if row is None else row for row in rows])
+        nothing = np.full(self._shape.row, self._shape.nothing, self._shape.dtype)
+        return np.stack([nothing if row is None else row for row in rows])
 
     def step(self, ids: Ids, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools]:
         n = len(ids)
-        obs = np.empty((n, self._size))
+        obs = np.empty((n, *self._shape.row), self._shape.dtype)
         reward, terminated, truncated = np.empty(n), np.empty(n, np.bool_), np.empty(n, np.bool_)
         with plugins.their_settings():
             for row, i in enumerate(ids):
@@ -151,12 +153,16 @@ class GymnasiumVector:
                     terminated[row] = ends if type(ends) is bool else _flag(ends)
                     truncated[row] = cut if type(cut) is bool else _flag(cut)
                     reward[row] = value if type(value) is float else _number(value)
-                    obs[row] = self._flatten(seen)[: self._size]
+                    if (flatten := self._pack.flatten) is not None:  # the usual case
+                        obs[row] = flatten(seen)[: self._size]
+                    else:
+                        self._pack.write(obs[row], seen)
                     if diverged(env):
                         reward[row], terminated[row] = np.nan, True
                 except FOREIGN as error:
                     self._broke(i, "step", error)
-                    obs[row], reward[row], terminated[row], truncated[row] = np.nan, np.nan, True, False
+                    obs[row], reward[row] = self._shape.nothing, np.nan
+                    terminated[row], truncated[row] = True, False
                 self._end_copy()
         return obs, reward, terminated, truncated
 
@@ -178,8 +184,9 @@ class GymnasiumVector:
             if env is None:
                 env = make_one(self._id, self._kwargs)
                 env = self._envs[i] = env if self._endless else bounded(env)
-                self._flatten, self._act = Flattener(env.observation_space), action_maker(env.action_space)
-                self._size = size(env.observation_space, self._obs_first)
+                self._pack = Packer(env.observation_space, self._obs_first)
+                self._shape, self._size = self._pack.shape, self._pack.shape.numbers
+                self._act = action_maker(env.action_space)
                 self.measures, self.curriculum = names_of(env.unwrapped), curriculum_of(env.unwrapped)
             given: dict[str, Any] = {} if self.curriculum is None else {"options": {"difficulty": self.difficulty}}
             with plugins.their_settings(watch=True):
@@ -190,9 +197,9 @@ class GymnasiumVector:
                     returned = env.reset(seed=int(seed), **given)
                 if not isinstance(returned, tuple) or len(returned) != 2:
                     raise TypeError("it returned an observation alone. Gymnasium's reset returns (observation, info)")
-                return self._flatten(returned[0])[: self._size]
+                return self._pack(returned[0])
         except FOREIGN as error:
-            if not self._size:
+            if not self._shape.size:
                 raise EnvError(f"env={self._id}: cannot be made: {describe(error)}") from error
             if env is None and any(other is not None for other in self._envs):
                 self.errors[int(i)] = f"a second one in the same process cannot be made: {describe(error)}{ALONE}"

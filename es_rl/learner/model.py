@@ -23,7 +23,7 @@ from es_rl import envs, policies
 from es_rl.arguments.origins import NOWHERE, PYTHON
 from es_rl.config import build, flatten, open_keys, tree_of
 from es_rl.envs.registry import given
-from es_rl.envs.spaces import size
+from es_rl.envs.spaces import shape_of
 from es_rl.errors import ConfigError, Stopped
 from es_rl.es.strategy import ESState
 from es_rl.export.config import ExportConfig
@@ -103,7 +103,7 @@ class ES:
         """The trained policy, to act with as that of `es_rl.load`: `model.agent(obs)`."""
         if self._agent is None:
             with as_in_workers():
-                policy = policies.make(self.config, size(self.observation_space), self.action_space)
+                policy = policies.make(self.config, shape_of(self.observation_space), self.action_space)
             self._agent = Agent(policy, self.config, (self.observation_space, self.action_space))
             self._show()
         return self._agent

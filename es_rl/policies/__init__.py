@@ -4,10 +4,11 @@ A policy is a plain nn.Module for one batch of observations. It knows nothing of
 
     forward(obs, state=None) → (action, state)      obs (n, O) → actions (n, A), or (n,) integers if discrete
 
-Its first part is the given `normalizer` (under this name): a `Normalizer`, whose buffers are in every checkpoint, or
-`Unnormalized`. Its last part is an `ActionHead`. To add a policy, write its group of keys in `config.py` and a file
-with a `build` function, and add one line to `POLICIES` in `registry.py` and one to the `Config` of `es_rl.rl`. Policies
-from outside the package are described in `es_rl.policies.outside`.
+Its first part is the given `normalizer` (under this name): a `Normalizer`, whose buffers are in every checkpoint,
+`Unnormalized`, or, of observations with images, `Pixels`, which tells their shape to a `build` function. Its last part
+is an `ActionHead`. To add a policy, write its group of keys in `config.py` and a file with a `build` function, and add
+one line to `POLICIES` in `registry.py` and one to the `Config` of `es_rl.rl`. Policies from outside the package are
+described in `es_rl.policies.outside`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from es_rl.policies.registry import POLICIES, PolicyConfig, check_name, make
+    from es_rl.policies.registry import POLICIES, PolicyConfig, check_name, make, widest
 
-__all__ = ["POLICIES", "PolicyConfig", "check_name", "make"]
+__all__ = ["POLICIES", "PolicyConfig", "check_name", "make", "widest"]
 
 
 def __getattr__(name: str) -> Any:

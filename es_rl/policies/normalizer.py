@@ -43,6 +43,7 @@ class Normalizer(nn.Module):
     def __init__(self, inputs: int, clip: float) -> None:
         super().__init__()
         self.inputs, self.clip = inputs, clip
+        self.gathers = True  # whether statistics are gathered
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(inputs, dtype=torch.float64))
         self.register_buffer("m2", torch.zeros(inputs, dtype=torch.float64))

@@ -5,8 +5,9 @@
     forward(obs) → outputs                        obs (n, O) → (n, outputs)
     forward(obs, state) → (outputs, state)        with a memory; state None begins n episodes
 
-`observation_space` is that of what the network sees: a Box of O numbers, flattened and normalised. The action head
-makes actions of its outputs. A state is None, a tensor whose first axis is n, or a tuple, list or dict of such.
+`observation_space` is that of what the network sees: a Box of O numbers, flattened and normalised. If observations are
+one image, it is a Box (C, H, W) from 0 to 1, with the channels of stacked images side by side. The action head makes
+actions of its outputs. A state is None, a tensor whose first axis is n, or a tuple, list or dict of such.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from es_rl import plugins
 from es_rl.errors import FOREIGN, EnvError, nearest, text_of
+from es_rl.observations import ObservationShape
 from es_rl.policies.action import ActionHead
 from es_rl.policies.feedforward import Feedforward
 from es_rl.policies.normalizer import Normalizer
@@ -65,12 +67,18 @@ def find(name: str) -> Callable[..., Any]:
 
 
 def build(
-    name: str, kwargs: Mapping[str, Any], inputs: int, normalizer: nn.Module, action_space: spaces.Space[Any]
+    name: str,
+    kwargs: Mapping[str, Any],
+    shape: ObservationShape,
+    normalizer: nn.Module,
+    action_space: spaces.Space[Any],
 ) -> nn.Module:
     """Return the policy around the network that the named function makes. Raises `EnvError` if it is unusable."""
     head, make = ActionHead(action_space, SQUASH), find(name)
     clip = normalizer.clip if isinstance(normalizer, Normalizer) else np.inf
-    seen = spaces.Box(-clip, clip, (inputs,), np.float32)
+    seen = spaces.Box(-clip, clip, (shape.size,), np.float32)
+    if shape.alone:
+        seen = spaces.Box(0.0, 1.0, shape.images[0].planes, np.float32)
     try:
         made = make(seen, action_space, **kwargs)
         if not isinstance(made, nn.Module):
@@ -78,14 +86,14 @@ def build(
         network = copy.deepcopy(made)  # the function may return the same one again
         remembers = "state" in inspect.signature(network.forward).parameters
         policy = WithMemory(normalizer, network, head) if remembers else Feedforward(normalizer, head, network=network)
-        _check(network, inputs, head.outputs, remembers=remembers)
+        _check(network, seen.shape, head.outputs, remembers=remembers)
     except FOREIGN as error:
         raise EnvError(f"policy={name}: cannot be used: {text_of(error) or type(error).__name__}.") from error
     _freeze(network)
     return policy
 
 
-def _check(network: nn.Module, inputs: int, outputs: int, *, remembers: bool) -> None:
+def _check(network: nn.Module, inputs: tuple[int, ...], outputs: int, *, remembers: bool) -> None:
     """Run a network once, which also gives lazy layers their shapes. Raises TypeError for what is not of its kind."""
     for name, value in network.named_parameters():
         if value.dtype != torch.float32 or value.device.type != "cpu":
@@ -95,7 +103,7 @@ def _check(network: nn.Module, inputs: int, outputs: int, *, remembers: bool) ->
     every = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     if tied := sorted(every - {name for name, _ in network.named_parameters()}):
         raise TypeError(f"its {tied[0]} is a parameter that has another name too. Use the layer twice instead")
-    obs = torch.zeros(ROWS, inputs)
+    obs = torch.zeros(ROWS, *inputs)
     with torch.no_grad():
         if not remembers:
             found = network.eval()(obs)
@@ -105,7 +113,7 @@ def _check(network: nn.Module, inputs: int, outputs: int, *, remembers: bool) ->
     if not isinstance(found, Tensor) or found.shape != (ROWS, outputs):
         shape = tuple(found.shape) if isinstance(found, Tensor) else _kind(found)
         raise TypeError(
-            f"for observations ({ROWS}, {inputs}), its forward must return outputs ({ROWS}, {outputs}), and returned "
+            f"for observations {tuple(obs.shape)}, its forward must return outputs ({ROWS}, {outputs}), and returned "
             f"{shape}"
         )
 

@@ -10,9 +10,11 @@ from gymnasium import spaces
 from torch import nn
 
 from es_rl.errors import ConfigError, lookup
+from es_rl.observations import ObservationShape
 from es_rl.policies import linear, mlp, outside, recurrent, transformer
 from es_rl.policies.action import ActionHead
 from es_rl.policies.normalizer import Normalizer, Unnormalized
+from es_rl.policies.pixels import Pixels
 from es_rl.rng import integer_seed
 
 POLICIES: dict[str, Callable[[Any, int, nn.Module, ActionHead], nn.Module]] = {
@@ -41,22 +43,36 @@ class PolicyConfig(Protocol):
     def obs_clip(self) -> float: ...
 
 
-def make(config: PolicyConfig, inputs: int, action_space: spaces.Space[Any]) -> nn.Module:
-    """Return the configured policy for observations of `inputs` numbers, initialised from the seed.
+def make(config: PolicyConfig, observations: int | ObservationShape, action_space: spaces.Space[Any]) -> nn.Module:
+    """Return the configured policy for observations of this shape, or of so many numbers, initialised from the seed.
 
     Raises `ConfigError` for an unknown name, and `EnvError` for a policy from outside that cannot be used.
     """
     check_name(config.policy)
+    shape = ObservationShape(observations) if isinstance(observations, int) else observations
+    shape = shape.limited(config.obs_first)
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from its global generator
         torch.manual_seed(integer_seed(config.seed, "policy"))
-        inputs = min(inputs, config.obs_first or inputs)
-        normalizer = Normalizer(inputs, config.obs_clip) if config.obs_norm else Unnormalized(inputs)
+        normalizer = _normalizer(config, shape)
         if ":" in config.policy:
-            policy = outside.build(config.policy, config.policy_kwargs, inputs, normalizer, action_space)
+            policy = outside.build(config.policy, config.policy_kwargs, shape, normalizer, action_space)
         else:
             group = getattr(config, config.policy)
-            policy = POLICIES[config.policy](group, inputs, normalizer, ActionHead(action_space, group.squash))
+            policy = POLICIES[config.policy](group, shape.size, normalizer, ActionHead(action_space, group.squash))
     return policy.requires_grad_(False).eval()
+
+
+def _normalizer(config: PolicyConfig, shape: ObservationShape) -> nn.Module:
+    """Return the first part of a policy, which tells a `build` function of images too: see `Pixels.shape`."""
+    if shape.images:
+        as_image = shape.alone and ":" in config.policy
+        return Pixels(shape, config.obs_clip, normalize=config.obs_norm, as_image=as_image)
+    return Normalizer(shape.numbers, config.obs_clip) if config.obs_norm else Unnormalized(shape.numbers)
+
+
+def widest(config: PolicyConfig, shape: ObservationShape) -> int:
+    """Return how many numbers the first layer that sees a whole observation takes, before any memory is taken."""
+    return shape.limited(config.obs_first).size
 
 
 def check_name(name: str) -> None:

@@ -33,7 +33,10 @@ class Actor(Protocol):
     """Chooses actions for the running simulations, one row for each."""
 
     def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
-        """Return actions (n, A), or (n,) integers, for observations (n, O) of the simulations `running` (n,)."""
+        """Return actions (n, A), or (n,) integers, for observations of the simulations `running` (n,).
+
+        Observations are (n, O) float64, or bytes if they have images: see `es_rl.observations`.
+        """
 
     def close(self, gaps: Compaction) -> None:
         """Remove the rows of finished simulations."""
@@ -82,7 +85,7 @@ class TorchForward:
         self._policy, self._population, self._k = policy, population, k
         self._members = np.arange(n // k)
         self._at: Ints = np.arange(n)  # batch rows of the running simulations
-        self._inputs: Floats | None = None  # latest observation of each batch row
+        self._inputs: NDArray[Any] | None = None  # latest observation of each batch row
         self._size = n  # rows of the batch
         self._state: Any = None
         self._device = _device(policy)
@@ -92,7 +95,7 @@ class TorchForward:
 
     def __call__(self, running: Ints, obs: Floats) -> NDArray[Any]:
         if self._inputs is None:
-            self._inputs = np.zeros((self._size, obs.shape[1]))
+            self._inputs = np.zeros((self._size, *obs.shape[1:]), obs.dtype)
         self._inputs[self._at] = obs
         with torch.inference_mode():
             actions, self._state = self._policy(self._upload(torch.from_numpy(self._inputs)), self._state)

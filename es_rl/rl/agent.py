@@ -14,7 +14,7 @@ from torch import nn
 
 from es_rl import es, policies
 from es_rl.config import build
-from es_rl.envs.spaces import Flattener, action_maker, from_json, same, size, to_json
+from es_rl.envs.spaces import Packer, action_maker, from_json, same, shape_of, size, to_json
 from es_rl.errors import CheckpointError, ConfigError, EnvError
 from es_rl.es.restore import restored
 from es_rl.hub import client
@@ -45,12 +45,12 @@ class Agent:
         self.generation, self.seconds = generation, seconds  # of training
         self.observation_space, self.action_space = spaces
         self.path: Path | None = None  # of the checkpoint that it was read from
-        self._flatten, self._act = Flattener(self.observation_space), action_maker(self.action_space)
+        self._pack, self._act = Packer(self.observation_space), action_maker(self.action_space)
         self._state: Any = None
 
     def __call__(self, obs: Any) -> Any:
         """Return an action of the action space for one observation of the observation space."""
-        row = torch.from_numpy(self._flatten(obs))[None]  # (1, O)
+        row = torch.from_numpy(self._pack(obs))[None]  # (1, O), or an image
         with torch.inference_mode():
             action, self._state = self.policy(row, self._state)
         return self._act(action[0].numpy())
@@ -93,9 +93,10 @@ def load(run: str | Path, checkpoint: str = "last", *, policy: str = "") -> Agen
             raise ConfigError(f"policy={policy}: {path} has a policy of its own, {config.policy}. Leave it out.")
         config = replace(config, policy=policy or config.policy)
         observation_space, action_space = saved_spaces(loaded)
+        shape = shape_of(observation_space)
         if ":" not in config.policy:  # a policy from outside may have any parameters
-            _check_sizes(loaded, size(observation_space, config.obs_first), size(action_space))
-        module = policies.make(config, size(observation_space), action_space)
+            _check_sizes(loaded, policies.widest(config, shape), size(action_space))
+        module = policies.make(config, shape, action_space)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     state = loaded.state(es.init(module))

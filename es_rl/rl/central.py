@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from es_rl.envs import EnvSpec
-from es_rl.envs.spaces import Ints, row_type, size
+from es_rl.envs.spaces import Ints, row_type, shape_of
 from es_rl.es.strategy import Generation
+from es_rl.observations import ObservationShape
 from es_rl.policies.normalizer import Moments
 from es_rl.rl.actors import Actor, member_actors, policy_actor
 from es_rl.rl.central_worker import DONE, LOST, Board, Round, Shard, Simulation, fence, fields
@@ -51,10 +52,12 @@ class _Group:
         shards: list[Shard],
         size: int,
         begin: Callable[[], Actor],
+        shape: ObservationShape,
         tally: MomentSums | None,
         stack: contextlib.ExitStack,
     ) -> None:
         self._board, self._shards, self._begin, self._tally, self._stack = board, shards, begin, tally, stack
+        self._shape = shape
         self._actor: Actor | None = None
         self._first = shards[0].first
         self._size, self._rows = size, np.arange(size)  # running simulations, in the order of the actor's rows
@@ -111,7 +114,7 @@ class _Group:
         running = self._rows
         obs = self._board["obs"][self._first + running]
         if self._tally is not None:
-            self._tally.add(running, obs)
+            self._tally.add(running, self._shape.numbers_of(obs))
         actions = self._actor(running, obs)
         self._board["actions"][self._first + running] = actions
         self._history.append((running, actions))
@@ -236,7 +239,8 @@ class Central:
         last = shards[-1][-1]
         simulations = last.first + last.chunk.count * last.chunk.episodes(self._config)
         action = row_type(self._spec.action_space)
-        layout = fields(simulations, last.job + 1, size(self._spec.observation_space, self._config.obs_first), action)
+        seen = shape_of(self._spec.observation_space, self._config.obs_first)
+        layout = fields(simulations, last.job + 1, seen, action)
         self._descriptor, memory = allocate(layout)
         self._board = Board(self._board.serial + 1, memory)
         return memory.arrays()
@@ -249,14 +253,15 @@ class Central:
             stack.callback(self._idle.append, policy)
             policy.load_state_dict({k: torch.from_numpy(v) for k, v in generation.model.items()})
             policy.to(self._device)
-            n = chunk.count * chunk.episodes(self._config)
+            n, shape = chunk.count * chunk.episodes(self._config), shape_of(self._spec.observation_space)
             if chunk.kind == "evaluation":
-                return _Group(board, shards, n, lambda: policy_actor(policy, n), None, stack.pop_all())
+                return _Group(board, shards, n, lambda: policy_actor(policy, n), shape, None, stack.pop_all())
             begin = stack.enter_context(
                 member_actors(policy, chunk.items, generation.perturbation, self._config.es.episodes)
             )
             mean = observed_mean(policy)
-            return _Group(board, shards, n, begin, None if mean is None else MomentSums(mean, n), stack.pop_all())
+            tally = None if mean is None else MomentSums(mean, n)
+            return _Group(board, shards, n, begin, shape, tally, stack.pop_all())
 
 
 def _join(outcomes: list[Any], shards: list[Shard], moments: Moments | None, spec: EnvSpec) -> ChunkResult:

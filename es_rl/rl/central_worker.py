@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from es_rl.envs import EnvSpec, VectorEnv
 from es_rl.envs.curriculum import set_difficulty
-from es_rl.envs.spaces import Floats, Ints
+from es_rl.envs.spaces import Floats, Ints, shape_of
+from es_rl.observations import ObservationShape
 from es_rl.rl.chunks import Chunk, ChunkResult, chunk_result, episode_seeds, make_env
 from es_rl.rl.compaction import Compaction
 from es_rl.rl.config import Config
@@ -42,11 +43,11 @@ class Board:
     memory: Memory
 
 
-def fields(simulations: int, jobs: int, observation: int, action: tuple[tuple[int, ...], str]) -> Fields:
+def fields(simulations: int, jobs: int, seen: ObservationShape, action: tuple[tuple[int, ...], str]) -> Fields:
     """Return the arrays of a board; `action` is the shape and type of one action."""
     shape, kind = action
     return {
-        "obs": ((simulations, observation), "f8"),
+        "obs": ((simulations, *seen.row), seen.dtype),
         "actions": ((simulations, *shape), kind),
         "running": ((simulations,), "i8"),  # numbered within a shard, written from its first place on
         "count": ((jobs,), "i8"),  # running simulations of each job
@@ -78,7 +79,7 @@ class Simulation:
     """Simulates shards in a worker; environments are made at the first call."""
 
     def __init__(self, config: Config, env: EnvSpec) -> None:
-        self._config, self._spec = config, env
+        self._config, self._spec, self._shape = config, env, shape_of(env.observation_space)
         self._env: VectorEnv | None = None
         self._board: tuple[Board, dict[str, NDArray[Any]]] | None = None
 
@@ -94,7 +95,7 @@ class Simulation:
         seeds = episode_seeds(self._config, shared.number, shard.chunk)
         actor = _Remote(self._board[1], shard, beat)
         try:
-            done = play(self._env, actor, seeds, beat=beat, limit=limit)
+            done = play(self._env, actor, seeds, shape=self._shape, beat=beat, limit=limit)
         finally:
             self._board[1]["request"][shard.job] = DONE
         return chunk_result(self._config, shard.chunk, done)

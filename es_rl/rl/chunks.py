@@ -18,12 +18,13 @@ from torch import nn
 from es_rl import envs, policies
 from es_rl.envs import EnvSpec, VectorEnv
 from es_rl.envs.curriculum import set_difficulty
-from es_rl.envs.spaces import Floats, size
+from es_rl.envs.spaces import Floats, shape_of
 from es_rl.es.chunks import TOGETHER
 from es_rl.es.strategy import Generation
+from es_rl.observations import ObservationShape
 from es_rl.policies.normalizer import Moments, Normalizer
 from es_rl.population.members import members_of
-from es_rl.rl.actors import member_actors, numpy_layers, policy_actor
+from es_rl.rl.actors import Actor, member_actors, numpy_layers, policy_actor
 from es_rl.rl.config import Config
 from es_rl.rl.episodes import Beat, EpisodeBatch, Episodes, joined, play
 from es_rl.rl.numpy_policy import NumpyForward
@@ -92,41 +93,41 @@ class ChunkRunner:
     """Rolls out chunks of one run in one process; environments and policy are made at the first call."""
 
     def __init__(self, config: Config, env: EnvSpec) -> None:
-        self._config, self._spec = config, env
+        self._config, self._spec, self._shape = config, env, shape_of(env.observation_space)
         self._env: VectorEnv | None = None
         self._policy: nn.Module | None = None
         self._generation: Generation | None = None
 
     def __call__(self, generation: Generation, chunk: Chunk, beat: Beat) -> ChunkResult:
         """Roll out one chunk by itself."""
-        env, policy = self.prepare(generation)
+        _, policy = self.prepare(generation)
         seeds = episode_seeds(self._config, generation.number, chunk)
         if self._config.serial:
             done = joined([_attempt(run) for run in self._one_by_one(generation, chunk, seeds, beat)])
             return chunk_result(self._config, chunk, done)
         if chunk.kind == "evaluation":
-            done = _attempt(lambda: play(env, policy_actor(policy, chunk.count), seeds, beat=beat))
+            done = _attempt(lambda: self._play(policy_actor(policy, chunk.count), seeds, beat=beat))
             return chunk_result(self._config, chunk, done)
         mean = observed_mean(policy)
         with member_actors(policy, chunk.items, generation.perturbation, self._config.es.episodes) as actor:
-            done = _attempt(lambda: play(env, actor(), seeds, mean=mean, beat=beat, limit=generation.limit))
+            done = _attempt(lambda: self._play(actor(), seeds, mean=mean, beat=beat, limit=generation.limit))
         return chunk_result(self._config, chunk, done)
 
     def _one_by_one(
         self, generation: Generation, chunk: Chunk, seeds: list[int], beat: Beat
     ) -> Iterator[Callable[[], Episodes]]:
         """Yield a function for each episode of a chunk, which plays it alone."""
-        env, policy = self.prepare(generation)
+        _, policy = self.prepare(generation)
         if chunk.kind == "evaluation":
             for seed in seeds:
-                yield lambda seed=seed: play(env, policy_actor(policy, 1), [seed], beat=beat)  # type: ignore[misc]
+                yield lambda seed=seed: self._play(policy_actor(policy, 1), [seed], beat=beat)  # type: ignore[misc]
             return
         mean, each = observed_mean(policy), self._config.es.episodes
         for i, member in enumerate(chunk.items):
             with member_actors(policy, [member], generation.perturbation) as actor:
                 for seed in seeds[i * each : (i + 1) * each]:
-                    yield lambda seed=seed: play(  # type: ignore[misc]
-                        env, actor(), [seed], mean=mean, beat=beat, limit=generation.limit
+                    yield lambda seed=seed: self._play(  # type: ignore[misc]
+                        actor(), [seed], mean=mean, beat=beat, limit=generation.limit
                     )
 
     def stream(self, generation: Generation, workers: int, take: Take, beat: Beat) -> Iterator[tuple[int, ChunkResult]]:
@@ -140,7 +141,7 @@ class ChunkRunner:
         if layers is None:
             yield from one_by_one(self)(generation, workers, take, beat)
             return
-        together = _SideBySide(self._config, env, policy, layers, generation, workers, beat)
+        together = _SideBySide(self._config, env, self._shape, policy, layers, generation, workers, beat)
         while True:
             while together.room and together.begin(take):
                 pass
@@ -148,6 +149,10 @@ class ChunkRunner:
                 return
             for _ in range(LOOK_EVERY):
                 yield from together.advance()
+
+    def _play(self, actor: Actor, seeds: list[int], **how: Any) -> Episodes:
+        assert self._env is not None
+        return play(self._env, actor, seeds, shape=self._shape, **how)
 
     def prepare(self, generation: Generation) -> tuple[VectorEnv, nn.Module]:
         """Return the environments, and the policy with the generation's weights and statistics."""
@@ -176,13 +181,14 @@ class _SideBySide:
         self,
         config: Config,
         env: VectorEnv,
+        shape: ObservationShape,
         policy: nn.Module,
         layers: dict[str, nn.Module],
         generation: Generation,
         workers: int,
         beat: Beat,
     ) -> None:
-        self._config, self._env, self._policy, self._layers = config, env, policy, layers
+        self._config, self._env, self._shape, self._policy, self._layers = config, env, shape, policy, layers
         self._generation, self._workers, self._beat = generation, workers, beat
         self._playing: EpisodeBatch | None = None  # from the first chunk on
         self._actor: NumpyForward
@@ -234,7 +240,9 @@ class _SideBySide:
         self._actor = NumpyForward(self._layers, places if members else 0)
         if members:
             mean, limit = observed_mean(self._policy), self._generation.limit
-        self._playing = EpisodeBatch(self._env, self._actor, places, mean=mean, beat=self._beat, limit=limit)
+        self._playing = EpisodeBatch(
+            self._env, self._actor, places, shape=self._shape, mean=mean, beat=self._beat, limit=limit
+        )
         return self._playing
 
 
@@ -257,7 +265,10 @@ def chunk_result(config: Config, chunk: Chunk, done: Episodes) -> ChunkResult:
 
 def observed_mean(policy: nn.Module) -> Floats | None:
     """Return the mean (O,) about which observation moments are summed; None if observations are not normalised."""
-    mean: Floats | None = policy.normalizer.mean.cpu().numpy() if isinstance(policy.normalizer, Normalizer) else None
+    normalizer = policy.normalizer
+    mean: Floats | None = None
+    if isinstance(normalizer, Normalizer) and normalizer.gathers:
+        mean = normalizer.mean.cpu().numpy()
     return mean
 
 
@@ -287,7 +298,7 @@ def make_env(config: Config, env: EnvSpec) -> VectorEnv:
 
 def make_policy(config: Config, env: EnvSpec) -> nn.Module:
     """Make the policy of a configuration for an environment, freshly initialised."""
-    return policies.make(config, size(env.observation_space), env.action_space)
+    return policies.make(config, shape_of(env.observation_space), env.action_space)
 
 
 def result_of(outcome: ChunkResult | JobFailure, chunk: Chunk, spec: EnvSpec) -> ChunkResult:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from es_rl.envs import VectorEnv
 from es_rl.envs.measures import names_of, sums_of
 from es_rl.envs.spaces import Bools, Floats, Ints
+from es_rl.observations import ObservationShape
 from es_rl.policies.normalizer import Moments
 from es_rl.rl.actors import Actor
 from es_rl.rl.compaction import Compaction
@@ -57,6 +58,10 @@ class MomentSums:
         np.square(terms[:, 0], out=terms[:, 1])
         self._sums[places] += terms
 
+    def none(self, n: int) -> Moments:
+        """Return moments of n episodes without observations."""
+        return Moments(0, *np.zeros((2, n, len(self._mean))))
+
     def take(self, places: Ints) -> Floats:
         """Return the sums of x − mean and of its square, (n, 2, O), and reset them to zero."""
         sums: Floats = self._sums[places]
@@ -78,7 +83,7 @@ class EpisodeBatch:
 
     With a `mean`, moments of the observations are summed about it. An episode fails and ends if a reward, an
     observation or an action is not finite or is beyond `HUGE`. `record` receives (places, actions) of every step.
-    Episodes are cut off after `limit` steps.
+    Episodes are cut off after `limit` steps. `shape` tells what observations are; default: numbers only.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class EpisodeBatch:
         actor: Actor,
         places: int,
         *,
+        shape: ObservationShape | None = None,
         mean: Floats | None = None,
         beat: Beat = lambda steps: None,
         record: ActionTrace | None = None,
@@ -94,13 +100,14 @@ class EpisodeBatch:
     ) -> None:
         self._env, self._actor, self._beat, self._record, self._limit = env, actor, beat, record, limit
         env.errors.clear()
+        self._shape = shape if shape is not None and shape.images else None
         self._tally = None if mean is None else MomentSums(mean, places)
         self._free = list(range(places))[::-1]
         self._group: list[_Group | None] = [None] * places
         self._item, self._begun = np.zeros(places, np.int64), np.zeros(places, np.int64)
         self._steps, self._simulating = 0, 0.0
         self.running = np.empty(0, np.int64)  # places of running simulations
-        self._obs: Floats = np.empty((0, 0))  # their latest observations
+        self._obs: NDArray[Any] = np.empty((0, 0))  # their latest observations
         self._sums = np.empty(0)  # their sums of rewards so far
         self._ended: list[_Group] = []
 
@@ -114,7 +121,7 @@ class EpisodeBatch:
         n = len(seeds)
         places = np.array([self._free.pop() for _ in seeds])
         obs = self._reset(places, seeds)
-        moments = None if self._tally is None else Moments(0, *np.zeros((2, n, obs.shape[1])))
+        moments = None if self._tally is None else self._tally.none(n)
         measured = np.zeros((n, len(names_of(self._env))))
         episodes = Episodes(np.full(n, np.nan), np.zeros(n, np.int64), moments, measured)
         group = _Group(key, episodes, n)
@@ -124,11 +131,11 @@ class EpisodeBatch:
         self.running = np.concatenate([self.running, places])
         self._obs = np.concatenate([self._obs, obs]) if self._obs.size else obs
         self._sums = np.concatenate([self._sums, np.zeros(n)])
-        fine = _finite(obs)
+        fine = self._sound(obs, places)
         if not fine.all():
             failed = np.concatenate([np.zeros(len(self.running) - n, np.bool_), ~fine])
             if not self._env.errors:
-                episodes.unsound = _unsound(0, observation=obs[np.flatnonzero(~fine)[0]])
+                episodes.unsound = _unsound(0, observation=self._numbers(obs)[np.flatnonzero(~fine)[0]])
             self._leave(failed, failed)
 
     def advance(self) -> list[tuple[Any, Episodes]]:
@@ -143,7 +150,7 @@ class EpisodeBatch:
     def _step(self) -> None:
         running, obs = self.running, self._obs
         if self._tally is not None:
-            self._tally.add(running, obs)
+            self._tally.add(running, obs if self._shape is None else self._numbers(obs))
         actions = self._actor(running, obs)
         if self._record is not None:
             self._record.append((running, actions))
@@ -158,12 +165,22 @@ class EpisodeBatch:
         if self._limit is not None:
             over |= self._steps - self._begun[running] >= self._limit
         failed = None
+        obs = obs if self._shape is None else self._numbers(obs)
         if not np.vdot(obs, obs) + np.vdot(reward, reward) + np.vdot(actions, actions) < HUGE**2:
             failed = ~(_finite(reward) & _finite(obs) & _finite(actions))
             over |= failed
             self._note_unsound(np.flatnonzero(failed), reward, obs, actions)
         if np.count_nonzero(over):
             self._leave(over, failed)
+
+    def _numbers(self, obs: NDArray[Any]) -> Floats:
+        """Return the numbers of observations, without their images."""
+        return obs if self._shape is None else self._shape.numbers_of(obs)
+
+    def _sound(self, obs: NDArray[Any], places: Ints) -> Bools:
+        """Tell which first observations can be used, (n,). An image cannot tell by itself that there is none."""
+        fine = _finite(self._numbers(obs))
+        return fine if self._shape is None else fine & ~np.isin(places, list(self._env.errors))
 
     def _note_unsound(self, rows: Ints, reward: Floats, obs: Floats, actions: NDArray[Any]) -> None:
         """Note for the group of each of these rows which number was not finite."""
@@ -220,13 +237,14 @@ def play(
     actor: Actor,
     seeds: Sequence[int],
     *,
+    shape: ObservationShape | None = None,
     mean: Floats | None = None,
     beat: Beat = lambda steps: None,
     record: ActionTrace | None = None,
     limit: int | None = None,
 ) -> Episodes:
     """Play one episode in each of the first N = len(seeds) places, all begun together: see `EpisodeBatch`."""
-    playing = EpisodeBatch(env, actor, len(seeds), mean=mean, beat=beat, record=record, limit=limit)
+    playing = EpisodeBatch(env, actor, len(seeds), shape=shape, mean=mean, beat=beat, record=record, limit=limit)
     playing.begin(None, seeds)
     while not (ended := playing.advance()):
         pass

@@ -24,6 +24,7 @@ from torch import nn
 from es_rl.envs.spaces import Floats, Ints
 from es_rl.policies.action_in_numpy import Array, Kernel
 from es_rl.policies.feedforward import Feedforward
+from es_rl.policies.pixels import Pixels
 from es_rl.policies.recurrent import RecurrentPolicy
 from es_rl.policies.rounding import RoundedLinear, rounded
 from es_rl.population.members import LowRank, Members
@@ -149,6 +150,8 @@ def _has_kernel(layer: nn.Module) -> bool:
     if layer._forward_hooks or layer._forward_pre_hooks:
         return False
     if isinstance(layer, nn.LayerNorm) and (len(layer.normalized_shape) > 1 or layer.weight is None):
+        return False
+    if isinstance(layer, Pixels) and layer.as_image:
         return False
     if isinstance(layer, nn.GELU) and layer.approximate != "none":
         return False

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from es_rl.envs.spaces import Flattener, action_maker
+from es_rl.envs.spaces import Packer, action_maker
 from es_rl.errors import ConfigError
 from es_rl.workers.machine import usual_types
 
@@ -30,9 +30,9 @@ def predict(
     """
     many = _is_batch(observation_space, obs)
     rows = list(iterate(batch_space(observation_space, _length(obs)), obs)) if many else [obs]
-    flatten = Flattener(observation_space)
+    pack = Packer(observation_space)
     try:
-        flat = torch.from_numpy(np.stack([flatten(row) for row in rows]))  # (n, O)
+        flat = torch.from_numpy(np.stack([pack(row) for row in rows]))  # (n, O)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ConfigError(f"obs: {error}. It must be one observation of {observation_space}, or a batch.") from error
     memories = _memories(state, episode_start, len(rows))

@@ -1,7 +1,8 @@
 """Gymnasium's spaces: observations and actions as rows of numbers, which parts can be used, and spaces as JSON.
 
-An observation becomes a row of float64 (`Flattener`). A policy gives an action as a row of numbers (`row_type`), and
-as such it travels in arrays. Where the environment is stepped, `action_maker` makes the object of the space from it.
+An observation becomes a row of float64 (`Flattener`), or of bytes if it has images (`Packer`). A policy gives an action
+as a row of numbers (`row_type`), and as such it travels in arrays. Where the environment is stepped, `action_maker`
+makes the object of the space from it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from es_rl.envs.spaces.parts import one_line as one_line
 from es_rl.envs.spaces.parts import refusal as refusal
 from es_rl.envs.spaces.parts import same as same
 from es_rl.envs.spaces.parts import usable as usable
+from es_rl.envs.spaces.rows import Packer as Packer
+from es_rl.envs.spaces.rows import shape_of as shape_of
 
 # Arguments and results of a `VectorEnv`.
 Ids = Sequence[int] | NDArray[np.int64]

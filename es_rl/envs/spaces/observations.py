@@ -37,14 +37,14 @@ class Flattener:
         self.size = 0
         for path, part in leaves(known):
             end = self.size + spaces.flatdim(part)
-            self._parts.append((path, _writer(part, path), self.size, end))
+            self._parts.append((path, writer(part, path), self.size, end))
             self.size = end
         self._vector = known if isinstance(known, spaces.Box) else None
 
     def __call__(self, obs: Any) -> NDArray[np.float64]:
         """Return a vector. Raises ValueError for a part of a wrong shape, KeyError for one that is missing."""
         if self._vector is not None:  # the usual case
-            return _of_shape(np.asarray(obs, np.float64), self._vector.shape, ()).flatten()  # a copy
+            return of_shape(np.asarray(obs, np.float64), self._vector.shape, ()).flatten()  # a copy
         vector = np.zeros(self.size)
         for path, write, first, end in self._parts:
             part = obs
@@ -54,7 +54,7 @@ class Flattener:
         return vector
 
 
-def _writer(space: Space, path: Path) -> _Write:
+def writer(space: Space, path: Path) -> _Write:
     """Return the function that writes a part of an observation into a row of zeros."""
     match space:
         case spaces.Discrete():
@@ -80,7 +80,7 @@ def _choices(space: spaces.MultiDiscrete[Any], path: Path) -> _Write:
     places, end = np.cumsum(counts.reshape(-1)) - counts.reshape(-1), start + counts
 
     def write(row: NDArray[np.float64], part: Any) -> None:
-        values = _of_shape(np.asarray(part), space.shape, path)
+        values = of_shape(np.asarray(part), space.shape, path)
         if not ((values >= start) & (values < end) & (values == np.rint(values))).all():
             raise ValueError(f"the observation has {part}, which is not in {space}")
         row[places + (values - start).reshape(-1).astype(np.int64)] = 1.0
@@ -93,7 +93,7 @@ def _numbers(space: Space, path: Path) -> _Write:
     kind, rounds = None if path else np.float64, path and np.dtype(space.dtype).kind == "f"
 
     def write(row: NDArray[np.float64], part: Any) -> None:
-        values = _of_shape(np.asarray(part, kind), space.shape, path)
+        values = of_shape(np.asarray(part, kind), space.shape, path)
         if values.dtype.kind == "c":
             raise ValueError(f"the observation has complex numbers, which are not in {space}")
         row[:] = (values.astype(space.dtype, copy=False) if rounds else values).reshape(-1)
@@ -101,7 +101,7 @@ def _numbers(space: Space, path: Path) -> _Write:
     return write
 
 
-def _of_shape(values: NDArray[Any], shape: tuple[int, ...] | None, path: tuple[Any, ...]) -> NDArray[Any]:
+def of_shape(values: NDArray[Any], shape: tuple[int, ...] | None, path: tuple[Any, ...]) -> NDArray[Any]:
     """Return the values of a part if they have this shape. Raises ValueError."""
     if values.shape != shape:
         what = f"the observation's part {'.'.join(map(str, path))}" if path else "the observation"

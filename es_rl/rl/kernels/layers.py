@@ -7,9 +7,11 @@ from collections.abc import Callable
 import numpy as np
 from torch import nn
 
+from es_rl.observations import WHITE
 from es_rl.policies.action import ActionHead
 from es_rl.policies.action_in_numpy import Array, Kernel, clipped, in_numpy, tanh
 from es_rl.policies.normalizer import Normalizer, Unnormalized
+from es_rl.policies.pixels import Pixels
 from es_rl.policies.rounding import RoundedLinear
 from es_rl.rl.kernels.weights import Weights, affine
 
@@ -45,6 +47,25 @@ def _normalizer(layer: nn.Module, w: Weights) -> Kernel:
     return kernel
 
 
+def _pixels(layer: nn.Module, w: Weights) -> Kernel:
+    assert isinstance(layer, Pixels)
+    shape, normalize = layer.shape, _normalizer(layer, w)
+
+    def kernel(obs: Array) -> Array:
+        x = np.empty((len(obs), shape.size), np.float32)
+        x[:, : shape.numbers] = normalize(shape.numbers_of(obs))
+        first = shape.numbers
+        for image in shape.images:
+            seen = obs if shape.alone else obs[:, image.first : image.first + image.bytes].reshape(-1, *image.shape)
+            seen = np.moveaxis(seen, -1, -3) if image.channels_last else seen
+            place = x[:, first : first + image.bytes].reshape(seen.shape)  # shares memory: only one axis is split
+            np.multiply(seen, np.float32(1 / WHITE), out=place)
+            first += image.bytes
+        return x
+
+    return kernel
+
+
 def _elu(layer: nn.Module, w: Weights) -> Kernel:
     assert isinstance(layer, nn.ELU)
     alpha = np.float32(layer.alpha)
@@ -73,6 +94,7 @@ def _silu(layer: nn.Module, w: Weights) -> Kernel:
 # For each kind of layer: (layer, weights of its rows) → kernel.
 KERNELS: dict[type[nn.Module], Callable[[nn.Module, Weights], Kernel]] = {
     Normalizer: _normalizer,
+    Pixels: _pixels,
     Unnormalized: lambda layer, w: lambda obs: obs[..., : layer.inputs].astype(np.float32),
     nn.Linear: _linear,
     RoundedLinear: _linear,

@@ -10,7 +10,7 @@ import numpy as np
 from es_rl import envs
 from es_rl.envs.measures import statistics
 from es_rl.envs.renderer import choose_renderer, shows_pictures
-from es_rl.envs.spaces import Floats, Ints
+from es_rl.envs.spaces import Floats, Ints, shape_of
 from es_rl.errors import EnvError, lookup
 from es_rl.rl import agent as agents
 from es_rl.rl.actors import policy_actor
@@ -73,7 +73,8 @@ def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[Fl
     n = 1 if trained.serial else min(BATCH, config.episodes)
     vector = envs.make_vector(env, n, config.backend, trained.env_kwargs, trained.obs_first)
     batches = [seeds[i : i + n] for i in range(0, len(seeds), n)]
-    done = [play(vector, policy_actor(agent.policy, len(batch)), batch) for batch in batches]
+    shape = shape_of(agent.observation_space)
+    done = [play(vector, policy_actor(agent.policy, len(batch)), batch, shape=shape) for batch in batches]
     vector.close()
     returns = np.concatenate([part.returns for part in done])
     sound = np.isfinite(returns)

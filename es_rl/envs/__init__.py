@@ -38,6 +38,7 @@ from es_rl.envs.backends import VectorEnv as VectorEnv
 from es_rl.envs.curriculum import Curriculum, curriculum_of
 from es_rl.envs.measures import names_of
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
+from es_rl.envs.pixels import PLAIN, View
 from es_rl.envs.registry import check_id as check_id
 from es_rl.envs.registry import simulations_of, versions_of
 from es_rl.envs.spaces import row_of, usable
@@ -67,6 +68,7 @@ class EnvSpec:
     savable: bool = False  # whether its simulations are `Savable`
     measures: tuple[str, ...] = ()  # names of what is measured besides rewards
     curriculum: Curriculum | None = None  # by which its episodes grow harder
+    view: View = PLAIN  # of its frames and images
 
 
 def make(id: str, n: int, /, backend: str = "auto", *, obs_first: int | None = None, **env_kwargs: Any) -> VectorEnv:
@@ -87,13 +89,15 @@ def make_vector(
     *,
     threads: int = 1,
     endless: bool = False,
+    view: View = PLAIN,
 ) -> VectorEnv:
     """Do the same as `make`, for environment arguments of any name. Only the fast backend uses `threads`.
 
-    Episodes of an environment without a time limit are cut off all the same, unless they may be `endless`.
+    Episodes of an environment without a time limit are cut off all the same, unless they may be `endless`. A backend
+    gets a `view` only if it is not the plain one.
     """
-    name = choose_backend(id, backend)
-    more: dict[str, Any] = {"endless": True} if endless else {}
+    name = _serving(id, backend, view)
+    more: dict[str, Any] = ({"endless": True} if endless else {}) | ({"view": view} if view.keys else {})
     if threads > 1 and name == "batch":
         more["threads"] = threads
     return lookup(BACKENDS, name, "backend")(id, n, env_kwargs, obs_first, **more)
@@ -204,13 +208,23 @@ def choose_backend(id: str, backend: str = "auto") -> str:
     return "gymnasium"
 
 
-def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "auto") -> EnvSpec:
+def _serving(id: str, backend: str, view: View) -> str:
+    """Return the name of the backend that serves an environment with a view, which the fast one does not know."""
+    name = choose_backend(id, backend)
+    if name != "batch" or not view.keys:
+        return name
+    if backend == "batch":
+        raise EnvError(f"backend=batch: knows no {view.keys[0].partition('=')[0]}. Give backend=gymnasium.")
+    return "gymnasium"
+
+
+def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "auto", view: View = PLAIN) -> EnvSpec:
     """Make the environment, reset it, step it once and return its facts. Raises `EnvError` if it is unusable."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            backend = choose_backend(id, backend)
-            env = gymnasium_backend.make_one(id, env_kwargs)
+            backend = _serving(id, backend, view)
+            env = gymnasium_backend.make_one(id, env_kwargs, view=view)
         except EnvError:
             raise
         except FOREIGN as error:
@@ -230,12 +244,12 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
     assert seen is not None
     if left_out:
         said += (f"left out of the observations, since they have no fixed size: {', '.join(left_out)}",)
-    vector = make_vector(id, 1, backend, env_kwargs)
+    vector = make_vector(id, 1, backend, env_kwargs, view=view)
     env.action_space.seed(seed)
     vector.reset([0], [seed])
     spec = EnvSpec(
         id, seen, env.action_space, dict(env_kwargs), backend, said, isinstance(vector, Savable),
-        names_of(vector), curriculum_of(vector),
+        names_of(vector), curriculum_of(vector), view,
     )  # fmt: skip
     if not vector.errors:
         vector.step([0], row_of(spec.action_space, spec.action_space.sample())[None])

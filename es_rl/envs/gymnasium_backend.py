@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from es_rl import plugins
 from es_rl.envs.curriculum import Curriculum, curriculum_of
 from es_rl.envs.measures import names_of, sums_of
+from es_rl.envs.pixels import PLAIN, View
 from es_rl.envs.spaces import Bools, Floats, Ids, Packer, Seeds, action_maker, refusal
 from es_rl.errors import FOREIGN, EnvError, text_of
 from es_rl.observations import ObservationShape
@@ -34,8 +35,26 @@ OFF = (None, -1)  # of `max_episode_steps`: Gymnasium's ways to switch the limit
 _BAD_WARNINGS = slice(3, 7)
 
 
-def make_one(id: str, env_kwargs: Mapping[str, Any], **more: Any) -> gymnasium.Env[Any, Any]:
-    """Make one Gymnasium environment; `module:Id` imports the module first, and a `Given` one is called."""
+def make_one(
+    id: str, env_kwargs: Mapping[str, Any], *, view: View = PLAIN, render_mode: str | None = None
+) -> gymnasium.Env[Any, Any]:
+    """Make one Gymnasium environment; `module:Id` imports the module first, and a `Given` one is called.
+
+    A `view` other than the plain one shows its frames and images in another way.
+    """
+    env = _made(id, env_kwargs, {} if render_mode is None else {"render_mode": render_mode})
+    if not view.keys:
+        return env
+    from es_rl.envs.pixels.wrappers import wrapped  # imports Pillow, which few environments need
+
+    try:
+        return wrapped(env, view, id)
+    except EnvError:
+        close(env)
+        raise
+
+
+def _made(id: str, env_kwargs: Mapping[str, Any], more: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     if isinstance(id, plugins.Given):
         return _made_by(id.object, {**env_kwargs, **more})
     module, _, name = id.rpartition(":")
@@ -45,11 +64,9 @@ def make_one(id: str, env_kwargs: Mapping[str, Any], **more: Any) -> gymnasium.E
     if "mujoco" in str(spec.entry_point) or "mujoco" in sys.modules:
         _take_mujoco_warnings()
     limit = {} if spec.max_episode_steps else {"max_episode_steps": DEFAULT_TIME_LIMIT}
-    if more.get("render_mode", "") is None:  # some classes do not accept it
-        del more["render_mode"]
     try:
         with plugins.their_settings(watch=True):
-            return gymnasium.make(name, disable_env_checker=True, **(limit | dict(env_kwargs) | more))
+            return gymnasium.make(name, disable_env_checker=True, **(limit | dict(env_kwargs) | dict(more)))
     finally:
         if "mujoco" in sys.modules:  # the environment may have imported it only now
             _take_mujoco_warnings()
@@ -120,10 +137,18 @@ class GymnasiumVector:
     """n Gymnasium environments, each made at its first reset."""
 
     def __init__(
-        self, id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None = None, *, endless: bool = False
+        self,
+        id: str,
+        n: int,
+        env_kwargs: Mapping[str, Any],
+        obs_first: int | None = None,
+        *,
+        endless: bool = False,
+        view: View = PLAIN,
     ) -> None:
         self.errors: dict[int, str] = {}
         self._id, self._kwargs, self._obs_first, self._endless = id, env_kwargs, obs_first, endless
+        self._view = view
         self._envs: list[gymnasium.Env[Any, Any] | None] = [None] * n
         self._process = os.getpid()
         self._shape, self._size = ObservationShape(0), 0  # of an observation, and its numbers; known once one is made
@@ -182,7 +207,7 @@ class GymnasiumVector:
         env = self._envs[i]
         try:
             if env is None:
-                env = make_one(self._id, self._kwargs)
+                env = make_one(self._id, self._kwargs, view=self._view)
                 env = self._envs[i] = env if self._endless else bounded(env)
                 self._pack = Packer(env.observation_space, self._obs_first)
                 self._shape, self._size = self._pack.shape, self._pack.shape.numbers

@@ -79,7 +79,7 @@ def _environment(
         return
     with contextlib.ExitStack() as stack:
         try:
-            made = stack.enter_context(opened(config.env or own, agent.config.env_kwargs, agent))
+            made = stack.enter_context(opened(config.env or own, agent))
         except EnvError as error:
             if config.env:
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -36,13 +36,13 @@ class Recorded:
 
 
 @contextmanager
-def opened(env_id: str, env_kwargs: Mapping[str, Any], agent: Agent) -> Iterator[gymnasium.Env[Any, Any]]:
+def opened(env_id: str, agent: Agent) -> Iterator[gymnasium.Env[Any, Any]]:
     """Make an environment, and close it at the end. Raises `EnvError`, also if its spaces are not the policy's."""
     if shows_pictures(agent.observation_space):
         choose_renderer()
     envs.check_id(env_id)
     with _refused(env_id, "made"):
-        env = gymnasium_backend.make_one(env_id, env_kwargs)
+        env = gymnasium_backend.make_one(env_id, agent.config.env_kwargs, view=agent.config.view)
     try:
         check_spaces(agent, env_id, usable(env.observation_space)[0], env.action_space)
         yield env

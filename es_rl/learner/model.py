@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from es_rl import envs, policies
+from es_rl import policies
 from es_rl.arguments.origins import NOWHERE, PYTHON
 from es_rl.config import build, flatten, open_keys, tree_of
 from es_rl.envs.registry import given
@@ -35,9 +35,9 @@ from es_rl.plugins import Given
 from es_rl.record import Films
 from es_rl.rl.agent import Agent
 from es_rl.rl.config import Config, EvaluateConfig, RecordConfig, new_config, resume_config
+from es_rl.rl.task import probed
 from es_rl.rl.verbs.evaluation import measure
 from es_rl.rl.verbs.training import check, create, located_init, prepare, train
-from es_rl.rng import integer_seed
 from es_rl.run.checkpoint import Progress
 from es_rl.run.files import CONFIG
 from es_rl.run.resume import resumed, saved_keys
@@ -89,7 +89,7 @@ class ES:
         self.config = config
         self.run: Path | None = None
         with as_in_workers(), Workers(0) as nobody:
-            self._spec = envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)
+            self._spec = probed(config)
             training = prepare(config, Path(), init, Films, self._spec, nobody, lambda text: None)
         self.observation_space, self.action_space = self._spec.observation_space, self._spec.action_space
         self._about, self._state, self._progress = training.about, training.state, Progress()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -20,7 +21,7 @@ from es_rl.play.player import Player, play
 from es_rl.play.steering import explained
 from es_rl.play.windows import HumanWindow, MujocoWindow, Window, check_display
 from es_rl.rl import agent as agents
-from es_rl.rl.config import PlayConfig
+from es_rl.rl.config import Config, PlayConfig
 from es_rl.rl.films.film import frame_rate
 from es_rl.run.signals import stop_requests
 from es_rl.workers.machine import use_one_thread
@@ -36,7 +37,7 @@ def watch(config: PlayConfig) -> None:
     use_one_thread()
     envs.check_id(env_id)
     remedy = f"Film the policy instead: python -m es_rl.record run={config.run}."
-    with stop_requests() as check, _opened(env_id, agent.config.env_kwargs, remedy) as (env, body):
+    with stop_requests() as check, _opened(env_id, agent.config, remedy) as (env, body):
         agents.check_spaces(agent, env_id, usable(env.observation_space)[0], env.action_space)
         player = Player(agent, env, body, load=lambda which: agents.load(config.run, which), say=_say, seed=config.seed)
         window: Window = HumanWindow() if body is None else MujocoWindow(body)
@@ -48,15 +49,14 @@ def watch(config: PlayConfig) -> None:
 
 
 @contextmanager
-def _opened(
-    env_id: str, env_kwargs: Mapping[str, Any], remedy: str
-) -> Iterator[tuple[gymnasium.Env[Any, Any], Body | None]]:
+def _opened(env_id: str, config: Config, remedy: str) -> Iterator[tuple[gymnasium.Env[Any, Any], Body | None]]:
     """Make the environment, and close it at the end. If it is none of MuJoCo, it draws its own window.
 
     Raises `EnvError` if it cannot, `ResourceError` if there is no screen.
     """
     try:
-        env = gymnasium_backend.make_one(env_id, env_kwargs)
+        make = partial(gymnasium_backend.make_one, env_id, config.env_kwargs, view=config.view)
+        env = make()
         body = body_of(env)
         if body is None:
             gymnasium_backend.close(env)
@@ -64,7 +64,7 @@ def _opened(
         if body is None:
             with warnings.catch_warnings():  # Gymnasium says that it shows the pictures of what has no window
                 warnings.simplefilter("ignore")
-                env = gymnasium_backend.make_one(env_id, env_kwargs, render_mode="human")
+                env = make(render_mode="human")
                 with plugins.their_settings():
                     env.reset()  # which opens the window
     except EsRlError:

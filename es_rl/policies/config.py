@@ -25,6 +25,15 @@ class MlpConfig:
 
 
 @dataclass(frozen=True)
+class CnnConfig:
+    channels: list[int] = key([16, 32], "filters of each convolution", low=1)
+    kernels: list[int] = key([8, 4], "sides of the filters of each convolution, in pixels", low=1)
+    strides: list[int] = key([4, 2], "pixels from one place of a filter to the next, of each convolution", low=1)
+    width: int = key(128, "width of the hidden layer after the convolutions", low=1)
+    squash: str = key("tanh", "map outputs to the action space by clipping or tanh", choices=("clip", "tanh"))
+
+
+@dataclass(frozen=True)
 class GruConfig:
     width: int = key(64, "numbers that it remembers", low=1)
     squash: str = key("tanh", "map outputs to the action space by clipping or tanh", choices=("clip", "tanh"))

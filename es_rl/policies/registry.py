@@ -11,7 +11,7 @@ from torch import nn
 
 from es_rl.errors import ConfigError, lookup
 from es_rl.observations import ObservationShape
-from es_rl.policies import linear, mlp, outside, recurrent, transformer
+from es_rl.policies import cnn, linear, mlp, outside, recurrent, transformer
 from es_rl.policies.action import ActionHead
 from es_rl.policies.normalizer import Normalizer, Unnormalized
 from es_rl.policies.pixels import Pixels
@@ -20,6 +20,7 @@ from es_rl.rng import integer_seed
 POLICIES: dict[str, Callable[[Any, int, nn.Module, ActionHead], nn.Module]] = {
     "linear": linear.build,
     "mlp": mlp.build,
+    "cnn": cnn.build,
     "gru": recurrent.build_gru,
     "lstm": recurrent.build_lstm,
     "transformer": transformer.build,
@@ -72,6 +73,8 @@ def _normalizer(config: PolicyConfig, shape: ObservationShape) -> nn.Module:
 
 def widest(config: PolicyConfig, shape: ObservationShape) -> int:
     """Return how many numbers the first layer that sees a whole observation takes, before any memory is taken."""
+    if config.policy == "cnn":
+        return cnn.features(config.cnn, shape)  # type: ignore[attr-defined]
     return shape.limited(config.obs_first).size
 
 

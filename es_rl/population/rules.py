@@ -22,6 +22,7 @@ from torch import Tensor
 from es_rl.population.bags import embedding_bag
 from es_rl.population.elementwise import ELEMENTWISE, IN_PLACE, elementwise, in_place, of_two, on_channels, stack
 from es_rl.population.interception import Interception, NoRuleError, Rule
+from es_rl.population.layers.convolution import convolution
 from es_rl.population.members import LowRank, Members
 from es_rl.population.precision import as_autocast, exactly, of_type
 
@@ -130,45 +131,6 @@ def _embedding(
     return found
 
 
-def _convolution(conv: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def rule(
-        m: Interception,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        m.refuse(input)
-        w = m.members(weight)
-        if isinstance(w, LowRank) and len(w.theta) != len(weight):  # one filter: its matrix has another shape
-            w = w.explicit().reshape(-1, *weight.shape)
-        if input.ndim != weight.ndim or not m.is_batch(input):
-            raise NoRuleError("convolves rows that are not a number for each member")
-        how = {"stride": stride, "padding": padding, "dilation": dilation}
-        if w is None:
-            y = conv(input, weight, None, groups=groups, **how)
-        else:
-            # One convolution with G groups per member: the rows of all members are stacked as channels.
-            k, filters, parts = len(input) // m.n, weight.shape[1:], m.n * groups
-            wide = input.reshape(m.n, k, *input.shape[1:]).transpose(0, 1).flatten(1, 2)  # (k, N·C, …)
-            if isinstance(w, LowRank):
-                own = w.b.transpose(1, 2).reshape(m.n, 1, -1, *filters)  # (N, 1, R, C/G, …)
-                t = conv(wide, own.expand(-1, groups, *own.shape[2:]).flatten(0, 2), None, groups=parts, **how)
-                t = t.reshape(k, m.n, groups, -1, *t.shape[2:])  # (k, N, G, R, …)
-                a = w.a.reshape(m.n, groups, -1, w.a.shape[2])  # (N, G, m/G, R)
-                delta = torch.einsum("kngr...,ngir->nkgi...", t, a).flatten(2, 3).flatten(0, 1)
-                y = conv(input, w.theta.reshape(weight.shape), None, groups=groups, **how) + delta
-            else:
-                y = conv(wide, w.flatten(0, 1), None, groups=parts, **how)  # (k, N·m, …)
-                y = y.reshape(k, m.n, -1, *y.shape[2:]).transpose(0, 1).flatten(0, 1)
-        return y if bias is None else of_type(y, on_channels(m, torch.add, m.follow(input, y), bias))
-
-    return rule
-
-
 def _layer_norm(
     m: Interception, input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Tensor:
@@ -252,9 +214,9 @@ RULES: dict[Any, Rule] = {
     Tensor.addmm: _addmm,
     F.embedding: _embedding,
     F.embedding_bag: embedding_bag,
-    torch.conv1d: _convolution(torch.conv1d),
-    torch.conv2d: _convolution(torch.conv2d),
-    torch.conv3d: _convolution(torch.conv3d),
+    torch.conv1d: convolution(torch.conv1d),
+    torch.conv2d: convolution(torch.conv2d),
+    torch.conv3d: convolution(torch.conv3d),
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
     F.group_norm: _group_norm,

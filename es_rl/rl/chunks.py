@@ -293,7 +293,7 @@ def capacity(config: Config) -> tuple[int, int]:
 def make_env(config: Config, env: EnvSpec) -> VectorEnv:
     """Make as many simulations as one process may hold. They observe no more than the policy sees."""
     n = 1 if config.serial else sum(capacity(config))
-    return envs.make_vector(env.id, n, env.backend, env.kwargs, config.obs_first)
+    return envs.make_vector(env.id, n, env.backend, env.kwargs, config.obs_first, view=env.view)
 
 
 def make_policy(config: Config, env: EnvSpec) -> nn.Module:

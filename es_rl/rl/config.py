@@ -14,13 +14,14 @@ from typing import Any
 
 from es_rl.arguments.origins import COMMAND_LINE, Origins
 from es_rl.config import as_text, build, check_names, expanded, pairs, read_file
+from es_rl.envs.pixels import PixelsConfig, View, check_view
 from es_rl.envs.renderer import QUALITIES
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import default_chunk
 from es_rl.es.config import EsConfig, OptimConfig, check_chunk, check_pairs
 from es_rl.keys import group, key
 from es_rl.plugins import module_rule
-from es_rl.policies.config import GruConfig, LinearConfig, LstmConfig, MlpConfig, TransformerConfig
+from es_rl.policies.config import CnnConfig, GruConfig, LinearConfig, LstmConfig, MlpConfig, TransformerConfig
 from es_rl.rl.presets import family, fitting
 from es_rl.rl.segments.config import CreditConfig, CriticConfig, check_given, check_judged
 from es_rl.rng import MAX_SEED
@@ -54,12 +55,17 @@ class Config:
         False, "play episodes one after another, in the only simulation of a process, for an environment of which a "
         "process can hold just one"
     )  # fmt: skip
+    frame_skip: int = key(
+        1, "frames for which each action is repeated; their rewards are summed, and they count as one step", low=1
+    )
+    pixels: PixelsConfig = group(PixelsConfig, "what is done with images, in the order crop, gray, size, stack")
     policy: str = key(
-        "mlp", "network: linear, mlp, gru, lstm, transformer, or module:function, which returns one of yours"
+        "mlp", "network: linear, mlp, cnn, gru, lstm, transformer, or module:function, which returns one of yours"
     )
     policy_kwargs: dict[str, Any] = key({}, "arguments for a policy module:function: policy_kwargs.NAME=VALUE")
     linear: LinearConfig = group(LinearConfig, "the linear policy")
     mlp: MlpConfig = group(MlpConfig, "the multilayer perceptron")
+    cnn: CnnConfig = group(CnnConfig, "the convolutional policy, for images")
     gru: GruConfig = group(GruConfig, "the policy with a gated recurrent unit")
     lstm: LstmConfig = group(LstmConfig, "the policy with a long short-term memory")
     transformer: TransformerConfig = group(TransformerConfig, "the transformer policy")
@@ -74,7 +80,13 @@ class Config:
     critic: CriticConfig = group(CriticConfig, "the network that predicts the rewards to come: with es.segment")
     optim: OptimConfig = group(OptimConfig, "the optimiser")
     generations: int | None = key(None, "stop after this many generations", low=1, resumable=True)
-    env_steps: int | None = key(None, "stop after this many environment steps of all members", low=1, resumable=True)
+    env_steps: int | None = key(
+        None,
+        "stop after this many environment steps of all members; a step is one action of the policy, also with "
+        "frame_skip",
+        low=1,
+        resumable=True,
+    )
     minutes: float | None = key(
         None,
         "stop after this many minutes of training; default: 60 if no other stop rule is set",
@@ -115,6 +127,11 @@ class Config:
         [], "trackers that get the curves besides TensorBoard: wandb, trackio, mlflow", resumable=True
     )
     checkpoint: CheckpointConfig = group(CheckpointConfig, "checkpoints")
+
+    @property
+    def view(self) -> View:
+        """Return what is done with frames and images."""
+        return View(self.frame_skip, self.pixels)
 
 
 RUN = "run directory, or a checkpoint in it; last: the newest run under runs; hf://USER/NAME: one on the Hub"
@@ -242,6 +259,7 @@ def resolve(config: Config) -> Config:
     """Check the rules between keys, and set defaults that depend on other keys. Raises `ConfigError`."""
     es = config.es
     check_pairs(es, "es.")
+    check_view(config.view)
     if es.segment:
         check_judged(config)
     if check_cluster(config.cluster, config.workers) and config.inference == "central":

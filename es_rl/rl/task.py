@@ -161,14 +161,20 @@ def probe(workers: Pool, config: Config) -> EnvSpec:
         workers.restart()
         (outcome,) = workers.map(_probe, None, [config])
     if isinstance(outcome, JobFailure):
-        known = outcome.message.startswith(("env=", "backend="))
+        known = outcome.message.startswith(("env=", "backend=", "pixels."))
         raise EnvError(outcome.message if known else f"env={config.env}: {outcome.message}.")
     assert isinstance(outcome, EnvSpec)
     return outcome
 
 
 def _probe(context: None, config: Config, beat: Callable[[int], None]) -> EnvSpec:
-    return envs.probe(config.env, config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)
+    return probed(config)
+
+
+def probed(config: Config) -> EnvSpec:
+    """Make the environment once, here. Raises `EnvError`."""
+    seed = integer_seed(config.seed, "probe")
+    return envs.probe(config.env, config.env_kwargs, seed, config.backend, config.view)
 
 
 def _failed(result: ChunkResult) -> int:

@@ -60,7 +60,7 @@ class Spot(gymnasium.Env[Any, NDArray[np.float32]]):
         self._step += 1
         return self._seen(), (before - self._distance()) / self._begun, self._step == STEPS, False, {}
 
-    def render(self) -> Image | None:  # type: ignore[override]
+    def render(self) -> Image | None:
         """Return the picture, enlarged."""
         return self._picture().repeat(ZOOM, axis=0).repeat(ZOOM, axis=1)
 

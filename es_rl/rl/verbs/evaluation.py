@@ -44,7 +44,8 @@ def measure(agent: agents.Agent, env: str, config: EvaluateConfig) -> dict[str, 
         choose_renderer()
     envs.check_id(env)
     lookup(envs.BACKENDS | {"auto": None}, config.backend, "backend")
-    spec = envs.probe(env, agent.config.env_kwargs, integer_seed(config.seed, "probe"), config.backend)
+    seed, trained = integer_seed(config.seed, "probe"), agent.config
+    spec = envs.probe(env, trained.env_kwargs, seed, config.backend, trained.view)
     agents.check_spaces(agent, env, spec.observation_space, spec.action_space)
     returns, lengths, measured = _episodes(agent, env, config)
     return {
@@ -71,7 +72,7 @@ def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[Fl
     seeds = [integer_seed(config.seed, "evaluate", episode) for episode in range(config.episodes)]
     trained = agent.config
     n = 1 if trained.serial else min(BATCH, config.episodes)
-    vector = envs.make_vector(env, n, config.backend, trained.env_kwargs, trained.obs_first)
+    vector = envs.make_vector(env, n, config.backend, trained.env_kwargs, trained.obs_first, view=trained.view)
     batches = [seeds[i : i + n] for i in range(0, len(seeds), n)]
     shape = shape_of(agent.observation_space)
     done = [play(vector, policy_actor(agent.policy, len(batch)), batch, shape=shape) for batch in batches]

@@ -86,7 +86,7 @@ def _take(config: RecordConfig, agent: agents.Agent, env_id: str, panels: int) -
     return Take(
         act=agent, reset=agent.reset, env=env_id, env_kwargs=agent.config.env_kwargs, seconds=config.seconds,
         seed=config.seed, quality=config.quality, width=STRIP_WIDTH // panels if panels > 1 else None,
-        caption=trained(agent.seconds) if config.caption else None,
+        caption=trained(agent.seconds) if config.caption else None, view=agent.config.view,
     )  # fmt: skip
 
 

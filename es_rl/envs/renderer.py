@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+# What the errors of libraries that open windows say where there is no screen.
+NO_SCREEN = ("NoSuchDisplay", "No available video device", "DISPLAY", "X11", "GLFW")
 SOFTWARE = ("llvmpipe", "softpipe", "swrast", "software")  # renderers without a GPU
 
 
@@ -57,6 +59,13 @@ def choose_renderer() -> bool:
 def lacks_renderer(message: str) -> bool:
     """Tell from an environment's error whether it could not draw."""
     return any(word in message for word in ("MUJOCO_GL", "GLContext", "OpenGL", "gladLoadGL", "render backend"))
+
+
+def display_hint(message: str) -> str:
+    """Return a remedy if an environment's error says that it found no screen to draw on, or an empty text."""
+    if not any(word in message for word in NO_SCREEN):
+        return ""
+    return " It draws on a screen, and found none: give it one, such as by xvfb-run, or set PYGLET_HEADLESS=1."
 
 
 def shows_pictures(space: spaces.Space[Any]) -> bool:

@@ -14,6 +14,7 @@ from es_rl.envs.spaces import one_line
 from es_rl.errors import EnvError
 from es_rl.policies.action import ActionHead
 from es_rl.policies.normalizer import Normalizer, Unnormalized
+from es_rl.policies.pixels import Pixels
 from es_rl.policies.transformer import TransformerPolicy
 from es_rl.rl.numpy_policy import chain
 
@@ -49,6 +50,8 @@ def arrays_of(policy: nn.Module, action_space: spaces.Space[Any]) -> Arrays:
             raise EnvError(f"format=numpy: its reader cannot compute the policy {type(policy).__name__}. {REMEDY}")
         first, last = layers[0], layers[-1]
         found = _chain(layers[1:-1])
+    if isinstance(first, Pixels):
+        raise EnvError(f"format=numpy: its reader sees no images. {REMEDY}")
     assert isinstance(last, ActionHead)
     return found | _normalizer(first) | _head(last)
 

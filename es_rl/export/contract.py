@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 import es_rl
+from es_rl.envs.pixels import PLAIN, View
 from es_rl.envs.spaces import leaves, size
 from es_rl.export.check import TOLERANCE, Verified
 from es_rl.export.formats import names
@@ -34,8 +35,8 @@ def tensors(agent: Agent, stepped: Stepped, form: str) -> dict[str, Any]:
         for part, meaning in zip(state, memory.meanings if many else (), strict=True)
     ]
     observed, acted = size(agent.observation_space), sum(_numbers(part) for _, part in leaves(agent.action_space))
-    used = getattr(normalizer, "inputs", observed)
-    given = {"name": inputs[0], "shape": [*many, observed], "type": "float64", "used": used}
+    used = observed if stepped.seen.images else getattr(normalizer, "inputs", observed)
+    given = {"name": inputs[0], "shape": [*many, *stepped.seen.row], "type": _type(stepped.examples()[0]), "used": used}
     shape = many if isinstance(agent.action_space, spaces.Discrete) else [*many, acted]
     told = {"name": outputs[0], "shape": shape, "type": _type(stepped(*stepped.examples())[0])}
     first = [{**part, "initial": _same(start)} for part, start in zip(kept, state, strict=True)]
@@ -47,16 +48,20 @@ def tensors(agent: Agent, stepped: Stepped, form: str) -> dict[str, Any]:
     }
 
 
-def surroundings(env: gymnasium.Env[Any, Any] | None) -> dict[str, Any]:
-    """Return what only the environment knows: its rate, and its robot if it is one of `es_rl.envs.robot`."""
-    return {"rate_hz": None if env is None else rate(env), "robot": None if env is None else _robot(env)}
+def surroundings(env: gymnasium.Env[Any, Any] | None, view: View = PLAIN) -> dict[str, Any]:
+    """Return what only the environment knows: its rate, and its robot if it is one of `es_rl.envs.robot`.
+
+    If anything is done with frames and images before the policy sees them, return that too.
+    """
+    known = {"rate_hz": None if env is None else rate(env, view), "robot": None if env is None else _robot(env)}
+    return known | ({"view": asdict(view)} if view.keys else {})
 
 
-def rate(env: gymnasium.Env[Any, Any]) -> float | None:
-    """Return the steps per second of an environment's time, from its `dt` or its `render_fps`; None if unknown."""
+def rate(env: gymnasium.Env[Any, Any], view: View = PLAIN) -> float | None:
+    """Return the actions per second of an environment's time, from its `dt` or its `render_fps`; None if unknown."""
     for told, inverse in ((getattr(env.unwrapped, "dt", None), True), (env.metadata.get("render_fps"), False)):
         try:
-            value = 1 / float(told) if inverse else float(told)  # type: ignore[arg-type]
+            value = 1 / float(told) / view.frame_skip if inverse else float(told)  # type: ignore[arg-type]
         except (TypeError, ValueError, ZeroDivisionError):
             continue
         if RATES[0] <= value <= RATES[1]:

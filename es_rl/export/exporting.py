@@ -10,13 +10,14 @@ from typing import Any
 
 import gymnasium
 
-from es_rl.envs.spaces import size
+from es_rl.envs.spaces import shape_of
 from es_rl.errors import ConfigError, EnvError, nearest
 from es_rl.export import check, contract, files
 from es_rl.export.config import ExportConfig
 from es_rl.export.formats import FORMATS, check_installed
 from es_rl.export.recorded import Recorded, drawn, opened, played
 from es_rl.export.stepped import Stepped
+from es_rl.observations import ObservationShape
 from es_rl.plugins import module_rule
 from es_rl.rl import agent as agents
 from es_rl.run import atomic
@@ -32,10 +33,10 @@ def export(config: ExportConfig) -> str:
     check_installed(form)
     files.check_place(out)
     use_one_thread()
-    stepped = Stepped(agent.policy, size(agent.observation_space))
+    stepped = Stepped(agent.policy, _seen(agent))
     with _environment(config, agent) as (env, why_none):
         recorded = drawn(agent) if env is None else played(env, agent, config.env or agent.config.env)
-        around = contract.surroundings(env)
+        around = contract.surroundings(env, agent.config.view)
     data = FORMATS[form].write(stepped, agent.action_space)
     found = _checked(agent, stepped, form, data, recorded)
     told = {
@@ -47,6 +48,18 @@ def export(config: ExportConfig) -> str:
     }
     files.write(out, data, told)
     return _summary(out, found, recorded, why_none)
+
+
+def _seen(agent: agents.Agent) -> ObservationShape:
+    """Return what the policy observes. Raises `EnvError` for what no file can take."""
+    shape = shape_of(agent.observation_space)
+    if shape.images and not shape.alone:
+        parts = f"{len(shape.images)} image{'s' * (len(shape.images) > 1)} and {shape.numbers} numbers"
+        raise EnvError(
+            f"export: a file takes numbers, or one image, and this policy sees {parts}. Use it by es_rl.load, or train "
+            f"one that sees the image alone."
+        )
+    return shape
 
 
 def _place(config: ExportConfig) -> tuple[Path, str]:

@@ -11,13 +11,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from es_rl import envs, plugins
 from es_rl.envs import gymnasium_backend
 from es_rl.envs.renderer import choose_renderer, shows_pictures
-from es_rl.envs.spaces import Flattener, Floats, size, usable
+from es_rl.envs.spaces import Floats, Packer, shape_of, usable
 from es_rl.errors import FOREIGN, EnvError, EsRlError
+from es_rl.observations import WHITE
 from es_rl.policies.normalizer import Normalizer
 from es_rl.rl.agent import Agent, check_spaces
 from es_rl.rng import integer_seed, stream
@@ -29,9 +31,9 @@ SEED = 0  # of the initial states, so that the same run gives the same file and 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Observations of some episodes, (T, O) each, and where they are from."""
+    """Observations of some episodes, (T, O) or images (T, …) each, and where they are from."""
 
-    episodes: list[Floats]
+    episodes: list[NDArray[Any]]
     source: str
 
 
@@ -52,7 +54,7 @@ def opened(env_id: str, agent: Agent) -> Iterator[gymnasium.Env[Any, Any]]:
 
 def played(env: gymnasium.Env[Any, Any], agent: Agent, env_id: str) -> Recorded:
     """Let the policy play until there are enough observations. Raises `EnvError`."""
-    flatten, episodes = Flattener(agent.observation_space), list[Floats]()
+    pack, episodes = Packer(agent.observation_space), list[NDArray[Any]]()
     with _refused(env_id, "played"):
         while len(episodes) < EPISODES or sum(map(len, episodes)) < OBSERVATIONS:
             with plugins.their_settings(watch=True):
@@ -60,7 +62,7 @@ def played(env: gymnasium.Env[Any, Any], agent: Agent, env_id: str) -> Recorded:
             agent.reset()
             rows = []
             for step in count(1):
-                rows.append(flatten(obs))
+                rows.append(pack(obs))
                 with plugins.their_settings():
                     obs, _, terminated, truncated, _ = env.step(agent(obs))
                 if terminated or truncated or step == LONGEST:
@@ -71,7 +73,11 @@ def played(env: gymnasium.Env[Any, Any], agent: Agent, env_id: str) -> Recorded:
 
 def drawn(agent: Agent) -> Recorded:
     """Draw observations as the policy's statistics say that they are spread, independently of one another."""
-    width, length = size(agent.observation_space), OBSERVATIONS // EPISODES
+    shape, length = shape_of(agent.observation_space), OBSERVATIONS // EPISODES
+    if shape.images:
+        drawn = stream(SEED, "sample").integers(0, WHITE + 1, (EPISODES, length, *shape.row), np.uint8)
+        return Recorded(list(drawn), "images drawn at random")
+    width = shape.size
     noise = stream(SEED, "sample").standard_normal((EPISODES, length, width))
     mean, std = _spread(agent.policy, width)
     return Recorded(list(mean + std * noise), "numbers drawn from the policy's statistics")

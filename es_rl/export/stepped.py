@@ -9,12 +9,14 @@ import copy
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from es_rl.errors import EnvError
+from es_rl.observations import ObservationShape
 from es_rl.policies.rounding import RoundedLinear, rounded
 from es_rl.policies.transformer import TransformerPolicy
 
@@ -42,12 +44,12 @@ class Memory(Protocol):
 class Stepped(nn.Module):
     """A copy of a policy with its weights as they are used: forward(observation, *state) → (action, *next state)."""
 
-    def __init__(self, policy: nn.Module, observation: int) -> None:
+    def __init__(self, policy: nn.Module, seen: int | ObservationShape) -> None:
         """Raise `EnvError` for a policy whose memory is not made of tensors with one row for each episode."""
         super().__init__()
         self.policy = with_rounded_weights(policy)
-        self.memory = memory_of(policy, observation)
-        self.observation = observation
+        self.seen = ObservationShape(seen) if isinstance(seen, int) else seen
+        self.memory = memory_of(policy, self.seen)
 
     def forward(self, observation: Tensor, *state: Tensor) -> Tensors:
         action, after = self.memory.step(self.policy, observation, state)
@@ -55,7 +57,12 @@ class Stepped(nn.Module):
 
     def examples(self, n: int = TRACED) -> Tensors:
         """Return arguments of `forward` for n rows."""
-        return torch.zeros(n, self.observation, dtype=torch.float64), *self.memory.initial(n)
+        return empty(self.seen, n), *self.memory.initial(n)
+
+
+def empty(seen: ObservationShape, n: int) -> Tensor:
+    """Return n observations of zeros."""
+    return torch.from_numpy(np.zeros((n, *seen.row), seen.dtype))
 
 
 def with_rounded_weights(policy: nn.Module) -> nn.Module:
@@ -70,12 +77,12 @@ def with_rounded_weights(policy: nn.Module) -> nn.Module:
     return result.requires_grad_(False).eval()
 
 
-def memory_of(policy: nn.Module, observation: int) -> Memory:
-    """Return the memory of a policy for observations of so many numbers. Raises `EnvError`."""
+def memory_of(policy: nn.Module, seen: ObservationShape) -> Memory:
+    """Return the memory of a policy for observations of this shape. Raises `EnvError`."""
     if type(policy) is TransformerPolicy:
         return Window(policy)
     with torch.inference_mode():
-        _, state = policy(torch.zeros(TRACED, observation, dtype=torch.float64), None)
+        _, state = policy(empty(seen, TRACED), None)
     return Tree(state, type(policy).__name__)
 
 

@@ -28,12 +28,13 @@ class CnnPolicy(nn.Module):
     def __init__(self, normalizer: Pixels, head: ActionHead, config: CnnConfig) -> None:
         super().__init__()
         self.normalizer = normalizer
+        size = features(config, normalizer.shape)
         layers, channels = list[nn.Module](), planes(normalizer.shape)[0]
         for filters, kernel, stride in zip(config.channels, config.kernels, config.strides, strict=True):
             layers += [nn.Conv2d(channels, filters, kernel, stride), nn.ReLU()]
             channels = filters
         self.convolutions = nn.Sequential(*layers)
-        self.hidden = nn.Linear(features(config, normalizer.shape), config.width)
+        self.hidden = nn.Linear(size, config.width)
         self.out = nn.Linear(config.width, head.outputs)
         self.head = head
 

@@ -33,7 +33,7 @@ class Pixels(Normalizer):
     def numbers(self, obs: Tensor) -> Tensor:
         """Return the normalised numbers of rows, (n, V) float32."""
         if not self.shape.numbers:
-            return obs.new_zeros((len(obs), 0), dtype=torch.float32)
+            return obs.new_zeros((obs.shape[0], 0), dtype=torch.float32)
         return super().forward(obs[:, : 8 * self.shape.numbers].view(torch.float64))
 
     def images(self, obs: Tensor) -> list[Tensor]:
@@ -50,4 +50,4 @@ def _planes(x: Tensor, image: Image) -> Tensor:
     """Return images (n, *shape) as (n, C, H, W)."""
     if image.channels_last:
         x = x.movedim(-1, -3)
-    return x.reshape(len(x), *image.planes)
+    return x.flatten(1, -3) if x.ndim > 3 else x[:, None]

@@ -44,6 +44,10 @@ class PolicyConfig(Protocol):
     def obs_clip(self) -> float: ...
 
 
+# Parameters of a policy that sees an image as numbers side by side, at most: each member has as many.
+MOST_FLAT = 10_000_000
+
+
 def make(config: PolicyConfig, observations: int | ObservationShape, action_space: spaces.Space[Any]) -> nn.Module:
     """Return the configured policy for observations of this shape, or of so many numbers, initialised from the seed.
 
@@ -52,6 +56,7 @@ def make(config: PolicyConfig, observations: int | ObservationShape, action_spac
     check_name(config.policy)
     shape = ObservationShape(observations) if isinstance(observations, int) else observations
     shape = shape.limited(config.obs_first)
+    _refuse_flat(config, shape, action_space)
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from its global generator
         torch.manual_seed(integer_seed(config.seed, "policy"))
         normalizer = _normalizer(config, shape)
@@ -69,6 +74,26 @@ def _normalizer(config: PolicyConfig, shape: ObservationShape) -> nn.Module:
         as_image = shape.alone and ":" in config.policy
         return Pixels(shape, config.obs_clip, normalize=config.obs_norm, as_image=as_image)
     return Normalizer(shape.numbers, config.obs_clip) if config.obs_norm else Unnormalized(shape.numbers)
+
+
+def flattens(config: PolicyConfig, shape: ObservationShape) -> bool:
+    """Tell whether a policy sees the numbers of images side by side, as if they had no place."""
+    return bool(shape.images) and config.policy != "cnn" and ":" not in config.policy
+
+
+def _refuse_flat(config: PolicyConfig, shape: ObservationShape, action_space: spaces.Space[Any]) -> None:
+    """Raise `ConfigError` for images that would give a policy without convolutions too many parameters."""
+    if not flattens(config, shape):
+        return
+    few, more = (
+        sum(parameter.numel() for parameter in make(config, inputs, action_space).parameters()) for inputs in (1, 2)
+    )
+    count = few + (more - few) * (shape.size - 1)
+    if count > MOST_FLAT:
+        raise ConfigError(
+            f"policy={config.policy}: would see {shape.size:,} numbers of an image side by side and have {count:,} "
+            f"parameters, and {MOST_FLAT:,} are the most. Give policy=cnn, or smaller images by pixels.size."
+        )
 
 
 def widest(config: PolicyConfig, shape: ObservationShape) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from es_rl import envs, es
 from es_rl.envs import EnvSpec
 from es_rl.envs.measures import statistics
-from es_rl.envs.renderer import choose_renderer, lacks_renderer
+from es_rl.envs.renderer import choose_renderer, display_hint, lacks_renderer
 from es_rl.errors import EnvError, TrainingError
 from es_rl.es.chunks import divide
 from es_rl.es.strategy import ESParams, ESState, Generation, MemberScores
@@ -161,8 +161,9 @@ def probe(workers: Pool, config: Config) -> EnvSpec:
         workers.restart()
         (outcome,) = workers.map(_probe, None, [config])
     if isinstance(outcome, JobFailure):
+        hint = display_hint(outcome.message)
         known = outcome.message.startswith(("env=", "backend=", "pixels."))
-        raise EnvError(outcome.message if known else f"env={config.env}: {outcome.message}.")
+        raise EnvError((outcome.message if known else f"env={config.env}: {outcome.message}.") + hint)
     assert isinstance(outcome, EnvSpec)
     return outcome
 

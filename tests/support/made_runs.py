@@ -7,7 +7,7 @@ import torch
 
 from es_rl import es, policies
 from es_rl.config import to_yaml
-from es_rl.envs.spaces import size
+from es_rl.envs.spaces import shape_of
 from es_rl.rl.agent import about
 from es_rl.rl.config import parse_train
 from es_rl.run import checkpoint as checkpoints
@@ -21,7 +21,7 @@ def make_run(path, env_id, *keys, spread=1.0, seed=1, observation_space=None, ac
         env = gymnasium.make(env_id.rpartition(":")[2], disable_env_checker=True)
         observation_space, action_space = env.observation_space, env.action_space
         env.close()
-    policy = policies.make(config, size(observation_space), action_space)
+    policy = policies.make(config, shape_of(observation_space), action_space)
     generator = torch.Generator().manual_seed(seed)
     for value in policy.parameters():
         value += spread * torch.randn(value.shape, generator=generator) / max(1, value.shape[-1]) ** 0.5

@@ -12,6 +12,7 @@ from pathlib import Path
 from es_rl import envs, es, policies
 from es_rl.arguments.origins import NOWHERE, Origins
 from es_rl.envs import BACKENDS, EnvSpec
+from es_rl.envs.spaces import shape_of
 from es_rl.errors import lookup
 from es_rl.es.chunks import idle_workers
 from es_rl.es.optim import check_optimizer
@@ -111,6 +112,12 @@ def prepare(
         if not re.search(envs.OUTDATED, text):  # v4 serves on purpose
             say(f"warning: {text}")
     policy = make_policy(config, spec)
+    if policies.flattens(config, shape := shape_of(spec.observation_space)):
+        say(
+            f"warning: policy={config.policy} sees {shape.size:,} numbers of an image side by side, so it has "
+            f"{sum(value.numel() for value in policy.parameters()):,} parameters. policy=cnn sees images; pixels.size "
+            f"makes them smaller"
+        )
     judged = SegmentTask(config, spec, workers, say) if config.es.segment else None
     evaluator = RlTask(config, ESParams.of(config), spec, workers, judged.runner if judged else None)
     parameters = sum(value.numel() for value in policy.parameters())

@@ -21,7 +21,7 @@ if __name__ == "envs":
     raise ImportError("the package is es_rl.envs; the top-level folder envs is only a link for readers")
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +31,7 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
-from es_rl.envs import gymnasium_backend, mujoco_tasks, worlds
+from es_rl.envs import gymnasium_backend, mujoco_tasks, pools, worlds
 from es_rl.envs.backends import BACKENDS as BACKENDS
 from es_rl.envs.backends import Savable as Savable
 from es_rl.envs.backends import VectorEnv as VectorEnv
@@ -40,7 +40,7 @@ from es_rl.envs.measures import names_of
 from es_rl.envs.mujoco_tasks import PREFIX, TASKS
 from es_rl.envs.pixels import PLAIN, View
 from es_rl.envs.registry import check_id as check_id
-from es_rl.envs.registry import simulations_of, versions_of
+from es_rl.envs.registry import messages_of, not_made, simulations_of
 from es_rl.envs.spaces import row_of, usable
 from es_rl.envs.toys import point_mass, recall, spot
 from es_rl.errors import FOREIGN, ConfigError, EnvError, lookup
@@ -90,16 +90,19 @@ def make_vector(
     threads: int = 1,
     endless: bool = False,
     view: View = PLAIN,
+    exact: bool = True,
 ) -> VectorEnv:
     """Do the same as `make`, for environment arguments of any name. Only the fast backend uses `threads`.
 
     Episodes of an environment without a time limit are cut off all the same, unless they may be `endless`. A backend
-    gets a `view` only if it is not the plain one.
+    gets a `view` only if it is not the plain one. `exact` is EnvPool's: see `es_rl.envs.pools.vector`.
     """
     name = _serving(id, backend, view)
     more: dict[str, Any] = ({"endless": True} if endless else {}) | ({"view": view} if view.keys else {})
     if threads > 1 and name == "batch":
         more["threads"] = threads
+    if not exact and name == pools.NAME:
+        more["exact"] = False
     return lookup(BACKENDS, name, "backend")(id, n, env_kwargs, obs_first, **more)
 
 
@@ -169,6 +172,8 @@ def sb3(
 def _check_counts(id: str, num_envs: int, threads: int, backend: str) -> None:
     if num_envs < 1 or threads < 1:
         raise ConfigError(f"num_envs={num_envs}, threads={threads}: both must be at least 1.")
+    if backend == pools.NAME:
+        raise ConfigError("backend=envpool: has vector environments of its own, envpool.make_gymnasium. Use these.")
     if threads > 1 and backend != "batch":
         raise ConfigError(f"threads={threads}: only fast environments have threads, and {id} is none. Leave it out.")
 
@@ -211,6 +216,11 @@ def choose_backend(id: str, backend: str = "auto") -> str:
 def _serving(id: str, backend: str, view: View) -> str:
     """Return the name of the backend that serves an environment with a view, which the fast one does not know."""
     name = choose_backend(id, backend)
+    if name == pools.NAME and view.keys:
+        raise EnvError(
+            f"backend=envpool: knows no {view.keys[0].partition('=')[0]}. Give EnvPool's own options by env_kwargs.*, "
+            f"such as env_kwargs.frame_skip."
+        )
     if name != "batch" or not view.keys:
         return name
     if backend == "batch":
@@ -224,18 +234,13 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
         warnings.simplefilter("always")
         try:
             backend = _serving(id, backend, view)
-            env = gymnasium_backend.make_one(id, env_kwargs, view=view)
+            env = pools.make_single(id, env_kwargs, backend, view=view)
         except EnvError:
             raise
         except FOREIGN as error:
-            name = id.rpartition(":")[2]
-            others = versions_of(name) if isinstance(error, (ImportError, gymnasium.error.Error)) else []
-            hint = f" Versions that can be made: {', '.join(others)}." if others else ""
-            given = ", ".join(f"env_kwargs.{k}={v}" for k, v in env_kwargs.items())
-            text = gymnasium_backend.describe(error)
-            raise EnvError(f"env={id} {given}: cannot be made: {text}{hint}".replace(" :", ":")) from error
+            raise not_made(id, env_kwargs, error) from error
     gymnasium_backend.close(env)
-    said = _messages(caught)
+    said = messages_of(caught)
     if gymnasium_backend.time_limit(env) is None:
         longest = gymnasium_backend.DEFAULT_TIME_LIMIT
         said += (f"{id} has no time limit: its episodes are cut off after {longest:,} steps, so that they end",)
@@ -257,8 +262,3 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
     if vector.errors:
         raise EnvError(f"env={id}: {vector.errors[0]}")
     return spec
-
-
-def _messages(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
-    texts = [str(w.message).replace("\033[33m", "").replace("\033[0m", "") for w in caught]
-    return tuple(dict.fromkeys(text.removeprefix("WARN: ") for text in texts))

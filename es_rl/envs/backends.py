@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium
 from numpy.typing import NDArray
 
-from es_rl.envs import gymnasium_backend
+from es_rl.envs import gymnasium_backend, pools
 from es_rl.envs.registry import simulations_of
 from es_rl.envs.spaces import Bools, Floats, Ids, Seeds
 from es_rl.errors import EnvError
@@ -21,6 +21,8 @@ class VectorEnv(Protocol):
 
     Observations are flattened to vectors of O numbers (or fewer: `obs_first`). Those with images are rows of bytes, see
     `es_rl.observations`; below, (n, O) then stands for (n, *row).
+
+    With an attribute `together`, one `reset` should begin so many episodes, not one.
     """
 
     errors: dict[int, str]  # by simulation: what broke, in one line; the reader clears it
@@ -66,4 +68,8 @@ def _batch(id: str, n: int, env_kwargs: Mapping[str, Any], obs_first: int | None
     return MujocoVector(id, n, env_kwargs, obs_first, **more)
 
 
-BACKENDS: dict[str, Callable[..., VectorEnv]] = {"batch": _batch, "gymnasium": gymnasium_backend.GymnasiumVector}
+BACKENDS: dict[str, Callable[..., VectorEnv]] = {
+    "batch": _batch,
+    "gymnasium": gymnasium_backend.GymnasiumVector,
+    pools.NAME: pools.make_vector,
+}

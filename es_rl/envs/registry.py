@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -11,7 +12,9 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from es_rl import plugins
+from es_rl.envs import pools
 from es_rl.envs.gymnasium_backend import describe
+from es_rl.envs.pools import tasks
 from es_rl.errors import FOREIGN, EnvError, nearest
 
 # Packages that register ids when they are imported, by what their ids begin with.
@@ -68,8 +71,14 @@ def simulations_of(id: str) -> Callable[..., Any] | None:
     return partial(entry.simulations, **spec.kwargs) if spec and hasattr(entry, "simulations") else None
 
 
-def check_id(id: str) -> None:
-    """Raise `EnvError` if an environment is not registered. Imports the module of `module:Id`, but makes nothing."""
+def check_id(id: str, backend: str = "auto") -> None:
+    """Raise `EnvError` if an environment is not registered. Imports the module of `module:Id`, but makes nothing.
+
+    With EnvPool as the backend, it must be one of EnvPool's.
+    """
+    if backend == pools.NAME:
+        tasks.check_id(id)
+        return
     if isinstance(id, plugins.Given):
         if not callable(id.object):
             kind = type(id.object).__name__
@@ -84,7 +93,7 @@ def check_id(id: str) -> None:
     except gymnasium.error.Error as error:
         same_name = versions_of(name)
         hint = f" Did you mean {' or '.join(same_name)}?" if same_name else _other_package(name, module)
-        hint = hint or nearest(name, gymnasium.registry)
+        hint = " EnvPool has it: add backend=envpool." if tasks.has(id) else hint or nearest(name, gymnasium.registry)
         raise EnvError(f"env={id}: no such environment.{hint} An id is one of Gymnasium's, or module:Id.") from error
 
 
@@ -116,3 +125,18 @@ def versions_of(name: str) -> list[str]:
             if not old or find_spec("mujoco_py") is not None:
                 found.append(other)
     return found
+
+
+def messages_of(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
+    """Return the texts of warnings as Gymnasium and others give them, without repetitions."""
+    texts = [str(w.message).replace("\033[33m", "").replace("\033[0m", "") for w in caught]
+    return tuple(dict.fromkeys(text.removeprefix("WARN: ") for text in texts))
+
+
+def not_made(id: str, env_kwargs: Mapping[str, Any], error: BaseException) -> EnvError:
+    """Return what is told of an environment that cannot be made, with other versions of it that can."""
+    name = id.rpartition(":")[2]
+    others = versions_of(name) if isinstance(error, (ImportError, gymnasium.error.Error)) else []
+    hint = f" Versions that can be made: {', '.join(others)}." if others else ""
+    given = ", ".join(f"env_kwargs.{k}={v}" for k, v in env_kwargs.items())
+    return EnvError(f"env={id} {given}: cannot be made: {describe(error)}{hint}".replace(" :", ":"))

@@ -16,6 +16,7 @@ from torch import nn
 
 from es_rl import envs, plugins
 from es_rl.envs import gymnasium_backend
+from es_rl.envs.pools import make_single
 from es_rl.envs.renderer import choose_renderer, shows_pictures
 from es_rl.envs.spaces import Floats, Packer, shape_of, usable
 from es_rl.errors import FOREIGN, EnvError, EsRlError
@@ -42,9 +43,9 @@ def opened(env_id: str, agent: Agent) -> Iterator[gymnasium.Env[Any, Any]]:
     """Make an environment, and close it at the end. Raises `EnvError`, also if its spaces are not the policy's."""
     if shows_pictures(agent.observation_space):
         choose_renderer()
-    envs.check_id(env_id)
+    envs.check_id(env_id, agent.config.backend)
     with _refused(env_id, "made"):
-        env = gymnasium_backend.make_one(env_id, agent.config.env_kwargs, view=agent.config.view)
+        env = make_single(env_id, agent.config.env_kwargs, agent.config.backend, view=agent.config.view)
     try:
         check_spaces(agent, env_id, usable(env.observation_space)[0], env.action_space)
         yield env

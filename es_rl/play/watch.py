@@ -14,6 +14,7 @@ import gymnasium
 
 from es_rl import envs, plugins
 from es_rl.envs import gymnasium_backend
+from es_rl.envs.pools import make_single
 from es_rl.envs.spaces import usable
 from es_rl.errors import FOREIGN, EnvError, EsRlError
 from es_rl.play.body import Body, body_of
@@ -35,7 +36,7 @@ def watch(config: PlayConfig) -> None:
     agent, env_id = agents.trusted(config)
     os.environ["MUJOCO_GL"] = "glfw"  # what draws without a screen cannot draw in a window
     use_one_thread()
-    envs.check_id(env_id)
+    envs.check_id(env_id, agent.config.backend)
     remedy = f"Film the policy instead: python -m es_rl.record run={config.run}."
     with stop_requests() as check, _opened(env_id, agent.config, remedy) as (env, body):
         agents.check_spaces(agent, env_id, usable(env.observation_space)[0], env.action_space)
@@ -55,7 +56,7 @@ def _opened(env_id: str, config: Config, remedy: str) -> Iterator[tuple[gymnasiu
     Raises `EnvError` if it cannot, `ResourceError` if there is no screen.
     """
     try:
-        make = partial(gymnasium_backend.make_one, env_id, config.env_kwargs, view=config.view)
+        make = partial(make_single, env_id, config.env_kwargs, config.backend, view=config.view)
         env = make()
         body = body_of(env)
         if body is None:

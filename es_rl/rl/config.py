@@ -36,6 +36,14 @@ class EvalConfig:
     episodes: int = key(10, "episodes per evaluation", low=1, resumable=True)
 
 
+@dataclass(frozen=True)
+class EnvpoolConfig:
+    exact: bool = key(
+        True, "make simulations anew for all episodes, so that the same keys give the same bits; false: let them go on "
+        "with their own random numbers, which saves the time to make them"
+    )  # fmt: skip
+
+
 QUALITY = "of MuJoCo's pictures: fast (480x480), high (1280x720), or auto: fast on a machine without a GPU"
 
 
@@ -50,7 +58,11 @@ class VideoConfig:
 class Config:
     env: str = key("", "Gymnasium id, such as Humanoid-v5, or module:Id to import the module first", bare="id")
     env_kwargs: dict[str, Any] = key({}, "arguments for the environment: env_kwargs.NAME=VALUE")
-    backend: str = key("auto", "simulator: batch (MuJoCo tasks, fast), gymnasium (any id), auto (the faster one)")
+    backend: str = key(
+        "auto",
+        "simulator: batch (MuJoCo tasks, fast), gymnasium (any id), envpool (its ids), auto (batch where there is one)",
+    )
+    envpool: EnvpoolConfig = group(EnvpoolConfig, "simulations of EnvPool: with backend=envpool")
     serial: bool = key(
         False, "play episodes one after another, in the only simulation of a process, for an environment of which a "
         "process can hold just one"
@@ -154,7 +166,10 @@ class RunConfig:
 class EvaluateConfig(RunConfig):
     episodes: int = key(20, "number of episodes", low=1)
     seed: int = key(0, "random seed of the initial states", low=0, high=MAX_SEED)
-    backend: str = key("gymnasium", "simulation: gymnasium (the original), batch (MuJoCo tasks), auto: the faster one")
+    backend: str = key(
+        "", "simulation: gymnasium (the original), batch (MuJoCo tasks), envpool, auto (batch where there is one); "
+        "default: gymnasium, or envpool if the policy was trained there"
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -271,6 +286,8 @@ def resolve(config: Config) -> Config:
         raise ConfigError("inference=central: needs worker processes. Leave workers=0 out.")
     if config.inference == "local" and config.device == "cuda":
         raise ConfigError("device=cuda: works with inference=central only. Add it, or leave device out.")
+    if not config.envpool.exact and config.backend != "envpool":
+        raise ConfigError("envpool.exact=false: is for backend=envpool. Add that, or leave it out.")
     if config.serial and config.inference == "central":
         raise ConfigError("serial=true: works with inference=local only. Leave inference=central out.")
     width, heads = config.transformer.width, config.transformer.heads

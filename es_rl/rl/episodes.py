@@ -23,8 +23,10 @@ from es_rl.observations import ObservationShape
 from es_rl.policies.normalizer import Moments
 from es_rl.rl.actors import Actor
 from es_rl.rl.compaction import Compaction
+from es_rl.rl.rollout.moments import MomentSums as MomentSums
 
 Beat = Callable[[int], None]  # gets the environment steps done since the last call
+Begun = tuple[Ints, Floats]  # places, (n,), and the observations with which their episodes begin, (n, O)
 ActionTrace = list[tuple[Ints, NDArray[Any]]]
 
 HUGE = 1e30  # larger numbers count as infinite: their squares would ruin the observation statistics
@@ -43,30 +45,9 @@ class Episodes:
     unsound: str = ""  # the first number that was not finite: what it was, when, and its value
 
 
-class MomentSums:
-    """Sums up the moments of the observations in each of P places about a frozen mean."""
-
-    def __init__(self, mean: Floats, places: int) -> None:
-        self._mean = mean
-        self._sums = np.zeros((places, 2, len(mean)))
-        self._terms = np.empty((places, 2, len(mean)))
-
-    def add(self, places: Ints, obs: Floats) -> None:
-        """Add one observation for each of these places, (n, O)."""
-        terms = self._terms[: len(obs)]
-        np.subtract(obs, self._mean, out=terms[:, 0])
-        np.square(terms[:, 0], out=terms[:, 1])
-        self._sums[places] += terms
-
-    def none(self, n: int) -> Moments:
-        """Return moments of n episodes without observations."""
-        return Moments(0, *np.zeros((2, n, len(self._mean))))
-
-    def take(self, places: Ints) -> Floats:
-        """Return the sums of x − mean and of its square, (n, 2, O), and reset them to zero."""
-        sums: Floats = self._sums[places]
-        self._sums[places] = 0.0
-        return sums
+def together(env: VectorEnv) -> int:
+    """Return how many episodes one `reset` of an environment should begin."""
+    return max(1, int(getattr(env, "together", 1)))
 
 
 @dataclass
@@ -116,11 +97,18 @@ class EpisodeBatch:
         """True while a simulation runs, or an ended group was not yet returned by `advance`."""
         return self.running.size > 0 or bool(self._ended)
 
-    def begin(self, key: Any, seeds: Sequence[int]) -> None:
-        """Begin an episode for each seed. An actor with weights per row must already have rows for them."""
-        n = len(seeds)
+    def reset(self, seeds: Sequence[int]) -> Begun:
+        """Reset a free simulation for each seed: for `begin`."""
         places = np.array([self._free.pop() for _ in seeds])
-        obs = self._reset(places, seeds)
+        return places, self._reset(places, seeds)
+
+    def begin(self, key: Any, begun: Begun) -> None:
+        """Begin episodes in simulations that `reset` returned, or some of them.
+
+        An actor with weights per row must already have rows for them.
+        """
+        places, obs = begun
+        n = len(places)
         moments = None if self._tally is None else self._tally.none(n)
         measured = np.zeros((n, len(names_of(self._env))))
         episodes = Episodes(np.full(n, np.nan), np.zeros(n, np.int64), moments, measured)
@@ -224,11 +212,17 @@ class EpisodeBatch:
         self._ended.append(group)
 
     def _reset(self, places: Ints, seeds: Sequence[int]) -> Floats:
-        """Begin episodes, one by one and with beats: environments may be slow to make. Return observations (N, O)."""
-        seen = []
-        for place, seed in zip(places.tolist(), seeds, strict=True):
-            seen.append(self._env.reset([place], [seed]))
+        """Begin episodes with beats between them: environments may be slow to make. Return observations (N, O).
+
+        They begin one by one, unless the environment says how many are better begun together.
+        """
+        seen = list[Floats]()
+        first = 0
+        while first < len(places):
+            end = first + together(self._env)
+            seen.append(self._env.reset(places[first:end].tolist(), list(seeds[first:end])))
             self._beat(0)
+            first = end
         return np.concatenate(seen)
 
 
@@ -245,7 +239,7 @@ def play(
 ) -> Episodes:
     """Play one episode in each of the first N = len(seeds) places, all begun together: see `EpisodeBatch`."""
     playing = EpisodeBatch(env, actor, len(seeds), shape=shape, mean=mean, beat=beat, record=record, limit=limit)
-    playing.begin(None, seeds)
+    playing.begin(None, playing.reset(seeds))
     while not (ended := playing.advance()):
         pass
     return ended[0][1]

@@ -14,8 +14,9 @@ import gymnasium
 import numpy as np
 
 from es_rl import plugins
-from es_rl.envs.gymnasium_backend import describe, make_one
+from es_rl.envs.gymnasium_backend import describe
 from es_rl.envs.pixels import PLAIN, View
+from es_rl.envs.pools import make_single
 from es_rl.envs.renderer import choose_quality, choose_renderer
 from es_rl.errors import FOREIGN, EnvError
 from es_rl.rl.films.caption import captioned, scaled
@@ -43,6 +44,7 @@ class Take:
     seed: int
     quality: str = "auto"  # of MuJoCo's pictures, see `es_rl.envs.renderer`
     width: int | None = None  # of the pictures at most, in pixels
+    backend: str = "auto"  # EnvPool draws its environments itself
     caption: str | None = None  # pictures tell it after the time and the return of the episode; None: no text
     view: View = PLAIN  # what is done with frames and images before `act` sees them
 
@@ -62,7 +64,7 @@ def filming(take: Take) -> Iterator[Film]:
     choose_renderer()
     with contextlib.ExitStack() as stack:
         with _refused(take.env):
-            made = make_one(take.env, take.env_kwargs, view=take.view, render_mode="rgb_array")
+            made = make_single(take.env, take.env_kwargs, take.backend, view=take.view, render_mode="rgb_array")
             env = stack.enter_context(contextlib.closing(made))
             draw = _drawing(env, take, stack)
         rate = frame_rate(env.metadata.get("render_fps"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,10 @@ def measure(agent: agents.Agent, env: str, config: EvaluateConfig) -> dict[str, 
     use_one_thread()
     if shows_pictures(agent.observation_space):
         choose_renderer()
-    envs.check_id(env)
+    if not config.backend:
+        config = replace(config, backend="envpool" if agent.config.backend == "envpool" else "gymnasium")
     lookup(envs.BACKENDS | {"auto": None}, config.backend, "backend")
+    envs.check_id(env, config.backend)
     seed, trained = integer_seed(config.seed, "probe"), agent.config
     spec = envs.probe(env, trained.env_kwargs, seed, config.backend, trained.view)
     agents.check_spaces(agent, env, spec.observation_space, spec.action_space)

@@ -40,7 +40,7 @@ def record(config: RecordConfig, on_frame: Callable[[int, int], None] = lambda d
     config = agents.located(config)
     agent, env_id = agents.trusted(config)
     choose_renderer()
-    envs.check_id(env_id)
+    envs.check_id(env_id, agent.config.backend)
     out = Path(config.out) if config.out else default_file(config, agent, env_id)
     if out.suffix.lower() not in (*MP4, GIF):
         raise ConfigError(f"out={out}: must end in .mp4 or .gif.")
@@ -84,7 +84,8 @@ def _progress(config: RecordConfig) -> list[agents.Agent]:
 
 def _take(config: RecordConfig, agent: agents.Agent, env_id: str, panels: int) -> Take:
     return Take(
-        act=agent, reset=agent.reset, env=env_id, env_kwargs=agent.config.env_kwargs, seconds=config.seconds,
+        act=agent, reset=agent.reset, env=env_id, env_kwargs=agent.config.env_kwargs,
+        backend=agent.config.backend, seconds=config.seconds,
         seed=config.seed, quality=config.quality, width=STRIP_WIDTH // panels if panels > 1 else None,
         caption=trained(agent.seconds) if config.caption else None, view=agent.config.view,
     )  # fmt: skip

@@ -33,6 +33,10 @@ from es_rl.run.terms import RETURN
 from es_rl.workers.interface import Pool
 from es_rl.workers.machine import available_processors, choose_device
 
+INEXACT = (
+    "note: envpool.exact=false: simulations go on with their own random numbers. Another training, other workers or a "
+    "resume give other episodes, and the two members of a pair begin with different ones."
+)
 Films = Callable[..., Follower]  # called with the run, its configuration and what to tell
 
 
@@ -111,6 +115,8 @@ def prepare(
     for text in spec.warnings:
         if not re.search(envs.OUTDATED, text):  # v4 serves on purpose
             say(f"warning: {text}")
+    if not config.envpool.exact:
+        say(INEXACT)
     policy = make_policy(config, spec)
     if policies.flattens(config, shape := shape_of(spec.observation_space)):
         say(
@@ -149,6 +155,6 @@ def check(config: Config) -> None:
     lookup(SHAPINGS, config.es.shaping, "es.shaping")
     check_optimizer(config.optim.name, "optim.name")
     trackers.check(config.track)
-    envs.check_id(config.env)
+    envs.check_id(config.env, config.backend)
     if config.inference == "central":
         choose_device(config.device)

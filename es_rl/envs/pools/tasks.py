@@ -107,10 +107,13 @@ class Task:
 
     def pool(self, seeds: Sequence[int], **more: Any) -> Any:
         """Return a pool with one simulation for each seed, which one thread steps."""
-        seeded = [int(seed) for seed in seeds]
-        return self._package.make_gymnasium(
-            self.id, num_envs=len(seeded), num_threads=1, env_seed=seeded, **self._options, **more
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = self._package.make_gymnasium(
+                self.id, num_envs=len(seeds), num_threads=1, env_seed=[*map(int, seeds)], **self._options, **more
+            )
+            _ = made.observation_space, made.action_space  # it keeps them: Gymnasium tells of them here, and only here
+        return made
 
     def actions(self, rows: Any) -> Any:
         """Return rows of a policy's numbers, (n, A) or (n,), as the pool's actions."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -13,7 +12,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
@@ -24,6 +22,7 @@ from es_rl.errors import CheckpointError, ConfigError, ResourceError, printable
 from es_rl.run import atomic
 from es_rl.run.checkpoint import NAMED
 from es_rl.run.files import COMMAND, CONFIG, VERSIONS, WORKERS_LOG
+from es_rl.workers.machine import source_digest
 
 PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco")
 OPTIONAL = ("transformers", "tokenizers")
@@ -189,7 +188,7 @@ def saved_config(path: Path, kind: type[Any]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions that results may depend on; `code` is a checksum of the package's source files."""
-    found = {"python": platform.python_version(), "code": _code()}
+    found = {"python": platform.python_version(), "code": source_digest()}
     for package in (*PACKAGES, *OPTIONAL):
         try:
             found[package] = version(package)
@@ -197,14 +196,6 @@ def versions() -> dict[str, str]:
             if package in PACKAGES:  # a checkout that was not installed
                 found[package] = "unknown"
     return found
-
-
-@cache
-def _code() -> str:
-    """Return the first 12 digits of the sha256 of all source files, in the order of their names."""
-    package = Path(__file__).parents[1]
-    files = sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).as_posix())
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 def changed_versions(path: Path) -> list[str]:

@@ -20,7 +20,7 @@ OUTWARD = {
     "cluster.address": "lets the machines of a cluster run code for you, and you for them",
     "cluster.runtime_env": "brings code to the machines of a cluster",
 }
-EMPTY = {list: "[]", dict: "{}"}
+EMPTY: dict[type, str] = {list: "[]", dict: "{}"}
 
 
 class _Nothing:

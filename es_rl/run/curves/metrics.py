@@ -80,6 +80,7 @@ METRICS = {
     "time/processor_seconds": Metric("processor time of all processes since the generation before", SECONDS),
     "cluster/nodes": Metric("machines on which workers are"),
     "cluster/actors": Metric("workers that have begun"),
+    "cluster/utilisation": Metric("share of the time since the generation before in which workers had jobs", SHARE),
     "cluster/lost": Metric("workers lost since the generation before"),
     "cluster/repeated": Metric("jobs that were run again because their worker was lost"),
     "cluster/twice": Metric("jobs given to a second worker because they took far longer than others"),

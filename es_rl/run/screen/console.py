@@ -173,7 +173,8 @@ def _cluster(r: Record) -> str:
     sent, received = (r[f"cluster/bytes_{way}"] / 1e6 for way in ("out", "in"))
     lost = f"   [yellow]{r['cluster/lost']} lost[/yellow]" if r["cluster/lost"] else ""
     traffic = f"[dim]{number(sent)} MB out, {number(received)} MB in[/dim]"
-    return f"{r['cluster/actors']} workers on {r['cluster/nodes']} machines   {traffic}{lost}"
+    busy = f"{100 * r['cluster/utilisation']:.0f} % busy"
+    return f"{r['cluster/actors']} workers on {r['cluster/nodes']} machines, {busy}   {traffic}{lost}"
 
 
 def _line(r: Record, g: Goal, terms: RunTerms, shift: str) -> str:

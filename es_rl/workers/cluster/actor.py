@@ -12,11 +12,9 @@ import contextlib
 import importlib
 import io
 import os
-import platform
 import socket
 import sys
 import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Mapping
@@ -24,7 +22,7 @@ from typing import Any
 
 import cloudpickle
 
-import es_rl
+from es_rl.workers.cluster.admission import software
 from es_rl.workers.cluster.fingerprint import fingerprint
 from es_rl.workers.fork_server import PRELOADED
 from es_rl.workers.machine import use_one_thread
@@ -32,6 +30,7 @@ from es_rl.workers.processes import take_slot
 from es_rl.workers.worker import failure, serve
 
 PRINTED = 200  # lines that a worker keeps until the pool takes them; later ones are lost
+LONGEST = 10_000  # characters of a line: some programs print without ever ending one
 
 
 class Channel:
@@ -130,10 +129,8 @@ def facts() -> dict[str, Any]:
         "host": socket.gethostname(),
         "node": ray.get_runtime_context().get_node_id(),
         "pid": os.getpid(),
-        "python": platform.python_version(),
-        "es_rl": es_rl.__version__,
+        "software": software(),
         "fingerprint": fingerprint(),
-        "time": time.time(),
     }
 
 
@@ -147,7 +144,7 @@ class _Lines(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        *lines, self._open = (self._open + text).split("\n")
+        *lines, self._open = (self._open + text)[-LONGEST:].split("\n")
         for line in lines:
             self._channel.say(line)
         return len(text)

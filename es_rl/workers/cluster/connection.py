@@ -115,6 +115,8 @@ class Connection:
     def _connect(self, address: str) -> None:
         where = f"cluster.address={address}"
         found = _resolved(address)
+        if address == AUTO and not os.environ.get("RAY_ADDRESS"):
+            _check_owner(where, found)
         check_token(where, _parts(found)[0])
         os.environ.setdefault(MODE, "token" if has_token() else "disabled")
         knock(where, found)
@@ -136,7 +138,7 @@ class Connection:
         asking.start()
         asking.join(ANSWER_SECONDS)
         if asking.is_alive() or raised:
-            why = first_line(raised[0]) if raised else f"nothing within {ANSWER_SECONDS} s"
+            why = said(raised[0]) if raised else f"nothing within {ANSWER_SECONDS} s"
             raise ResourceError(f"{where}: {address} does not answer as a Ray cluster: {why}")
 
     def _init(self, where: str, **arguments: Any) -> None:
@@ -145,7 +147,7 @@ class Connection:
             try:
                 self._ray.init(log_to_driver=False, configure_logging=True, logging_level="ERROR", **arguments)
             except (RuntimeError, ValueError, OSError, self._ray.exceptions.RayError) as error:
-                raise ResourceError(f"{where}: {first_line(error)}") from error
+                raise ResourceError(f"{where}: {said(error)}") from error
 
 
 def _raylet() -> Any:
@@ -158,9 +160,10 @@ def _reread() -> None:
     _raylet().AuthenticationTokenLoader.instance().reset_cache()
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
-    return next(iter(text_of(error).strip().splitlines()), type(error).__name__)
+def said(error: BaseException) -> str:
+    """Return in one line what an error says: its first line, or all of them if that one only announces the others."""
+    lines = text_of(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(" ".join(lines).split()) if lines[0].rstrip().endswith(":") else lines[0]
 
 
 def _resolved(address: str) -> str:
@@ -180,6 +183,25 @@ def _resolved(address: str) -> str:
             "or give cluster.address=local."
         )
     return str(found)
+
+
+def _check_owner(where: str, address: str) -> None:
+    """Raise `ConfigError` if a cluster that was found on this machine is another user's (Linux).
+
+    That user would get this one's token and code, and could answer with code of their own.
+    """
+    end = f":{_parts(address)[1]}".encode()
+    owners = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if any(word.startswith(b"--gcs-address=") and word.endswith(end) for word in words):
+                owners.add(process.stat().st_uid)
+    if owners and os.getuid() not in owners:
+        raise ConfigError(
+            f"{where}: the cluster at {address} was started by another user of this machine. If you trust it with your "
+            f"work and your token, give cluster.address={address}."
+        )
 
 
 def _parts(address: str) -> tuple[str, int]:

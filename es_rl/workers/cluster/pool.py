@@ -14,18 +14,19 @@ from typing import Any
 
 import cloudpickle
 
-import es_rl
-from es_rl.errors import ConfigError, ResourceError
+from es_rl.errors import ConfigError, EsRlError, ResourceError, text_of
+from es_rl.workers.cluster.admission import Admission, lacks_module
 from es_rl.workers.cluster.config import ClusterConfig
-from es_rl.workers.cluster.connection import Connection, first_line
-from es_rl.workers.cluster.fingerprint import differing
+from es_rl.workers.cluster.connection import Connection
 from es_rl.workers.cluster.ledger import Ledger
 from es_rl.workers.cluster.staff import Staff
 from es_rl.workers.cluster.state import ActorState, ClusterMap, Losses
-from es_rl.workers.pool import DEATHS, HANGS, POLL_SECONDS, SHARE, Workers, pump_for_a_while
+from es_rl.workers.pool import DEATHS, HANGS, POLL_SECONDS, SHARE, STARTUP_SECONDS, Workers, pump_for_a_while
 from es_rl.workers.worker import Function, JobFailure, Jobs, packed
 
 WAIT_SECONDS = 30.0  # without any worker, until this is said
+NODE_DIED = "node has died"  # in Ray's error
+MISSING = "ModuleNotFoundError"
 
 
 class ClusterWorkers:
@@ -54,11 +55,12 @@ class ClusterWorkers:
         self.ledger = Ledger(log)
         self.busy = 0.0  # seconds that workers spent on finished jobs
         self._begun = 0  # jobs, in all maps
-        self._first: dict[str, Any] | None = None  # facts of the first worker that began
-        self._warned: set[str] = set()  # machines whose fingerprint was told
+        self._told: set[str] = set()  # why workers were left out
         self._startup_deaths, self._alone_since, self._alone_told = 0, time.monotonic(), False
+        self._shown, self._shown_busy = time.monotonic(), 0.0  # when `figures` was last called, and `busy` then
         self._connection = Connection(config)
         try:
+            self._admission = Admission(self._strict, on_event)
             self._staff = Staff(config, count)
         except BaseException:
             self._connection.close()
@@ -102,9 +104,13 @@ class ClusterWorkers:
         self._staff.restart()
 
     def figures(self) -> dict[str, float]:
-        """Return the numbers of machines and workers, and what was lost and sent since the last call."""
-        begun = [worker.facts["node"] for worker in self.workers if worker.facts]
-        return {"cluster/nodes": len(set(begun)), "cluster/actors": len(begun), **self.ledger.figures()}
+        """Return the numbers of machines and workers, and what was done, lost and sent since the last call."""
+        begun = [worker.facts["node"] for worker in self.workers if worker.facts and not worker.refused]
+        now = time.monotonic()
+        share = (self.busy - self._shown_busy) / max(1e-9, (now - self._shown) * self.count)
+        self._shown, self._shown_busy = now, self.busy
+        counts = {"cluster/nodes": len(set(begun)), "cluster/actors": len(begun)}
+        return {**counts, "cluster/utilisation": min(1.0, share), **self.ledger.figures()}
 
     def map(
         self,
@@ -163,7 +169,7 @@ class ClusterWorkers:
         """Yield what workers say; wait up to `seconds` for the first. Those that are gone are lost here."""
         for worker, said in self._staff.listen(seconds):
             if isinstance(said, BaseException):
-                self._lost(worker, "died", f"died ({first_line(said)})", m)
+                self._lost(worker, "died", f"died ({why(said)})", m, with_machine=NODE_DIED in str(said))
                 continue
             messages, lines = said
             self.ledger.write(worker.name, lines)
@@ -174,13 +180,15 @@ class ClusterWorkers:
         worker.last_beat = time.monotonic()
         match message:
             case ("ready", facts):
-                self._welcome(worker, facts)
+                self._welcome(worker, facts, m)
             case ("beat", steps):
                 self._on_steps(steps)
             case ("more",):
                 worker.asked = True
             case ("broken", text):
                 self._broken(worker, text, m)
+            case ("done", _, JobFailure("raised", text, detail)) if MISSING in detail and worker.facts:
+                self._leave_out(worker, lacks_module(worker.facts["host"], text), m)
             case ("done", number, outcome):
                 given = worker.jobs.pop(number, None)
                 if not worker.jobs:
@@ -188,69 +196,61 @@ class ClusterWorkers:
                 if m.holds(number):
                     m.settle(number, outcome, None if given is None else time.monotonic() - given)
 
-    def _welcome(self, worker: ActorState, facts: dict[str, Any]) -> None:
-        """Note what a worker tells of its machine. Raises `ResourceError` if its software is another."""
+    def _welcome(self, worker: ActorState, facts: dict[str, Any], m: ClusterMap) -> None:
         worker.facts, self._startup_deaths = facts, 0
-        if facts["es_rl"] != es_rl.__version__:
-            raise ResourceError(
-                f"{facts['host']} has es_rl {facts['es_rl']}, and this machine {es_rl.__version__}. "
-                f"Install the same version on all machines of the cluster."
-            )
-        self._first = self._first or facts
-        other = differing(self._first["fingerprint"], facts["fingerprint"])
-        worker.refused = bool(other) and self._strict
-        if not other or facts["host"] in self._warned:
-            return
-        self._warned.add(facts["host"])
-        what = f"{facts['host']} computes other bits than {self._first['host']} ({', '.join(other)})"
-        if worker.refused:
-            self._on_event(f"{what}, so it is left out (cluster.same_bits=strict)")
-        else:
-            self._on_event(
-                f"{what}: theta depends on which of them computes a member. cluster.same_bits=strict leaves it out"
-            )
-        self._refuse_if_all(worker)
+        if (error := self._admission.refusal(facts)) is not None:
+            self._leave_out(worker, error, m)
 
-    def _refuse_if_all(self, worker: ActorState) -> None:
-        if worker.refused and all(other.refused for other in self.workers):
-            raise ResourceError("no machine of the cluster computes the bits of the first one, which is gone.")
+    def _leave_out(self, worker: ActorState, error: EsRlError, m: ClusterMap) -> None:
+        """Give a worker no more jobs. It stays, so that no other one begins there. Raises if no machine is left."""
+        worker.refused = True
+        m.waiting.extendleft(reversed(self._taken_from(worker, m)))
+        worker.jobs.clear()
+        if self._staff.exhausted:
+            raise error
+        if str(error) not in self._told:
+            self._told.add(str(error))
+            self._on_event(f"{error} Until then it is left out")
 
     def _broken(self, worker: ActorState, text: str, m: ClusterMap) -> None:
-        """Raise if what a worker is to run cannot be run on its machine; else it is lost."""
-        if "ModuleNotFoundError" in text:
-            raise ConfigError(
-                f"worker {worker.name}: {text}. Give cluster.runtime_env.working_dir=DIRECTORY of the module, "
-                f"or install it on all machines of the cluster."
-            )
-        self._lost(worker, "died", f"broke down ({text})", m)
+        """Leave out a worker whose machine cannot import what it is to run; else it is lost."""
+        if MISSING in text and worker.facts is not None:
+            self._leave_out(worker, lacks_module(worker.facts["host"], text), m)
+        else:
+            self._lost(worker, "died", f"broke down ({text})", m)
 
     def _bury_the_hung(self, m: ClusterMap) -> None:
         now = time.monotonic()
         for worker in list(self.workers):
             if worker.jobs and now - worker.last_beat > self.hang_after:
                 self._lost(worker, "hung", f"finished no step for {self.hang_after:g} s (hang_after)", m)
+            elif worker.facts is None and worker.placed and now - worker.placed > STARTUP_SECONDS:
+                self._lost(worker, "died", f"did not begin within {STARTUP_SECONDS:g} s", m)
 
-    def _lost(self, worker: ActorState, reason: str, text: str, m: ClusterMap) -> None:
+    def _taken_from(self, worker: ActorState, m: ClusterMap) -> list[int]:
+        """Return the jobs that a lost worker leaves undone, without those that another one has too."""
+        m.twice.difference_update(worker.jobs)
+        lost = [n for n in sorted(worker.jobs) if m.holds(n) and n - m.first not in m.outcomes and n not in m.waiting]
+        return [n for n in lost if not any(n in other.jobs for other in self.workers if other is not worker)]
+
+    def _lost(self, worker: ActorState, reason: str, text: str, m: ClusterMap, *, with_machine: bool = False) -> None:
         """Replace a worker. Put its jobs at the front of the queue; fail those that have lost too many workers.
 
         A worker that died with its machine does not count: a job is not to blame for that.
         """
-        lost = [n for n in sorted(worker.jobs) if m.holds(n) and n - m.first not in m.outcomes and n not in m.waiting]
-        lost = [n for n in lost if not any(n in other.jobs for other in self.workers if other is not worker)]
+        lost, node = self._taken_from(worker, m), worker.facts["node"] if worker.facts else ""
         again = {0: "", 1: ", its chunk is run again"}.get(len(lost), f", its {len(lost)} chunks are run again")
         self._on_event(f"worker {worker.name} {text}; it is replaced{again}")
         self.ledger.lost += 1
         self.ledger.repeated += len(lost)
-        node = worker.facts["node"] if worker.facts else ""
         self._staff.replace(worker)
-        if not node:
-            self._startup_deaths += 1
-            if self._startup_deaths >= DEATHS * self.count:
-                raise ResourceError(f"workers cannot be started: the last one {text}.")
+        self._startup_deaths += not node and not with_machine
+        if self._startup_deaths >= DEATHS * self.count and not any(other.able for other in self.workers):
+            raise ResourceError(f"workers cannot be started: the last one {text}.")
         for number in reversed(lost):
             losses = m.losses.setdefault(number, Losses())
             losses.hung += reason == "hung"
-            losses.nodes += [node] if reason == "died" else []
+            losses.nodes += [node] if reason == "died" and not with_machine else []
             died = len(losses.nodes)
             if died >= DEATHS:
                 alive = self._staff.nodes()
@@ -265,7 +265,7 @@ class ClusterWorkers:
         if m.waiting:
             return
         for worker in self.workers:
-            if worker.facts is None or worker.refused or worker.jobs:
+            if not worker.able or worker.jobs:
                 continue
             number = m.straggler(self.workers)
             if number is None:
@@ -277,13 +277,19 @@ class ClusterWorkers:
     def _say_if_alone(self) -> None:
         """Say once that no worker is left, and once that there are some again."""
         now = time.monotonic()
-        if any(worker.facts for worker in self.workers):
+        if any(worker.able for worker in self.workers):
             if self._alone_told:
                 self._on_event("the cluster has workers again")
             self._alone_since, self._alone_told = now, False
         elif now - self._alone_since > WAIT_SECONDS and not self._alone_told:
             self._on_event("the cluster has no processor for a worker: the run waits until it has")
             self._alone_told = True
+
+
+def why(error: BaseException) -> str:
+    """Return the line of Ray's error that tells the most: the last one, if the worker could not be made."""
+    lines = text_of(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1] if getattr(error, "actor_init_failed", False) else lines[0]
 
 
 def _several(m: ClusterMap) -> bool:

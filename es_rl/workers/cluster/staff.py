@@ -56,9 +56,15 @@ class Staff:
         """Return how many actors the machines that are up have room for."""
         cpus, gpus = self._config.cpus, self._config.gpus
         return sum(
-            min(int(node.get("CPU", 0) / cpus), int(node.get("GPU", 0) / gpus) if gpus else 2**31)
+            min(_fits(node.get("CPU", 0), cpus), _fits(node.get("GPU", 0), gpus) if gpus else 2**31)
             for node in self.nodes().values()
         )
+
+    @property
+    def exhausted(self) -> bool:
+        """True if the workers that were left out are all that the cluster has room for."""
+        refused = sum(worker.refused for worker in self.workers)
+        return not any(worker.able for worker in self.workers) and refused >= self._room()
 
     def adjust(self) -> None:
         """Start or end actors, so that there are as many as wanted."""
@@ -87,7 +93,7 @@ class Staff:
             )
             .remote(slot, environment, str(Path.cwd()))
         )  # fmt: skip
-        return ActorState(slot, handle, handle.collect.remote(COLLECT_SECONDS), time.monotonic())
+        return ActorState(slot, handle, handle.collect.remote(COLLECT_SECONDS))
 
     def _runtime_env(self) -> dict[str, Any] | None:
         """Return what an actor needs; the package itself comes from its machine, or from this one if it is the same."""
@@ -127,6 +133,7 @@ class Staff:
             except self._ray.exceptions.RayError as error:
                 yield worker, error
                 continue
+            worker.placed = worker.placed or time.monotonic()
             worker.answer = worker.handle.collect.remote(COLLECT_SECONDS)
             yield worker, said
 
@@ -141,3 +148,7 @@ class Staff:
             self._holders[kind].add(node)
             ledger.bytes_out += size
         return reference
+
+
+def _fits(amount: float, each: float) -> int:
+    return int(amount / each + 1e-9)  # 0.7 / 0.1 is a little less than 7

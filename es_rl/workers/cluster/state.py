@@ -24,15 +24,20 @@ class ActorState:
     slot: int
     handle: Any
     answer: Any  # the reference to what its `collect` will return
-    started: float
+    placed: float = 0.0  # when a machine was first heard to have taken it
     facts: dict[str, Any] | None = None  # None until it is ready
-    refused: bool = False  # its processor computes other bits: it gets no jobs, and keeps its place from others
+    refused: bool = False  # it was left out: it gets no jobs, and keeps its place from others
     function: object = None  # the last one sent to it; likewise `context`
     context: object = None
     jobs: dict[int, float] = field(default_factory=dict)  # serial number of a job → when it was given
     asked: bool = False
     given: float = 0.0  # when it last got jobs while idle
     last_beat: float = 0.0
+
+    @property
+    def able(self) -> bool:
+        """True if it can take jobs."""
+        return self.facts is not None and not self.refused
 
     @property
     def name(self) -> str:
@@ -94,7 +99,7 @@ class ClusterMap:
 
     def suits(self, worker: ActorState) -> bool:
         """Tell whether a worker can take the next job. A job that has lost a worker runs alone."""
-        if worker.facts is None or worker.refused or not self.waiting:
+        if not worker.able or not self.waiting:
             return False
         if not worker.jobs:
             return True

@@ -57,7 +57,7 @@ KINDS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
 NODES = {"nodes1": 1, "nodes4": 4, "nodes8": 8, "kills": 3, "sigkill": 2, "drain": 2, "hung": 2, "memory": 2}
 REFERENCE = "pool"
 FAULTS = (REFERENCE, "local", *NODES)
-KILLS = 4  # of machines in each generation, at the first results
+KILLS = {"lowrank": 4}  # of machines in each generation, at the first results; 1 for other kinds
 LOSS_SECONDS = 10.0  # between two losses of the measurement of memory
 HANG_SECONDS = 20.0
 DRAIN_SECONDS = 3.0
@@ -73,7 +73,8 @@ class Config:
 class Faults:
     """Counts the results of a pool's maps, and makes faults while they run."""
 
-    def __init__(self, fault: str, pool: Any, nodes: Nodes | None) -> None:
+    def __init__(self, fault: str, kind: str, pool: Any, nodes: Nodes | None) -> None:
+        self._kills = KILLS.get(kind, 1)
         self.fault, self.pool, self.nodes, self._map = fault, pool, nodes, pool.map
         self.jobs = self.made = self.missing = self.twice = 0
         self.totals: dict[str, float] = {}
@@ -108,7 +109,7 @@ class Faults:
 
     def _trouble(self, results: int) -> None:
         """Make a fault after so many results of a generation."""
-        if (self.fault == "kills" and results <= KILLS) or (self.fault == "memory" and self._due()):
+        if (self.fault == "kills" and results <= self._kills) or (self.fault == "memory" and self._due()):
             self.nodes.kill()
             self.nodes.add()
         elif self.fault == "drain" and results == 1:
@@ -165,7 +166,7 @@ def cell(fault: str, kind: str, config: Config, pool: Any, nodes: Nodes | None, 
     given = [*keys, *files(kind, out), f"generations={config.generations}", f"run={run}"]
     if main is train:
         given += ["video.every=-1", "eval.episodes=2"]
-    faults, usual = Faults(fault, pool, nodes), loop.open_pool
+    faults, usual = Faults(fault, kind, pool, nodes), loop.open_pool
     if nodes is not None or fault == "local":
         pool.figures = faults.figures
     loop.open_pool = lambda *args, **more: _Kept(pool)

@@ -21,9 +21,10 @@ from es_rl.workers.cluster.connection import Connection
 from es_rl.workers.cluster.ledger import Ledger
 from es_rl.workers.cluster.staff import Staff
 from es_rl.workers.cluster.state import ActorState, ClusterMap, Losses
-from es_rl.workers.pool import DEATHS, HANGS, POLL_SECONDS, SHARE, STARTUP_SECONDS, Workers, pump_for_a_while
+from es_rl.workers.pool import DEATHS, HANGS, POLL_SECONDS, SHARE, Workers, pump_for_a_while
 from es_rl.workers.worker import Function, JobFailure, Jobs, packed
 
+BEGIN_SECONDS = 600.0  # limit from the placing of a worker to its first message; many may begin on one machine
 WAIT_SECONDS = 30.0  # without any worker, until this is said
 NODE_DIED = "node has died"  # in Ray's error
 MISSING = "ModuleNotFoundError"
@@ -224,8 +225,8 @@ class ClusterWorkers:
         for worker in list(self.workers):
             if worker.jobs and now - worker.last_beat > self.hang_after:
                 self._lost(worker, "hung", f"finished no step for {self.hang_after:g} s (hang_after)", m)
-            elif worker.facts is None and worker.placed and now - worker.placed > STARTUP_SECONDS:
-                self._lost(worker, "died", f"did not begin within {STARTUP_SECONDS:g} s", m)
+            elif worker.facts is None and worker.placed and now - worker.placed > BEGIN_SECONDS:
+                self._lost(worker, "died", f"did not begin within {BEGIN_SECONDS:g} s", m)
 
     def _taken_from(self, worker: ActorState, m: ClusterMap) -> list[int]:
         """Return the jobs that a lost worker leaves undone, without those that another one has too."""
@@ -282,7 +283,9 @@ class ClusterWorkers:
                 self._on_event("the cluster has workers again")
             self._alone_since, self._alone_told = now, False
         elif now - self._alone_since > WAIT_SECONDS and not self._alone_told:
-            self._on_event("the cluster has no processor for a worker: the run waits until it has")
+            self._on_event(
+                "no worker is there: the cluster has no free processor, or they take long to begin. The run waits"
+            )
             self._alone_told = True
 
 

@@ -1,10 +1,10 @@
 """How far a run scales over workers: measured on simulated nodes, modelled beyond, and compared with PPO by cores.
 
-    python benchmarks/scale.py measure nodes=1,8 actors=1,4,16,32     # throughput, the parent's cost, bytes (NODES × ACTORS)
-    python benchmarks/scale.py lengths env=Humanoid-v5 generations=30 # record episodes and the parent's time for updates
-    python benchmarks/scale.py local env=HalfCheetah-v4 rounds=5      # cluster.address=local against a local pool
-    python benchmarks/scale.py cores results=DIRECTORY                # comparisons (es_rl.compare) → after how many cores
-    python benchmarks/scale.py show                                   # figures and tables of the documentation
+    python benchmarks/scale.py measure nodes=1,8 actors=1,4,16,32 # throughput, the parent's cost, bytes
+    python benchmarks/scale.py lengths env=Humanoid-v5            # record episodes, and the parent's time for an update
+    python benchmarks/scale.py local env=HalfCheetah-v4 rounds=5  # cluster.address=local against a local pool
+    python benchmarks/scale.py cores results=DIRECTORY            # after how many cores es_rl is ahead of PPO
+    python benchmarks/scale.py show                               # figures and tables of the documentation
 
 Actors of `measure` sleep once a step of their chunk, as long as `step` simulations of Humanoid would take. All results
 are kept in benchmarks/scale.json.
@@ -119,9 +119,7 @@ def cores(argv: Sequence[str]) -> None:
     given = keys.pop("simulating", None)
     found = sorted(path.parent for path in folder.glob("*/curves.csv"))
     if not found:
-        raise ConfigError(
-            f"results={folder}: has no comparison. Give the directory that scripts/make_results.py fills."
-        )
+        raise ConfigError(f"results={folder}: has no comparison. Give a directory with results of es_rl.compare.")
     rows = []
     for each in found:
         env = json.loads((each / "results.json").read_text(encoding="utf-8"))["env"]

@@ -1,4 +1,4 @@
-"""Measurements of a pool on simulated nodes: workers that sleep as long as a simulation takes, bytes, and one machine."""
+"""Measurements of a pool on simulated nodes: its throughput with workers that sleep, bytes, and one machine."""
 
 from __future__ import annotations
 

@@ -12,7 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 STORE = 80 * 2**20  # bytes of the object store of each node
-SETTINGS = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+SETTINGS = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+}  # fmt: skip
+TRIES = 5  # Ray gives a node half a minute to begin, which a busy machine may exceed
 
 
 class Nodes:
@@ -32,7 +36,13 @@ class Nodes:
             self.add()
 
     def add(self) -> None:
-        self.others.append(self._cluster.add_node(**self._keys))
+        for left in reversed(range(TRIES)):
+            try:
+                self.others.append(self._cluster.add_node(**self._keys))
+                return
+            except Exception:  # Ray raises just this
+                if not left:
+                    raise
 
     def kill(self) -> None:
         """End the oldest of the other nodes without grace."""

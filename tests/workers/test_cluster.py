@@ -1,6 +1,5 @@
 """Workers on a Ray cluster of two simulated machines: theta is that of one machine, whatever is lost."""
 
-import contextlib
 import os
 import signal
 import sys
@@ -15,7 +14,6 @@ from es_rl.workers.cluster.config import ClusterConfig
 from es_rl.workers.worker import JobFailure
 
 ROOT = Path(__file__).parents[2]
-STORE = 80 * 2**20
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(sys.platform != "linux", reason="the simulated machines need Linux"),
@@ -33,46 +31,15 @@ KINDS = {
 }
 
 
-@contextlib.contextmanager
-def environment(**values):
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-class Machines:
-    """A simulated cluster: a machine that is never lost, and another one."""
-
-    def __init__(self):
-        from ray.cluster_utils import Cluster
-
-        keys = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": STORE}
-        self._add = {**keys, "include_dashboard": False}
-        self.cluster = Cluster(initialize_head=True, head_node_args=self._add)
-        self.add()
-
-    def add(self):
-        self.other = self.cluster.add_node(**self._add)
-
-    def kill(self):
-        """End the other machine without grace."""
-        self.cluster.remove_node(self.other, allow_graceful=False)
-
-
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory):
-    with environment(
-        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0",
-        PYTHONPATH=os.pathsep.join([str(ROOT), str(SUPPORT)]),
-    ):  # fmt: skip
-        pytest.importorskip("ray")
-        machines = Machines()
-        yield machines
-        machines.cluster.shutdown()
+def machines():
+    """Two machines: one that is never lost, and another one."""
+    pytest.importorskip("ray")
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from simulated_nodes import simulated
+
+    with simulated(2, paths=(str(ROOT), str(SUPPORT))) as nodes:
+        yield nodes
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +50,7 @@ def pool(machines, tmp_path_factory):
     folder, events, steps = tmp_path_factory.mktemp("pool"), [], []
     before = Path.cwd()
     os.chdir(folder)
-    config = ClusterConfig(address=machines.cluster.address, same_bits="strict")
+    config = ClusterConfig(address=machines.address, same_bits="strict")
     with ClusterWorkers(
         config, None, hang_after=60.0, log=folder / "log", on_event=events.append, on_steps=steps.append
     ) as pool:
@@ -112,7 +79,24 @@ def until(pool, condition, seconds=60):
         time.sleep(0.1)
 
 
-def test_jobs_come_back_in_order_and_only_what_always_fails_has_failed(pool, monkeypatch):
+@pytest.mark.timeout(1200)  # on a machine that others use too
+def test_a_cluster_computes_what_one_machine_does(subtests, pool, machines, train, run_on, tmp_path, monkeypatch):
+    """All in one test: tests of a file run in several processes, and each would start a cluster of its own."""
+    with subtests.test("jobs"):
+        come_back_in_order(pool)
+    with subtests.test("text"):
+        a_text(run_on, tmp_path)
+    hashes = {}
+    for kind in KINDS:
+        with subtests.test(kind):
+            hashes[kind] = a_policy(kind, train, run_on, pool)
+    with subtests.test("killed and hung"):
+        a_killed_and_a_hung_worker(pool, monkeypatch)
+    with subtests.test("a machine is killed"):
+        a_machine_that_is_killed(train, machines, pool, monkeypatch, hashes["lowrank"])
+
+
+def come_back_in_order(pool):
     counted = []
     results = pool.map(double, 100, list(range(40)), on_result=lambda index, outcome: counted.append(index))
     assert results == [100 + 2 * i for i in range(40)] and sorted(counted) == list(range(40))
@@ -122,20 +106,20 @@ def test_jobs_come_back_in_order_and_only_what_always_fails_has_failed(pool, mon
     assert max(len(r[1]) for r in beside if not isinstance(r, JobFailure)) >= 2
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_theta_is_that_of_one_machine(kind, train, run_on, pool):
-    alone = train(*CHEETAH, *KINDS[kind], run="alone")
+def a_policy(kind, train, run_on, pool):
+    alone = train(*CHEETAH, *KINDS[kind], run=f"alone-{kind}")
     run_on()
     until(pool, lambda: pool.figures()["cluster/actors"] == 2)
-    together = train(*CHEETAH, *KINDS[kind], run="together")
+    together = train(*CHEETAH, *KINDS[kind], run=f"together-{kind}")
     assert model_hash(alone) == model_hash(together)
     line = metrics(together)[-1]
     assert line["cluster/nodes"] == line["cluster/actors"] == 2 and line["cluster/lost"] == 0
-    assert line["cluster/bytes_out"] > 0 and line["cluster/bytes_in"] > 0
+    assert line["cluster/bytes_out"] > 0 and line["cluster/bytes_in"] > 0 and 0 < line["cluster/utilisation"] <= 1
     assert not any(name.startswith("cluster/") for name in metrics(alone)[-1])
+    return model_hash(alone)
 
 
-def test_theta_of_a_training_on_text_is_that_of_one_machine(run_on, tmp_path):
+def a_text(run_on, tmp_path):
     from es_rl.text.__main__ import main
 
     corpus = f"corpus={tmp_path / 'corpus.txt'}"  # workers began in another directory
@@ -144,6 +128,45 @@ def test_theta_of_a_training_on_text_is_that_of_one_machine(run_on, tmp_path):
     run_on()
     assert main([*TEXT, corpus, "run=together"]) == 0
     assert model_hash(tmp_path / "alone") == model_hash(tmp_path / "together")
+
+
+def a_killed_and_a_hung_worker(pool, monkeypatch):
+    counted = []
+    trouble = {2: ("die", 1), 5: ("hang", 1)}
+    with monkeypatch.context() as patch:
+        patch.chdir(pool.folder)  # where workers begin
+        patch.setattr("es_rl.workers.cluster.state.SLOW_SECONDS", 600.0)  # a hung job does not count as slow
+        patch.setattr(pool, "hang_after", 5.0)
+        results = pool.map(misbehave, trouble, list(range(8)), on_result=lambda index, outcome: counted.append(index))
+    assert results == list(range(8)) and sorted(counted) == list(range(8))
+    assert {"tries-2", "tries-5"} <= {path.name for path in pool.folder.glob("tries-*")}
+    assert any("died" in event and "run again" in event for event in pool.events)
+    assert any("finished no step for 5 s" in event for event in pool.events), pool.events
+
+
+def a_machine_that_is_killed(train, machines, pool, monkeypatch, alone):
+    until(pool, lambda: pool.figures()["cluster/actors"] == 2)
+    usual, counts = pool.map, []
+
+    def with_a_kill(function, context, jobs, *, on_result=lambda index, outcome: None, pump=None):
+        counted = []
+
+        def count(index, outcome):
+            counted.append(index)
+            if machines.others and len(jobs) > 2 and len(counted) == 1:
+                machines.kill()
+            on_result(index, outcome)
+
+        outcomes = usual(function, context, jobs, on_result=count, pump=pump)
+        counts.append(sorted(counted) == list(range(len(jobs))))
+        return outcomes
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "map", with_a_kill)
+        together = train(*CHEETAH, *KINDS["lowrank"], run="killed")
+    assert model_hash(together) == alone
+    assert not machines.others and all(counts) and len(counts) >= 2
+    machines.add()
 
 
 @pytest.mark.soak
@@ -189,18 +212,6 @@ def test_theta_of_a_language_model_is_that_of_one_machine(noise, run_on, tiny, t
     run_on()
     assert main([*keys[:-1], f"run={tmp_path / 'together'}"]) == 0
     assert model_hash(tmp_path / "alone") == model_hash(tmp_path / "together")
-
-
-def test_a_killed_and_a_hung_worker_lose_nothing(pool, monkeypatch):
-    monkeypatch.chdir(pool.folder)  # where workers begin
-    monkeypatch.setattr(pool, "hang_after", 1.5)  # before a hung job counts as slow
-    counted = []
-    trouble = {2: ("die", 1), 5: ("hang", 1)}
-    results = pool.map(misbehave, trouble, list(range(8)), on_result=lambda index, outcome: counted.append(index))
-    assert results == list(range(8)) and sorted(counted) == list(range(8))
-    assert {"tries-2", "tries-5"} <= {path.name for path in pool.folder.glob("tries-*")}
-    assert any("died" in event and "run again" in event for event in pool.events)
-    assert any("finished no step for 1.5 s" in event for event in pool.events), pool.events
 
 
 @pytest.mark.soak

@@ -34,8 +34,9 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
-# Ray then takes the loopback address for this machine's, and listens there only.
-LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Of a cluster that is started here. Ray then takes the loopback address for this machine's, and listens there only; and
+# workers get as much of a busy processor as those of a local pool.
+HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
 
 
 def check(config: ClusterConfig) -> None:
@@ -65,8 +66,8 @@ class Connection:
         self._guard: Guard | None = None
         self._folder = ""
         local = config.address == LOCAL
-        before = {name: os.environ.get(name) for name in (*QUIET, *LOOPBACK_ONLY, MODE, TOKEN)}
-        os.environ.update(QUIET | (LOOPBACK_ONLY if local else {}))
+        before = {name: os.environ.get(name) for name in (*QUIET, *HERE, MODE, TOKEN)}
+        os.environ.update(QUIET | (HERE if local else {}))
         try:
             import ray
 

@@ -283,9 +283,7 @@ class ClusterWorkers:
                 self._on_event("the cluster has workers again")
             self._alone_since, self._alone_told = now, False
         elif now - self._alone_since > WAIT_SECONDS and not self._alone_told:
-            self._on_event(
-                "no worker is there: the cluster has no free processor, or they take long to begin. The run waits"
-            )
+            self._on_event("the cluster has no worker: no processor is free, or they take long to begin. The run waits")
             self._alone_told = True
 
 

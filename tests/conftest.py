@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from warm import Warm
 
 from es_rl.errors import EsRlError
 from es_rl.rl.compaction import Compaction
 
 HERE = Path(__file__).parent
-PROCESSES = {"workers", "sweep", "test_central.py", "test_compare.py", "test_contenders.py", "test_scripts.py"}
 SUPPORT = HERE / "support"  # modules that tests and the processes that they start import
+PROCESSES = {"workers", "sweep", "test_central.py", "test_compare.py", "test_contenders.py", "test_scripts.py"}
 TINY = ["video.every=-1", "eval.episodes=2"]
 
 
@@ -44,6 +45,22 @@ def in_a_directory_of_its_own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(SUPPORT))
     paths = [str(SUPPORT), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """What forks the processes that tests start: see `warm.py`."""
+    warm = Warm()
+    yield warm
+    warm.close()
+
+
+@pytest.fixture(autouse=True)
+def processes_begin_at_once(request, monkeypatch, warm):
+    """Pools, films and trackers of this process begin without importing anything, if a test is not marked `cold`."""
+    if not request.node.get_closest_marker("cold"):
+        for module in ("workers.fork_server", "record", "run.trackers.link"):
+            monkeypatch.setattr(f"es_rl.{module}.start_process", warm.start)
 
 
 @pytest.fixture
@@ -86,16 +103,40 @@ def renderer():
 
 
 @pytest.fixture
-def command(tmp_path):
+def python(request, tmp_path, warm):
+    """Run Python to its end, as `python` with these arguments: exit code, stdout, stderr."""
+    cold = request.node.get_closest_marker("cold")
+
+    def run(*argv, timeout=120, env=None):
+        argv, environment = [*map(str, argv)], os.environ | (env or {})
+        if cold:
+            return subprocess.run(
+                [sys.executable, *argv], capture_output=True, text=True, timeout=timeout, check=False,
+                stdin=subprocess.DEVNULL, env=environment,
+            )  # fmt: skip
+        files = [tmp_path / f".{name}-{uuid.uuid4()}" for name in ("out", "err")]
+        process = warm.run(argv, out=files[0], err=files[1], environment=environment)
+        try:
+            code = process.wait(timeout)
+        finally:
+            if process.poll() is None:
+                process.kill()
+        said = [file.read_text() if file.exists() else "" for file in files]
+        for file in files:
+            file.unlink(missing_ok=True)
+        return subprocess.CompletedProcess(argv, code, *said)
+
+    return run
+
+
+@pytest.fixture
+def command(tmp_path, python):
     """Run a verb as a process: (exit code, stdout, stderr); an expected failure must be short and no traceback."""
 
     def run(verb, *argv, timeout=120):
         mark = str(uuid.uuid4())  # in the environment of the process and of all that it starts
-        done = subprocess.run(
-            [sys.executable, "-m", f"es_rl.{verb}", *argv],
-            cwd=tmp_path, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL,
-            env=os.environ | {"ES_RL_TEST": mark},
-        )  # fmt: skip
+        with contextlib.chdir(tmp_path):
+            done = python("-m", f"es_rl.{verb}", *argv, timeout=timeout, env={"ES_RL_TEST": mark})
         assert "Traceback" not in done.stderr + done.stdout, done.stderr
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("es_rl: ")]
@@ -121,20 +162,22 @@ def _hear_signals():
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(request, tmp_path, warm):
     """Start a training and leave it running; killed at the end of the test."""
-    started = []
+    started, cold = [], request.node.get_closest_marker("cold")
 
     def run(*argv, verb="train"):
-        with (tmp_path / "out.txt").open("w") as out:
-            process = psutil.Popen(
-                [sys.executable, "-m", f"es_rl.{verb}", *argv],
-                cwd=tmp_path,
-                stdout=out,
-                stderr=out,
-                stdin=subprocess.DEVNULL,
-                preexec_fn=_hear_signals,
-            )
+        argv, out = ["-m", f"es_rl.{verb}", *argv], tmp_path / "out.txt"
+        if cold:
+            with out.open("w") as file:
+                process = psutil.Popen(
+                    [sys.executable, *argv], cwd=tmp_path, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
+                    preexec_fn=_hear_signals,
+                )  # fmt: skip
+        else:
+            out.write_text("")
+            with contextlib.chdir(tmp_path):
+                process = warm.run(argv, out=out, err=out)
         started.append(process)
         return process
 

@@ -137,8 +137,13 @@ class Forked:
 
 
 def _serve(link: socket.socket, target: Callable[[Connection, int], Any]) -> None:
-    """Import what workers need. Then fork one for each request, and tell how each ends."""
+    """Import what workers need, then fork them."""
     _preload()
+    fork_on_request(link, target)
+
+
+def fork_on_request(link: socket.socket, target: Callable[[Connection, int], Any]) -> None:
+    """Fork a process that runs `target(pipe, slot)` for each request, and tell how each ends. End with the link."""
     wake, waker = os.pipe()
     for end in (wake, waker):
         os.set_blocking(end, False)

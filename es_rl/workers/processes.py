@@ -113,13 +113,18 @@ def _child(target: Callable[..., Any], args: tuple[Any, ...], parent: int, log: 
     os.setsid()
     _set(SAFE_PATH, safe)  # for what an environment starts
     die_with_parent(parent)
+    print_into(log)
+    target(*args)
+
+
+def print_into(log: str) -> None:
+    """Append what this process and those that it starts print to a file, and the trace of a crash of native code."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.close(descriptor)
     sys.stdout, sys.stderr = _printing(1), _printing(2)
     faulthandler.enable()  # a crash of native code leaves a trace in the log
-    target(*args)
 
 
 class _Output(io.RawIOBase):

@@ -9,7 +9,6 @@ import threading
 
 import gymnasium
 import numpy as np
-import psutil
 import pytest
 import torch
 from conftest import metrics, model_hash, records, refusal
@@ -61,7 +60,7 @@ def test_a_run_of_lambdas_has_a_path_that_a_shell_takes_as_it_is(tmp_path, monke
     assert file_name("es_rl/Arm-v0") == "es_rl-Arm-v0" and file_name("python:make.<locals>.f") == "make.-locals-.f"
 
 
-def test_closures_reach_the_workers_and_no_process_stays(tmp_path):
+def test_closures_reach_the_workers_and_no_process_stays(tmp_path, warm):
     scale, width = 2.0, 8
 
     class Scaled(gymnasium.RewardWrapper):
@@ -76,8 +75,7 @@ def test_closures_reach_the_workers_and_no_process_stays(tmp_path):
         return toy(network, env, workers=workers, run=tmp_path / str(workers)).learn(generations=2)
 
     alone, two = begin(0), begin(2)
-    left = [p.cmdline() for p in psutil.Process().children(recursive=True)]
-    assert [line for line in left if "resource_tracker" not in " ".join(line)] == []  # which Python keeps
+    assert not warm.family()
     assert same(theta(alone), theta(two))
     assert alone.history[-1]["fitness/mean"] == 2 * alone.history[-1]["length/mean"]
 

@@ -15,6 +15,8 @@ from es_rl.workers.machine import available_processors
 from es_rl.workers.pool import DEATHS, HANGS, Workers
 from es_rl.workers.worker import JobFailure
 
+pytestmark = pytest.mark.cold
+
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):

@@ -58,8 +58,10 @@ def warm():
 @pytest.fixture(autouse=True)
 def processes_begin_at_once(request, monkeypatch, warm):
     """Pools, films and trackers of this process begin without importing anything, if a test is not marked `cold`."""
+    warm.speaks = request.node.path.parent.name == "llm"
     if not request.node.get_closest_marker("cold"):
-        for module in ("workers.fork_server", "record", "run.trackers.link"):
+        monkeypatch.setattr("es_rl.workers.fork_server.start_process", warm.start_workers)
+        for module in ("record", "run.trackers.link"):
             monkeypatch.setattr(f"es_rl.{module}.start_process", warm.start)
 
 
@@ -103,27 +105,28 @@ def renderer():
 
 
 @pytest.fixture
-def python(request, tmp_path, warm):
+def python(request, tmp_path, tmp_path_factory, warm):
     """Run Python to its end, as `python` with these arguments: exit code, stdout, stderr."""
     cold = request.node.get_closest_marker("cold")
 
-    def run(*argv, timeout=120, env=None):
-        argv, environment = [*map(str, argv)], os.environ | (env or {})
+    def run(*argv, timeout=120, env=None, unset=(), cwd=tmp_path, out=None):
+        argv = [*map(str, argv)]
+        environment = {name: value for name, value in os.environ.items() if name not in unset} | (env or {})
         if cold:
             return subprocess.run(
                 [sys.executable, *argv], capture_output=True, text=True, timeout=timeout, check=False,
-                stdin=subprocess.DEVNULL, env=environment,
+                stdin=subprocess.DEVNULL, env=environment, cwd=cwd,
             )  # fmt: skip
-        files = [tmp_path / f".{name}-{uuid.uuid4()}" for name in ("out", "err")]
-        process = warm.run(argv, out=files[0], err=files[1], environment=environment)
+        folder = tmp_path_factory.mktemp("said")
+        files = [Path(out or folder / "out"), folder / "err"]
+        with contextlib.chdir(cwd):
+            process = warm.run(argv, out=files[0], err=files[1], environment=environment)
         try:
             code = process.wait(timeout)
         finally:
             if process.poll() is None:
                 process.kill()
-        said = [file.read_text() if file.exists() else "" for file in files]
-        for file in files:
-            file.unlink(missing_ok=True)
+        said = [file.read_text() if file.is_file() else "" for file in files]
         return subprocess.CompletedProcess(argv, code, *said)
 
     return run
@@ -135,8 +138,7 @@ def command(tmp_path, python):
 
     def run(verb, *argv, timeout=120):
         mark = str(uuid.uuid4())  # in the environment of the process and of all that it starts
-        with contextlib.chdir(tmp_path):
-            done = python("-m", f"es_rl.{verb}", *argv, timeout=timeout, env={"ES_RL_TEST": mark})
+        done = python("-m", f"es_rl.{verb}", *argv, timeout=timeout, env={"ES_RL_TEST": mark})
         assert "Traceback" not in done.stderr + done.stdout, done.stderr
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("es_rl: ")]

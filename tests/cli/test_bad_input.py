@@ -12,7 +12,7 @@ from es_rl.record import main as record
 from es_rl.train import main as training
 from es_rl.workers import pool
 
-SMALL = ["generations=2", "es.population=4", "video.every=-1", "run=run"]
+SMALL = ["generations=2", "es.population=4", "eval.every=0", "video.every=-1", "run=run"]
 CONFIG = [
     ([], "env is missing"),
     (["env=CartPole-v1", "es.population=7"], "es.population=7: members come in antithetic pairs"),

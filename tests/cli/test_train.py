@@ -109,7 +109,7 @@ def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
 def test_a_signal_in_a_long_generation_saves_and_leaves(start, tmp_path, number, code):
     process = start("env=hostile:Long-v0", "run=run", "workers=2", "es.population=8", "video.every=-1")
     wait_for(lambda: (tmp_path / "run/checkpoints/last").exists() and len(workers_of(process)) >= 2, process)
-    time.sleep(3)  # into the generation
+    time.sleep(1)  # into the generation
     family = process.children(recursive=True)
     process.send_signal(number)
     assert process.wait(timeout=30) == code  # long before the generation would end
@@ -165,7 +165,15 @@ def servers():
 @pytest.mark.parametrize("end", ["killed", "finished"])
 def test_what_environments_start_does_not_outlive_the_training(start, tmp_path, end):
     keys = ["generations=1"] if end == "finished" else []
-    process = start("env=hostile:StartsServer-v0", "run=run", "workers=2", "es.population=4", "video.every=-1", *keys)
+    process = start(
+        "env=hostile:StartsServer-v0",
+        "run=run",
+        "workers=2",
+        "es.population=4",
+        "eval.episodes=1",
+        "video.every=-1",
+        *keys,
+    )
     wait_for(lambda: len(servers()) >= 2, process)
     if end == "killed":
         process.kill()

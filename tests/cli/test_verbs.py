@@ -259,7 +259,7 @@ def test_all_files_are_utf_8_and_all_output_survives_any_locale(name, tmp_path):
     commands = [["train", *keys, "run=lauf"]]
     if name == "no locale":
         commands += [
-            ["train", "resume=lauf", "env=hostile:Foreign-v0", "generations=3"],
+            ["train", "resume=lauf", "env=hostile:Foreign-v0", "generations=3", "workers=0"],
             ["evaluate", "run=lauf", "env=hostile:Foreign-v0", "episodes=1"],
             ["train", "env=Humanoid-v→"],
         ]

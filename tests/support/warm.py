@@ -22,6 +22,8 @@ import subprocess
 import sys
 import threading
 import traceback
+import types
+from functools import cached_property
 from pathlib import Path
 
 import cloudpickle
@@ -36,6 +38,7 @@ from es_rl.workers.processes import THREAD_VARIABLES, die_with_parent, print_int
 PRELOADED = ("es_rl.rl.verbs.training", "es_rl.rl.verbs.recording", "es_rl.trainer.trainer", "es_rl.learner.model")
 SIZE = struct.Struct("q")
 MOST_FILES = 8  # among the arguments of one process
+CLOSE_SECONDS = 10.0  # limit for the end of a process that forks
 TRACKER = "resource_tracker"  # a helper of Python's own
 
 
@@ -63,7 +66,7 @@ class Server:
             socket.send_fds(ours, [SIZE.pack(len(body))], pickler.files)
             ours.sendall(body)
         process = Forked(status)
-        while process.pid is None:
+        while process.pid is None and process.exitcode is None:
             select.select([status], [], [])
         return process
 
@@ -72,46 +75,62 @@ class Server:
 
 
 class Warm:
-    """What starts the processes of tests. `simulating` has imported MuJoCo as well, without a renderer."""
+    """What starts the processes of tests.
+
+    `simulating` has imported MuJoCo as well, without a renderer, and `speaking` also what language models need.
+    """
 
     def __init__(self):
-        self._general = self._simulating = None
+        self.speaks = False  # whether the next processes need language models
 
-    @property
+    @cached_property
     def general(self):
-        if self._general is None:
-            self._general = Server(begin_interpreter)
-        return self._general
+        return Server(begin_interpreter)
 
-    @property
+    @cached_property
     def simulating(self):
-        if self._simulating is None:
-            environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")}
-            self._simulating = Server(lambda link: self.general.start(simulate, [link], environment, os.devnull))
-        return self._simulating
+        return self._another(simulate)
 
-    def start(self, target, *args, log=None, mark=""):
+    @cached_property
+    def speaking(self):
+        return self._another(speak)
+
+    def _another(self, serve):
+        """Begin a process that imports more, and forks."""
+        environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1"), RENDERER: "disabled"}
+        return Server(lambda link: self.general.start(serve, [link], environment, os.devnull))
+
+    def start(self, target, *args, log=None, mark="", server=None):
         """Start `target(*args)` as `start_process` does."""
         environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1"), **({guard.NAME: mark} if mark else {})}
-        server = self.simulating if environment.get(RENDERER, "disabled") == "disabled" else self.general
-        return server.start(target, args, environment, str(log or os.devnull))
+        return (server or self.general).start(target, args, environment, str(log or os.devnull))
+
+    def start_workers(self, *args, **more):
+        """Start a server of workers, of which most only simulate."""
+        simulates = os.environ.get(RENDERER, "disabled") == "disabled"
+        server = self.speaking if self.speaks else self.simulating if simulates else self.general
+        return self.start(*args, **more, server=server)
 
     def run(self, argv, *, out, err, environment=None):
-        """Start Python with these arguments, `-m MODULE …` or `SCRIPT …`, and files for what it prints."""
-        return Started(self.general.start(program, [argv, str(out), str(err)], environment or {**os.environ}, str(err)))
+        """Start Python with these arguments, `-m MODULE …`, `-c CODE …` or `SCRIPT …`, and files for what it prints."""
+        server = self.speaking if "es_rl.llm" in argv else self.general
+        return Started(server.start(program, [argv, str(out), str(err)], environment or {**os.environ}, str(err)))
 
     def family(self):
         """The processes that this one has started, but for helpers: those that fork, and Python's own."""
-        servers = [server.process.pid for server in (self._general, self._simulating) if server]
+        helpers = [server.process.pid for server in self._begun()]
         found = psutil.Process().children(recursive=True)
-        return [p for p in found if p.pid not in servers and not _is_tracker(p)]
+        return [p for p in found if p.pid not in helpers and not _is_tracker(p)]
+
+    def _begun(self):
+        """Those that have begun, the general one last."""
+        return [vars(self)[name] for name in ("simulating", "speaking", "general") if name in vars(self)]
 
     def close(self):
-        for server in (self._simulating, self._general):
-            if server:
-                server.close()
-        if self._general:
-            self._general.process.wait()
+        for server in self._begun():
+            server.close()
+            wait = server.process.wait if server is vars(self)["general"] else server.process.join
+            wait(CLOSE_SECONDS)
 
 
 class Started(psutil.Process):
@@ -198,6 +217,13 @@ def simulate(link):
     fork_on_request(link, begin)
 
 
+def speak(link):
+    """Import MuJoCo and what language models need, then fork."""
+    importlib.import_module("transformers.models.llama.modeling_llama")
+    importlib.import_module("es_rl.llm.task")
+    simulate(link)
+
+
 def begin(pipe, slot):
     """Be the process that a test asked for."""
     with pipe, socket.socket(fileno=os.dup(pipe.fileno())) as link:
@@ -212,8 +238,7 @@ def begin(pipe, slot):
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as `start_process` does
     print_into(log)
     target, args = Unpickler(io.BytesIO(call), files).load()
-    target(*args)
-    os._exit(0)
+    leave(target, *args)
 
 
 def program(argv, out, err):
@@ -226,9 +251,23 @@ def program(argv, out, err):
         descriptor = os.open(path, flags | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, stream)
         os.close(descriptor)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1, errors="backslashreplace")
+    sys.stdin, sys.stdout, sys.stderr = _text(0, "r"), _text(1, "w"), _text(2, "w", "backslashreplace")
     sys.orig_argv[:] = [sys.executable, *argv]
-    code = _run(argv)
+    _run(argv)
+
+
+def leave(target, *args):
+    """Call a function, then end this process as Python does: with its exit code, or with a traceback."""
+    code = 0
+    try:
+        target(*args)
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:  # noqa: BLE001  whatever it is
+        traceback.print_exc()
+        code = 1
     threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -237,24 +276,25 @@ def program(argv, out, err):
     os._exit(code)
 
 
+def _text(descriptor, mode, errors="strict"):
+    """Return a standard stream as Python opens it for a file."""
+    return open(descriptor, mode, buffering=1 if descriptor == 2 else -1, encoding="utf-8", errors=errors)
+
+
 def _run(argv):
-    """Run a module or a script; return the exit code."""
-    try:
-        if argv[0] == "-m":
-            sys.argv[:] = argv[1:]
-            sys.path.insert(0, "")
-            for name in (argv[1], f"{argv[1]}.__main__"):
-                sys.modules.pop(name, None)  # Python has not imported what it is to run
-            runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv[:] = argv
-            sys.path.insert(0, str(Path(argv[0]).parent))
-            runpy.run_path(argv[0], run_name="__main__")
-    except SystemExit as error:
-        if isinstance(error.code, str):
-            print(error.code, file=sys.stderr)
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+    """Run a module, code or a script."""
+    if argv[0] == "-m":
+        sys.argv[:] = argv[1:]
+        sys.path.insert(0, "")
+        for name in (argv[1], f"{argv[1]}.__main__"):
+            sys.modules.pop(name, None)  # Python has not imported what it is to run
+        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+    elif argv[0] == "-c":
+        sys.argv[:] = ["-c", *argv[2:]]
+        sys.path.insert(0, "")
+        sys.modules["__main__"] = main = types.ModuleType("__main__")
+        exec(compile(argv[1], "<string>", "exec"), vars(main))
+    else:
+        sys.argv[:] = argv
+        sys.path.insert(0, str(Path(argv[0]).parent))
+        runpy.run_path(argv[0], run_name="__main__")

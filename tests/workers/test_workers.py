@@ -15,8 +15,6 @@ from es_rl.workers.machine import available_processors
 from es_rl.workers.pool import DEATHS, HANGS, Workers
 from es_rl.workers.worker import JobFailure
 
-pytestmark = pytest.mark.cold
-
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
@@ -139,6 +137,7 @@ def test_steps_are_reported_while_a_job_runs():
     assert sum(steps) == 25 and len(steps) >= 3
 
 
+@pytest.mark.cold
 def test_workers_print_into_the_log_lead_their_group_and_use_one_thread(workers, log):
     assert workers.map(print_and_report_signals, None, [0]) == [(True, "1")]
     assert "printed by a worker\n" in log.read_text() and "printed by its child\n" in log.read_text()
@@ -151,6 +150,7 @@ def test_a_stopped_worker_is_replaced():
         assert pool.map(double, 0, [1, 2]) == [2, 4]
 
 
+@pytest.mark.cold
 def test_workers_lost_with_their_server_are_replaced():
     events = []
     with Workers(2, on_event=events.append) as pool:
@@ -161,6 +161,7 @@ def test_workers_lost_with_their_server_are_replaced():
         assert not {*before} & {*pool.pids} and len(events) >= 2
 
 
+@pytest.mark.cold
 def test_a_server_has_one_thread_and_its_workers_draw_numbers_of_their_own():
     with Workers(2) as pool:
         drawn = pool.map(draw, None, [0, 1])
@@ -169,6 +170,7 @@ def test_a_server_has_one_thread_and_its_workers_draw_numbers_of_their_own():
     assert drawn[0] != drawn[1]
 
 
+@pytest.mark.cold
 def test_a_server_that_cannot_be_started_is_one_error(monkeypatch):
     def refuse(*args, **kwargs):
         raise ResourceError("no more processes")
@@ -180,6 +182,7 @@ def test_a_server_that_cannot_be_started_is_one_error(monkeypatch):
     assert psutil.Process().num_fds() == before
 
 
+@pytest.mark.cold
 def test_nothing_is_left_behind_and_files_do_not_pile_up():
     me = psutil.Process()
     before = set(me.children(recursive=True))
@@ -218,6 +221,7 @@ def test_processors_are_those_this_process_may_use():
     assert 1 <= available_processors() <= len(everything)
 
 
+@pytest.mark.cold
 def test_a_pool_closes_though_the_program_has_forked_and_leaves_its_resource_tracker_alone(recwarn):
     for _ in range(2):
         with Workers(1) as pool:

@@ -232,7 +232,7 @@ def comparable(run):
 def is_child(process):
     """True for a process that the program has started to run a part of itself, and for workers, which it forks."""
     with contextlib.suppress(psutil.Error):
-        return "spawn_main" in " ".join(process.cmdline())
+        return any(start in " ".join(process.cmdline()) for start in ("spawn_main", "warmed.serve"))
     return False
 
 

@@ -95,7 +95,7 @@ def test_only_members_that_crash_fail_whoever_runs_beside_them(train, monkeypatc
 
 
 def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
-    keys = [*toy(population=64, chunk=16), "generations=30", "video.every=-1", "eval.episodes=2"]
+    keys = [*toy(population=64, chunk=16), "generations=12", "video.every=-1", "eval.episodes=2"]
     quiet = train(*keys, run="quiet")
     process = start(*keys, "workers=2", "run=killed")
     kills = kill_workers(process, tmp_path / "killed", workers=1, pauses=(1.0, 2.0), most=3)

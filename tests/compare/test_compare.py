@@ -21,16 +21,20 @@ from es_rl.compare.opponents import ppo_fast
 from es_rl.errors import ConfigError, ResourceError, Stopped
 from es_rl.workers import machine
 
-SMALL = ["es.population=8", "eval.every=2", "eval.episodes=2", "workers=1", "episodes=2", "tolerate=1"]
+TINY = ["es.population=8", "eval.every=2", "eval.episodes=2", "episodes=2", "tolerate=1"]
+SMALL = [*TINY, "workers=0"]
 TOY = ["env=es_rl/PointMass-v0", "minutes=0.03", "film=0", *SMALL]
 
 
-def compare(*keys, cwd, code=0, env=None):
-    command = [sys.executable, "-m", "es_rl.compare", *keys]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | (env or {}))
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+@pytest.fixture
+def compare(python):
+    def run(*keys, code=0):
+        done = python("-m", "es_rl.compare", *keys)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
 
 
 def test_what_other_programs_use_is_measured(tmp_path, monkeypatch):
@@ -93,10 +97,10 @@ def test_processors_that_may_not_be_used_do_not_count(monkeypatch):
     assert machine.processor_seconds()[1] == pytest.approx(whole / len(every), rel=0.05)
 
 
-def test_a_comparison_is_run_kept_and_gone_on_with(tmp_path, monkeypatch):
+def test_a_comparison_is_run_kept_and_gone_on_with(tmp_path, monkeypatch, compare):
     (tmp_path / "out/es-0/run/checkpoints").mkdir(parents=True)  # as one that was killed before it had begun
     (tmp_path / "out/es-0/run/.lock").touch()
-    done = compare(*TOY, "seeds=1", "against=[random]", "out=out", cwd=tmp_path)
+    done = compare(*TOY, "seeds=1", "against=[random]", "out=out")
     assert "1 of 2: es_rl, seed 0" in done.stdout and "report.html" in done.stdout
     out = tmp_path / "out"
     results = json.loads((out / "results.json").read_text())
@@ -107,7 +111,7 @@ def test_a_comparison_is_run_kept_and_gone_on_with(tmp_path, monkeypatch):
         told = [point[clock] for point in ours["curve"]]
         assert told == sorted(told) and 0 < told[-1] <= ours[clock] + 0.02
     before = (out / "es-0" / "result.json").stat().st_mtime_ns
-    more = compare(*TOY, "seeds=2", "against=[]", "out=out", cwd=tmp_path)  # another seed is added
+    more = compare(*TOY, "seeds=2", "against=[]", "out=out")  # another seed is added
     assert (out / "es-0" / "result.json").stat().st_mtime_ns == before
     assert "es_rl, seed 0\n" not in more.stdout.replace("   es_rl", "") and "2 of 2: es_rl, seed 1" in more.stdout
     kept = [(run["name"], run["seed"]) for run in json.loads((out / "results.json").read_text())["runs"]]
@@ -141,18 +145,18 @@ def test_the_command_covers_all_runs_where_their_seeds_have_no_gap():
     assert {"first_seed=7", "seeds=1"} <= set(comparison._given(config, [], [*runs, {"name": "es", "seed": 100}]))
 
 
-def test_a_stopped_comparison_goes_on_with_the_training_that_it_stopped(tmp_path):
+def test_a_stopped_comparison_goes_on_with_the_training_that_it_stopped(tmp_path, start, compare):
     keys = ["env=es_rl/PointMass-v0", "minutes=0.1", *SMALL, "seeds=1", "against=[random]", "out=out"]
-    process = subprocess.Popen([sys.executable, "-m", "es_rl.compare", *keys], cwd=tmp_path, stderr=subprocess.PIPE)
+    process = start(*keys, verb="compare")
     run = tmp_path / "out/es-0/run"
-    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < 3:
+    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < 2:
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert "the same command goes on" in process.communicate(timeout=60)[1].decode()
-    assert process.returncode == 75
+    assert process.wait(timeout=60) == 75
+    assert "the same command goes on" in (tmp_path / "out.txt").read_text()
     trained = len((run / "metrics.jsonl").read_text().splitlines())
-    compare(*keys, cwd=tmp_path)
+    compare(*keys)
     generations = [json.loads(line)["generation"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert generations == list(range(len(generations))) and len(generations) > trained
 
@@ -181,9 +185,9 @@ def test_a_missing_library_is_named_with_its_remedy_before_anything_is_trained(t
 
 @pytest.mark.soak
 @pytest.mark.parametrize("against", [["ppo_fast"], ["ppo", "ars"]])
-def test_opponents_train_and_are_filmed_and_judged_like_ours(against, tmp_path, renderer):
-    keys = ["env=InvertedPendulum-v4", "minutes=0.05", *SMALL, "seeds=1", f"against=[{','.join(against)}]"]
-    compare(*keys, "film=0.5", "out=out", "threads=1", "processes=1", cwd=tmp_path)
+def test_opponents_train_and_are_filmed_and_judged_like_ours(against, tmp_path, renderer, compare):
+    keys = ["env=InvertedPendulum-v4", "minutes=0.05", *TINY, "workers=1", "seeds=1", f"against=[{','.join(against)}]"]
+    compare(*keys, "film=0.5", "out=out", "threads=1", "processes=1")
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert [run["name"] for run in results["runs"]] == ["es", *against]
     for run in results["runs"]:
@@ -200,10 +204,10 @@ def test_opponents_train_and_are_filmed_and_judged_like_ours(against, tmp_path, 
         assert len(list((tmp_path / "out").glob("*/video.mp4"))) == 1 + len(against)
 
 
-def test_a_contender_that_fails_makes_the_exit_code_5_and_the_others_are_run(tmp_path):
+def test_a_contender_that_fails_makes_the_exit_code_5_and_the_others_are_run(tmp_path, compare):
     """Sixty episodes of PPO's settings take longer than that."""
     keys = ["env=InvertedDoublePendulum-v4", "minutes=0.0001", "film=0", *SMALL, "seeds=1", "threads=1"]
-    done = compare(*keys, "against=[sac,random]", "out=out", cwd=tmp_path, code=5)
+    done = compare(*keys, "against=[sac,random]", "out=out", code=5)
     assert "sac-0: failed; the report says why" in done.stderr
     runs = {run["name"]: run for run in json.loads((tmp_path / "out/results.json").read_text())["runs"]}
     assert "minutes=0.0001: not one update of 100 steps was made" in runs["sac"]["failed"]

@@ -2,16 +2,14 @@
 
 import importlib.util
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from conftest import wait_for
 from gymnasium import spaces
 
 from es_rl import envs
@@ -348,10 +346,9 @@ def test_a_dict_is_seen_as_one_vector_and_actions_may_be_discrete(name, tmp_path
             )
 
 
-def test_torch_has_as_many_threads_as_are_told():
+def test_torch_has_as_many_threads_as_are_told(python):
     code = "from es_rl.compare import baselines; import torch; baselines.use_threads(3); print(torch.get_num_threads())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "3"
+    assert python("-c", code).stdout.strip() == "3"
 
 
 def test_what_evotorch_learnt_is_what_its_policy_does():
@@ -383,28 +380,13 @@ def test_what_evotorch_learnt_is_what_its_policy_does():
     ],
 )
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_no_process_outlives_an_opponent(keys, number, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "es_rl.compare.baselines",
-        "env=InvertedPendulum-v4",
-        "out=out",
-        "minutes=1",
-        "processes=2",
-        *keys,
-    ]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    curve, family = tmp_path / "out/curve.jsonl", []
-    try:
-        while not curve.exists() or len(curve.read_text().splitlines()) < 2:
-            assert process.poll() is None
-            time.sleep(0.1)
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) >= 2
-        os.kill(process.pid, number)
-        assert process.wait(60) == (75 if number == signal.SIGTERM else -signal.SIGKILL)
-        _, alive = psutil.wait_procs(family, timeout=60)
-        assert [one.cmdline() for one in alive] == []
-    finally:
-        process.kill()
+def test_no_process_outlives_an_opponent(keys, number, tmp_path, start):
+    process = start("env=InvertedPendulum-v4", "out=out", "minutes=1", "processes=2", *keys, verb="compare.baselines")
+    curve = tmp_path / "out/curve.jsonl"
+    wait_for(lambda: curve.exists() and len(curve.read_text().splitlines()) >= 2, process)
+    family = process.children(recursive=True)
+    assert len(family) >= 2
+    process.send_signal(number)
+    assert process.wait(60) == (75 if number == signal.SIGTERM else -signal.SIGKILL)
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert [one.cmdline() for one in alive] == []

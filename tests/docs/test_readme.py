@@ -28,6 +28,7 @@ def commands():
     return [words for words in found if not any("/RUN" in word or word.startswith("export=") for word in words)]
 
 
+@pytest.mark.cold  # as their readers begin them
 @pytest.mark.timeout(600)  # all commands, one after the other
 def test_the_commands_run_in_their_order(command, tiny, renderer, monkeypatch):
     """As they stand, with keys added that make them short."""

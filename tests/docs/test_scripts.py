@@ -4,7 +4,6 @@ import json
 import os
 import runpy
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,18 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS, BENCHMARKS = ROOT / "scripts", ROOT / "benchmarks"
 
 
+@pytest.fixture
+def script(python):
+    """Run a script that must succeed: its stdout and stderr."""
+
+    def run(*argv, **more):
+        done = python(*argv, **more)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
 @pytest.mark.parametrize(
     "keys",
     [
@@ -25,32 +36,25 @@ SCRIPTS, BENCHMARKS = ROOT / "scripts", ROOT / "benchmarks"
         "env=Hopper-v4 backend=gymnasium workers=2",
     ],
 )
-def test_throughput_of_training_and_of_the_simulations_alone(keys, tmp_path):
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / "throughput.py", *keys.split(), "es.population=8", "rounds=1"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+def test_throughput_of_training_and_of_the_simulations_alone(keys, script):
+    done = script(BENCHMARKS / "throughput.py", *keys.split(), "es.population=8", "rounds=1")
     lines = {line.split()[0]: line.split() for line in done.stdout.splitlines()}
     speeds = [float(lines[name][1].replace(",", "")) for name in ("training", "alone")]
     assert min(speeds) > 0
     assert float(lines["alone"][5]) == pytest.approx(speeds[0] / speeds[1], rel=0.02, abs=0.001)
 
 
-def test_throughput_of_judged_steps_and_of_their_simulations_alone(tmp_path):
+def test_throughput_of_judged_steps_and_of_their_simulations_alone(script):
     keys = ["env=Hopper-v4", "workers=1", "rounds=1", "credit.simulations=6", "es.segment=8", "credit.epochs=1"]
-    argv = [sys.executable, BENCHMARKS / "judged_throughput.py", *keys]
-    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = script(BENCHMARKS / "judged_throughput.py", *keys)
     share = float(done.stdout.splitlines()[-1].rpartition(" of the physics")[0].rpartition(" ")[2])
     assert 0 < share < 1
 
 
 @pytest.mark.soak
-def test_variants_are_compared_and_finished_trainings_are_not_repeated(tmp_path):
+def test_variants_are_compared_and_finished_trainings_are_not_repeated(tmp_path, script):
     keys = ["out=runs", "env=InvertedPendulum-v4", "env_steps=100", "seeds=2", "eval.episodes=2", "es.segment=8"]
-    argv = [sys.executable, BENCHMARKS / "variants.py", *keys, "--", "", "credit.epochs=1"]
-    first, again = (
-        subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout for _ in range(2)
-    )
+    first, again = (script(BENCHMARKS / "variants.py", *keys, "--", "", "credit.epochs=1").stdout for _ in range(2))
     assert first == again and len(list((tmp_path / "runs").glob("*.done"))) == 4
     rows = [line.split("|")[1:-1] for line in first.splitlines()[2:]]
     assert [row[0].strip() for row in rows] == ["as it is", "credit.epochs=1"]
@@ -67,54 +71,37 @@ def test_policies_are_compared_on_the_same_steps(capsys):
 
 @pytest.mark.soak
 @pytest.mark.slow
-def test_es_rl_goes_on_from_ppo_and_both_are_compared(tmp_path):
+def test_es_rl_goes_on_from_ppo_and_both_are_compared(script):
     pytest.importorskip("stable_baselines3")
     keys = ["env=Hopper-v4", "ppo_steps=9000", "minutes=0.02", "seeds=1", "es.population=4", "es.top=2", "workers=0"]
-    argv = [sys.executable, BENCHMARKS / "after_ppo.py", "out=runs", *keys]
-    first, again = (
-        subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout for _ in range(2)
-    )
+    first, again = (script(BENCHMARKS / "after_ppo.py", "out=runs", *keys).stdout for _ in range(2))
     assert first == again
     scores = [float(cell) for cell in first.splitlines()[2].split("|")[2:-1]]
     assert len(scores) == 6 and min(scores) > 0 and len(set(scores)) > 3
 
 
-def test_peers_are_those_that_throughput_asks_for():
+def test_peers_are_those_that_throughput_asks_for(script):
     code = "import throughput, peers; assert set(throughput.PEERS) == set(peers.PEERS)"
-    subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, check=True)
+    script("-c", code, cwd=BENCHMARKS)
 
 
-def test_the_forward_pass_is_compared_with_plain_inference(tmp_path):
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / "population_forward.py", "8x6x2x3"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def test_the_forward_pass_is_compared_with_plain_inference(script):
+    done = script(BENCHMARKS / "population_forward.py", "8x6x2x3")
     sizes, shares, memory = done.stdout.splitlines()[1].split("|")
     assert sizes.split() == ["8", "6", "2", "3"] and all(float(share) > 0 for share in shares.split())
     assert memory.split() == [str(4 * (2 * 16 + 8)), str(4 * 72)]
 
 
-def test_plans_of_observations_are_compared_with_gymnasiums_way(tmp_path):
-    argv = [sys.executable, BENCHMARKS / "observations.py", "rounds=1", "calls=2"]
-    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
+def test_plans_of_observations_are_compared_with_gymnasiums_way(script):
+    done = script(BENCHMARKS / "observations.py", "rounds=1", "calls=2")
     rows = [line.split("|")[2:-1] for line in done.stdout.splitlines()[2:]]
     assert len(rows) == 4 and all(float(value) > 0 for row in rows for value in row)
 
 
 @pytest.mark.soak
-def test_kinds_of_noise_are_compared_and_the_comparison_goes_on_where_it_stopped(tmp_path):
-    argv = [
-        sys.executable,
-        BENCHMARKS / "noise_kinds.py",
-        "out=runs",
-        "envs=InvertedDoublePendulum-v4",
-        "seeds=1",
-        "scale=0.01",
-    ]
-    tables = [subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+def test_kinds_of_noise_are_compared_and_the_comparison_goes_on_where_it_stopped(script):
+    keys = ["out=runs", "envs=InvertedDoublePendulum-v4", "seeds=1", "scale=0.01"]
+    tables = [script(BENCHMARKS / "noise_kinds.py", *keys).stdout for _ in range(2)]
     assert tables[0] == tables[1]
     assert [line.split("|")[2].strip() for line in tables[0].splitlines()[2:]] == ["dense", "lowrank"]
 
@@ -289,12 +276,10 @@ def test_the_policies_shown_are_loaded_and_their_clips_are_small():
         assert (ROOT / "videos" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_walked_is_walked_in_the_episodes_of_evaluate():
+def test_what_is_walked_is_walked_in_the_episodes_of_evaluate(script):
     policy = ROOT / "videos/policies/hopper"
     walked, evaluated = (
-        subprocess.run(
-            [sys.executable, *command, f"run={policy}", "episodes=2"], capture_output=True, text=True, check=True
-        )
+        script(*command, f"run={policy}", "episodes=2")
         for command in ([SCRIPTS / "distance_walked.py"], ["-m", "es_rl.evaluate"])
     )
     means = {line[:26].strip(): float(line[26:].split()[0]) for line in walked.stdout.splitlines()}

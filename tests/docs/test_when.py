@@ -1,9 +1,7 @@
 """The tasks, the trainings and the page of "when evolution is the right tool"."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -236,35 +234,33 @@ def test_every_case_trains_what_it_names_and_keeps_the_preset():
 # ---------------------------------------------------------------- commands
 
 
-def call(tmp_path, *argv):
-    return subprocess.run(
-        [sys.executable, BENCHMARKS / "when.py", *argv],
-        cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+@pytest.fixture
+def call(python):
+    return lambda *argv: python(BENCHMARKS / "when.py", *argv, env={"OMP_NUM_THREADS": "1"})
 
 
-def test_the_page_is_what_its_results_say(tmp_path):
+def test_the_page_is_what_its_results_say(tmp_path, call):
     page, raw = tmp_path / "when.md", tmp_path / "when.json"
     shutil.copy(ROOT / "docs" / "when.md", page)
     shutil.copy(BENCHMARKS / "when.json", raw)
-    assert call(tmp_path, "show", "out=none", f"page={page}", f"raw={raw}").returncode == 0
+    assert call("show", "out=none", f"page={page}", f"raw={raw}").returncode == 0
     assert page.read_text() == (ROOT / "docs" / "when.md").read_text()
     assert raw.read_text() == (BENCHMARKS / "when.json").read_text()
 
 
 @pytest.mark.soak
 @pytest.mark.slow
-def test_trainings_run_once_and_are_shown(tmp_path):
+def test_trainings_run_once_and_are_shown(tmp_path, call):
     pytest.importorskip("sb3_contrib")
     keys = ["run", "cases=[memory8]", "minutes=0.004", "seeds=1", "parallel=1", "out=runs"]
-    first = call(tmp_path, *keys)
+    first = call(*keys)
     assert first.returncode == 0, first.stderr + (tmp_path / "runs/memory8-es_rl-1/log.txt").read_text()
     assert first.stdout.count("done") == 2
-    again = call(tmp_path, *keys)
+    again = call(*keys)
     assert (again.returncode, again.stdout) == (0, "")
     page, raw = tmp_path / "when.md", tmp_path / "when.json"
     shutil.copy(ROOT / "docs" / "when.md", page)
-    assert call(tmp_path, "show", "out=runs", f"page={page}", f"raw={raw}").returncode == 0
+    assert call("show", "out=runs", f"page={page}", f"raw={raw}").returncode == 0
     found = json.loads(raw.read_text())
     assert [(r["case"], r["name"], r["episodes"]) for r in found] == [
         ("memory8", "es_rl", 100), ("memory8", "recurrent_ppo", 100),
@@ -283,7 +279,7 @@ def test_trainings_run_once_and_are_shown(tmp_path):
         (["one", "case=ternary", "name=ppo_fast", "out=x"], "name=ppo_fast out=x: give es_rl, and a directory"),
     ],
 )
-def test_what_cannot_be_is_refused(argv, said, tmp_path):
-    done = call(tmp_path, *argv)
+def test_what_cannot_be_is_refused(argv, said, call):
+    done = call(*argv)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -114,7 +114,7 @@ def test_a_chunk_whose_environments_go_another_way_is_rolled_out_again(train, mo
 
 def test_simulation_and_inference_overlap(monkeypatch):
     """With a policy that takes as long as a step of its simulations, a generation takes the time of one, not of both."""
-    steps, pause = 40, 0.002
+    steps, pause = 24, 0.002
     line = (
         f"env=hostile:Paced-v0 env_kwargs.max_episode_steps={steps} es.population=16 chunk=4 workers=1 obs_norm=false"
     )
@@ -145,8 +145,9 @@ def test_simulation_and_inference_overlap(monkeypatch):
     simulating = 4 * steps * 4 * pause  # chunks × steps × simulations of a step: of one process
     with Workers(2) as workers:
         thinks, simulates = generation(workers, 0.0, 4 * pause), generation(workers, pause, 0.0)
-        both = min(generation(workers, pause, 4 * pause) for _ in range(3))  # what else the machine does can only add
-    assert both <= 1.25 * max(thinks, simulates, simulating)
+        most = 1.25 * max(thinks, simulates, simulating)
+        # What else the machine does can only add.
+        assert any(generation(workers, pause, 4 * pause) <= most for _ in range(3))
 
 
 def test_a_gpu_that_is_not_there_is_one_line(command, monkeypatch):

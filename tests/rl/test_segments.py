@@ -310,7 +310,7 @@ def test_a_signal_is_heard_in_an_endless_update(start, tmp_path, workers):
     process = start(*keys, f"workers={workers}", "video.every=-1", "run=run")
     wait_for(lambda: "4 simulations" in (tmp_path / "out.txt").read_text(), process)
     begun = process.cpu_times().user
-    wait_for(lambda: process.cpu_times().user > begun + 5, process)  # the first segment takes far less
+    wait_for(lambda: process.cpu_times().user > begun + 1, process)  # the first segment takes far less
     process.terminate()
     assert process.wait(20) == 75
 

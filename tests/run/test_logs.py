@@ -1,9 +1,6 @@
 """A log that cannot be written is told once, and never ends a training or hurts a resume."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from conftest import metrics
@@ -20,16 +17,20 @@ cli.run(main, sys.argv[2:])
 """
 
 
-def train_limited(most, *keys):
+@pytest.fixture
+def train_limited(python):
     """Train in a process whose files may not grow beyond so many bytes."""
-    argv = [sys.executable, "-c", LIMITED, str(most), *keys]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
-    assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    return done
+
+    def run(most, *keys):
+        done = python("-c", LIMITED, most, *keys)
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        return done
+
+    return run
 
 
 @pytest.mark.slow
-def test_files_that_may_not_grow_are_told_once_and_the_training_ends_well(tmp_path, train):
+def test_files_that_may_not_grow_are_told_once_and_the_training_ends_well(tmp_path, train, train_limited):
     keys = ["env=es_rl/PointMass-v0", "policy=linear", "es.population=4", "workers=0", "video.every=-1", "eval.every=5"]
     done = train_limited(30_000, *keys, "run=run", "generations=120")
     assert done.returncode == 0, done.stderr
@@ -44,7 +45,7 @@ def test_files_that_may_not_grow_are_told_once_and_the_training_ends_well(tmp_pa
     assert max(point.step for point in points) == metrics(tmp_path / "run")[-1]["env_steps"]
 
 
-def test_a_checkpoint_that_must_be_saved_and_cannot_is_one_line(tmp_path):
+def test_a_checkpoint_that_must_be_saved_and_cannot_is_one_line(train_limited):
     keys = ["env=es_rl/PointMass-v0", "es.population=4", "workers=0", "video.every=-1", "run=run", "generations=3"]
     done = train_limited(10_000, *keys)
     assert done.returncode == 6 and "could not be saved: File too large" in done.stderr
@@ -105,13 +106,9 @@ def test_bytes_that_are_no_text_are_dropped_on_a_resume(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_device_behind_the_screen_does_not_end_a_training(tmp_path):
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "es_rl.train", "env=es_rl/PointMass-v0", "generations=3", "es.population=4",
-             "workers=0", "video.every=-1", "run=run"],
-            stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=os.environ,
-        )  # fmt: skip
+def test_a_full_device_behind_the_screen_does_not_end_a_training(tmp_path, python):
+    keys = ["env=es_rl/PointMass-v0", "generations=3", "es.population=4", "workers=0", "video.every=-1", "run=run"]
+    done = python("-m", "es_rl.train", *keys, out="/dev/full")
     assert done.returncode == 0 and "Traceback" not in done.stderr
     assert len(metrics(tmp_path / "run")) == 3
 

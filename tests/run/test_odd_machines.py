@@ -28,24 +28,26 @@ cli.run(main, sys.argv[2:])
 """
 
 
-def train_on(machine, *keys, env=None, unset=()):
+@pytest.fixture
+def train_on(python):
     """Train in a process that `machine`, lines of Python, prepares. Nothing may be left running, no traceback shown."""
-    mark = str(uuid.uuid4())
-    known = {name: value for name, value in os.environ.items() if name not in unset}
-    given = {text.partition("=")[0] for text in keys}
-    tiny = [text for text in TINY if text.partition("=")[0] not in given]
-    done = subprocess.run(
-        [sys.executable, "-c", ODD, machine, *tiny, *keys], capture_output=True, text=True, check=False, timeout=120,
-        env=known | (env or {}) | {"ES_RL_TEST": mark},
-    )  # fmt: skip
-    assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    _, left = psutil.wait_procs(marked(mark), timeout=5)
-    assert not left
-    return done
+
+    def run(machine, *keys, env=None, unset=()):
+        mark = str(uuid.uuid4())
+        given = {text.partition("=")[0] for text in keys}
+        tiny = [text for text in TINY if text.partition("=")[0] not in given]
+        done = python("-c", ODD, machine, *tiny, *keys, env=(env or {}) | {"ES_RL_TEST": mark}, unset=unset)
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        _, left = psutil.wait_procs(marked(mark), timeout=5)
+        assert not left
+        return done
+
+    return run
 
 
 @pytest.mark.slow
-def test_neither_home_nor_a_place_for_temporary_files_is_needed(tmp_path):
+@pytest.mark.cold  # imports included
+def test_neither_home_nor_a_place_for_temporary_files_is_needed(tmp_path, train_on):
     """Workers that share memory, on a machine with a mask that lets nobody in."""
     odd = {"HOME": "/proc/nothing", "TMPDIR": "/nonexistent", "XDG_CACHE_HOME": "/proc/nothing", "OMP_NUM_THREADS": "x"}
     done = train_on(
@@ -57,7 +59,7 @@ def test_neither_home_nor_a_place_for_temporary_files_is_needed(tmp_path):
 
 
 @pytest.mark.slow
-def test_sockets_have_short_names_wherever_temporary_files_lie(tmp_path):
+def test_sockets_have_short_names_wherever_temporary_files_lie(tmp_path, train_on):
     """A socket's path has at most 107 characters; and descriptors are few, but enough."""
     deep = tmp_path / ("x" * 120)
     deep.mkdir()
@@ -67,6 +69,7 @@ def test_sockets_have_short_names_wherever_temporary_files_lie(tmp_path):
     assert len(metrics(tmp_path / "run")) == 2
 
 
+@pytest.mark.cold
 @pytest.mark.slow
 def test_files_of_the_user_hide_no_module_of_python(command, tmp_path):
     for name in ("queue", "random", "typing", "fnmatch", "tempfile"):
@@ -75,7 +78,7 @@ def test_files_of_the_user_hide_no_module_of_python(command, tmp_path):
     assert done.returncode == 0 and len(metrics(tmp_path / "run")) == 2
 
 
-def test_too_few_descriptors_are_one_line():
+def test_too_few_descriptors_are_one_line(train_on):
     done = train_on("resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))", "run=run", "workers=1")
     assert done.returncode == 6, done.stderr
     assert len([line for line in done.stderr.splitlines() if "Too many open files" in line]) == 1
@@ -102,9 +105,9 @@ def test_python_m_in_a_directory_that_is_gone_is_one_line(tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_is_saved_before_its_processor_time_is_used_up(tmp_path, workers):
-    limit = "resource.setrlimit(resource.RLIMIT_CPU, (9, 9))"
+@pytest.mark.parametrize(("workers", "seconds"), [(0, 6), (1, 9)])  # a server of workers needs two of them to begin
+def test_a_run_is_saved_before_its_processor_time_is_used_up(tmp_path, train_on, workers, seconds):
+    limit = f"resource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds}))"
     done = train_on(limit, f"workers={workers}", "run=run", "generations=100000", "eval.every=0")
     assert done.returncode == 75 and "the limit of processor time (ulimit -t) is reached" in done.stderr, done.stderr
     assert cp.load(tmp_path / "run").generation == metrics(tmp_path / "run")[-1]["generation"] > 0
@@ -157,7 +160,7 @@ def test_a_container_without_proc_or_with_less_memory_is_told(monkeypatch):
 
 
 @pytest.mark.slow
-def test_central_inference_without_shared_memory_is_one_line():
+def test_central_inference_without_shared_memory_is_one_line(train_on):
     machine = "def none(*_): raise OSError(38, 'Function not implemented')\nos.memfd_create = none"
     done = train_on(machine, "inference=central", "workers=1", "run=run")
     assert done.returncode == 6 and "inference=local" in done.stderr and "not implemented" in done.stderr

@@ -3,41 +3,29 @@
 `Warm.start` stands in for `es_rl.workers.processes.start_process`, and `Warm.run` for `python -m MODULE …` or
 `python SCRIPT …`. Both give true processes with the environment, the directory and the import path of their test. They
 lack the mark of a guard in /proc, which a process has from its start on, and they begin in the middle: tests of guards,
-and of how processes begin, are marked `cold` and start them as users do.
+and of how processes begin, are marked `cold` and start them as users do. What happens in them is in `warmed`.
 """
 
-import atexit
 import contextlib
-import gc
-import importlib
 import io
 import os
 import pickle
-import runpy
 import select
-import signal
 import socket
-import struct
 import subprocess
 import sys
-import threading
-import traceback
-import types
 from functools import cached_property
 from pathlib import Path
 
 import cloudpickle
 import psutil
 from multiprocess.connection import Connection
+from warmed import SIZE, program, simulate, speak
 
-from es_rl.workers import fork_server, guard
-from es_rl.workers.fork_server import RENDERER, REQUEST, Forked, fork_on_request
-from es_rl.workers.processes import THREAD_VARIABLES, die_with_parent, print_into
+from es_rl.workers import guard
+from es_rl.workers.fork_server import RENDERER, REQUEST, Forked
+from es_rl.workers.processes import THREAD_VARIABLES
 
-# Of what these import, nothing reads the environment or starts a thread.
-PRELOADED = ("es_rl.rl.verbs.training", "es_rl.rl.verbs.recording", "es_rl.trainer.trainer", "es_rl.learner.model")
-SIZE = struct.Struct("q")
-MOST_FILES = 8  # among the arguments of one process
 CLOSE_SECONDS = 10.0  # limit for the end of a process that forks
 TRACKER = "resource_tracker"  # a helper of Python's own
 
@@ -175,126 +163,11 @@ class Pickler(cloudpickle.Pickler):
         return type(item), len(self.files) - 1
 
 
-class Unpickler(pickle.Unpickler):
-    """Puts the descriptors in their places again."""
-
-    def __init__(self, file, files):
-        super().__init__(file)
-        self._files = files
-
-    def persistent_load(self, about):
-        kind, index = about
-        return socket.socket(fileno=self._files[index]) if kind is socket.socket else Connection(self._files[index])
-
-
-# ---------------------------------------------------------------- in the processes
-
-
 def begin_interpreter(link):
     """Start the process that imports and forks; its BLAS has no threads, which a fork would lose."""
-    code = f"import warm; warm.serve({link.fileno()}, {os.getpid()})"
+    code = f"import warmed; warmed.serve({link.fileno()}, {os.getpid()})"
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(
         [sys.executable, "-c", code], pass_fds=[link.fileno()], stdin=subprocess.DEVNULL,
         env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
     )  # fmt: skip
-
-
-def serve(link, parent):
-    """Import what is often needed, then fork."""
-    die_with_parent(parent)
-    for name in PRELOADED:
-        importlib.import_module(name)
-    assert psutil.Process().num_threads() == 1
-    gc.collect()
-    gc.freeze()
-    fork_on_request(socket.socket(fileno=link), begin)
-
-
-def simulate(link):
-    """Import MuJoCo, then fork."""
-    fork_server._preload()
-    fork_on_request(link, begin)
-
-
-def speak(link):
-    """Import MuJoCo and what language models need, then fork."""
-    importlib.import_module("transformers.models.llama.modeling_llama")
-    importlib.import_module("es_rl.llm.task")
-    simulate(link)
-
-
-def begin(pipe, slot):
-    """Be the process that a test asked for."""
-    with pipe, socket.socket(fileno=os.dup(pipe.fileno())) as link:
-        size, files, _, _ = socket.recv_fds(link, SIZE.size, MOST_FILES)
-        with link.makefile("rb") as file:
-            environment, directory, path, log, call = pickle.loads(file.read(SIZE.unpack(size)[0]))
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(directory)
-    sys.path[:] = path
-    importlib.invalidate_caches()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as `start_process` does
-    print_into(log)
-    target, args = Unpickler(io.BytesIO(call), files).load()
-    leave(target, *args)
-
-
-def program(argv, out, err):
-    """Be Python with these arguments, to its end."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for stream, path, flags in ((0, os.devnull, os.O_RDONLY), (1, out, os.O_WRONLY), (2, err, os.O_WRONLY)):
-        descriptor = os.open(path, flags | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, stream)
-        os.close(descriptor)
-    sys.stdin, sys.stdout, sys.stderr = _text(0, "r"), _text(1, "w"), _text(2, "w", "backslashreplace")
-    sys.orig_argv[:] = [sys.executable, *argv]
-    _run(argv)
-
-
-def leave(target, *args):
-    """Call a function, then end this process as Python does: with its exit code, or with a traceback."""
-    code = 0
-    try:
-        target(*args)
-    except SystemExit as error:
-        if isinstance(error.code, str):
-            print(error.code, file=sys.stderr)
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:  # noqa: BLE001  whatever it is
-        traceback.print_exc()
-        code = 1
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
-
-
-def _text(descriptor, mode, errors="strict"):
-    """Return a standard stream as Python opens it for a file."""
-    return open(descriptor, mode, buffering=1 if descriptor == 2 else -1, encoding="utf-8", errors=errors)
-
-
-def _run(argv):
-    """Run a module, code or a script."""
-    if argv[0] == "-m":
-        sys.argv[:] = argv[1:]
-        sys.path.insert(0, "")
-        for name in (argv[1], f"{argv[1]}.__main__"):
-            sys.modules.pop(name, None)  # Python has not imported what it is to run
-        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
-    elif argv[0] == "-c":
-        sys.argv[:] = ["-c", *argv[2:]]
-        sys.path.insert(0, "")
-        sys.modules["__main__"] = main = types.ModuleType("__main__")
-        exec(compile(argv[1], "<string>", "exec"), vars(main))
-    else:
-        sys.argv[:] = argv
-        sys.path.insert(0, str(Path(argv[0]).parent))
-        runpy.run_path(argv[0], run_name="__main__")

@@ -1,9 +1,6 @@
 """Fast environments for other libraries: equal to theirs to the bit, over restarts, and pleasant to use."""
 
 import copy
-import os
-import subprocess
-import sys
 import warnings
 
 import gymnasium
@@ -252,7 +249,7 @@ def test_a_prefix_of_the_observation_is_a_space_of_its_own():
 @pytest.mark.parametrize(
     "args", ['"Hopper-v5", 2, width=64, height=64', '"es_rl/Quadruped-v0", 2'], ids=["task", "robot"]
 )
-def test_pictures_show_each_simulation(make, args, renderer):
+def test_pictures_show_each_simulation(make, args, renderer, python):
     if not renderer:
         pytest.skip("this machine draws nothing")
     code = f"""
@@ -268,4 +265,5 @@ for _ in range(20):
 pictures = env.render() if "{make.__name__}" == "make_vec" else env.get_images()
 assert not np.array_equal(*pictures)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"MUJOCO_GL": renderer})
+    done = python("-c", code, env={"MUJOCO_GL": renderer})
+    assert done.returncode == 0, done.stderr

@@ -1,7 +1,5 @@
 """What films show: robots in the frame, on a ground without end; captions; progress; files that are whole or not there."""
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,13 +35,11 @@ GREY = np.full((480, 480, 3), 200, np.uint8)
         ("es_rl/Quadruped-v0", "fast", (480, 480, 3)),
     ],
 )
-def test_the_camera_goes_along_and_the_ground_does_not_end(name, quality, shape, renderer, tmp_path):
+def test_the_camera_goes_along_and_the_ground_does_not_end(name, quality, shape, renderer, tmp_path, python):
     if not renderer:
         pytest.skip("no off-screen renderer here")
-    subprocess.run(
-        [sys.executable, SUPPORT / "seen_by_camera.py", name, quality, "seen.npy"],
-        cwd=tmp_path, check=True, timeout=120, env={**drawing.os.environ, "MUJOCO_GL": renderer},
-    )  # fmt: skip
+    done = python(SUPPORT / "seen_by_camera.py", name, quality, "seen.npy", env={"MUJOCO_GL": renderer})
+    assert done.returncode == 0, done.stderr
     here, there = np.load(tmp_path / "seen.npy").astype(int)
     assert here.shape == shape and here.std() > 20
     assert np.abs(here - there).mean() < 3 and there[-shape[0] // 6 :].mean() > 30  # the robot, and ground below it
@@ -188,7 +184,7 @@ def test_progress_is_a_strip_of_several_checkpoints(train, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_new_episode_on_another_height_is_in_the_frame(renderer, tmp_path):
+def test_a_new_episode_on_another_height_is_in_the_frame(renderer, python):
     """And a picture of one of many does not depend on what was drawn before."""
     if not renderer:
         pytest.skip("no off-screen renderer here")
@@ -214,10 +210,8 @@ for seed in range(5):
 camera.close()
 env.close()
 """
-    subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120,
-        env={**drawing.os.environ, "MUJOCO_GL": renderer},
-    )  # fmt: skip
+    done = python("-c", code, env={"MUJOCO_GL": renderer})
+    assert done.returncode == 0, done.stderr
 
 
 def test_whoever_draws_a_task_itself_is_not_drawn_by_us(monkeypatch):

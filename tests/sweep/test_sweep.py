@@ -424,12 +424,10 @@ def test_settings_of_ppo_fast_are_those_of_its_library_and_groups_stay_whole():
     assert theirs.best({"policy_kwargs.net_arch": "[32]"})["policy_kwargs.net_arch"] == [32]
 
 
-def test_real_trainings_are_searched_and_their_best_keys_are_a_config():
+def test_real_trainings_are_searched_and_their_best_keys_are_a_config(python):
     keys = ["env=es_rl/PointMass-v0", "env_steps=3000", "es.sigma=0.05..0.5:log", "es.population=[8,16]"]
     more = ["policy=linear", "trials=2", "seeds=7", "parallel=2", "out=sweep"]
-    done = subprocess.run(
-        [sys.executable, "-m", "es_rl.sweep", *keys, *more], capture_output=True, text=True, check=False
-    )
+    done = python("-m", "es_rl.sweep", *keys, *more)
     assert done.returncode == 0, done.stderr
     rows = table()
     assert all(np.isfinite(float(row["score"])) for row in rows.values()) and len(rows) == 2

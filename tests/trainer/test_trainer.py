@@ -109,7 +109,7 @@ def test_workers_seeds_and_saving_change_no_bit_that_they_must_not(fitness, tmp_
 
 
 @pytest.mark.slow
-def test_a_saved_trainer_is_loaded_in_another_process(tmp_path):
+def test_a_saved_trainer_is_loaded_in_another_process(tmp_path, python):
     t = trainer()
     t.train(3)
     t.save(tmp_path / "saved")
@@ -120,7 +120,7 @@ t = es_rl.Trainer.load({str(tmp_path / "saved")!r}, test_trainer.network(), test
 t.train(2)
 print(test_trainer.theta(t).tolist())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code)
     t.train(2)
     assert done.stdout.strip() == str(theta(t).tolist())
 

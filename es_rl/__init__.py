@@ -20,8 +20,8 @@ import sys
 if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and not os.access("es_rl", os.F_OK):  # python -m es_rl.VERB
     # A file of the user's, such as queue.py, must not hide a module of Python: the current directory comes after those.
     _library = os.__file__.rpartition(os.sep)[0]
-    _last = [i for i, path in enumerate(sys.path) if path in (_library, f"{_library}{os.sep}lib-dynload")][-1:]
-    sys.path.insert(*_last or [0], sys.path.pop(0))
+    _of_python = (_library, f"{_library}{os.sep}lib-dynload")
+    sys.path.insert(max([0, *(i for i, path in enumerate(sys.path) if path in _of_python)]), sys.path.pop(0))
 
 import importlib
 from pathlib import Path

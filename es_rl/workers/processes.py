@@ -61,7 +61,7 @@ def start_process(target: Callable[..., Any], *args: Any, log: Path | None = Non
     try:
         with _environment({SAFE_PATH: "1"}):
             resource_tracker.ensure_running()  # without the mark: it is this process's own
-            with _environment(_for_child(mark)), _without_interrupts(), _without_main():
+            with child_environment(mark), _without_main():
                 process.start()
     except OSError as error:
         raise ResourceError(f"a process cannot be started: {error}. Try fewer workers.") from error
@@ -165,17 +165,13 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _for_child(mark: str) -> dict[str, str]:
-    """Return the environment variables of a child: one thread for numeric libraries, which read them when loaded."""
-    return dict.fromkeys(THREAD_VARIABLES, "1") | ({guard.NAME: mark} if mark else {})
-
-
 @contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Let a child inherit that Ctrl-C is blocked. This process gets it later."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def child_environment(mark: str) -> Iterator[None]:
+    """Set what a child inherits: one thread for numeric libraries, which read this when loaded, and no Ctrl-C."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # this process only gets it later
     try:
-        yield
+        with _environment(dict.fromkeys(THREAD_VARIABLES, "1") | ({guard.NAME: mark} if mark else {})):
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

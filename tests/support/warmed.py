@@ -25,7 +25,7 @@ from multiprocess.connection import Connection
 
 from es_rl.workers import fork_server
 from es_rl.workers.fork_server import fork_on_request
-from es_rl.workers.processes import _child_environment, die_with_parent, print_into, start_process
+from es_rl.workers.processes import child_environment, die_with_parent, print_into, start_process
 
 # Of what these import, nothing reads the environment or starts a thread.
 PRELOADED = ("es_rl.rl.verbs.training", "es_rl.rl.verbs.recording", "es_rl.trainer.trainer", "es_rl.learner.model")
@@ -127,7 +127,7 @@ def start_forked(target, *args, log=None, mark=""):
     process = multiprocess.get_context("fork").Process(
         target=_server, args=(target, args, os.getpid(), str(log or os.devnull)), daemon=True
     )
-    with _child_environment(mark):
+    with child_environment(mark):
         process.start()
     return process
 

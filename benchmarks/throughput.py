@@ -3,6 +3,8 @@
     python benchmarks/throughput.py env=HalfCheetah-v4                       # any key of training, and rounds=N
     python benchmarks/throughput.py env=Hopper-v4 policy=mlp workers=1 rounds=5
     python benchmarks/throughput.py env=Hopper-v4 skip=30             # after 30 generations, when episodes are longer
+    python benchmarks/throughput.py env=vizdoom.gymnasium_wrapper:VizdoomTakeCover-v1 policy=linear frame_skip=4 \
+        pixels.gray=true pixels.size=[120,160]
     python benchmarks/throughput.py env=Humanoid-v4 peers=20                 # other trainers too, 20 s each per round
 
 Each round trains one generation. Then it plays the same members again to record their actions, and steps the
@@ -29,6 +31,7 @@ from es_rl.cli import run
 from es_rl.config import pairs
 from es_rl.envs.mujoco_backend import MujocoVector
 from es_rl.envs.robot.vector import RobotVector
+from es_rl.envs.spaces import shape_of
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import TOGETHER
 from es_rl.es.strategy import Generation
@@ -51,13 +54,14 @@ class Alone:
 
     def __init__(self, config, spec):
         self._config, self._rollout = config, ChunkRunner(config, spec)
+        self._shape = shape_of(spec.observation_space)
 
     def __call__(self, generation, chunk, beat):
         env, policy = self._rollout.prepare(generation)
         seeds, recorded = episode_seeds(self._config, generation.number, chunk), []
         members, episodes = range(chunk.first, chunk.first + chunk.count), self._config.es.episodes
         with member_actors(policy, members, generation.perturbation, episodes) as actor:
-            play(env, actor(), seeds, beat=beat, record=recorded, limit=generation.limit)
+            play(env, actor(), seeds, shape=self._shape, beat=beat, record=recorded, limit=generation.limit)
         sorted_ids = [(np.sort(ids), actions[np.argsort(ids)]) for ids, actions in recorded]
         env.reset(np.arange(len(seeds)), seeds)
         step = physics(env, seeds)

@@ -59,6 +59,7 @@ class _Map:
     done: set[int] = field(default_factory=set)
     twice: set[int] = field(default_factory=set)
     holds: dict[int, int] = field(default_factory=dict)  # worker → its job
+    since: dict[int, float] = field(default_factory=dict)  # worker → when it got that job
     parent: float = 0.0  # when the parent is free
     took: list[float] = field(default_factory=list)
     typical: tuple[int, float] = (0, 0.0)  # how many had finished when the median of their seconds was taken last
@@ -68,9 +69,20 @@ class _Map:
         self.holds[worker] = job
         end = self.parent + self.seconds[job] * self.pace[worker]
         heapq.heappush(self.events, (end, "done", worker, job))
+        self.since[worker] = self.parent
         if len(self.took) >= ENOUGH:
-            limit = self.parent + max(SLOW_SECONDS, SLOW * self._median())
-            heapq.heappush(self.events, (limit, "late", worker, job))
+            self._watch(worker)
+
+    def finished(self, seconds: float) -> None:
+        """Note what a job took. From some jobs on, it is known which of the others take far too long."""
+        self.took.append(seconds)
+        if len(self.took) == ENOUGH:
+            for worker in self.holds:
+                self._watch(worker)
+
+    def _watch(self, worker: int) -> None:
+        limit = self.since[worker] + max(SLOW_SECONDS, SLOW * self._median())
+        heapq.heappush(self.events, (limit, "late", worker, self.holds[worker]))
 
     def _median(self) -> float:
         """Return the median of what jobs took, about: it is taken anew when there are a tenth more of them."""
@@ -155,8 +167,8 @@ def _happen(setting: Setting, m: _Map, now: float, what: str, which: int, job: i
         m.parent = max(m.parent, now) + m.costs.job / 2
         if job not in m.done:
             m.done.add(job)
-            m.took.append(m.seconds[job] * m.pace[which])
-    elif what == "late" and not m.waiting and job not in m.done and job not in m.twice and m.holds.get(which) == job:
+            m.finished(m.seconds[job] * m.pace[which])
+    elif what == "late" and job not in m.done and job not in m.twice and m.holds.get(which) == job:
         m.twice.add(job)
         m.late.append(job)
     elif what == "again" and job not in m.done:

@@ -123,6 +123,7 @@ def told(raw: Mapping[str, Any], costs: Costs, grid: Mapping[int, Mapping[int, f
         good = [workers for workers, share in points.items() if share >= GOOD]
         limits.append(f"{max(good):,} workers with {population:,} members" if good else f"none with {population:,}")
     return (
+        f"```{{image}} ../_static/cluster_model.svg\n:alt: A model of efficiency by the number of workers\n```\n\n"
         f"**A model, not a measurement.** It plays generations of {found['env']} by discrete events: "
         f"{costs.step * 1e6:.0f} µs a step, recorded episodes of {lengths.min()} to {lengths.max()} steps "
         f"(mean {lengths.mean():.0f}), {costs.job * 1e3:.2f} ms of the parent for a job and "

@@ -6,6 +6,7 @@ Each node is a raylet with its processes. They share this machine's processors, 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import time
 from collections.abc import Iterator
@@ -72,12 +73,14 @@ def simulated(count: int, cpus: int = 1, paths: tuple[str, ...] = ()) -> Iterato
     values = SETTINGS | {"PYTHONPATH": python_path}
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
-    nodes = None
+    nodes, constants = None, importlib.import_module("ray._private.ray_constants")
+    everywhere, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False  # read when Ray was imported
     try:
         nodes = Nodes(count, cpus)
         yield nodes
     finally:
         if nodes is not None:
             nodes.close()
+        constants.ENABLE_RAY_CLUSTER = everywhere
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})

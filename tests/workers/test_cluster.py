@@ -63,9 +63,9 @@ def pool(machines, tmp_path_factory):
 def run_on(pool, monkeypatch):
     """Let trainings use the shared workers."""
 
-    def use():
-        monkeypatch.setattr(type(pool), "close", lambda self: None)
-        monkeypatch.setattr("es_rl.run.loop.open_pool", lambda *args, **more: pool)
+    def use(patch=monkeypatch):
+        patch.setattr(type(pool), "close", lambda self: None)
+        patch.setattr("es_rl.run.loop.open_pool", lambda *args, **more: pool)
 
     yield use
 
@@ -84,16 +84,17 @@ def test_a_cluster_computes_what_one_machine_does(subtests, pool, machines, trai
     """All in one test: tests of a file run in several processes, and each would start a cluster of its own."""
     with subtests.test("jobs"):
         come_back_in_order(pool)
-    with subtests.test("text"):
-        a_text(run_on, tmp_path)
+    with subtests.test("text"), monkeypatch.context() as patch:
+        a_text(run_on, tmp_path, patch)
     hashes = {}
     for kind in KINDS:
-        with subtests.test(kind):
-            hashes[kind] = a_policy(kind, train, run_on, pool)
+        with subtests.test(kind), monkeypatch.context() as patch:
+            hashes[kind] = a_policy(kind, train, run_on, pool, patch)
     with subtests.test("killed and hung"):
         a_killed_and_a_hung_worker(pool, monkeypatch)
-    with subtests.test("a machine is killed"):
-        a_machine_that_is_killed(train, machines, pool, monkeypatch, hashes["lowrank"])
+    with subtests.test("a machine is killed"), monkeypatch.context() as patch:
+        run_on(patch)
+        a_machine_that_is_killed(train, machines, pool, patch, hashes["lowrank"])
 
 
 def come_back_in_order(pool):
@@ -106,9 +107,9 @@ def come_back_in_order(pool):
     assert max(len(r[1]) for r in beside if not isinstance(r, JobFailure)) >= 2
 
 
-def a_policy(kind, train, run_on, pool):
+def a_policy(kind, train, run_on, pool, patch):
     alone = train(*CHEETAH, *KINDS[kind], run=f"alone-{kind}")
-    run_on()
+    run_on(patch)
     until(pool, lambda: pool.figures()["cluster/actors"] == 2)
     together = train(*CHEETAH, *KINDS[kind], run=f"together-{kind}")
     assert model_hash(alone) == model_hash(together)
@@ -119,13 +120,13 @@ def a_policy(kind, train, run_on, pool):
     return model_hash(alone)
 
 
-def a_text(run_on, tmp_path):
+def a_text(run_on, tmp_path, patch):
     from es_rl.text.__main__ import main
 
     corpus = f"corpus={tmp_path / 'corpus.txt'}"  # workers began in another directory
     Path("corpus.txt").write_text("the quick brown fox jumps over the lazy dog. " * 100)
     assert main([*TEXT, corpus, "workers=0", "run=alone"]) == 0
-    run_on()
+    run_on(patch)
     assert main([*TEXT, corpus, "run=together"]) == 0
     assert model_hash(tmp_path / "alone") == model_hash(tmp_path / "together")
 
@@ -144,7 +145,7 @@ def a_killed_and_a_hung_worker(pool, monkeypatch):
     assert any("finished no step for 5 s" in event for event in pool.events), pool.events
 
 
-def a_machine_that_is_killed(train, machines, pool, monkeypatch, alone):
+def a_machine_that_is_killed(train, machines, pool, patch, alone):
     until(pool, lambda: pool.figures()["cluster/actors"] == 2)
     usual, counts = pool.map, []
 
@@ -161,9 +162,8 @@ def a_machine_that_is_killed(train, machines, pool, monkeypatch, alone):
         counts.append(sorted(counted) == list(range(len(jobs))))
         return outcomes
 
-    with monkeypatch.context() as patch:
-        patch.setattr(pool, "map", with_a_kill)
-        together = train(*CHEETAH, *KINDS["lowrank"], run="killed")
+    patch.setattr(pool, "map", with_a_kill)
+    together = train(*CHEETAH, *KINDS["lowrank"], run="killed")
     assert model_hash(together) == alone
     assert not machines.others and all(counts) and len(counts) >= 2
     machines.add()

@@ -1,12 +1,15 @@
 """A cluster that a run has started itself ends with the run, however that ends."""
 
+import json
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import wait_for
+from conftest import SUPPORT, wait_for
 
 CHEETAH = [
     "env=HalfCheetah-v5",
@@ -38,3 +41,41 @@ def test_nothing_of_a_local_cluster_is_left_and_nobody_else_can_reach_it(number,
     folder = {Path(part.partition("=")[2]).parent for part in folders}
     assert len(folder) == 1
     wait_for(lambda: not folder.pop().exists() if folder else True, seconds=10)
+
+
+@pytest.fixture
+def their_cluster():
+    """Ask somebody's cluster what its actor counts and which workers of ours it has; None asks for its address."""
+    script = [sys.executable, SUPPORT / "their_cluster.py"]
+    process = subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(question="\n"):
+        process.stdin.write(question or "")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    yield ask
+    process.stdin.close()
+    process.wait(60)
+
+
+@pytest.mark.cluster
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_users_own_cluster_stays_as_it_was_and_keeps_no_worker_of_ours(
+    number, code, start, tmp_path, their_cluster, monkeypatch
+):
+    pytest.importorskip("ray")
+    address = their_cluster(None)
+    for name, value in (("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0"), ("RAY_AUTH_MODE", "disabled")):
+        monkeypatch.setenv(name, value)
+    process = start(*CHEETAH, "es.segment=0", f"cluster.address={address}", "run=run", "minutes=60")
+    wait_for((lambda: (tmp_path / "run/metrics.jsonl").exists()), process, seconds=300)
+    count, ours = their_cluster()
+    assert count == 1 and len(ours) == 2
+    process.send_signal(number)
+    assert process.wait(60) == code
+    wait_for(lambda: not their_cluster()[1], seconds=10)
+    assert their_cluster()[0] >= 3  # the same actor
+    assert not any(psutil.pid_exists(pid) for pid in ours)

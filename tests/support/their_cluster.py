@@ -1,0 +1,31 @@
+"""Somebody's own cluster, with an actor that counts. Each line on stdin is answered by its count and its workers."""
+
+import json
+import sys
+from pathlib import Path
+
+import psutil
+import ray
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from simulated_nodes import simulated
+
+
+class Counter:
+    count = 0
+
+    def more(self):
+        self.count += 1
+        return self.count
+
+
+if __name__ == "__main__":
+    with simulated(1, cpus=2) as nodes:
+        ray.init(address=nodes.address, log_to_driver=False)
+        counter = ray.remote(Counter).options(num_cpus=0).remote()
+        print(json.dumps(nodes.address), flush=True)
+        for _ in sys.stdin:
+            started = psutil.Process().children(recursive=True)
+            actors = sorted(p.pid for p in started if p.cmdline()[:1] and p.cmdline()[0].startswith("ray::Actor"))
+            print(json.dumps([ray.get(counter.more.remote()), actors]), flush=True)
+        ray.shutdown()

@@ -383,7 +383,7 @@ def test_what_evotorch_learnt_is_what_its_policy_does():
 def test_no_process_outlives_an_opponent(keys, number, tmp_path, start):
     process = start("env=InvertedPendulum-v4", "out=out", "minutes=1", "processes=2", *keys, verb="compare.baselines")
     curve = tmp_path / "out/curve.jsonl"
-    wait_for(lambda: curve.exists() and len(curve.read_text().splitlines()) >= 2, process)
+    wait_for(lambda: curve.exists() and len(curve.read_text().splitlines()) >= 2, process, seconds=200)
     family = process.children(recursive=True)
     assert len(family) >= 2
     process.send_signal(number)

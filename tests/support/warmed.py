@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 import types
+from functools import partial
 from pathlib import Path
 
 import multiprocess
@@ -157,7 +158,7 @@ class Child(subprocess.Popen):
         sys.stdout.flush(), sys.stderr.flush()
         self.pid = os.fork()
         if not self.pid:
-            leave(_be_child, args[1:], **keys)
+            leave(partial(_be_child, args[1:], **keys))
 
 
 def _be_child(argv, *, stdin, stdout, stderr, preexec_fn, start_new_session, env=None):

@@ -179,7 +179,7 @@ def _be_child(argv, *, stdin, stdout, stderr, preexec_fn, start_new_session, env
 
 def _hear_signals():
     """Do with signals what Python does with them when it begins."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -190,7 +190,9 @@ def _open_streams():
 
 def _text(descriptor, mode, errors="strict"):
     """Return a standard stream as Python opens it for a file."""
-    return open(descriptor, mode, buffering=1 if descriptor == 2 else -1, encoding="utf-8", errors=errors)
+    return open(
+        descriptor, mode, buffering=1 if descriptor == 2 else -1, encoding="utf-8", errors=errors, closefd=False
+    )
 
 
 def _run(argv):

@@ -19,9 +19,10 @@ from es_rl.envs.gymnasium_backend import make_one
 from es_rl.envs.spaces import action_maker, shape_of
 from es_rl.es.strategy import Generation
 from es_rl.rl.actors import member_actors
-from es_rl.rl.chunks import Chunk, ChunkRunner, episode_seeds, make_policy
+from es_rl.rl.chunks import ChunkRunner, make_policy
 from es_rl.rl.config import parse_train
 from es_rl.rl.episodes import play
+from es_rl.rl.rollout.chunk import Chunk, episode_seeds
 from es_rl.workers.machine import use_one_thread
 
 MEMBERS, ROUNDS = 16, 3

@@ -22,8 +22,9 @@ from es_rl.config import pairs
 from es_rl.envs.spaces import size
 from es_rl.es.strategy import Generation
 from es_rl.rl.actors import member_actors
-from es_rl.rl.chunks import Chunk, ChunkRunner, make_policy
+from es_rl.rl.chunks import ChunkRunner, make_policy
 from es_rl.rl.config import parse_train
+from es_rl.rl.rollout.chunk import Chunk
 from es_rl.workers.machine import use_one_thread
 
 POLICIES = ["policy=mlp mlp.hidden=[64,64]", "policy=mlp mlp.hidden=[64]", "policy=gru gru.width=64", "policy=lstm"]

@@ -14,7 +14,7 @@ import cloudpickle
 import numpy as np
 from simulated_nodes import simulated
 
-from es_rl.rl.chunks import Chunk
+from es_rl.rl.rollout.chunk import Chunk
 from es_rl.workers.cluster import staff
 from es_rl.workers.cluster.actor import Actor
 from es_rl.workers.cluster.admission import software
@@ -55,7 +55,7 @@ class Sleeper:
 
 def real_result(n: int = 64) -> bytes:
     """Return the pickled result of a chunk of n whole episodes, without statistics of observations."""
-    from es_rl.rl.chunks import ChunkResult
+    from es_rl.rl.rollout.chunk import ChunkResult
 
     returns = np.random.default_rng(0).normal(size=n)
     return packed(ChunkResult(returns, returns.copy(), np.full(n, 1000.0), np.zeros((n, 0)), 1000 * n, None, [], 1.0))

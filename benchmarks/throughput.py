@@ -37,9 +37,10 @@ from es_rl.es.chunks import TOGETHER
 from es_rl.es.strategy import Generation
 from es_rl.rl import task as evaluator
 from es_rl.rl.actors import member_actors
-from es_rl.rl.chunks import Chunk, ChunkRunner, episode_seeds, make_policy
+from es_rl.rl.chunks import ChunkRunner, make_policy
 from es_rl.rl.config import parse_train
 from es_rl.rl.episodes import play
+from es_rl.rl.rollout.chunk import Chunk, episode_seeds
 from es_rl.rl.task import RlTask
 from es_rl.run.directory import versions
 from es_rl.workers.machine import available_processors, use_one_thread

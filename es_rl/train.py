@@ -13,7 +13,7 @@ from es_rl.arguments.origins import NOWHERE
 from es_rl.config import help_text
 from es_rl.record import Films
 from es_rl.rl.config import Config, parse_resume, read_train
-from es_rl.run.files import CONFIG
+from es_rl.run import CONFIG
 from es_rl.run.resume import resumed, saved_keys
 
 USAGE = """python -m es_rl.train env=ID [key=value …]           train a policy

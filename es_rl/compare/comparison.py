@@ -22,9 +22,9 @@ from es_rl.config import flatten
 from es_rl.errors import ConfigError, TrainingError, lookup
 from es_rl.rl.config import Config
 from es_rl.rl.task import probe
+from es_rl.run import WORKERS_LOG
 from es_rl.run.atomic import write_json
 from es_rl.run.directory import locked, reporting
-from es_rl.run.files import WORKERS_LOG
 from es_rl.run.signals import stopped_by_signals
 from es_rl.workers import machine
 from es_rl.workers.machine import available_processors

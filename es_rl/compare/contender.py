@@ -21,12 +21,12 @@ from es_rl.compare.opponents import ppo_fast
 from es_rl.compare.opponents.ppo_fast import sees
 from es_rl.compare.report.summary import OURS, RANDOM
 from es_rl.rl.central import PROCESSES
-from es_rl.rl.chunks import capacity
 from es_rl.rl.config import Config
 from es_rl.rl.presets import family
+from es_rl.rl.rollout.chunk import capacity
+from es_rl.run import CONFIG, METRICS
 from es_rl.run.atomic import write_json
 from es_rl.run.directory import versions
-from es_rl.run.files import CONFIG, METRICS
 from es_rl.workers import machine
 from es_rl.workers.machine import available_processors
 

@@ -38,8 +38,8 @@ from es_rl.rl.config import Config, EvaluateConfig, RecordConfig, new_config, re
 from es_rl.rl.task import probed
 from es_rl.rl.verbs.evaluation import measure
 from es_rl.rl.verbs.training import check, create, located_init, prepare, train
+from es_rl.run import CONFIG
 from es_rl.run.checkpoint import Progress
-from es_rl.run.files import CONFIG
 from es_rl.run.resume import resumed, saved_keys
 from es_rl.run.task import Training
 from es_rl.workers.machine import as_in_workers

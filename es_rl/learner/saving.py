@@ -13,9 +13,8 @@ from es_rl.config import to_yaml
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.es.strategy import ESState
 from es_rl.rl.config import Config
-from es_rl.run import atomic, checkpoint, directory
+from es_rl.run import COMMAND, CONFIG, METRICS, VERSIONS, atomic, checkpoint, directory
 from es_rl.run.checkpoint import INDEX, NAMED, Checkpoint, Progress, ages
-from es_rl.run.files import COMMAND, CONFIG, METRICS, VERSIONS
 from es_rl.run.json_lines import read
 from es_rl.run.log import plain
 

@@ -20,8 +20,7 @@ from es_rl.config import build, help_text, pairs
 from es_rl.errors import ConfigError, lookup
 from es_rl.es.config import EPISODIC, refuse_episodic
 from es_rl.llm.config import DEFAULTS, PRESETS, ExportConfig, LlmConfig
-from es_rl.run import directory
-from es_rl.run.files import CONFIG
+from es_rl.run import CONFIG, directory
 from es_rl.run.resume import resumed, resumed_config, saved_keys
 
 USAGE = """python -m es_rl.llm model=DIR_OR_ID data=FILE.jsonl reward=NAME [key=value …]   fine-tune a language model

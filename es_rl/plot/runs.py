@@ -16,9 +16,8 @@ from es_rl.config import expanded
 from es_rl.errors import CheckpointError, printable
 from es_rl.plot.config import exists
 from es_rl.plot.curves import Group, RunRecords, in_order
-from es_rl.run import atomic, json_lines
+from es_rl.run import CONFIG, METRICS, atomic, json_lines
 from es_rl.run.directory import around, check_run, command_of, find, runs_in, saved_config
-from es_rl.run.files import CONFIG, METRICS
 
 SHOWN = 3  # differing keys in a label
 WIDE = 60  # characters of a text in a figure

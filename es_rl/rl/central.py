@@ -31,10 +31,11 @@ from es_rl.observations import ObservationShape
 from es_rl.policies.normalizer import Moments
 from es_rl.rl.actors import Actor, member_actors, policy_actor
 from es_rl.rl.central_worker import DONE, LOST, Board, Round, Shard, Simulation, fence, fields
-from es_rl.rl.chunks import ATTEMPTS, Chunk, ChunkResult, make_policy, observed_mean, result_of
+from es_rl.rl.chunks import make_policy
 from es_rl.rl.compaction import Compaction
 from es_rl.rl.config import Config
 from es_rl.rl.episodes import MomentSums
+from es_rl.rl.rollout.chunk import ATTEMPTS, Chunk, ChunkResult, observed_mean, result_of
 from es_rl.workers.interface import Pool
 from es_rl.workers.machine import choose_device
 from es_rl.workers.shared_memory import Memory, allocate

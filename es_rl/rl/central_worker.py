@@ -23,10 +23,11 @@ from es_rl.envs import EnvSpec, VectorEnv
 from es_rl.envs.curriculum import set_difficulty
 from es_rl.envs.spaces import Floats, Ints, shape_of
 from es_rl.observations import ObservationShape
-from es_rl.rl.chunks import Chunk, ChunkResult, chunk_result, episode_seeds, make_env
+from es_rl.rl.chunks import make_env
 from es_rl.rl.compaction import Compaction
 from es_rl.rl.config import Config
 from es_rl.rl.episodes import play
+from es_rl.rl.rollout.chunk import Chunk, ChunkResult, chunk_result, episode_seeds
 from es_rl.workers.pool import NAP_SECONDS
 from es_rl.workers.shared_memory import Fields, Memory
 

@@ -20,14 +20,7 @@ from es_rl.es.strategy import Generation
 from es_rl.rl.actors import Actor, member_actors, numpy_layers, policy_actor
 from es_rl.rl.config import Config
 from es_rl.rl.episodes import Beat, Episodes, joined, play
-from es_rl.rl.rollout.chunk import ATTEMPTS as ATTEMPTS
-from es_rl.rl.rollout.chunk import Chunk as Chunk
-from es_rl.rl.rollout.chunk import ChunkResult as ChunkResult
-from es_rl.rl.rollout.chunk import capacity as capacity
-from es_rl.rl.rollout.chunk import chunk_result as chunk_result
-from es_rl.rl.rollout.chunk import episode_seeds as episode_seeds
-from es_rl.rl.rollout.chunk import observed_mean as observed_mean
-from es_rl.rl.rollout.chunk import result_of as result_of
+from es_rl.rl.rollout.chunk import ATTEMPTS, Chunk, ChunkResult, capacity, chunk_result, episode_seeds, observed_mean
 from es_rl.rl.rollout.side_by_side import SideBySide
 from es_rl.workers.worker import Take, one_by_one
 

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from es_rl.envs.spaces import Floats, Ints
-from es_rl.policies.action_in_numpy import Array, Kernel
 from es_rl.policies.feedforward import Feedforward
 from es_rl.policies.pixels import Pixels
 from es_rl.policies.recurrent import RecurrentPolicy
 from es_rl.policies.rounding import RoundedLinear, rounded
 from es_rl.population.members import LowRank, Members
 from es_rl.rl.compaction import Compaction
+from es_rl.rl.kernels.action import Array, Kernel
 from es_rl.rl.kernels.layers import KERNELS
 from es_rl.rl.kernels.recurrent import CELLS, Memory
 from es_rl.rl.kernels.weights import Factors, Weight, Weights, own_rows, placed

@@ -23,8 +23,9 @@ from es_rl.policies import normalizer
 from es_rl.rl import difficulty
 from es_rl.rl.actors import numpy_layers
 from es_rl.rl.central import Central
-from es_rl.rl.chunks import Chunk, ChunkResult, ChunkRunner, make_policy, result_of
+from es_rl.rl.chunks import ChunkRunner, make_policy
 from es_rl.rl.config import Config
+from es_rl.rl.rollout.chunk import Chunk, ChunkResult, result_of
 from es_rl.rng import integer_seed
 from es_rl.workers.interface import Pool
 from es_rl.workers.worker import Function, JobFailure

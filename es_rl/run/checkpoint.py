@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any
 from es_rl.config import read_text
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.keys import key
-from es_rl.run import atomic
-from es_rl.run.files import CONFIG
+from es_rl.run import CONFIG, atomic
 
 if TYPE_CHECKING:  # names, keys and progress are read without torch
     from torch import Tensor

@@ -19,9 +19,8 @@ from typing import IO, Any
 
 from es_rl.config import expanded, read_file, to_yaml
 from es_rl.errors import CheckpointError, ConfigError, ResourceError, printable
-from es_rl.run import atomic
+from es_rl.run import COMMAND, CONFIG, VERSIONS, WORKERS_LOG, atomic
 from es_rl.run.checkpoint import NAMED
-from es_rl.run.files import COMMAND, CONFIG, VERSIONS, WORKERS_LOG
 from es_rl.workers.machine import source_digest
 
 PACKAGES = ("es-rl", "numpy", "torch", "gymnasium", "mujoco")

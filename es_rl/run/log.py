@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from es_rl.run import METRICS
 from es_rl.run.curves.about import About
 from es_rl.run.curves.metrics import numbers
 from es_rl.run.curves.tensorboard import TensorBoard
-from es_rl.run.files import METRICS
 from es_rl.run.json_lines import JsonLines, keep_until
 from es_rl.run.screen import Record, Screen
 from es_rl.run.trackers.link import Trackers

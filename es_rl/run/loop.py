@@ -17,13 +17,12 @@ from es_rl import es
 from es_rl.config import check_saved
 from es_rl.errors import CheckpointError, Stopped, TornError, TrainingError
 from es_rl.es.strategy import ESParams, ESState
+from es_rl.run import WORKERS_LOG, directory
 from es_rl.run import checkpoint as checkpoints
-from es_rl.run import directory
 from es_rl.run.checkpoint import Progress
 from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.curves.about import About
 from es_rl.run.evaluation import Clock, begin_curves, evaluate, untrained
-from es_rl.run.files import WORKERS_LOG
 from es_rl.run.log import RunLog
 from es_rl.run.overrun import GivenUp, Overrun
 from es_rl.run.resume import changes

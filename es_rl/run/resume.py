@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 from es_rl.config import build, leaves, pairs
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.plugins import FROM_PYTHON, module_rule
-from es_rl.run import checkpoint, directory
-from es_rl.run.files import CONFIG
+from es_rl.run import CONFIG, checkpoint, directory
 
 C = TypeVar("C")
 # Keys that no file may set, also when a run goes on, and what each does.

@@ -28,7 +28,7 @@ from es_rl.policies import POLICIES
 from es_rl.rl.config import Config, parse_train
 from es_rl.rl.presets import preset
 from es_rl.rl.segments.config import asks_for_episodes
-from es_rl.run.files import CONFIG, METRICS
+from es_rl.run import CONFIG, METRICS
 from es_rl.run.resume import OUTWARD
 
 RETURN = "eval/return_mean"

@@ -11,10 +11,10 @@ from es_rl import policies
 from es_rl.envs.spaces import leaves, row_type, to_action
 from es_rl.noise import Perturbation, member_weights
 from es_rl.policies.action import ActionHead
-from es_rl.policies.action_in_numpy import in_numpy
 from es_rl.population.forward import perturb
 from es_rl.rl.actors import NumpyForward, member_actors
 from es_rl.rl.config import parse_train
+from es_rl.rl.kernels.action import in_numpy
 
 MEMBERS = range(4, 10)
 

@@ -11,8 +11,9 @@ from es_rl.envs.spaces import flatten
 from es_rl.es.chunks import divide
 from es_rl.es.strategy import ESParams, perturbation
 from es_rl.noise import member_weights
-from es_rl.rl.chunks import Chunk, ChunkRunner, Generation, make_policy
+from es_rl.rl.chunks import ChunkRunner, Generation, make_policy
 from es_rl.rl.config import parse_train
+from es_rl.rl.rollout.chunk import Chunk
 from es_rl.rng import integer_seed
 
 

@@ -12,8 +12,8 @@ import pytest
 from conftest import refusal
 
 from es_rl.errors import ConfigError, ResourceError, TrainingError
-from es_rl.rl.chunks import Chunk, ChunkResult
 from es_rl.rl.config import Config, parse_resume, parse_train
+from es_rl.rl.rollout.chunk import Chunk, ChunkResult
 from es_rl.rl.segments.worker import Recorded
 from es_rl.run.resume import saved_keys
 from es_rl.workers.cluster import admission, connection

@@ -9,10 +9,10 @@ from torch import nn
 
 from es_rl.observations import WHITE
 from es_rl.policies.action import ActionHead
-from es_rl.policies.action_in_numpy import Array, Kernel, clipped, in_numpy, tanh
 from es_rl.policies.normalizer import Normalizer, Unnormalized
 from es_rl.policies.pixels import Pixels
 from es_rl.policies.rounding import RoundedLinear
+from es_rl.rl.kernels.action import Array, Kernel, clipped, in_numpy, tanh
 from es_rl.rl.kernels.weights import Weights, affine
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from torch import nn
 
-from es_rl.policies.action_in_numpy import Array, Kernel
 from es_rl.rl.compaction import Compaction
+from es_rl.rl.kernels.action import Array, Kernel
 from es_rl.rl.kernels.weights import Weights, affine
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from es_rl.policies.action_in_numpy import Array, Kernel
+from es_rl.rl.kernels.action import Array, Kernel
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,11 @@ from es_rl.envs.spaces import Bools, Floats
 from es_rl.es.strategy import Generation
 from es_rl.policies.normalizer import Moments
 from es_rl.rl.actors import numpy_layers
-from es_rl.rl.chunks import Chunk, ChunkRunner, make_policy, observed_mean
+from es_rl.rl.chunks import ChunkRunner, make_policy
 from es_rl.rl.config import Config
 from es_rl.rl.episodes import HUGE, Beat
 from es_rl.rl.numpy_policy import NumpyForward
+from es_rl.rl.rollout.chunk import Chunk, observed_mean
 from es_rl.rl.segments.critic import CriticFit
 from es_rl.rl.segments.state import Simulations
 from es_rl.rng import integer_seed, stream

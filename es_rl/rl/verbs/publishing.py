@@ -22,8 +22,7 @@ from es_rl.rl import agent as agents
 from es_rl.rl.config import EvaluateConfig, PushConfig, RecordConfig
 from es_rl.rl.verbs.evaluation import measure, summary
 from es_rl.rl.verbs.recording import default_file, record
-from es_rl.run import atomic, checkpoint, directory
-from es_rl.run.files import VERSIONS
+from es_rl.run import VERSIONS, atomic, checkpoint, directory
 
 CONTRACT = "contract.json"  # what the numbers of an exported policy mean
 SOMETIMES = (card.FILM, CONTRACT)  # files that not every policy has

@@ -37,7 +37,10 @@ def processor_time():
 
 
 def ways(config):
-    """Return a function that trains and one that plays the bare environments; each returns the number of steps."""
+    """Return a function that trains and one that plays the bare environments, and one that closes all of them.
+
+    The first two return the number of steps.
+    """
     spec, params = envs.probe(config.env, config.env_kwargs, 0, config.backend, config.view), es.ESParams.of(config)
     state = es.init(make_policy(config, spec))
     rollout, chunk = ChunkRunner(config, spec), Chunk("members", 0, config.es.population)
@@ -63,7 +66,11 @@ def ways(config):
                 bare[i].step(act(action))
         return sum(len(ids) for ids, _ in recorded)
 
-    return {"training": train, "bare": alone}
+    def close():
+        for env in (vector, *bare):
+            env.close()
+
+    return {"training": train, "bare": alone}, close
 
 
 def main(argv):
@@ -72,7 +79,7 @@ def main(argv):
     defaults = {"es.population": str(MEMBERS), "chunk": str(MEMBERS)}
     config = parse_train([f"{name}={value}" for name, value in (defaults | keys).items()])
     use_one_thread()
-    called, totals = ways(config), {"training": [0, 0.0], "bare": [0, 0.0]}
+    (called, close), totals = ways(config), {"training": [0, 0.0], "bare": [0, 0.0]}
     for number in range(rounds + 1):
         for name, call in called.items():
             start = processor_time()
@@ -80,6 +87,7 @@ def main(argv):
             if number:  # the first one is a warm-up
                 totals[name][0] += steps
                 totals[name][1] += processor_time() - start
+    close()
     rates = {name: steps / seconds for name, (steps, seconds) in totals.items()}
     told = ", ".join(f"{name} {rate:,.0f} steps per second of processor time" for name, rate in rates.items())
     print(f"{config.env}, {config.policy}: {told}; ratio {rates['training'] / rates['bare']:.3f}")

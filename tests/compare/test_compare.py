@@ -146,7 +146,8 @@ def test_the_command_covers_all_runs_where_their_seeds_have_no_gap():
 
 
 def test_a_stopped_comparison_goes_on_with_the_training_that_it_stopped(tmp_path, start, compare):
-    keys = ["env=es_rl/PointMass-v0", "minutes=0.1", *SMALL, "seeds=1", "against=[random]", "out=out"]
+    short = "env_kwargs.max_episode_steps=10"  # so that a generation takes far less than the time
+    keys = ["env=es_rl/PointMass-v0", "minutes=0.1", "film=0", short, *SMALL, "seeds=1", "against=[random]", "out=out"]
     process = start(*keys, verb="compare")
     run = tmp_path / "out/es-0/run"
     while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < 2:

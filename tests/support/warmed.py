@@ -29,7 +29,10 @@ from es_rl.workers.fork_server import fork_on_request
 from es_rl.workers.processes import child_environment, die_with_parent, print_into, start_process
 
 # Of what these import, nothing reads the environment or starts a thread.
-PRELOADED = ("es_rl.rl.verbs.training", "es_rl.rl.verbs.recording", "es_rl.trainer.trainer", "es_rl.learner.model")
+PRELOADED = (
+    "torch._dynamo",  # which torch imports with the first optimiser
+    "es_rl.rl.verbs.training", "es_rl.rl.verbs.recording", "es_rl.trainer.trainer", "es_rl.learner.model",
+)  # fmt: skip
 SIZE = struct.Struct("q")
 MOST_FILES = 8  # among the arguments of one process
 MOST_DESCRIPTORS = 1024

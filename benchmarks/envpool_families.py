@@ -33,6 +33,7 @@ from es_rl.workers.machine import family_seconds, use_one_thread
 
 PAGE = Path(__file__).parents[1] / "docs/guides/envpool.md"
 BESIDE = 16  # simulations
+LOOK_EVERY = 10  # steps of all simulations between two looks at the clock
 BEGIN, END = "<!-- families: made by benchmarks/envpool_families.py -->", "<!-- /families -->"
 LONGEST = 1000  # steps of an episode of the full length at most
 NAMES = {
@@ -76,12 +77,13 @@ class Player:
         """Return the steps in a second of processor time."""
         steps, begun, spent = 0, family_seconds(), 0.0
         while spent < seconds:
-            for actions in self._actions:
+            for _ in range(LOOK_EVERY):
+                actions = self._actions[steps // BESIDE % len(self._actions)]
                 _, _, terminated, truncated = self._vector.step(self._ids, actions)
                 if len(over := np.flatnonzero(terminated | truncated)):
                     self._vector.reset(over, [self._number + i for i in range(len(over))])
                     self._number += len(over)
-            steps += len(self._actions) * BESIDE
+                steps += BESIDE
             spent = family_seconds() - begun
         return steps / spent
 

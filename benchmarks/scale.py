@@ -107,7 +107,8 @@ def local(argv: Sequence[str]) -> None:
     """Compare the throughput of `cluster.address=local` with that of a local pool."""
     keys = {"env": "HalfCheetah-v4", "workers": "1"} | pairs(argv)
     rounds = int(keys.pop("rounds", 5))
-    rows = scale_measure.one_machine([f"{k}={v}" for k, v in keys.items()], rounds, Path("scale_local.log").resolve())
+    log = Path("runs/scale_local.log").resolve()
+    rows = scale_measure.one_machine([f"{k}={v}" for k, v in keys.items()], rounds, log)
     ratio = float(np.median([row["cluster"] / row["pool"] for row in rows]))
     kept("local", {"rows": rows, "ratio": ratio})
 

@@ -126,8 +126,9 @@ def one_machine(keys: Sequence[str], rounds: int, log: Path) -> list[dict[str, f
 
     config = parse_train(["es.segment=0", *keys])
     params, count = es.ESParams.of(config), config.workers or available_processors()
-    rows = []
+    rows: list[dict[str, float]] = []
     address = ClusterConfig(address="local")
+    log.parent.mkdir(parents=True, exist_ok=True)
     with Workers(count, log=log) as local, ClusterWorkers(address, count, log=log, hang_after=3600.0) as cluster:
         pools = {"pool": local, "cluster": cluster}
         spec = tasks.probe(local, config)

@@ -88,7 +88,7 @@ def main(argv):
                 totals[name][0] += steps
                 totals[name][1] += processor_time() - start
     close()
-    rates = {name: steps / seconds for name, (steps, seconds) in totals.items()}
+    rates = {name: steps / max(seconds, 1e-9) for name, (steps, seconds) in totals.items()}
     told = ", ".join(f"{name} {rate:,.0f} steps per second of processor time" for name, rate in rates.items())
     print(f"{config.env}, {config.policy}: {told}; ratio {rates['training'] / rates['bare']:.3f}")
     return 0

@@ -78,7 +78,9 @@ def measure(image, keys):
                 calls[name] = partial(perturbed, x)
             found = least(calls)
         cells = [f"{1e3 * found['plain']:.1f}"]
-        cells += [f"{1e3 * found[name]:.1f} ({found['plain'] / found[name]:.2f})" for name in [*kinds, "loop"]]
+        cells += [
+            f"{1e3 * found[name]:.1f} ({found['plain'] / max(found[name], 1e-9):.2f})" for name in [*kinds, "loop"]
+        ]
         print(f"| {k} | {' | '.join(cells)} |", flush=True)
 
 

@@ -1,6 +1,8 @@
 """Training on images: from the environment to the policy, with workers, resumed, loaded, evaluated, filmed, exported."""
 
 import json
+import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +90,7 @@ def test_a_file_takes_the_image_and_other_formats_say_why_not(run, train):
         export([str(mixed), "policy.pt2"])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_onnx_takes_the_image(run):
     assert export([str(run), "policy.onnx"]) == 0
     assert json.loads(Path("policy.json").read_text())["verified"]["action_difference"] < 1e-5
@@ -121,3 +123,15 @@ def test_the_convolutional_policy_learns_to_walk_to_the_spot(train):
         "es.noise=lowrank", "generations=60", "eval.every=20", "eval.episodes=20", f"target_return={SOLVED}", "optim.lr=0.02", "seed=1",
     )  # fmt: skip
     assert metrics(run)[-1]["eval/return_mean"] >= SOLVED
+
+
+def test_both_benchmarks_of_images_print_their_rows(capsys):
+    benchmarks = Path(es_rl.__file__).parents[1] / "benchmarks"
+    measure = runpy.run_path(str(benchmarks / "pixels.py"))["measure"]
+    measure.__globals__.update(ROUNDS=1, MEMBERS=4)
+    measure("1x12x12", ["cnn.channels=[4]", "cnn.kernels=[4]", "cnn.strides=[3]", "cnn.width=8"])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith(("| 1", "| 4"))]
+    assert [row[0].strip() for row in rows] == ["1", "4"] and all(float(row[1]) >= 0 for row in rows)
+    main = runpy.run_path(str(benchmarks / "camera_throughput.py"))["main"]
+    assert main([*SMALL, "es.population=4", "chunk=4", "rounds=1"]) == 0
+    assert re.search(r"training [\d,]+ steps .* bare [\d,]+ steps .* ratio \d", capsys.readouterr().out)

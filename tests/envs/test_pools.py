@@ -178,6 +178,13 @@ def test_refusals(fake, id, kwargs, said):
         tasks.Task(id, kwargs)
 
 
+def test_images_are_prepared_by_envpool_itself(fake):
+    from es_rl.train import main
+
+    code, said = refusal(main, "env=Walk-v0", "backend=envpool", "pixels.stack=2", "workers=0")
+    assert code == 3 and said.startswith("backend=envpool: knows no pixels.stack. Give options of EnvPool's")
+
+
 def test_a_missing_or_old_library_is_one_line(monkeypatch, fake):
     monkeypatch.setattr(fake, "__version__", "1.1.9")
     with pytest.raises(ResourceError, match="needs envpool 1.2.5 or newer, and 1.1.9 is installed"):

@@ -216,11 +216,6 @@ def choose_backend(id: str, backend: str = "auto") -> str:
 def _serving(id: str, backend: str, view: View) -> str:
     """Return the name of the backend that serves an environment with a view, which the fast one does not know."""
     name = choose_backend(id, backend)
-    if name == pools.NAME and view.keys:
-        raise EnvError(
-            f"backend=envpool: knows no {view.keys[0].partition('=')[0]}. Give EnvPool's own options by env_kwargs.*, "
-            f"such as env_kwargs.frame_skip."
-        )
     if name != "batch" or not view.keys:
         return name
     if backend == "batch":

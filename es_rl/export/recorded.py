@@ -45,7 +45,8 @@ def opened(env_id: str, agent: Agent) -> Iterator[gymnasium.Env[Any, Any]]:
         choose_renderer()
     envs.check_id(env_id, agent.config.backend)
     with _refused(env_id, "made"):
-        env = make_single(env_id, agent.config.env_kwargs, agent.config.backend, view=agent.config.view)
+        config = agent.config
+        env = make_single(env_id, config.env_kwargs, config.backend, view=config.view)
     try:
         check_spaces(agent, env_id, usable(env.observation_space)[0], env.action_space)
         yield env

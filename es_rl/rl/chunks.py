@@ -114,8 +114,8 @@ def _attempt(run: Callable[[], Episodes]) -> Episodes:
 def make_env(config: Config, env: EnvSpec) -> VectorEnv:
     """Make as many simulations as one process may hold. They observe no more than the policy sees."""
     n = 1 if config.serial else sum(capacity(config))
-    more: dict[str, Any] = {"view": env.view, "exact": config.envpool.exact}
-    return envs.make_vector(env.id, n, env.backend, env.kwargs, config.obs_first, **more)
+    exact = config.envpool.exact
+    return envs.make_vector(env.id, n, env.backend, env.kwargs, config.obs_first, view=env.view, exact=exact)
 
 
 def make_policy(config: Config, env: EnvSpec) -> nn.Module:

@@ -31,7 +31,7 @@ VIEW = ["pixels.crop=[1,0,1,0]", "pixels.gray=true", "pixels.size=12", "pixels.s
     ("keys", "where"),
     [
         (["env_kwargs.numbers=true", "es.noise=lowrank", *VIEW], ["workers=1", "inference=central", "device=cpu"]),
-        (["es.noise=dense"], ["workers=2"]),
+        pytest.param(["es.noise=dense"], ["workers=2"], marks=pytest.mark.soak),
     ],
     ids=["mixed", "picture"],
 )
@@ -64,7 +64,8 @@ def test_what_is_done_with_images_is_saved_and_done_again(run, capsys):
         evaluate([f"run={run}", "env=CartPole-v1"])
 
 
-def test_a_file_takes_the_image_and_other_formats_say_why_not(run, train):
+@pytest.mark.soak
+def test_a_file_takes_the_image(run):
     assert export([str(run), "policy.pt2"]) == 0
     contract = json.loads(Path("policy.json").read_text())
     assert contract["inputs"][0] | {"name": 0} == {
@@ -78,6 +79,9 @@ def test_a_file_takes_the_image_and_other_formats_say_why_not(run, train):
         "pixels": {"crop": [1, 0, 1, 0], "gray": True, "size": [12], "stack": 2},
     }
     assert contract["rate_hz"] == 2.5
+
+
+def test_formats_that_cannot_take_the_image_say_why(run, train):
     with pytest.raises(
         EnvError, match=r"format=numpy: its reader cannot compute the policy CnnPolicy. Give format=onnx"
     ):
@@ -120,7 +124,7 @@ def test_an_environment_without_a_screen_is_told_what_it_needs():
 def test_the_convolutional_policy_learns_to_walk_to_the_spot(train):
     run = train(
         "env=es_rl/Spot-v0", "policy=cnn", "cnn.channels=[8,16]", "cnn.kernels=[4,3]", "cnn.strides=[2,2]", "cnn.width=32",
-        "es.noise=lowrank", "generations=60", "eval.every=20", "eval.episodes=20", f"target_return={SOLVED}", "optim.lr=0.02", "seed=1",
+        "es.noise=lowrank", "generations=60", "eval.every=20", "eval.episodes=20", f"target_return={SOLVED}", "optim.lr=0.02", "seed=1", "chunk=64",
     )  # fmt: skip
     assert metrics(run)[-1]["eval/return_mean"] >= SOLVED
 

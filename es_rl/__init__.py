@@ -17,11 +17,23 @@ from __future__ import annotations
 import os
 import sys
 
-if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and not os.access("es_rl", os.F_OK):  # python -m es_rl.VERB
-    # A file of the user's, such as queue.py, must not hide a module of Python: the current directory comes after those.
-    _library = os.__file__.rpartition(os.sep)[0]
-    _of_python = (_library, f"{_library}{os.sep}lib-dynload")
-    sys.path.insert(max([0, *(i for i, path in enumerate(sys.path) if path in _of_python)]), sys.path.pop(0))
+if sys.argv[:1] == ["-m"]:  # `python -m es_rl.VERB`
+    try:
+        _here = os.getcwd()  # noqa: PTH109 - pathlib may be hidden, see below
+    except OSError as error:  # torch, which a verb imports, would end the process without a word
+        sys.stderr.write(f"es_rl: the current directory: {error.strerror}. Change to another one.\n")
+        sys.exit(6)
+    _rest = [path for path in sys.path if path not in ("", _here)]
+    if len(_rest) < len(sys.path) and not os.access("es_rl", os.F_OK):
+        # A file of the user's, such as queue.py, must not hide a module of Python: the current directory comes after
+        # those. An empty part of PYTHONPATH would put it first in every child.
+        _library = os.__file__.rpartition(os.sep)[0]
+        _at = 1 + max(
+            [-1, *(i for i, path in enumerate(_rest) if path in (_library, f"{_library}{os.sep}lib-dynload"))]
+        )
+        sys.path[:] = [*_rest[:_at], _here, *_rest[_at:]]
+        if "PYTHONPATH" in os.environ:
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, os.environ["PYTHONPATH"].split(os.pathsep)))
 
 import importlib
 from pathlib import Path
@@ -36,12 +48,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-if sys.argv[:1] == ["-m"]:  # `python -m es_rl.VERB`: torch, which it imports, ends the process without a word
-    try:
-        Path.cwd()
-    except OSError as error:
-        sys.stderr.write(f"es_rl: the current directory: {error.strerror}. Change to another one.\n")
-        sys.exit(6)
 ROOMS = {
     **{name: name for name in ("callbacks", "envs", "es", "noise", "plot", "policies", "population", "rng")},
     "optim": "es.optim",

@@ -93,7 +93,7 @@ class LlmConfig:
         None, "worker processes, each with a model; 0: all work in this process; default: one per GPU, or as many as "
         "processors and memory allow", low=0, resumable=True,
     )  # fmt: skip
-    cluster: ClusterConfig = group(ClusterConfig, "workers on several machines")
+    cluster: ClusterConfig = group(ClusterConfig, "a cluster of machines")
     rows: int | None = key(None, "maximum rows per batch; default: from the model's size", low=1)
     chunk: int | None = key(
         None, "members per batch, an even number; default: from es.noise, es.population and batch", low=2

@@ -26,7 +26,7 @@ ASIDE = (
     "seed", "run", "generations", "env_steps", "tokens", "minutes", "workers", "hang_after", "reward_seconds", "track",
     "es.max_failed",
 )  # fmt: skip
-ASIDE_GROUPS = ("target_", "eval.", "video.", "checkpoint.")
+ASIDE_GROUPS = ("target_", "eval.", "video.", "checkpoint.", "cluster.")
 OPEN = "env_kwargs."  # of these keys, one that is missing was not given
 SUBJECTS = ("env", "corpus", "model")  # keys that tell what is trained on, or what
 

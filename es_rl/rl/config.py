@@ -113,7 +113,7 @@ class Config:
         low=0,
         resumable=True,
     )
-    cluster: ClusterConfig = group(ClusterConfig, "workers on several machines")
+    cluster: ClusterConfig = group(ClusterConfig, "a cluster of machines")
     chunk: int | None = key(
         None,
         "even number of members whose forward pass, or orthogonal noise, is computed together; a process holds up to "

@@ -64,7 +64,7 @@ class TextConfig:
         None, "worker processes; 0: all work in this process, so a hanging reward hangs the training; default: the "
         "available processors", low=0, resumable=True,
     )  # fmt: skip
-    cluster: ClusterConfig = group(ClusterConfig, "workers on several machines")
+    cluster: ClusterConfig = group(ClusterConfig, "a cluster of machines")
     chunk: int | None = key(
         None, "members per forward pass, an even number; default: from es.population, batch and ctx", low=2
     )

@@ -36,10 +36,10 @@ def fake(monkeypatch):
     del sys.modules["envpool"]
 
 
-@pytest.fixture(params=["Walk-v0", *QUICK])
+@pytest.fixture(params=["Trudge-v0", *QUICK])
 def env_id(request):
     """An environment of the small library, and some of EnvPool where it is installed."""
-    if request.param.startswith("Walk"):
+    if request.param.startswith("Trudge"):
         request.getfixturevalue("fake")
     else:
         pytest.importorskip("envpool")
@@ -92,9 +92,9 @@ def test_an_episode_depends_on_its_seed_alone(env_id):
 
 
 def test_finished_simulations_are_left_out_and_their_pools_end(fake):
-    episodes("Walk-v0", [1, 2, 3], [0, 1, 2], steps=60)
+    episodes("Trudge-v0", [1, 2, 3], [0, 1, 2], steps=60)
     assert not fake.stepped_at_its_end
-    vector = envs.make_vector("Walk-v0", 4, "envpool", {})
+    vector = envs.make_vector("Trudge-v0", 4, "envpool", {})
     for begin in range(3):
         vector.reset([0, 1], [begin, 7])
         vector.reset([2, 3], [begin, 8])
@@ -107,9 +107,9 @@ def test_finished_simulations_are_left_out_and_their_pools_end(fake):
 
 
 def test_simulations_may_go_on_with_their_own_numbers(fake):
-    vector = envs.make_vector("Walk-v0", 3, "envpool", {}, exact=False)
+    vector = envs.make_vector("Trudge-v0", 3, "envpool", {}, exact=False)
     begun = vector.reset([0, 1], [1, 2])
-    assert np.array_equal(begun, envs.make_vector("Walk-v0", 2, "envpool", {}).reset([0, 1], [1, 2]))
+    assert np.array_equal(begun, envs.make_vector("Trudge-v0", 2, "envpool", {}).reset([0, 1], [1, 2]))
     before = len(fake.made)
     again = vector.reset([1, 0], [2, 1])
     assert len(fake.made) == before and not np.array_equal(again[::-1], begun)
@@ -152,24 +152,24 @@ def batched(space, samples):
 
 
 def test_what_a_task_is(fake):
-    task = tasks.Task("Walk-v0", {"drift": 1, "start": [1, 2], "max_episode_steps": None})
+    task = tasks.Task("Trudge-v0", {"drift": 1, "start": [1, 2], "max_episode_steps": None})
     place = task.observation_space["place"]
     assert np.isinf(place.low).all() and np.isinf(place.high).all(), "EnvPool's bounds that mean none"
     assert task.config["drift"] == 1.0 and task.config["start"] == (1, 2)
-    assert task.limit is None and tasks.Task("Walk-v0", {}).limit == 30
-    spec = envs.probe("Walk-v0", {}, 0, "envpool")
+    assert task.limit is None and tasks.Task("Trudge-v0", {}).limit == 30
+    spec = envs.probe("Trudge-v0", {}, 0, "envpool")
     assert (spec.backend, spec.savable, spec.warnings) == ("envpool", False, ())
 
 
 @pytest.mark.parametrize(
     ("id", "kwargs", "said"),
     [
-        ("Wlak-v0", {}, "Did you mean Walk-v0"),
-        ("Walk-v0", {"drfit": 1}, "Did you mean drift? It has: drift, max_episode_steps, mirrored, start."),
-        ("Walk-v0", {"drift": "much"}, "must be a number, such as 0.1."),
-        ("Walk-v0", {"mirrored": 1}, "must be true or false, such as False."),
-        ("Walk-v0", {"num_envs": 3}, "es_rl sets it itself"),
-        ("Walk-v0", {"base_path": "/"}, "names files or a program, which no run may do"),
+        ("Trduge-v0", {}, "Did you mean Trudge-v0"),
+        ("Trudge-v0", {"drfit": 1}, "Did you mean drift? It has: drift, max_episode_steps, mirrored, start."),
+        ("Trudge-v0", {"drift": "much"}, "must be a number, such as 0.1."),
+        ("Trudge-v0", {"mirrored": 1}, "must be true or false, such as False."),
+        ("Trudge-v0", {"num_envs": 3}, "es_rl sets it itself"),
+        ("Trudge-v0", {"base_path": "/"}, "names files or a program, which no run may do"),
         ("Duel-v0", {}, "is for 2 players"),
     ],
 )
@@ -181,29 +181,30 @@ def test_refusals(fake, id, kwargs, said):
 def test_images_are_prepared_by_envpool_itself(fake):
     from es_rl.train import main
 
-    code, said = refusal(main, "env=Walk-v0", "backend=envpool", "pixels.stack=2", "workers=0")
+    code, said = refusal(main, "env=Trudge-v0", "backend=envpool", "pixels.stack=2", "workers=0")
     assert code == 3 and said.startswith("backend=envpool: knows no pixels.stack. Give options of EnvPool's")
 
 
 def test_a_missing_or_old_library_is_one_line(monkeypatch, fake):
     monkeypatch.setattr(fake, "__version__", "1.1.9")
     with pytest.raises(ResourceError, match="needs envpool 1.2.5 or newer, and 1.1.9 is installed"):
-        envs.check_id("Walk-v0", "envpool")
-    monkeypatch.setitem(sys.modules, "envpool", None)
-    with pytest.raises(ResourceError, match=r"needs the extra envpool. In the checkout: pip install -e '.\[envpool\]'"):
-        envs.check_id("Walk-v0", "envpool")
-    with pytest.raises(EnvError, match="no such environment"):  # Gymnasium's ids need no EnvPool
-        envs.check_id("Walk-v0")
+        envs.check_id("Trudge-v0", "envpool")
+    with monkeypatch.context() as missing:
+        missing.setitem(sys.modules, "envpool", None)
+        with pytest.raises(ResourceError, match=r"the extra envpool. In the checkout: pip install -e '.\[envpool\]'"):
+            envs.check_id("Trudge-v0", "envpool")
+        with pytest.raises(EnvError, match="no such environment"):  # Gymnasium's ids need no EnvPool
+            envs.check_id("Trudge-v0")
 
 
 def test_keys_that_do_not_fit(fake):
     from es_rl.train import main
 
     assert refusal(main, "env=CartPole-v1", "envpool.exact=false")[0] == 2
-    code, said = refusal(main, "env=Walk-v0")
+    code, said = refusal(main, "env=Trudge-v0")
     assert code == 3 and "EnvPool has it: add backend=envpool." in said
     code, said = refusal(
-        main, "env=Walk-v0", "backend=envpool", "es.segment=8", "workers=0", "run=r", "credit.simulations=4"
+        main, "env=Trudge-v0", "backend=envpool", "es.segment=8", "workers=0", "run=r", "credit.simulations=4"
     )
     assert code == 3 and "es.segment=8 needs simulations that can be saved" in said
 
@@ -216,7 +217,7 @@ def theta(run):
 
 
 def test_theta_does_not_depend_on_workers_chunks_or_a_resume(fake, train, capfd):
-    keys = ["env=Walk-v0", "backend=envpool", *SMALL]
+    keys = ["env=Trudge-v0", "backend=envpool", *SMALL]
     found = [
         train(*keys, "generations=3", run="none"),
         train(*keys, "generations=3", "chunk=2", run="chunks"),
@@ -234,12 +235,12 @@ def test_verbs_know_the_backend_of_a_run(fake, train, capsys):
     from es_rl.evaluate import main as evaluate
     from es_rl.export.__main__ import main as export
 
-    run = train("env=Walk-v0", "backend=envpool", *SMALL, "generations=1")
+    run = train("env=Trudge-v0", "backend=envpool", *SMALL, "generations=1")
     evaluate([f"run={run}", "episodes=3"])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["backend"] == "envpool" and told["failed"] == 0 and told["length_mean"] > 1
     export([f"run={run}", "out=walk.npz"])
-    assert "observations of Walk-v0" in capsys.readouterr().out and Path("walk.npz").exists()
+    assert "observations of Trudge-v0" in capsys.readouterr().out and Path("walk.npz").exists()
 
 
 @pytest.mark.soak

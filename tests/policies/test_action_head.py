@@ -1,5 +1,6 @@
 """The action head over all kinds of spaces: actions are of the space; many members act as each does alone."""
 
+import looking
 import numpy as np
 import pytest
 import torch
@@ -68,8 +69,8 @@ def test_each_kind_of_space_reads_the_outputs_as_the_documentation_says():
 
 
 def policy_of(name, kind):
-    keys = ["transformer.width=8", "transformer.layers=1"] if name == "transformer" else []
-    policy = policies.make(parse_train(["env=A-v0", f"policy={name}", *keys]), 6, SPACES[kind])
+    keys = ["transformer.width=8", "transformer.layers=1"] if name == "transformer" else looking.SMALL.get(name, [])
+    policy = policies.make(parse_train(["env=A-v0", f"policy={name}", *keys]), looking.shape_for(name), SPACES[kind])
     generator = torch.Generator().manual_seed(0)
     for value in policy.parameters():
         value += 0.5 * torch.randn(value.shape, generator=generator)
@@ -82,7 +83,7 @@ def policy_of(name, kind):
 )
 def test_all_members_act_as_each_alone(name, kind, noise):
     policy, p, k = policy_of(name, kind), Perturbation(kind=noise, sigma=0.3, seed=1), 3
-    seen = [torch.randn(len(MEMBERS) * k, 6, generator=torch.Generator().manual_seed(i)).double() for i in (1, 2)]
+    seen = [looking.observations(name, len(MEMBERS) * k, seed=i) for i in (1, 2)]
     with perturb(policy, MEMBERS, p):
         first, state = policy(seen[0])
         second, _ = policy(seen[1], state)
@@ -95,7 +96,7 @@ def test_all_members_act_as_each_alone(name, kind, noise):
             assert torch.allclose(got[rows].double(), alone.double(), rtol=1e-5, atol=1e-5)
     with member_actors(policy, MEMBERS, p, k) as begin:
         actor = begin()
-        assert isinstance(actor, NumpyForward) == (name != "transformer")
+        assert isinstance(actor, NumpyForward) == (name not in ("transformer", "cnn"))
         acted = actor(np.arange(len(MEMBERS) * k), seen[0].numpy())
     assert acted.dtype == first.numpy().dtype and np.allclose(acted, first.numpy(), rtol=1e-5, atol=1e-5)
 

@@ -1,5 +1,6 @@
 """Contracts over the registry of policies; the action head; the normaliser."""
 
+import looking
 import numpy as np
 import pytest
 import torch
@@ -17,8 +18,9 @@ from es_rl.rl.config import parse_train
 BOX = spaces.Box(np.float32([-1, 0, -0.4]), np.float32([1, 5, 0.4]))
 
 
-def make(name, *keys, space=BOX, inputs=6):
-    return policies.make(parse_train(["env=A-v0", f"policy={name}", *keys]), inputs, space)
+def make(name, *keys, space=BOX):
+    config = parse_train(["env=A-v0", f"policy={name}", *looking.SMALL.get(name, []), *keys])
+    return policies.make(config, looking.shape_for(name), space)
 
 
 @pytest.mark.parametrize("name", policies.POLICIES)
@@ -27,7 +29,7 @@ def make(name, *keys, space=BOX, inputs=6):
 )
 def test_actions_are_of_the_action_space_for_any_observation(name, space):
     policy = make(name, space=space)
-    obs = torch.randn(50, 6, dtype=torch.float64) * 1e4
+    obs = looking.observations(name, 50, spread=1e4)
     with perturb(policy, range(50), Perturbation(sigma=3.0)):
         action, _ = policy(obs)
     for row in action.numpy():
@@ -50,7 +52,7 @@ def test_a_policy_is_a_function_of_the_seed_and_leaves_the_global_generator_alon
 
 @pytest.mark.parametrize("name", policies.POLICIES)
 def test_the_first_actions_are_in_the_middle_of_the_space(name):
-    action, _ = make(name)(torch.randn(20, 6, generator=torch.Generator().manual_seed(0)))
+    action, _ = make(name)(looking.observations(name, 20))
     assert np.allclose(action.numpy(), [0, 2.5, 0], atol=0.1)
 
 
@@ -93,7 +95,7 @@ def test_clip_and_tanh():
 
 def test_an_unknown_policy_names_the_nearest():
     with pytest.raises(
-        ConfigError, match=r"policy=mpl: unknown. Did you mean mlp\? Known: gru, linear, lstm, mlp, transf"
+        ConfigError, match=r"policy=mpl: unknown. Did you mean mlp\? Known: cnn, gru, linear, lstm, mlp, transf"
     ):
         make("mpl")
 

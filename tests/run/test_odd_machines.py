@@ -71,9 +71,16 @@ def test_sockets_have_short_names_wherever_temporary_files_lie(tmp_path, train_o
 
 @pytest.mark.cold
 @pytest.mark.slow
-def test_files_of_the_user_hide_no_module_of_python(command, tmp_path):
-    for name in ("queue", "random", "typing", "fnmatch", "tempfile"):
+@pytest.mark.parametrize(
+    ("names", "empty"),
+    [(["queue", "random", "typing", "fnmatch", "tempfile"], ""), (["queue", "random", "tempfile"], os.pathsep)],
+    ids=["", "PYTHONPATH with an empty part"],
+)
+def test_files_of_the_user_hide_no_module_of_python(command, tmp_path, monkeypatch, names, empty):
+    """With an empty part, Python itself fails where its start needs a module that is hidden."""
+    for name in names:
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('this is not {name}')\n")
+    monkeypatch.setenv("PYTHONPATH", os.environ["PYTHONPATH"].strip(os.pathsep) + empty)
     done = command("train", *TINY, "run=run", "workers=1")
     assert done.returncode == 0 and len(metrics(tmp_path / "run")) == 2
 

@@ -1,6 +1,6 @@
 """A small library with EnvPool's interface, for tests that must run where EnvPool is not installed.
 
-Walk-v0: a number moves by the action and by chance, until it leaves [-3, 3] or after 30 steps. Like EnvPool, a simulation
+Trudge-v0: a number moves by the action and by chance, until it leaves [-3, 3] or after 30 steps. Like EnvPool, a simulation
 is seeded when it is made, goes on with its own random numbers after that, and starts anew if it is stepped at its end;
 here that counts as a mistake (`stepped_at_its_end`).
 """
@@ -15,8 +15,8 @@ from gymnasium import spaces
 __version__ = "1.2.5"
 TINY, LARGEST = np.finfo(np.float32).tiny, np.finfo(np.float32).max  # EnvPool's way to say that there is no bound
 SPECS = {
-    "Walk-v0": "envpool.walks",
-    "Walk-v1": "envpool.walks",
+    "Trudge-v0": "envpool.walks",
+    "Trudge-v1": "envpool.walks",
     "Duel-v0": "envpool.games",
     "Broken-v0": "envpool.walks",
 }

@@ -273,8 +273,8 @@ def test_trainings_run_once_and_are_shown(tmp_path, call):
     ("argv", "said"),
     [
         (["walk"], "action=walk: unknown"),
-        (["run", "cases=[pain]"], "cases=pain: unknown. Did you mean plain?"),
-        (["run", "minutes=0"], "minutes=0.0: must be > 0"),
+        (["run", "cases=[pain]", "parallel=1"], "cases=pain: unknown. Did you mean plain?"),
+        (["run", "minutes=0", "parallel=1"], "minutes=0.0: must be > 0"),
         (["run", "parallel=999"], "parallel=999: each training has a core of its own"),
         (["one", "case=ternary", "name=ppo_fast", "out=x"], "name=ppo_fast out=x: give es_rl, and a directory"),
     ],

@@ -125,8 +125,11 @@ def leave(target, *args):
 
 
 def start_forked(target, *args, log=None, mark=""):
-    """Start a server of workers as `start_process` does, by a fork of this process if it has no threads."""
-    if psutil.Process().num_threads() > 1:
+    """Start a server of workers as `start_process` does, by a fork of this process if it has no threads.
+
+    MuJoCo must not be there yet: what it draws with depends on the environment when it is imported.
+    """
+    if psutil.Process().num_threads() > 1 or "mujoco" in sys.modules:
         return start_process(target, *args, log=log, mark=mark)
     process = multiprocess.get_context("fork").Process(
         target=_server, args=(target, args, os.getpid(), str(log or os.devnull)), daemon=True

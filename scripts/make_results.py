@@ -27,6 +27,7 @@ from pathlib import Path
 
 from results_pages import (
     LONG_MINUTES,
+    MINUTES,
     OPPONENT,
     at_equal_cost,
     brief,
@@ -42,14 +43,11 @@ from es_rl.cli import run
 from es_rl.compare.report.summary import OURS, RANDOM, finished, summary
 from es_rl.config import pairs
 from es_rl.errors import ConfigError, Stopped, TrainingError
+from es_rl.run import CONFIG, atomic
+from es_rl.run.atomic import MANIFEST
 from es_rl.workers.processes import die_with_parent
 
 ROOT = Path(__file__).parent.parent
-# Default minutes of each training.
-MINUTES = {
-    "InvertedDoublePendulum-v4": 5, "Swimmer-v4": 5, "HalfCheetah-v4": 5, "Hopper-v4": 5, "Walker2d-v4": 10,
-    "Ant-v4": 10, "Humanoid-v4": 20,
-}  # fmt: skip
 SEEDS = 3
 AGAINST = ["ppo_fast", "ars", RANDOM]
 MORE = {"HalfCheetah-v4": ["sac", "evotorch"], "Humanoid-v4": ["sac", "evotorch"]}  # further opponents on some tasks
@@ -195,12 +193,17 @@ def show(trained, task):
     policy = ROOT / "videos" / "policies" / name
     shutil.rmtree(policy, ignore_errors=True)
     last = (trained / "checkpoints" / "last").resolve()
-    shutil.copytree(last, policy / "checkpoints" / last.name)
+    contents = {file.name: file.read_bytes() for file in last.iterdir() if file.name != MANIFEST}
+    contents[CONFIG] = moved = renamed((trained / CONFIG).read_bytes(), f"videos/policies/{name}")
+    (policy / "checkpoints").mkdir(parents=True)
+    atomic.write(policy / "checkpoints" / last.name, contents)
     (policy / "checkpoints" / "last").symlink_to(last.name)
-    config = (trained / "config.yaml").read_text(encoding="utf-8")
-    (policy / "config.yaml").write_text(
-        re.sub(r"(?m)^run: .*", f"run: videos/policies/{name}", config), encoding="utf-8"
-    )
+    (policy / CONFIG).write_bytes(moved)
+
+
+def renamed(config, run):
+    """Return a run's configuration with another run directory: the one where it was trained is of this machine."""
+    return re.sub(rb"(?m)^run: .*", f"run: {run}".encode(), config)
 
 
 def identity(result):

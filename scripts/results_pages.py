@@ -14,6 +14,11 @@ from es_rl.compare.report.statistics import interval
 from es_rl.compare.report.summary import LABELS, OURS, RANDOM, beats
 from es_rl.run.screen import number
 
+# Default minutes of each training.
+MINUTES = {
+    "InvertedDoublePendulum-v4": 5, "Swimmer-v4": 5, "HalfCheetah-v4": 5, "Hopper-v4": 5, "Walker2d-v4": 10,
+    "Ant-v4": 10, "Humanoid-v4": 20,
+}  # fmt: skip
 OPPONENT = "ppo_fast"  # only a comparison with this opponent counts as a claim
 BRIEF = (OURS, OPPONENT, "ars")  # the contenders in the README's table
 LONG_MINUTES = 60  # keep and mark an older comparison if its trainings took at least this long
@@ -30,8 +35,11 @@ def brief(results):
             "The comparison with PPO on the same fast environments has not been run to its end yet. What is known\n"
             "so far: [results](docs/results.md)."
         )
+    left = [task for task in MINUTES if task not in {result["env"] for result in claims}]
     lines = ["Mean returns after the same minutes on one core each, median of three seeds"]
-    lines += ["([all rows, every seed, and the command of each](docs/results.md)):", ""]
+    lines += ["([all rows, every seed, and the command of each](docs/results.md)). "]
+    lines[-1] += f"{len(left)} of {len(MINUTES)} tasks are still to be compared:" if left else "All tasks:"
+    lines += [""]
     lines += ["| task | minutes on a core | " + " | ".join(LABELS[name] for name in BRIEF) + " |", "|---" * 5 + "|"]
     for result in claims:
         returns = {name: result["contenders"].get(name, {}).get("returns") for name in BRIEF}

@@ -107,9 +107,9 @@ def renderer():
 @pytest.fixture
 def python(request, tmp_path, tmp_path_factory, warm):
     """Run Python to its end, as `python` with these arguments: exit code, stdout, stderr."""
-    cold = request.node.get_closest_marker("cold")
+    always = request.node.get_closest_marker("cold")
 
-    def run(*argv, timeout=120, env=None, unset=(), cwd=tmp_path, out=None):
+    def run(*argv, timeout=120, env=None, unset=(), cwd=tmp_path, out=None, cold=always):
         argv = [*map(str, argv)]
         environment = {name: value for name, value in os.environ.items() if name not in unset} | (env or {})
         if cold:
@@ -136,9 +136,9 @@ def python(request, tmp_path, tmp_path_factory, warm):
 def command(tmp_path, python):
     """Run a verb as a process: (exit code, stdout, stderr); an expected failure must be short and no traceback."""
 
-    def run(verb, *argv, timeout=120):
+    def run(verb, *argv, timeout=120, **more):
         mark = str(uuid.uuid4())  # in the environment of the process and of all that it starts
-        done = python("-m", f"es_rl.{verb}", *argv, timeout=timeout, env={"ES_RL_TEST": mark})
+        done = python("-m", f"es_rl.{verb}", *argv, timeout=timeout, env={"ES_RL_TEST": mark}, **more)
         assert "Traceback" not in done.stderr + done.stdout, done.stderr
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("es_rl: ")]

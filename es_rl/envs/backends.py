@@ -20,7 +20,7 @@ class VectorEnv(Protocol):
     """n simulations of one environment.
 
     Observations are flattened to vectors of O numbers (or fewer: `obs_first`). Those with images are rows of bytes, see
-    `es_rl.observations`; below, (n, O) then stands for (n, *row).
+    `es_rl.observations`; below, (n, O) then stands for n rows of them.
 
     With an attribute `together`, one `reset` should begin so many episodes, not one.
     """

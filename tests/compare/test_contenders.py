@@ -20,6 +20,7 @@ from es_rl.compare.opponents.clock import BaselineConfig, Clock, Meter, Policy
 from es_rl.compare.opponents.rl_zoo import ARS, PPO, SAC
 from es_rl.config import parse
 from es_rl.errors import ConfigError, EnvError, TrainingError
+from es_rl.workers.machine import available_processors
 
 
 def baseline(*keys):
@@ -341,9 +342,9 @@ def test_a_dict_is_seen_as_one_vector_and_actions_may_be_discrete(name, tmp_path
         result = json.loads((tmp_path / "out/result.json").read_text())
         assert np.isfinite(result["return_mean"])
         if name == "ppo_fast":
-            assert (
-                "each simulation is a process" in result["resources"]["note"] and result["resources"]["processes"] == 2
-            )
+            assert "each simulation is a process" in result["resources"]["note"] and result["resources"][
+                "processes"
+            ] == min(2, available_processors())
 
 
 def test_torch_has_as_many_threads_as_are_told(python):

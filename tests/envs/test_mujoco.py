@@ -263,7 +263,7 @@ def test_members_that_diverge_have_failed(train, tmp_path):
 
 
 def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
-    keys = ["env=Hopper-v4", "policy=mlp", "es.population=64", "es.top=32", "generations=12", "video.every=-1"]
+    keys = ["env=Hopper-v4", "policy=mlp", "es.population=32", "es.top=16", "generations=12", "video.every=-1"]
     quiet = train(*keys, "eval.every=0", run="quiet")
     process = start(*keys, "eval.every=0", "workers=2", "run=killed")
     kills = kill_workers(process, tmp_path / "killed", workers=1, pauses=(0.3, 1.0), most=2)

@@ -36,6 +36,7 @@ PRELOADED = (
 SIZE = struct.Struct("q")
 MOST_FILES = 8  # among the arguments of one process
 MOST_DESCRIPTORS = 1024
+KEYS_OF_CHILDREN = {"stdin", "stdout", "stderr", "preexec_fn", "start_new_session"}  # with which a `Child` is forked
 
 
 class Unpickler(pickle.Unpickler):
@@ -155,8 +156,8 @@ class Child(subprocess.Popen):
     """Runs `python -m es_rl.…` in a fork of this process if it has no threads, and all else as usual."""
 
     def __init__(self, args, *more, **keys):
-        ours = [*map(str, args[:2])] == [sys.executable, "-m"] and args[2].startswith("es_rl.")
-        if not ours or psutil.Process().num_threads() > 1:
+        ours = [*map(str, args[:2])] == [sys.executable, "-m"] and str(args[2]).startswith("es_rl.")
+        if more or not ours or keys.keys() - {"env"} != KEYS_OF_CHILDREN or psutil.Process().num_threads() > 1:
             super().__init__(args, *more, **keys)
             return
         self.args, self.returncode, self.stdin, self.stdout, self.stderr = args, None, None, None, None

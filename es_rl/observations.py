@@ -93,7 +93,18 @@ class ObservationShape:
             return rows
         if not self.numbers:
             return np.empty((len(rows), 0))
-        return rows[:, : _WORD * self.numbers].view(np.float64)
+        numbers: NDArray[np.float64] = self.words_of(rows).view(np.float64)
+        return numbers
+
+    def words_of(self, rows: Any) -> Any:
+        """Return the bytes of the numbers, (n, 8·numbers), of rows of bytes: an array of NumPy or a tensor."""
+        return rows[:, : _WORD * self.numbers]
+
+    def images_of(self, rows: Any) -> list[Any]:
+        """Return each image, (n, *shape), of rows (n, …), arrays of NumPy or tensors. They share memory."""
+        if self.alone:
+            return [rows]
+        return [rows[:, i.first : i.first + i.bytes].reshape(-1, *i.shape) for i in self.images]
 
     def limited(self, first: int | None) -> ObservationShape:
         """Return the shape of the first numbers, this many; None: all. Raises `ConfigError` if there are images."""

@@ -151,7 +151,7 @@ class GymnasiumVector:
         self._view = view
         self._envs: list[gymnasium.Env[Any, Any] | None] = [None] * n
         self._process = os.getpid()
-        self._shape, self._size = ObservationShape(0), 0  # of an observation, and its numbers; known once one is made
+        self._shape = ObservationShape(0)  # of an observation; known once the first environment is made
         self.measures: tuple[str, ...] = ()  # known then too
         self.curriculum: Curriculum | None = None  # and this
         self.difficulty = 1.0
@@ -178,10 +178,7 @@ class GymnasiumVector:
                     terminated[row] = ends if type(ends) is bool else _flag(ends)
                     truncated[row] = cut if type(cut) is bool else _flag(cut)
                     reward[row] = value if type(value) is float else _number(value)
-                    if (flatten := self._pack.flatten) is not None:  # the usual case
-                        obs[row] = flatten(seen)[: self._size]
-                    else:
-                        self._pack.write(obs[row], seen)
+                    self._pack.write(obs[row], seen)
                     if diverged(env):
                         reward[row], terminated[row] = np.nan, True
                 except FOREIGN as error:
@@ -210,8 +207,7 @@ class GymnasiumVector:
                 env = make_one(self._id, self._kwargs, view=self._view)
                 env = self._envs[i] = env if self._endless else bounded(env)
                 self._pack = Packer(env.observation_space, self._obs_first)
-                self._shape, self._size = self._pack.shape, self._pack.shape.numbers
-                self._act = action_maker(env.action_space)
+                self._shape, self._act = self._pack.shape, action_maker(env.action_space)
                 self.measures, self.curriculum = names_of(env.unwrapped), curriculum_of(env.unwrapped)
             given: dict[str, Any] = {} if self.curriculum is None else {"options": {"difficulty": self.difficulty}}
             with plugins.their_settings(watch=True):

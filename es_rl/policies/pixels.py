@@ -34,16 +34,12 @@ class Pixels(Normalizer):
         """Return the normalised numbers of rows, (n, V) float32."""
         if not self.shape.numbers:
             return obs.new_zeros((obs.shape[0], 0), dtype=torch.float32)
-        return super().forward(obs[:, : 8 * self.shape.numbers].view(torch.float64))
+        return super().forward(self.shape.words_of(obs).view(torch.float64))
 
     def images(self, obs: Tensor) -> list[Tensor]:
         """Return the images of rows, (n, C, H, W) float32 from 0 to 1 each."""
-        return [_planes(self._image(obs, image), image).to(torch.float32).mul(1 / WHITE) for image in self.shape.images]
-
-    def _image(self, obs: Tensor, image: Image) -> Tensor:
-        if self.shape.alone:
-            return obs
-        return obs[:, image.first : image.first + image.bytes].reshape(-1, *image.shape)
+        found = zip(self.shape.images_of(obs), self.shape.images, strict=True)
+        return [_planes(x, image).to(torch.float32).mul(1 / WHITE) for x, image in found]
 
 
 def _planes(x: Tensor, image: Image) -> Tensor:

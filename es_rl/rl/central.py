@@ -34,8 +34,8 @@ from es_rl.rl.central_worker import DONE, LOST, Board, Round, Shard, Simulation,
 from es_rl.rl.chunks import make_policy
 from es_rl.rl.compaction import Compaction
 from es_rl.rl.config import Config
-from es_rl.rl.episodes import MomentSums
 from es_rl.rl.rollout.chunk import ATTEMPTS, Chunk, ChunkResult, observed_mean, result_of
+from es_rl.rl.rollout.moments import MomentSums
 from es_rl.workers.interface import Pool
 from es_rl.workers.machine import choose_device
 from es_rl.workers.shared_memory import Memory, allocate
@@ -149,6 +149,7 @@ class Central:
     def __init__(self, config: Config, spec: EnvSpec, workers: Pool) -> None:
         self._config, self._spec, self._workers, self._width = config, spec, workers, workers.count // PROCESSES
         self._simulation = Simulation(config, spec)
+        self._shape = shape_of(spec.observation_space, config.obs_first)
         self._device = choose_device(config.device)
         self._idle: list[nn.Module] = []  # policies not in use; each group needs its own
         self._descriptor, self._board = -1, Board(0, Memory("", {}))
@@ -240,8 +241,7 @@ class Central:
         last = shards[-1][-1]
         simulations = last.first + last.chunk.count * last.chunk.episodes(self._config)
         action = row_type(self._spec.action_space)
-        seen = shape_of(self._spec.observation_space, self._config.obs_first)
-        layout = fields(simulations, last.job + 1, seen, action)
+        layout = fields(simulations, last.job + 1, self._shape, action)
         self._descriptor, memory = allocate(layout)
         self._board = Board(self._board.serial + 1, memory)
         return memory.arrays()
@@ -254,7 +254,7 @@ class Central:
             stack.callback(self._idle.append, policy)
             policy.load_state_dict({k: torch.from_numpy(v) for k, v in generation.model.items()})
             policy.to(self._device)
-            n, shape = chunk.count * chunk.episodes(self._config), shape_of(self._spec.observation_space)
+            n, shape = chunk.count * chunk.episodes(self._config), self._shape
             if chunk.kind == "evaluation":
                 return _Group(board, shards, n, lambda: policy_actor(policy, n), shape, None, stack.pop_all())
             begin = stack.enter_context(

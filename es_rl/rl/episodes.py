@@ -23,7 +23,7 @@ from es_rl.observations import ObservationShape
 from es_rl.policies.normalizer import Moments
 from es_rl.rl.actors import Actor
 from es_rl.rl.compaction import Compaction
-from es_rl.rl.rollout.moments import MomentSums as MomentSums
+from es_rl.rl.rollout.moments import MomentSums
 
 Beat = Callable[[int], None]  # gets the environment steps done since the last call
 Begun = tuple[Ints, Floats]  # places, (n,), and the observations with which their episodes begin, (n, O)
@@ -138,7 +138,7 @@ class EpisodeBatch:
     def _step(self) -> None:
         running, obs = self.running, self._obs
         if self._tally is not None:
-            self._tally.add(running, obs if self._shape is None else self._numbers(obs))
+            self._tally.add(running, self._numbers(obs))
         actions = self._actor(running, obs)
         if self._record is not None:
             self._record.append((running, actions))
@@ -153,7 +153,7 @@ class EpisodeBatch:
         if self._limit is not None:
             over |= self._steps - self._begun[running] >= self._limit
         failed = None
-        obs = obs if self._shape is None else self._numbers(obs)
+        obs = self._numbers(obs)
         if not np.vdot(obs, obs) + np.vdot(reward, reward) + np.vdot(actions, actions) < HUGE**2:
             failed = ~(_finite(reward) & _finite(obs) & _finite(actions))
             over |= failed

@@ -7,7 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from es_rl.config import build, leaves, pairs
+from es_rl.config import as_text, build, leaves, pairs
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.plugins import FROM_PYTHON, module_rule
 from es_rl.run import CONFIG, checkpoint, directory
@@ -96,10 +96,10 @@ def saved_keys(path: Path, kind: type[Any]) -> dict[str, Any]:
                 f"{path / CONFIG}: has {name}={value}, but the run was trained with {was}. "
                 f"Restore the file from {source}, or start a new run."
             )
-    return {name: value for name, value in saved.items() if not _outward(name)}
+    return {name: value for name, value in saved.items() if not outward(name)}
 
 
-def _outward(name: str) -> str:
+def outward(name: str) -> str:
     """Return the `OUTWARD` key that a key is, or an entry of; otherwise nothing."""
     return next((key for key in OUTWARD if name == key or name.startswith(f"{key}.")), "")
 
@@ -111,10 +111,10 @@ def _from_python(value: Any) -> bool:
 def refuse_outward(file: Mapping[str, Any], given: Mapping[str, Any], source: str) -> None:
     """Raise `ConfigError` for an `OUTWARD` key that a file sets and the command line does not."""
     for name, value in file.items():
-        if value and (key := _outward(name)) and not any(_outward(other) == key for other in given):
+        if value and (key := outward(name)) and not any(outward(other) == key for other in given):
             raise ConfigError(
-                f"{name}={_text(value)} in {source}: {OUTWARD[key]}, so it is taken from the command line only. "
-                f"If you want it, add {name}={_text(value)}; if not, {key}={EMPTY.get(type(value), '')}."
+                f"{name}={as_text(value)} in {source}: {OUTWARD[key]}, so it is taken from the command line only. "
+                f"If you want it, add {name}={as_text(value)}; if not, {key}={EMPTY.get(type(value), '')}."
             )
 
 
@@ -127,13 +127,9 @@ def changes(keys: Mapping[str, Any], config: Any) -> list[str]:
 
 
 def _change(name: str, was: Any, now: Any) -> str:
-    lost = _outward(name) and was not in ("", NOTHING, []) and now in ("", NOTHING, [])
-    again = f": it must be given at every resume, {name}={_text(was)}" if lost else ""
+    lost = outward(name) and was not in ("", NOTHING, []) and now in ("", NOTHING, [])
+    again = f": it must be given at every resume, {name}={as_text(was)}" if lost else ""
     return f"{name} is now {now}; it was {was}{again}"
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _differences(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:

@@ -29,7 +29,7 @@ from es_rl.rl.config import Config, parse_train
 from es_rl.rl.presets import preset
 from es_rl.rl.segments.config import asks_for_episodes
 from es_rl.run import CONFIG, METRICS
-from es_rl.run.resume import OUTWARD
+from es_rl.run.resume import outward
 
 RETURN = "eval/return_mean"
 EVALUATIONS = 20  # of a training; about the smallest number wanted
@@ -125,7 +125,7 @@ class Ours:
     def command(self, keys: Mapping[str, str], seed: int, folder: Path) -> list[str]:
         run = folder / "run"
         if (run / CONFIG).exists():
-            again = [f"{name}={keys[name]}" for name in OUTWARD if name in keys]
+            again = [f"{name}={value}" for name, value in keys.items() if outward(name)]
             return ["es_rl.train", f"resume={run}", f"env={self._env}", *again]
         shutil.rmtree(run, ignore_errors=True)  # left by a training that was killed before its run existed
         own = [f"env={self._env}", f"env_steps={self._env_steps}", f"seed={seed}", f"run={run}", "workers=0"]

@@ -16,6 +16,7 @@ from es_rl import cli
 from es_rl.arguments.origins import NOWHERE
 from es_rl.config import help_text
 from es_rl.es.config import EPISODIC
+from es_rl.run import CONFIG
 from es_rl.run.resume import resumed, saved_keys
 from es_rl.text.config import ADAMW, DEFAULTS, TextConfig, parse_resume, read_new
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         return cli.show(help_text(TextConfig, USAGE, without=[f"es.{name}" for name in EPISODIC]))
     run, keys = resumed(argv, TextConfig, "text")
     if run:
-        config, origins = parse_resume(saved_keys(run, TextConfig), keys, str(run / "config.yaml")), NOWHERE
+        config, origins = parse_resume(saved_keys(run, TextConfig), keys, str(run / CONFIG)), NOWHERE
     else:
         config, origins = read_new(argv)
     from es_rl.text.training import train  # imports torch: once the keys are right

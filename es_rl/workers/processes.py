@@ -59,7 +59,7 @@ def start_process(target: Callable[..., Any], *args: Any, log: Path | None = Non
         target=_child, args=(target, args, os.getpid(), str(log or os.devnull), safe), daemon=True
     )
     try:
-        with _environment({SAFE_PATH: "1"}):
+        with environment({SAFE_PATH: "1"}):
             resource_tracker.ensure_running()  # without the mark: it is this process's own
             with child_environment(mark), _without_main():
                 process.start()
@@ -170,15 +170,16 @@ def child_environment(mark: str) -> Iterator[None]:
     """Set what a child inherits: one thread for numeric libraries, which read this when loaded, and no Ctrl-C."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # this process only gets it later
     try:
-        with _environment(dict.fromkeys(THREAD_VARIABLES, "1") | ({guard.NAME: mark} if mark else {})):
+        with environment(dict.fromkeys(THREAD_VARIABLES, "1") | ({guard.NAME: mark} if mark else {})):
             yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
+def environment(values: Mapping[str, str], *others: str) -> Iterator[None]:
+    """Set environment variables inside a block. After it, they and the `others` are as they were."""
+    before = {name: os.environ.get(name) for name in (*values, *others)}
     os.environ.update(values)
     try:
         yield

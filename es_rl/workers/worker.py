@@ -128,20 +128,15 @@ def work(pipe: Connection, slot: int) -> None:
 
 
 def tell(pipe: Connection, message: Any) -> None:
-    """Send plain data. Data with closures falls back to `pipe.send`, which is ten times slower.
-
-    The pickled message only passes between processes of one run. It is never written to disk.
-    """
-    try:
-        data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        pipe.send(message)
-    else:
-        pipe.send_bytes(data)
+    """Send data to a process of the same run."""
+    pipe.send_bytes(packed(message))
 
 
 def packed(message: Any) -> bytes:
-    """Return plain data as bytes, for a process of the same run; data with closures takes ten times as long."""
+    """Return plain data as bytes; data with closures takes ten times as long.
+
+    The pickled message only passes between processes of one run. It is never written to disk.
+    """
     try:
         return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     except (pickle.PicklingError, AttributeError, TypeError):

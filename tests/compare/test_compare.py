@@ -184,7 +184,6 @@ def test_a_missing_library_is_named_with_its_remedy_before_anything_is_trained(t
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.cold
 @pytest.mark.soak
 @pytest.mark.parametrize("against", [["ppo_fast"], ["ppo", "ars"]])
 def test_opponents_train_and_are_filmed_and_judged_like_ours(against, tmp_path, renderer, compare):

@@ -51,7 +51,6 @@ def test_throughput_of_judged_steps_and_of_their_simulations_alone(script):
     assert 0 < share < 1
 
 
-@pytest.mark.cold
 @pytest.mark.soak
 def test_variants_are_compared_and_finished_trainings_are_not_repeated(tmp_path, script):
     keys = ["out=runs", "env=InvertedPendulum-v4", "env_steps=100", "seeds=2", "eval.episodes=2", "es.segment=8"]
@@ -70,7 +69,6 @@ def test_policies_are_compared_on_the_same_steps(capsys):
     assert all(float(cell) > 0 for row in rows for cell in row[1:]) and float(rows[0][2]) == float(rows[0][4]) == 1
 
 
-@pytest.mark.cold
 @pytest.mark.soak
 @pytest.mark.slow
 def test_es_rl_goes_on_from_ppo_and_both_are_compared(script):
@@ -100,7 +98,6 @@ def test_plans_of_observations_are_compared_with_gymnasiums_way(script):
     assert len(rows) == 4 and all(float(value) > 0 for row in rows for value in row)
 
 
-@pytest.mark.cold
 @pytest.mark.soak
 def test_kinds_of_noise_are_compared_and_the_comparison_goes_on_where_it_stopped(script):
     keys = ["out=runs", "envs=InvertedDoublePendulum-v4", "seeds=1", "scale=0.01"]

@@ -19,7 +19,7 @@ from es_rl.errors import ConfigError, EnvError
 
 warnings.simplefilter("ignore")
 MODES = list(AutoresetMode)
-STEPS = 300
+STEPS = 1000
 SHORT = {"max_episode_steps": 70}  # so that those restart too that never fall
 
 
@@ -39,7 +39,7 @@ def same(ours, theirs):
 
 @pytest.mark.parametrize("id", TASKS)
 def test_a_vector_environment_equals_gymnasiums_over_restarts(id):
-    """All tasks, several episodes, the modes of restarting in turn."""
+    """All tasks, a thousand steps, the modes of restarting in turn."""
     n, mode = 2, MODES[list(TASKS).index(id) % 2]
     ours = envs.make_vec(id, n, autoreset_mode=mode, **SHORT)
     theirs = SyncVectorEnv([lambda: gymnasium.make(id, **SHORT)] * n, autoreset_mode=mode)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from es_rl.envs.pixels.config import View
-from es_rl.envs.spaces.parts import Space, one_line
+from es_rl.envs.spaces.parts import Space, is_picture, leaves, one_line
 from es_rl.errors import EnvError
-from es_rl.observations import WHITE, Image, is_image
+from es_rl.observations import WHITE, Image
 
 Env = gymnasium.Env[Any, Any]
 Change = Callable[[Any], Any]  # of a part of an observation
@@ -32,7 +32,7 @@ def wrapped(env: Env, view: View, id: str) -> Env:
         env = FrameSkip(env, view.frame_skip)
     if not view.of_pixels:
         return env
-    if not any(map(_is_image, _leaves(env.observation_space))):
+    if not any(is_picture(part) for _, part in leaves(env.observation_space)):
         raise EnvError(
             f"{view.of_pixels[0]}: env={id} shows no image, its observations are {one_line(env.observation_space)}. "
             f"Leave pixels.* out."
@@ -66,7 +66,7 @@ def _stacked(env: Env, count: int) -> Env:
     """Show the latest images together. Parts that are no image are those of the latest observation."""
     single = env.observation_space
     env = FrameStackObservation(env, count)
-    if _is_image(single):
+    if is_picture(single):
         return env
     space, _ = _everywhere(single, lambda box: (_box((count, *box.shape)), lambda part: part))
     return TransformObservation(env, _latest(single), space)
@@ -81,7 +81,7 @@ def _latest(space: Space) -> Change:
         case spaces.Tuple():
             parts = [_latest(part) for part in space]
             return lambda obs: tuple(change(part) for change, part in zip(parts, obs, strict=True))
-    return (lambda part: part) if _is_image(space) else (lambda part: part[-1])
+    return (lambda part: part) if is_picture(space) else (lambda part: part[-1])
 
 
 def _everywhere(space: Space, of_image: Callable[[spaces.Box], tuple[Space, Change]]) -> tuple[Space, Change]:
@@ -95,7 +95,7 @@ def _everywhere(space: Space, of_image: Callable[[spaces.Box], tuple[Space, Chan
             parts = [_everywhere(part, of_image) for part in space]
             changed = spaces.Tuple([part for part, _ in parts])
             return changed, lambda obs: tuple(change(part) for (_, change), part in zip(parts, obs, strict=True))
-        case spaces.Box() if _is_image(space):
+        case spaces.Box() if is_picture(space):
             return of_image(space)
     return space, lambda part: part
 
@@ -164,14 +164,3 @@ def _arranged(shape: tuple[int, ...]) -> Callable[[NDArray[Any]], NDArray[Any]]:
 
 def _box(shape: tuple[int, ...]) -> spaces.Box:
     return spaces.Box(0, WHITE, shape, np.uint8)
-
-
-def _is_image(space: Space) -> bool:
-    return isinstance(space, spaces.Box) and is_image(space.low, space.high)
-
-
-def _leaves(space: Space) -> list[Space]:
-    if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        inside = space.values() if isinstance(space, spaces.Dict) else space
-        return [leaf for part in inside for leaf in _leaves(part)]
-    return [space]

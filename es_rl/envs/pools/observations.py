@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from es_rl.envs.spaces import Floats, Space, leaves, shape_of, size
-from es_rl.observations import is_image
+from es_rl.envs.spaces.parts import is_picture, part_at
 
 _Write = Callable[[Any, Any], None]  # (places of a part in rows of zeros, the part's array)
 
@@ -25,7 +25,7 @@ class Rows:
         self._numbers, self._images = list[tuple[Any, _Write, int, int]](), list[tuple[Any, int, int]]()
         images, self._size = iter(self.shape.images), 0  # numbers, before `first` chooses from them
         for path, part in leaves(space):
-            if isinstance(part, spaces.Box) and is_image(part.low, part.high):
+            if is_picture(part):
                 image = next(images)
                 self._images.append((path, image.first, image.first + image.bytes))
                 continue
@@ -41,23 +41,17 @@ class Rows:
     def __call__(self, obs: Any, n: int) -> Floats:
         shape = self.shape
         if shape.alone:
-            return np.asarray(_part(obs, self._images[0][0])).reshape(n, *shape.row)
+            return np.asarray(part_at(obs, self._images[0][0])).reshape(n, *shape.row)
         numbers = np.zeros((n, self._size))
         for path, write, first, end in self._numbers:
-            write(numbers[:, first:end], _part(obs, path))
+            write(numbers[:, first:end], part_at(obs, path))
         if not shape.images:
             return numbers[:, : shape.numbers]
         rows = np.zeros((n, *shape.row), shape.dtype)
         shape.numbers_of(rows)[...] = numbers
         for path, first, end in self._images:
-            _plain(rows[:, first:end], _part(obs, path))
+            _plain(rows[:, first:end], part_at(obs, path))
         return rows
-
-
-def _part(obs: Any, path: tuple[Any, ...]) -> Any:
-    for name in path:
-        obs = obs[name]
-    return obs
 
 
 def _plain(rows: Any, part: Any) -> None:

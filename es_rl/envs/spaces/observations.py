@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from es_rl.envs.spaces.parts import RULE, Path, Space, leaves, usable
+from es_rl.envs.spaces.parts import RULE, Path, Space, leaves, part_at, usable
 
 _Write = Callable[[NDArray[np.float64], Any], None]  # (places of a part in a row of zeros, the part)
 
@@ -47,10 +47,7 @@ class Flattener:
             return of_shape(np.asarray(obs, np.float64), self._vector.shape, ()).flatten()  # a copy
         vector = np.zeros(self.size)
         for path, write, first, end in self._parts:
-            part = obs
-            for name in path:
-                part = part[name]
-            write(vector[first:end], part)
+            write(vector[first:end], part_at(obs, path))
         return vector
 
 

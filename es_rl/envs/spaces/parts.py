@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from es_rl.observations import is_image
+
 Space = spaces.Space[Any]
 Path = tuple[Any, ...]  # the keys and positions that lead to a part
 
@@ -28,6 +30,18 @@ def leaves(space: Space, path: Path = ()) -> Iterator[tuple[Path, Space]]:
             yield from leaves(part, (*path, name))
     else:
         yield path, space
+
+
+def part_at(obs: Any, path: Path) -> Any:
+    """Return the part of an observation that is at this path. Raises KeyError, IndexError or TypeError without one."""
+    for name in path:
+        obs = obs[name]
+    return obs
+
+
+def is_picture(space: Space) -> bool:
+    """Tell whether a part of a space is an image: see `es_rl.observations`."""
+    return isinstance(space, spaces.Box) and is_image(space.low, space.high)
 
 
 def usable(space: Space) -> tuple[Space | None, list[str]]:

@@ -9,8 +9,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from es_rl.envs.spaces.observations import Flattener, of_shape, writer
-from es_rl.envs.spaces.parts import RULE, Path, Space, leaves, usable
-from es_rl.observations import ObservationShape, beside, is_image
+from es_rl.envs.spaces.parts import RULE, Path, Space, is_picture, leaves, part_at, usable
+from es_rl.observations import ObservationShape, beside
 
 Row = NDArray[Any]
 
@@ -24,8 +24,8 @@ def shape_of(space: Space, first: int | None = None) -> ObservationShape:
     if known is None:
         raise TypeError(f"is not supported; {RULE}")
     parts = [part for _, part in leaves(known)]
-    shapes = [part.shape for part in parts if isinstance(part, spaces.Box) and _is_image(part)]
-    numbers = sum(int(spaces.flatdim(part)) for part in parts if not _is_image(part))
+    shapes = [part.shape for part in parts if isinstance(part, spaces.Box) and is_picture(part)]
+    numbers = sum(int(spaces.flatdim(part)) for part in parts if not is_picture(part))
     return beside(numbers, shapes).limited(first)
 
 
@@ -40,7 +40,7 @@ class Packer:
         known, _ = usable(space)
         images, end = iter(self.shape.images), 0
         for path, part in leaves(known if known is not None else space):
-            if _is_image(part):
+            if is_picture(part):
                 image = next(images)
                 self._images.append((path, image.shape, slice(image.first, image.first + image.bytes)))
             else:
@@ -62,24 +62,14 @@ class Packer:
             return
         if self.shape.alone:
             ((path, shape, _),) = self._images
-            row[...] = _image(_found(obs, path), shape, path)
+            row[...] = _image(part_at(obs, path), shape, path)
             return
         numbers = self.shape.numbers_of(row[None])[0]
         numbers[:] = 0.0
         for path, write, place in self._numbers:
-            write(numbers[place], _found(obs, path))
+            write(numbers[place], part_at(obs, path))
         for path, shape, place in self._images:
-            row[place] = _image(_found(obs, path), shape, path).reshape(-1)
-
-
-def _is_image(space: Space) -> bool:
-    return isinstance(space, spaces.Box) and is_image(space.low, space.high)
-
-
-def _found(obs: Any, path: Path) -> Any:
-    for name in path:
-        obs = obs[name]
-    return obs
+            row[place] = _image(part_at(obs, path), shape, path).reshape(-1)
 
 
 def _image(part: Any, shape: tuple[int, ...], path: Path) -> NDArray[np.uint8]:

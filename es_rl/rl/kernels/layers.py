@@ -55,8 +55,7 @@ def _pixels(layer: nn.Module, w: Weights) -> Kernel:
         x = np.empty((len(obs), shape.size), np.float32)
         x[:, : shape.numbers] = normalize(shape.numbers_of(obs))
         first = shape.numbers
-        for image in shape.images:
-            seen = obs if shape.alone else obs[:, image.first : image.first + image.bytes].reshape(-1, *image.shape)
+        for seen, image in zip(shape.images_of(obs), shape.images, strict=True):
             seen = np.moveaxis(seen, -1, -3) if image.channels_last else seen
             place = x[:, first : first + image.bytes].reshape(seen.shape)  # shares memory: only one axis is split
             np.multiply(seen, np.float32(1 / WHITE), out=place)

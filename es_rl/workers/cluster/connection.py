@@ -14,7 +14,7 @@ import socket
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from es_rl.workers import guard
 from es_rl.workers.cluster.config import ClusterConfig
 from es_rl.workers.guard import Guard
 from es_rl.workers.machine import available_processors
-from es_rl.workers.processes import THREAD_VARIABLES
+from es_rl.workers.processes import THREAD_VARIABLES, environment
 
 ANSWER_SECONDS = 30  # limit for a cluster's first answer
 STORE = 256 * 2**20  # bytes of the object store of a cluster that is started here, at least
@@ -66,21 +66,18 @@ class Connection:
         self._guard: Guard | None = None
         self._folder = ""
         local = config.address == LOCAL
-        before = {name: os.environ.get(name) for name in (*QUIET, *HERE, MODE, TOKEN)}
-        os.environ.update(QUIET | (HERE if local else {}))
-        try:
-            import ray
+        with environment(QUIET | (HERE if local else {}), *HERE, MODE, TOKEN):
+            try:
+                import ray
 
-            self._ray, self._own = ray, not ray.is_initialized()
-            if self._own and local:
-                self._start()
-            elif self._own:
-                self._connect(config.address)
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            _restore(before)
+                self._ray, self._own = ray, not ray.is_initialized()
+                if self._own and local:
+                    self._start()
+                elif self._own:
+                    self._connect(config.address)
+            except BaseException:
+                self.close()
+                raise
 
     def close(self) -> None:
         """Disconnect. End what was started here, and remove its folder."""
@@ -99,19 +96,16 @@ class Connection:
         os.environ[MODE], os.environ[TOKEN] = "token", secrets.token_hex(32)
         self._folder, mark = tempfile.mkdtemp(prefix="es_rl-"), uuid.uuid4().hex
         self._guard = Guard(mark, self._folder)
-        marked = {guard.NAME: mark} | dict.fromkeys(THREAD_VARIABLES, "1")
-        before = {name: os.environ.get(name) for name in marked}
-        os.environ.update(marked)
         constants: Any = importlib.import_module("ray._private.ray_constants")
         everywhere, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False  # read when Ray was imported
         try:
-            self._init(
-                f"cluster.address={LOCAL}", address=LOCAL, num_cpus=available_processors(), include_dashboard=False,
-                _node_ip_address="127.0.0.1", _temp_dir=self._folder, object_store_memory=_store(),
-            )  # fmt: skip
+            with environment({guard.NAME: mark} | dict.fromkeys(THREAD_VARIABLES, "1")):
+                self._init(
+                    f"cluster.address={LOCAL}", address=LOCAL, num_cpus=available_processors(), include_dashboard=False,
+                    _node_ip_address="127.0.0.1", _temp_dir=self._folder, object_store_memory=_store(),
+                )  # fmt: skip
         finally:
             constants.ENABLE_RAY_CLUSTER = everywhere
-            _restore(before)
 
     def _connect(self, address: str) -> None:
         where = f"cluster.address={address}"
@@ -247,14 +241,6 @@ def _store() -> int:
     """Return the size of an object store: as much as half of the shared memory that is free, if that is little."""
     free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 2 * STORE
     return max(80 * 2**20, min(4 * STORE, free // 2))
-
-
-def _restore(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -89,15 +89,11 @@ class Staff:
             self._ray.remote(Actor)
             .options(
                 num_cpus=self._config.cpus, num_gpus=self._config.gpus, max_restarts=0, max_concurrency=AT_ONCE,
-                scheduling_strategy="SPREAD", runtime_env=self._runtime_env(),
+                scheduling_strategy="SPREAD", runtime_env=dict(self._config.runtime_env) or None,
             )
             .remote(slot, environment, str(Path.cwd()))
         )  # fmt: skip
         return ActorState(slot, handle, handle.collect.remote(COLLECT_SECONDS))
-
-    def _runtime_env(self) -> dict[str, Any] | None:
-        """Return what an actor needs; the package itself comes from its machine, or from this one if it is the same."""
-        return dict(self._config.runtime_env) or None
 
     def restart(self) -> None:
         """Replace all actors."""

@@ -63,7 +63,6 @@ class ClusterMap:
     on_result: Callable[[int, Any], None]
     first: int  # number of the first job
     compare: bool  # what is computed twice
-    shared: dict[str, Any] = field(default_factory=dict)
     waiting: deque[int] = field(default_factory=deque)
     outcomes: dict[int, Any] = field(default_factory=dict)
     losses: dict[int, Losses] = field(default_factory=dict)

@@ -21,17 +21,17 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from multiprocess.connection import wait
 
 from es_rl.errors import ResourceError
 from es_rl.workers.fork_server import ForkServer
 from es_rl.workers.guard import Guard
+from es_rl.workers.interface import Pool, Watch
 from es_rl.workers.processes import death, kill_process, limit_waiting, spawning
 from es_rl.workers.states import MapState, Tries, WorkerState
-from es_rl.workers.worker import Function, JobFailure, Jobs, stream_of, tell, tell_function, work, work_off
+from es_rl.workers.worker import Function, JobFailure, Jobs, Streaming, stream_of, tell, tell_function, work, work_off
 
 SHARE = 4  # a worker gets waiting jobs / (SHARE · workers) at once, so that batches shrink towards the end
 DEATHS = 5  # a job fails after this many deaths of its workers
@@ -42,35 +42,19 @@ POLL_SECONDS = 0.25  # longest wait for messages before `check` is called again
 PUMP_SECONDS, NAP_SECONDS = 0.005, 20e-6  # how long `pump` runs between two polls of workers; its sleep when idle
 
 
-class Workers:
-    """A pool of `count` processes. Make and use it in the main thread: workers die with the thread that made them.
-
-    `check` is called at least about four times a second while jobs run; it may raise to abandon them. `on_event` gets
-    a line of text when a worker is replaced. `on_steps` gets the number of steps just done.
-    """
+class Workers(Pool):
+    """A pool of `count` processes. Make and use it in the main thread: workers die with the thread that made them."""
 
     shares_memory = True
 
-    def __init__(
-        self,
-        count: int,
-        *,
-        log: Path | None = None,
-        hang_after: float = 60.0,
-        check: Callable[[], None] = lambda: None,
-        on_event: Callable[[str], None] = lambda text: None,
-        on_steps: Callable[[int], None] = lambda steps: None,
-    ) -> None:
-        self.hang_after, self._log = hang_after, log
-        self._check, self._on_event, self._on_steps = check, on_event, on_steps
+    def __init__(self, count: int, **watch: Unpack[Watch]) -> None:
+        super().__init__(**watch)
         self._startup_deaths = 0
-        self._siblings: list[Workers] = []
         self._mark = uuid.uuid4().hex  # of all processes that workers start
         self._guard = Guard(self._mark) if count else None
-        self._server = ForkServer(work, log=log, mark=self._mark)
+        self._server = ForkServer(work, log=self._log, mark=self._mark)
         self._workers: list[WorkerState] = []
-        self.count = count
-        self.busy = 0.0  # seconds that workers spent on finished jobs
+        self._count = count
         try:
             for slot in range(count):
                 self._workers.append(self._start(slot))
@@ -78,16 +62,12 @@ class Workers:
             self.close()
             raise
 
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    @property
+    def count(self) -> int:
+        return self._count
 
     def close(self) -> None:
-        """Kill the workers and those of sibling pools. Wait until they are gone."""
-        while self._siblings:
-            self._siblings.pop().close()
+        super().close()
         while self._workers:
             self._kill(self._workers.pop())
         self._server.close()
@@ -95,20 +75,10 @@ class Workers:
             self._guard.close()
             self._guard = None
 
-    def sibling(self, count: int, *, hang_after: float) -> Workers:
-        """Return another pool with the same log, `check` and `on_event`. It is closed together with this one."""
-        pool = Workers(count, log=self._log, hang_after=hang_after, check=self._check, on_event=self._on_event)
-        self._siblings.append(pool)
-        return pool
-
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers."""
         return [worker.process.pid for worker in self._workers]
-
-    def check(self) -> None:
-        """Raise if the run was asked to stop: to be called in work that the parent does itself."""
-        self._check()
 
     def map(
         self,
@@ -119,13 +89,6 @@ class Workers:
         on_result: Callable[[int, Any], None] = lambda index, outcome: None,
         pump: Callable[[], bool] | None = None,
     ) -> list[Any]:
-        """Return the results of `function(context, job, beat)` in the order of jobs, a `JobFailure` for failed ones.
-
-        `on_result(index, outcome)` is called as each outcome arrives; it may raise to abandon the rest. `pump` is for
-        jobs that need this process while they run. It is called repeatedly and returns whether it had something to
-        do; with `count=0` it is not called. Raises what these functions or `check` raise, and `ResourceError` if
-        workers cannot be started.
-        """
         m = MapState(function, context, jobs, on_result, deque(range(len(jobs))))
         if self.count == 0:
             return self._inline(m)
@@ -172,12 +135,7 @@ class Workers:
         kill_process(worker.process)
         worker.pipe.close()
 
-    def figures(self) -> dict[str, float]:
-        """Return nothing: what there is to tell of processes is measured by tasks."""
-        return {}
-
     def restart(self) -> None:
-        """Replace all workers by new ones, with the environment variables of now."""
         self._server.close()
         for worker in list(self._workers):
             self._replace(worker)
@@ -194,8 +152,7 @@ class Workers:
                 self._replace(worker)
 
     def _give(self, worker: WorkerState, m: MapState) -> None:
-        several = hasattr(m.function, "stream")
-        chosen = m.next(len(m.waiting) // (SHARE * self.count) if several else 1)
+        chosen = m.next(batch(m.function, len(m.waiting), self.count))
         if not worker.jobs:
             worker.given = worker.last_beat = time.monotonic()
         worker.jobs.update(chosen)
@@ -272,6 +229,11 @@ class Workers:
                 m.waiting.appendleft(index)
             else:
                 m.settle(index, JobFailure(reason, f"the worker {text}, {tries.died + tries.hung} times"))
+
+
+def batch(function: Function, waiting: int, workers: int) -> int:
+    """Return how many waiting jobs a worker gets at once, at most: one if its function does one after the other."""
+    return waiting // (SHARE * workers) if isinstance(function, Streaming) else 1
 
 
 def pump_for_a_while(pump: Callable[[], bool]) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import cloudpickle
 
@@ -21,7 +20,8 @@ from es_rl.workers.cluster.connection import Connection
 from es_rl.workers.cluster.ledger import Ledger
 from es_rl.workers.cluster.staff import Staff
 from es_rl.workers.cluster.state import ActorState, ClusterMap, Losses
-from es_rl.workers.pool import DEATHS, HANGS, POLL_SECONDS, SHARE, Workers, pump_for_a_while
+from es_rl.workers.interface import Pool, Watch
+from es_rl.workers.pool import DEATHS, HANGS, POLL_SECONDS, batch, pump_for_a_while
 from es_rl.workers.worker import Function, JobFailure, Jobs, packed
 
 BEGIN_SECONDS = 600.0  # limit from the placing of a worker to its first message; many may begin on one machine
@@ -30,53 +30,33 @@ NODE_DIED = "node has died"  # in Ray's error
 MISSING = "ModuleNotFoundError"
 
 
-class ClusterWorkers:
+class ClusterWorkers(Pool):
     """A pool of actors: `count` of them, or as many as the cluster has processors for (None).
 
-    `check`, `on_event` and `on_steps` are those of `es_rl.workers.pool.Workers`. Raises `ConfigError` or
-    `ResourceError` if there is no such cluster, or if it has too few processors.
+    Raises `ConfigError` or `ResourceError` if there is no such cluster, or if it has too few processors.
     """
 
     shares_memory = False
 
-    def __init__(
-        self,
-        config: ClusterConfig,
-        count: int | None,
-        *,
-        log: Path | None = None,
-        hang_after: float = 60.0,
-        check: Callable[[], None] = lambda: None,
-        on_event: Callable[[str], None] = lambda text: None,
-        on_steps: Callable[[int], None] = lambda steps: None,
-    ) -> None:
-        self.hang_after, self._log, self._strict = hang_after, log, config.same_bits == "strict"
-        self._check, self._on_event, self._on_steps = check, on_event, on_steps
-        self._siblings: list[Workers] = []
-        self.ledger = Ledger(log)
-        self.busy = 0.0  # seconds that workers spent on finished jobs
+    def __init__(self, config: ClusterConfig, count: int | None, **watch: Unpack[Watch]) -> None:
+        super().__init__(**watch)
+        self._strict = config.same_bits == "strict"
+        self.ledger = Ledger(self._log)
         self._begun = 0  # jobs, in all maps
         self._told: set[str] = set()  # why workers were left out
         self._startup_deaths, self._alone_since, self._alone_told = 0, time.monotonic(), False
         self._shown, self._shown_busy = time.monotonic(), 0.0  # when `figures` was last called, and `busy` then
         self._connection = Connection(config)
         try:
-            self._admission = Admission(self._strict, on_event)
+            self._admission = Admission(self._strict, self._on_event)
             self._staff = Staff(config, count)
         except BaseException:
             self._connection.close()
             raise
 
-    def __enter__(self) -> ClusterWorkers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """End the workers, those of sibling pools, and what was started of the cluster."""
-        while self._siblings:
-            self._siblings.pop().close()
+        super().close()
         self._staff.close()
         self._connection.close()
 
@@ -90,18 +70,7 @@ class ClusterWorkers:
         """The workers, also those that have not begun."""
         return self._staff.workers
 
-    def sibling(self, count: int, *, hang_after: float) -> Workers:
-        """Return a pool of processes on this machine. It is closed together with this one."""
-        pool = Workers(count, log=self._log, hang_after=hang_after, check=self._check, on_event=self._on_event)
-        self._siblings.append(pool)
-        return pool
-
-    def check(self) -> None:
-        """Raise if the run was asked to stop."""
-        self._check()
-
     def restart(self) -> None:
-        """Replace all workers by new ones, with the environment variables of now."""
         self._staff.restart()
 
     def figures(self) -> dict[str, float]:
@@ -122,7 +91,6 @@ class ClusterWorkers:
         on_result: Callable[[int, Any], None] = lambda index, outcome: None,
         pump: Callable[[], bool] | None = None,
     ) -> list[Any]:
-        """Return the outcomes of jobs in their order: see `es_rl.workers.pool.Workers.map`."""
         m = ClusterMap(function, context, jobs, on_result, self._begun, self._strict)
         self._begun += len(jobs)
         while not m.done:
@@ -131,7 +99,7 @@ class ClusterWorkers:
             self._say_if_alone()
             for worker in self.workers:
                 if m.suits(worker):
-                    self._give(worker, m, m.next(len(m.waiting) // (SHARE * self.count) if _several(m) else 1))
+                    self._give(worker, m, m.next(batch(m.function, len(m.waiting), self.count)))
             self._help_stragglers(m)
             for worker, messages in self._listen(POLL_SECONDS if pump is None else 0.0, m):
                 for message in messages:
@@ -291,7 +259,3 @@ def why(error: BaseException) -> str:
     """Return the line of Ray's error that tells the most: the last one, if the worker could not be made."""
     lines = text_of(error).strip().splitlines() or [type(error).__name__]
     return lines[-1] if getattr(error, "actor_init_failed", False) else lines[0]
-
-
-def _several(m: ClusterMap) -> bool:
-    return hasattr(m.function, "stream")

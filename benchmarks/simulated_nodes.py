@@ -6,11 +6,13 @@ Each node is a raylet with its processes. They share this machine's processors, 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import time
 from collections.abc import Iterator
 from typing import Any
+
+from es_rl.workers.cluster.connection import on_loopback
+from es_rl.workers.processes import environment
 
 STORE = 80 * 2**20  # bytes of the object store of each node
 SETTINGS = {
@@ -70,17 +72,9 @@ class Nodes:
 def simulated(count: int, cpus: int = 1, paths: tuple[str, ...] = ()) -> Iterator[Nodes]:
     """Start nodes, whose workers also import from `paths`. End them afterwards."""
     python_path = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
-    values = SETTINGS | {"PYTHONPATH": python_path}
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    nodes, constants = None, importlib.import_module("ray._private.ray_constants")
-    everywhere, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False  # read when Ray was imported
-    try:
+    with environment(SETTINGS | {"PYTHONPATH": python_path}), on_loopback():
         nodes = Nodes(count, cpus)
-        yield nodes
-    finally:
-        if nodes is not None:
+        try:
+            yield nodes
+        finally:
             nodes.close()
-        constants.ENABLE_RAY_CLUSTER = everywhere
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -96,16 +96,11 @@ class Connection:
         os.environ[MODE], os.environ[TOKEN] = "token", secrets.token_hex(32)
         self._folder, mark = tempfile.mkdtemp(prefix="es_rl-"), uuid.uuid4().hex
         self._guard = Guard(mark, self._folder)
-        constants: Any = importlib.import_module("ray._private.ray_constants")
-        everywhere, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False  # read when Ray was imported
-        try:
-            with environment({guard.NAME: mark} | dict.fromkeys(THREAD_VARIABLES, "1")):
-                self._init(
-                    f"cluster.address={LOCAL}", address=LOCAL, num_cpus=available_processors(), include_dashboard=False,
-                    _node_ip_address="127.0.0.1", _temp_dir=self._folder, object_store_memory=_store(),
-                )  # fmt: skip
-        finally:
-            constants.ENABLE_RAY_CLUSTER = everywhere
+        with on_loopback(), environment({guard.NAME: mark} | dict.fromkeys(THREAD_VARIABLES, "1")):
+            self._init(
+                f"cluster.address={LOCAL}", address=LOCAL, num_cpus=available_processors(), include_dashboard=False,
+                _node_ip_address="127.0.0.1", _temp_dir=self._folder, object_store_memory=_store(),
+            )  # fmt: skip
 
     def _connect(self, address: str) -> None:
         where = f"cluster.address={address}"
@@ -241,6 +236,17 @@ def _store() -> int:
     """Return the size of an object store: as much as half of the shared memory that is free, if that is little."""
     free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 2 * STORE
     return max(80 * 2**20, min(4 * STORE, free // 2))
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let Ray take the loopback address for this machine's, also if it was imported before: it reads this once."""
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    everywhere, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = everywhere
 
 
 @contextlib.contextmanager

@@ -3,8 +3,6 @@
     python benchmarks/throughput.py env=HalfCheetah-v4                       # any key of training, and rounds=N
     python benchmarks/throughput.py env=Hopper-v4 policy=mlp workers=1 rounds=5
     python benchmarks/throughput.py env=Hopper-v4 skip=30             # after 30 generations, when episodes are longer
-    python benchmarks/throughput.py env=vizdoom.gymnasium_wrapper:VizdoomTakeCover-v1 policy=linear frame_skip=4 \
-        pixels.gray=true pixels.size=[120,160]
     python benchmarks/throughput.py env=Humanoid-v4 peers=20                 # other trainers too, 20 s each per round
 
 Each round trains one generation. Then it plays the same members again to record their actions, and steps the

@@ -30,6 +30,7 @@ from results_pages import (
     MINUTES,
     OPPONENT,
     at_equal_cost,
+    at_equal_steps,
     brief,
     clips,
     longest,
@@ -165,7 +166,7 @@ def collect(task, out):
         "shown_seed": middle["seed"],
         "train": short(middle["command"], about["machine"]),
         "contenders": {
-            name: kept(row, finished(results, name))
+            name: kept(row, finished(results, name), task)
             for name, row in found.items()
             if len(row["returns"]) or row["failed"]
         },
@@ -173,12 +174,17 @@ def collect(task, out):
     return about, out / task / f"es-{middle['seed']}" / "run"
 
 
-def kept(row, trainings):
+def kept(row, trainings, task):
     """Return the results of a contender that go into `videos/results.json`."""
     about = {"returns": row["returns"].tolist(), "env_steps": row["env_steps"], "failed": row["failed"]}
     about |= {"resources": row["resources"]} if any(row["resources"].values()) else {}
-    early = [score for training in trainings if (score := at_equal_cost(training)) is not None]
-    about |= {"early": early} if early else {}
+    scores = {
+        "early": [at_equal_cost(training) for training in trainings],
+        "at_steps": [at_equal_steps(training, task) for training in trainings],
+    }
+    for name, each in scores.items():
+        reached = [score for score in each if score is not None]
+        about |= {name: reached} if reached else {}
     return about | ({"others": row["others"]} if row["disturbed"] else {})
 
 

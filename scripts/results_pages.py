@@ -24,6 +24,11 @@ BRIEF = (OURS, OPPONENT, "ars")  # the contenders in the README's table
 LONG_MINUTES = 60  # keep and mark an older comparison if its trainings took at least this long
 SAID = ("env", "minutes", "seeds", "against")  # keys that a command always shows
 EARLY, LEVEL = 5, 0.9  # processor minutes at which curves are compared; ratio from which on two are level
+# Environment steps at which curves are compared.
+STEPS = {
+    "InvertedDoublePendulum-v4": 200_000, "Swimmer-v4": 1_000_000, "HalfCheetah-v4": 1_000_000, "Hopper-v4": 1_000_000,
+    "Walker2d-v4": 1_000_000, "Ant-v4": 650_000, "Humanoid-v4": 450_000,
+}  # fmt: skip
 UNSAID = ("film", "out")  # keys that a command never shows, because no result depends on them
 
 
@@ -55,7 +60,7 @@ def table(results):
     """Return the block of docs/results.md: wins and losses, a row for each comparison, and a table of older ones."""
     claims = [result for result in results if OPPONENT in result["contenders"]]
     older = [r for r in results if r not in claims and r["minutes"] >= LONG_MINUTES]
-    parts = [wins(claims), rows(claims), *equal_cost(claims)] if claims else []
+    parts = [wins(claims), rows(claims), *equal_cost(claims), *equal_steps(claims)] if claims else []
     if older:
         text = f"Older and longer trainings, none of them against {LABELS[OPPONENT]}:"
         parts += [text, rows(older, opponent=True)]
@@ -88,25 +93,49 @@ def wins(results):
 
 def at_equal_cost(training):
     """Return the mean of a training's evaluations in its minute of processor time number `EARLY`; None without any."""
-    end = 60 * EARLY
-    seen = [p["return"] for p in training.get("curve") or () if end - 60 <= (p["cpu_seconds"] or 0) <= end]
+    return _between(training, "cpu_seconds", 60 * (EARLY - 1), 60 * EARLY)
+
+
+def at_equal_steps(training, task):
+    """Return the mean of a training's evaluations in the last fifth of the task's `STEPS`; None if it made fewer."""
+    steps = STEPS.get(task, np.inf)
+    reached = max((p["env_steps"] for p in training.get("curve") or ()), default=0) >= steps
+    return _between(training, "env_steps", 0.8 * steps, steps) if reached else None
+
+
+def _between(training, axis, first, last):
+    seen = [p["return"] for p in training.get("curve") or () if first <= (p[axis] or 0) <= last]
     return float(np.mean(seen)) if seen else None
 
 
 def equal_cost(results):
     """Return a table of es_rl beside `OPPONENT` after equal processor time, as a list of its parts."""
-    lines = []
-    for result in results:
-        ours, theirs = (result["contenders"].get(name, {}).get("early") for name in (OURS, OPPONENT))
-        if ours and theirs:
-            one, other = np.median(ours), np.median(theirs)
-            said = "level" if min(one, other) >= LEVEL * max(one, other) else "ahead" if one > other else "behind"
-            cells = [f"{number(m)} ({', '.join(map(number, each))})" for m, each in ((one, ours), (other, theirs))]
-            lines.append("| " + " | ".join([result["env"], *cells, f"{one / other:.2f}", f"es_rl is {said}"]) + " |")
     head = (
         f"After equal processor time: the mean of a training's evaluations in minute {EARLY}; the median of seeds,\n"
         f"and each. Level: within {1 - LEVEL:.0%}."
     )
+    return _beside(results, "early", head, lambda task: task)
+
+
+def equal_steps(results):
+    """Return the same after equal environment steps."""
+    head = (
+        "After equal environment steps: the mean of a training's evaluations in the last fifth of them; of those\n"
+        "trainings that made as many."
+    )
+    return _beside(results, "at_steps", head, lambda task: f"{task}, {STEPS[task] / 1e6:g} million")
+
+
+def _beside(results, kind, head, label):
+    """Return a table with es_rl's returns of a kind beside those of `OPPONENT`, under its head; nothing without any."""
+    lines = []
+    for result in results:
+        ours, theirs = (result["contenders"].get(name, {}).get(kind) for name in (OURS, OPPONENT))
+        if ours and theirs:
+            one, other = np.median(ours), np.median(theirs)
+            said = "level" if min(one, other) >= LEVEL * max(one, other) else "ahead" if one > other else "behind"
+            cells = [f"{number(m)} ({', '.join(map(number, each))})" for m, each in ((one, ours), (other, theirs))]
+            lines.append(f"| {' | '.join([label(result['env']), *cells])} | {one / other:.2f} | es_rl is {said} |")
     names = f"| task | {LABELS[OURS]} | {LABELS[OPPONENT]} | ratio | |\n|---|---|---|---|---|"
     return [head, "\n".join([names, *lines])] if lines else []
 

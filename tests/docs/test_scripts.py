@@ -187,6 +187,18 @@ def test_curves_are_compared_after_equal_processor_time(results):
     assert "| B-v0 | 8.000 (8.000) | 10.0 (10.0) | 0.80 | es_rl is behind |" in table and "| C-v0 | 8" not in table
 
 
+def test_curves_are_compared_after_equal_environment_steps(results):
+    import results_pages as pages
+
+    curve = [{"env_steps": at, "return": r} for at, r in [(790_000, 9.0), (800_000, 1.0), (990_000, 3.0)]]
+    assert pages.at_equal_steps({"curve": curve}, "Hopper-v4") is None  # it made fewer
+    curve.append({"env_steps": 1_010_000, "return": 9.0})
+    assert pages.at_equal_steps({"curve": curve}, "Hopper-v4") == 2.0
+    assert pages.at_equal_steps({"curve": curve}, "Other-v0") is None and pages.at_equal_steps({}, "Ant-v4") is None
+    table = results.table([kept(es=row(1.0, at_steps=[2.0, 3.0]), ppo_fast=row(1.0, at_steps=[2.0]))])
+    assert "| Hopper-v4, 1 million | 2.500 (2.000, 3.000) | 2.000 (2.000) | 1.25 | es_rl is ahead |" in table
+
+
 def test_rows_against_an_older_opponent_are_no_claims(results):
     old = kept("Hopper-v4", es=row(9.0), ppo=row(1.0))
     long = kept("Humanoid-v4", 60.0, es=row(9.0), ppo=row(1.0))

@@ -42,7 +42,14 @@ def make_one(
 
     A `view` other than the plain one shows its frames and images in another way.
     """
-    env = _made(id, env_kwargs, {} if render_mode is None else {"render_mode": render_mode})
+    if view.pixels.render:
+        render_mode = render_mode or "rgb_array"
+    try:
+        env = _made(id, env_kwargs, {} if render_mode is None else {"render_mode": render_mode})
+    except TypeError as error:
+        if view.pixels.render and "'render_mode'" in text_of(error):
+            raise EnvError(f"pixels.render=true: env={id} takes no render_mode, so it cannot draw.") from error
+        raise
     if not view.keys:
         return env
     from es_rl.envs.pixels.wrappers import wrapped  # imports Pillow, which few environments need

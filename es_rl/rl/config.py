@@ -70,7 +70,7 @@ class Config:
     frame_skip: int = key(
         1, "frames for which each action is repeated; their rewards are summed, and they count as one step", low=1
     )
-    pixels: PixelsConfig = group(PixelsConfig, "what is done with images, in the order crop, gray, size, stack")
+    pixels: PixelsConfig = group(PixelsConfig, "what is done with images, in the order render, crop, gray, size, stack")
     policy: str = key(
         "mlp", "network: linear, mlp, cnn, gru, lstm, transformer, or module:function, which returns one of yours"
     )

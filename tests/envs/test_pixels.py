@@ -100,7 +100,19 @@ class Show(gymnasium.Env):
         return self.look(), float(self.t), self.t == 11, False, {}
 
 
+class Blank(Show):
+    """Draws nothing."""
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self):
+        return None
+
+
 gymnasium.register("Show-v0", entry_point=Show)
+gymnasium.register("Blank-v0", entry_point=Blank)
 
 
 def shown(view, **kwargs):
@@ -145,9 +157,25 @@ def test_rewards_of_skipped_frames_are_summed_until_the_episode_ends():
     assert film.reset(seed=0) and film.render().shape == (320, 320, 3)
 
 
+def test_an_environment_is_seen_as_it_draws_itself_after_skipped_frames():
+    env = make_one(spot.ID, {"numbers": True}, view=View(2, PixelsConfig(render=True, size=[32, 32])))
+    plain = make_one(spot.ID, {"numbers": True}, render_mode="rgb_array")
+    seen, _ = env.reset(seed=3)
+    plain.reset(seed=3)
+    for _ in range(3):
+        assert np.array_equal(seen, plain.render()[::10, ::10])  # a picture of squares, each of one colour
+        for _ in range(2):
+            plain.step(np.ones(2))
+        seen, *_ = env.step(np.ones(2))
+    spec = envs.probe("es_rl/PointMass-v0", {}, 0, view=View(pixels=PixelsConfig(render=True)))
+    assert spec.backend == "gymnasium" and spec.observation_space.shape == (240, 240, 3)
+
+
 @pytest.mark.parametrize(
     ("env", "keys", "said"),
     [
+        ("Show-v0", {"render": True}, "pixels.render=true: env=Show-v0 takes no render_mode"),
+        ("Blank-v0", {"render": True}, "pixels.render=true: env=Blank-v0 gives no picture: TypeError.*rgb_array"),
         ("Show-v0", {"size": [13]}, r"pixels.size=\[13\]: must not be larger than .* 12 × 16 pixels"),
         ("Show-v0", {"size": [9, 9], "crop": [0, 4, 0, 0]}, r"8 × 16 pixels after pixels.crop. Give a smaller one"),
         ("Show-v0", {"crop": [6, 6, 0, 0]}, r"pixels.crop=\[6, 6, 0, 0\]: leaves nothing .* Cut less off"),

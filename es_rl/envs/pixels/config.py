@@ -10,6 +10,7 @@ from es_rl.keys import key
 
 @dataclass(frozen=True)
 class PixelsConfig:
+    render: bool = key(False, "see the pictures that the environment draws, in place of its observations")
     crop: list[int] = key([], "pixels to cut off at the top, bottom, left and right: four numbers", low=0)
     gray: bool = key(False, "make images grey: one channel in place of three")
     size: list[int] = key(
@@ -28,7 +29,7 @@ class View:
     @property
     def of_pixels(self) -> list[str]:
         """Return the keys of images that are set, as key=value."""
-        set_ = [name for name in ("crop", "gray", "size") if getattr(self.pixels, name)]
+        set_ = [name for name in ("render", "crop", "gray", "size") if getattr(self.pixels, name)]
         set_ += ["stack"] if self.pixels.stack > 1 else []
         return [f"pixels.{name}={getattr(self.pixels, name)}" for name in set_]
 

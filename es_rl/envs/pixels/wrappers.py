@@ -1,7 +1,7 @@
 """Wrap an environment so that its frames and images are as a `View` says.
 
-Stacking is Gymnasium's own wrapper. Its wrappers for grey and for size know observations that are one image only, and
-need OpenCV: here Pillow does both, for every image of a Dict or a Tuple, in one go.
+Drawing and stacking are Gymnasium's own wrappers. Those for grey and for size know observations that are one image
+only, and need OpenCV: here Pillow does both, for every image of a Dict or a Tuple, in one go.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from typing import Any, SupportsFloat
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import FrameStackObservation, TransformObservation
+from gymnasium.wrappers import AddRenderObservation, FrameStackObservation, TransformObservation
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
+from es_rl import plugins
+from es_rl.envs.gymnasium_backend import describe
 from es_rl.envs.pixels.config import View
 from es_rl.envs.spaces.parts import Space, is_picture, leaves, one_line
-from es_rl.errors import EnvError
+from es_rl.errors import FOREIGN, EnvError
 from es_rl.observations import WHITE, Image
 
 Env = gymnasium.Env[Any, Any]
@@ -32,6 +34,8 @@ def wrapped(env: Env, view: View, id: str) -> Env:
         env = FrameSkip(env, view.frame_skip)
     if not view.of_pixels:
         return env
+    if view.pixels.render:
+        env = _drawn(env, id)
     if not any(is_picture(part) for _, part in leaves(env.observation_space)):
         raise EnvError(
             f"{view.of_pixels[0]}: env={id} shows no image, its observations are {one_line(env.observation_space)}. "
@@ -41,6 +45,18 @@ def wrapped(env: Env, view: View, id: str) -> Env:
         space, change = _everywhere(env.observation_space, lambda box: _smaller(box, view, id))
         env = TransformObservation(env, change, space)
     return _stacked(env, view.pixels.stack) if view.pixels.stack > 1 else env
+
+
+def _drawn(env: Env, id: str) -> Env:
+    """Show the pictures that an environment draws. Raises `EnvError` if it cannot draw."""
+    try:
+        with plugins.their_settings(watch=True):
+            return AddRenderObservation(env)
+    except FOREIGN as error:
+        raise EnvError(
+            f"pixels.render=true: env={id} gives no picture: {describe(error)}. It must draw with "
+            f"render_mode=rgb_array."
+        ) from error
 
 
 class FrameSkip(gymnasium.Wrapper[Any, Any, Any, Any]):

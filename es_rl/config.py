@@ -19,10 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from es_rl.arguments import BESIDES, NAMES, bare_keys, given, type_of
-from es_rl.arguments.synonyms import elsewhere
+from es_rl.arguments.unknown import check_keys
 from es_rl.errors import ConfigError, nearest
 
 C = TypeVar("C")
+WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list, such as 64,64"}
 LONGEST = 20  # digits of a whole number that is written as 1e6 is
 
 
@@ -42,9 +43,7 @@ def pairs(argv: Sequence[str], *kinds: type[Any]) -> dict[str, str]:
 def check_names(argv: Sequence[str], *kinds: type[Any]) -> None:
     """Raise `ConfigError` if an argument is no key of these kinds, and none of those beside declared keys."""
     known = {name: f for kind in kinds for name, f in leaves(kind)}
-    for name, value in given(argv, known).items():
-        if name not in BESIDES:
-            check_name(name, value, known)
+    check_keys({name: value for name, value in given(argv, known).items() if name not in BESIDES}, known)
 
 
 def read_file(path: Path, kind: type[Any]) -> dict[str, Any]:
@@ -84,8 +83,8 @@ def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
     tree = OmegaConf.structured(kind)
     _writable(tree)
     for values, source in sources:
+        check_keys(values, known, source)
         for name, value in values.items():
-            check_name(name, value, known, source)
             _check_text(name, value, source)
             if name in known and known[name].metadata["path"] and isinstance(value, str):
                 value = str(expanded(value, name)) if value.startswith("~") else value
@@ -193,33 +192,12 @@ def help_text(kind: type[Any], usage: str, *, without: Sequence[str] = ()) -> st
     return "\n".join(lines)
 
 
-def _leaf(name: str, known: Mapping[str, Any]) -> str | None:
-    """Return the key that `name` sets: itself, or the open dictionary that contains it; None if there is none."""
-    if name in known:
-        return name
-    return next((k for k, f in known.items() if "dict" in str(f.type) and name.startswith(k + ".")), None)
-
-
 def _check_text(name: str, value: Any, source: str) -> None:
     """Refuse what OmegaConf would not take as it is: it would resolve `${` even to an environment variable."""
     if "${" in str(value):
         raise ConfigError(f"{source}{name}={value}: must not contain ${{: values are taken as they are.")
     if "???" in re.split(r"[\s\[\]{},:'\"]+", str(value)):
         raise ConfigError(f"{source}{name}={value}: must not be ???, which means a missing value.")
-
-
-def check_name(name: str, value: Any, known: Mapping[str, Any], source: str = "") -> None:
-    """Raise `ConfigError` for an unknown key, with the argument that may have been meant."""
-    if _leaf(name, known) is not None:
-        return
-    inside = [k for k in known if k.startswith(name + ".")]
-    if inside:
-        raise ConfigError(f"{source}{name}: a group of keys. Set one of them: {', '.join(inside)}.")
-    if said := elsewhere(name, value, known):
-        raise ConfigError(f"{source}{name}: unknown key.{said}")
-    same_ending = [k for k in known if k.split(".")[-1] == name]
-    hint = f" Did you mean {' or '.join(same_ending)}?" if same_ending else nearest(name, known)
-    raise ConfigError(f"{source}{name}: unknown key.{hint} --help lists every key.")
 
 
 def _assign(tree: DictConfig, name: str, value: Any, source: str, f: dataclasses.Field[Any] | None) -> None:
@@ -235,7 +213,7 @@ def _assign(tree: DictConfig, name: str, value: Any, source: str, f: dataclasses
     try:
         OmegaConf.update(tree, name, _whole(read) if kind == "int" else read, merge=False, force_add=f is None)
     except OmegaConfBaseException as error:
-        wanted = "a list, such as 64,64" if OmegaConf.is_list(OmegaConf.select(tree, name)) else ""
+        wanted = WANTED.get("list" if kind.startswith("list") else kind, "")
         reason = f"It must be {wanted}" if wanted else str(error).splitlines()[0].rstrip(".")
         shown = value if kind.startswith("list") else read
         raise ConfigError(f"{source}{name}={shown}: wrong type. {reason}.") from error

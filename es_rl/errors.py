@@ -73,6 +73,15 @@ class Stopped(EsRlError):  # noqa: N818 - a wish, not an error
         self.exit_code = exit_code
 
 
+def missing_extra(what: str, *extras: str, constrained: bool = True) -> ResourceError:
+    """Return the error for what needs extras of this package, which are not installed.
+
+    Not `constrained`: constraints.txt has other versions than an extra can take.
+    """
+    install = "pip install -c constraints.txt" if constrained else "pip install"
+    return ResourceError(f"{what}. In the checkout of es_rl: {install} -e '.[{','.join(dict.fromkeys(extras))}]'.")
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return ` Did you mean …?` with up to three close names, or an empty string."""
     known = list(names)

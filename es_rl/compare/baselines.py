@@ -28,7 +28,7 @@ from es_rl.compare.opponents.rl_zoo import ARS, PPO, SAC
 from es_rl.config import flatten, help_text, parse
 from es_rl.envs.renderer import choose_renderer
 from es_rl.envs.spaces import one_line
-from es_rl.errors import ConfigError, EnvError, ResourceError, TrainingError, lookup
+from es_rl.errors import ConfigError, EnvError, TrainingError, lookup, missing_extra
 from es_rl.rl.films.files import write_mp4
 from es_rl.rl.films.film import Take, filming
 from es_rl.rl.presets import family
@@ -111,11 +111,10 @@ def check_libraries(names: Sequence[str]) -> None:
     for name in names:
         extra, libraries = LIBRARIES.get(name, ("", ()))
         if lost := [library for library in libraries if importlib.util.find_spec(library) is None]:
-            missing.append(f"{name} needs {' and '.join(lost)}")
+            missing.append(f"{' and '.join(lost)} for {name}")
             extras.append(extra)
     if missing:
-        wanted = ",".join(dict.fromkeys(extras))
-        raise ResourceError(f"{'; '.join(missing)}: not installed. In the checkout: pip install -e '.[{wanted}]'.")
+        raise missing_extra(f"these packages are not installed: {'; '.join(missing)}", *extras)
 
 
 def check_spaces(name: str, env: str, action: spaces.Space[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from es_rl import plugins
 from es_rl.envs import pools
 from es_rl.envs.gymnasium_backend import describe
 from es_rl.envs.pools import tasks
-from es_rl.errors import FOREIGN, EnvError, nearest
+from es_rl.errors import FOREIGN, EnvError, nearest, text_of
 
 # Packages that register ids when they are imported, by what their ids begin with.
 PACKAGES = {
@@ -138,5 +139,19 @@ def not_made(id: str, env_kwargs: Mapping[str, Any], error: BaseException) -> En
     name = id.rpartition(":")[2]
     others = versions_of(name) if isinstance(error, (ImportError, gymnasium.error.Error)) else []
     hint = f" Versions that can be made: {', '.join(others)}." if others else ""
+    if isinstance(error, TypeError) and "unexpected keyword" in text_of(error):
+        hint = f" Its arguments are {', '.join(_arguments(id))}."
     given = ", ".join(f"env_kwargs.{k}={v}" for k, v in env_kwargs.items())
-    return EnvError(f"env={id} {given}: cannot be made: {describe(error)}{hint}".replace(" :", ":"))
+    said = describe(error).partition(" was raised from the environment creator")[0]  # what follows is said here too
+    said += "." if hint and not said.endswith(".") else ""
+    return EnvError(f"env={id} {given}: cannot be made: {said}{hint}".replace(" :", ":"))
+
+
+def _arguments(id: str) -> list[str]:
+    """Return the names of the arguments that make an environment."""
+    source: Any = id.object if isinstance(id, plugins.Given) else gymnasium.spec(id.rpartition(":")[2]).entry_point
+    creator = gymnasium.envs.registration.load_env_creator(source) if isinstance(source, str) else source
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [
+        p.name for p in inspect.signature(creator).parameters.values() if p.kind in named and p.name != "render_mode"
+    ]

@@ -16,13 +16,12 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from es_rl.errors import EnvError, ResourceError, text_of
+from es_rl.errors import EnvError, missing_extra, text_of
 from es_rl.export import arrays, reader
 from es_rl.export.stepped import Stepped
 
 Array = NDArray[Any]
-INSTALL = "Install the extra: pip install -e .[export]"
-EXTRA = ("onnx", "onnxruntime", "onnxscript")
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # of the extra `export`
 RECORDED = {"metadata_props", "doc_string"}  # where torch writes down how it came to each node
 
 
@@ -53,9 +52,9 @@ def names(count: int) -> tuple[list[str], list[str]]:
 
 def check_installed(name: str) -> None:
     """Raise `ResourceError` if a format needs libraries that are not installed."""
-    missing = [library for library in EXTRA if importlib.util.find_spec(library) is None] if name == "onnx" else []
+    missing = [library for library in PACKAGES if importlib.util.find_spec(library) is None] if name == "onnx" else []
     if missing:
-        raise ResourceError(f"format=onnx needs {', '.join(missing)}. {INSTALL}")
+        raise missing_extra(f"format=onnx needs {' and '.join(missing)}", "export")
 
 
 class Flat:
@@ -154,7 +153,7 @@ def _traced() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except ImportError as error:
-        raise ResourceError(f"the installed libraries do not go together: {text_of(error)}. {INSTALL}") from error
+        raise missing_extra(f"the installed libraries do not go together: {text_of(error)}", "export") from error
     except Exception as error:
         first: BaseException = error
         while first.__cause__ is not None:  # torch.onnx puts advice around the error that it met

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from es_rl.errors import CheckpointError, ConfigError, EsRlError, ResourceError
+from es_rl.errors import CheckpointError, ConfigError, EsRlError, ResourceError, missing_extra
 from es_rl.hub.address import Address
 
 # What a policy needs to act, and all that is ever downloaded: weights, numbers, keys, and their checksums. No code.
@@ -73,9 +73,7 @@ def _library() -> Any:
     try:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
-        raise ResourceError(
-            "the Hub needs the extra hub: pip install -e '.[hub]', in the checkout of es_rl."
-        ) from error
+        raise missing_extra("the Hub needs the package huggingface_hub", "hub") from error
 
 
 @contextmanager

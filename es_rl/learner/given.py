@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from es_rl.config import build, check_name, flatten, leaves, open_keys, tree_of
+from es_rl.arguments.unknown import check_name
+from es_rl.config import build, flatten, leaves, open_keys, tree_of
 from es_rl.envs.registry import given
-from es_rl.errors import ConfigError
+from es_rl.errors import ConfigError, Stopped
 from es_rl.plugins import FROM_PYTHON, Given
 from es_rl.rl.config import CODE, Config, resume_config
 
+KEYBOARD = 130  # exit code of a training that Ctrl-C stopped
 STOP_RULES = ("env_steps", "generations", "minutes", "target_return")
 
 
@@ -74,10 +78,26 @@ def again_given(saved: Mapping[str, Any], env: Any, policy: Any, wanted: dict[st
     return again
 
 
+def exception_of(stop: Stopped) -> BaseException:
+    """Return what Python raises where a training was stopped: for Ctrl-C, or to end the program."""
+    if stop.exit_code == KEYBOARD:
+        return KeyboardInterrupt(str(stop))
+    sys.stderr.write(f"es_rl: {stop}\n")
+    return SystemExit(stop.exit_code)
+
+
 def callbacks_of(callback: Any) -> list[Any]:
     """Return the functions to call after each generation. Raises `ConfigError` for what cannot be called."""
     each = callback if isinstance(callback, (list, tuple)) else [] if callback is None else [callback]
-    functions = [getattr(one, "on_generation", one) for one in each]
-    if wrong := [one for one in functions if not callable(one)]:
-        raise ConfigError(f"callback={wrong[0]!r}: must be a function of (model, record), or a list of such.")
+    functions: list[Any] = [getattr(one, "on_generation", one) for one in each]
+    for one in functions:
+        try:
+            inspect.signature(one).bind("model", "record")
+        except TypeError as error:  # it cannot be called, or not so
+            raise ConfigError(
+                f"callback={one!r}: must be a function of (model, record), or a list of such. Those of other libraries "
+                f"do not fit."
+            ) from error
+        except ValueError:  # some built-in functions have no signature
+            continue
     return functions

@@ -30,7 +30,7 @@ from es_rl.export.config import ExportConfig
 from es_rl.export.exporting import export
 from es_rl.learner import saving
 from es_rl.learner.filming import film
-from es_rl.learner.given import STOP_RULES, again_given, as_code, callbacks_of, changed, flat, until
+from es_rl.learner.given import STOP_RULES, again_given, as_code, callbacks_of, changed, exception_of, flat, until
 from es_rl.plugins import Given
 from es_rl.record import Films
 from es_rl.rl.agent import Agent
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Record = dict[str, Any]
-KEYBOARD = 130  # exit code of a training that Ctrl-C stopped
 NO_FILMS = {"video.every": -1}  # by default: `record` films
 
 
@@ -98,6 +97,10 @@ class ES:
         self._agent: Agent | None = None
         return training
 
+    def __repr__(self) -> str:
+        at = f"generation {self.generation}, {self.env_steps:,} steps"
+        return f"<ES {self.config.policy} on {self.config.env}: {at}, run={str(self.run) if self.run else None!r}>"
+
     @property
     def agent(self) -> Agent:
         """The trained policy, to act with as that of `es_rl.load`: `model.agent(obs)`."""
@@ -139,8 +142,8 @@ class ES:
         The first rule that is met counts. Without any, those among the keys hold, and without these an hour. A callback
         is a function of (model, record), or an object with such a method `on_generation`, as those of
         `es_rl.callbacks`. It is called after each generation; one that returns True ends `learn`.
-        `progress_bar=False` shows nothing but warnings. Ctrl-C raises KeyboardInterrupt. Whatever stops it, finished
-        generations are saved, and `learn` goes on there.
+        `progress_bar=False` shows nothing but warnings. Ctrl-C raises KeyboardInterrupt; SIGTERM raises SystemExit, so
+        that a program ends with code 75. Whatever stops it, finished generations are saved, and `learn` goes on there.
         """
         rules = zip(STOP_RULES, (env_steps, generations, minutes, target_return), strict=True)
         wanted = {name: value for name, value in rules if value is not None} | unknown
@@ -165,9 +168,7 @@ class ES:
                     spec=self._spec, on_generation=on_generation, quiet=not progress_bar, origins=self._origins,
                 )  # fmt: skip
         except Stopped as stop:
-            if stop.exit_code == KEYBOARD:
-                raise KeyboardInterrupt(str(stop)) from None
-            raise
+            raise exception_of(stop) from None
         finally:
             self.run = run if (run / CONFIG).is_file() else self.run
         return self
@@ -240,14 +241,9 @@ class ES:
 
     def _save(self, run: Path, config: Config) -> None:
         saving.save(
-            run,
-            config,
-            self._state,
-            self._progress,
-            about=self._about,
-            history=[*self._first, *self.history],
+            run, config, self._state, self._progress, about=self._about, history=[*self._first, *self.history],
             command=self._command,
-        )
+        )  # fmt: skip
 
     @contextlib.contextmanager
     def _saved(self, beside: Path | None = None) -> Iterator[Path]:

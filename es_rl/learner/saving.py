@@ -42,11 +42,13 @@ def save(
 @contextlib.contextmanager
 def temporary(beside: Path | None = None) -> Iterator[Path]:
     """Yield an empty directory, in a directory `beside` if it is to be moved there, and delete it at the end."""
-    if beside is not None:
-        beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".es_rl-", dir=beside) as folder:
-        run = Path(folder) / "run"
-        run.mkdir()
+    with contextlib.ExitStack() as stack:
+        with directory.reporting(beside or Path(), "Give another path"):
+            if beside is not None:
+                beside.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".es_rl-", dir=beside))
+            run = Path(folder) / "run"
+            run.mkdir()
         yield run
 
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from es_rl.errors import ConfigError, EnvError, ResourceError
+from es_rl.errors import ConfigError, EnvError, missing_extra
 from es_rl.llm import chat
 from es_rl.llm.config import DTYPES as NAMES
 
@@ -32,7 +32,7 @@ def _transformers() -> Any:
     try:
         transformers = importlib.import_module("transformers")
     except ImportError as error:
-        raise ResourceError("language models need the extra llm. In the checkout: pip install -e '.[llm]'.") from error
+        raise missing_extra("language models need the package transformers", "llm") from error
     os.environ["TQDM_DISABLE"] = "1"  # some progress bars obey nothing else
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

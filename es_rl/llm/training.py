@@ -29,7 +29,7 @@ from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.log import RunLog
 from es_rl.run.task import Run, Training
 from es_rl.run.terms import REWARD
-from es_rl.workers.interface import Pool
+from es_rl.workers.interface import Pool, counted
 from es_rl.workers.machine import available_memory, available_processors, use_one_thread
 from es_rl.workers.shared_memory import allocate
 
@@ -116,7 +116,7 @@ def _prepare(
     heading = (
         f"{sum(value.numel() for value in theta.values()):,} parameters in {config.dtype} on {config.device}, "
         f"{config.es.population} members in chunks of {config.chunk}, {config.batch} of {len(data.train):,} prompts a "
-        f"generation, {len(data.held_out):,} held out, {workers.count or 'no'} workers"
+        f"generation, {len(data.held_out):,} held out, {counted(workers.count)}"
     )
     follow = partial(_Follower, run, descriptor)
     if idle := idle_workers(config.es.population, config.chunk or 2, workers.count):

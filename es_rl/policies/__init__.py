@@ -20,9 +20,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from es_rl.policies.registry import POLICIES, PolicyConfig, check_name, flattens, make, widest
+    from es_rl.policies.registry import POLICIES, PolicyConfig, check, flattens, make, widest
 
-__all__ = ["POLICIES", "PolicyConfig", "check_name", "flattens", "make", "widest"]
+__all__ = ["POLICIES", "PolicyConfig", "check", "flattens", "make", "widest"]
 
 
 def __getattr__(name: str) -> Any:

@@ -60,6 +60,11 @@ def find(name: str) -> Callable[..., Any]:
         found = getattr(loaded, function, None)
         if found is None:
             raise EnvError(f"policy={name}: {module} has no {function}.{nearest(function, vars(loaded))}")
+    if isinstance(found, nn.Module):
+        raise EnvError(
+            f"policy={name}: must be a function that makes a network, and is one. Give "
+            f"lambda observation_space, action_space: …, which makes it."
+        )
     if not callable(found):
         raise EnvError(f"policy={name}: must be a function that returns a torch.nn.Module, and is a {_kind(found)}.")
     made: Callable[..., Any] = found
@@ -81,6 +86,12 @@ def build(
         seen = spaces.Box(0.0, 1.0, shape.images[0].planes, np.float32)
     try:
         made = make(seen, action_space, **kwargs)
+    except FOREIGN as error:
+        said = text_of(error) or type(error).__name__
+        raise EnvError(
+            f"policy={name}: cannot make a network: {said}. It was called with (observation_space, action_space)."
+        ) from error
+    try:
         if not isinstance(made, nn.Module):
             raise TypeError(f"it returned a {_kind(made)}, and must return a torch.nn.Module")
         network = copy.deepcopy(made)  # the function may return the same one again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -53,7 +54,7 @@ def make(config: PolicyConfig, observations: int | ObservationShape, action_spac
 
     Raises `ConfigError` for an unknown name, and `EnvError` for a policy from outside that cannot be used.
     """
-    check_name(config.policy)
+    check(config)
     shape = ObservationShape(observations) if isinstance(observations, int) else observations
     shape = shape.limited(config.obs_first)
     _refuse_flat(config, shape, action_space)
@@ -103,9 +104,16 @@ def widest(config: PolicyConfig, shape: ObservationShape) -> int:
     return shape.limited(config.obs_first).size
 
 
-def check_name(name: str) -> None:
-    """Raise `ConfigError` for a name that is neither in the registry nor `module:function`."""
-    if name == "MlpPolicy":
-        raise ConfigError(f"policy={name}: here it is mlp, or linear.")
-    if ":" not in name:
-        lookup(POLICIES, name, "policy")
+def check(config: PolicyConfig) -> None:
+    """Raise `ConfigError` for a name that is neither in the registry nor `module:function`, or arguments for none."""
+    if config.policy == "MlpPolicy":
+        raise ConfigError("policy=MlpPolicy: here it is mlp, or linear.")
+    if ":" in config.policy:
+        return
+    lookup(POLICIES, config.policy, "policy")
+    for name in config.policy_kwargs:
+        own = [f.name for f in dataclasses.fields(getattr(config, config.policy))]
+        raise ConfigError(
+            f"policy_kwargs.{name}: goes to a function that makes a network of yours, and policy={config.policy} is "
+            f"none. Its keys are {', '.join(f'{config.policy}.{each}' for each in own)}."
+        )

@@ -31,7 +31,7 @@ from es_rl.run.screen.told import ending, settings
 from es_rl.run.signals import stop_requests
 from es_rl.run.task import Follower, Run, StepResult, Task, Training
 from es_rl.run.terms import RunTerms, StopRules
-from es_rl.workers.interface import Pool
+from es_rl.workers.interface import Pool, counted
 from es_rl.workers.opening import open_pool
 
 CALLED_OFF = "a callback asked for it"  # why a run ends
@@ -50,7 +50,7 @@ def run(r: Run) -> int:
         screen = Screen(r.title, r.stop_rules, r.terms, quiet=r.quiet, shift=r.config.es.reward_shift)
         overrun = Overrun(r.stop_rules, r.terms)
         stack.callback(screen.close)
-        screen.status("looking for the cluster" if r.config.cluster.address else f"starting {r.workers} workers")
+        screen.status("looking for the cluster" if r.config.cluster.address else f"starting {counted(r.workers)}")
 
         def check() -> None:
             stop()

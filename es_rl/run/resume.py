@@ -129,7 +129,11 @@ def changes(keys: Mapping[str, Any], config: Any) -> list[str]:
 def _change(name: str, was: Any, now: Any) -> str:
     lost = outward(name) and was not in ("", NOTHING, []) and now in ("", NOTHING, [])
     again = f": it must be given at every resume, {name}={as_text(was)}" if lost else ""
-    return f"{name} is now {now}; it was {was}{again}"
+    return f"{name} is now {_told(now)}; it was {_told(was)}{again}"
+
+
+def _told(value: Any) -> str:
+    return "not set" if value is None else str(value)
 
 
 def _differences(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:

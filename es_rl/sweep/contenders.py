@@ -20,7 +20,7 @@ from es_rl.compare.baselines import BASELINES, TABLES, settings
 from es_rl.compare.opponents.sb3 import OURS
 from es_rl.config import build, flatten, leaves, read_file
 from es_rl.envs import BACKENDS
-from es_rl.errors import ConfigError, ResourceError, lookup, nearest
+from es_rl.errors import ConfigError, lookup, missing_extra, nearest
 from es_rl.es.optim import OPTIMIZERS
 from es_rl.es.shaping import SHAPINGS
 from es_rl.noise import KINDS
@@ -233,7 +233,7 @@ def _arguments(name: str) -> dict[str, Any]:
     try:
         made = getattr(importlib.import_module(module), algorithm)
     except ImportError as error:
-        raise ResourceError(f"contender={name}: {error}. In the checkout: pip install -e '.[baselines]'.") from error
+        raise missing_extra(f"contender={name}: {error}", "baselines") from error
     taken = inspect.signature(made).parameters.values()
     return {p.name: p.default for p in taken if p.name not in OURS and p.default is not p.empty}
 

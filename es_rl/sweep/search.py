@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from es_rl import cli
-from es_rl.errors import ConfigError, ResourceError, Stopped, TrainingError
+from es_rl.errors import ConfigError, Stopped, TrainingError, missing_extra
 from es_rl.run.directory import reporting
 from es_rl.run.signals import stop_requests
 from es_rl.sweep import contenders, space
@@ -40,7 +40,7 @@ def search(config: SweepConfig, keys: Mapping[str, str], argv: Sequence[str]) ->
         raise ConfigError("nothing to search: give a range or a choice, such as es.sigma=0.01..0.5:log.")
     defaults = contender.defaults(fixed)
     if importlib.util.find_spec("optuna") is None:
-        raise ResourceError("sweeps need Optuna. In the checkout: pip install -e '.[sweep]'.")
+        raise missing_extra("sweeps need the package optuna", "sweep")
     from es_rl.sweep import report
     from es_rl.sweep.study import Sweep
 

@@ -23,7 +23,7 @@ from es_rl.text.config import TextConfig
 from es_rl.text.corpus import Corpus, read
 from es_rl.text.gpt import Gpt
 from es_rl.text.task import Backpropagation, TextTask
-from es_rl.workers.interface import Pool
+from es_rl.workers.interface import Pool, counted
 from es_rl.workers.machine import available_processors, use_one_thread
 
 
@@ -80,13 +80,13 @@ def _prepare(
     task, state = TextTask(config, corpus, workers), es.init(model)
     known = task.known
     sizes = f"{len(corpus.train):,} bytes to train on, {len(corpus.held_out):,} held out"
-    counted = ", ".join(f"{name.partition('/')[2]} {value:.3f}" for name, value in known.items())
-    say(f"{sizes}; bits per byte without learning, of {task.rows * config.ctx:,} of them: {counted}")
+    known_bits = ", ".join(f"{name.partition('/')[2]} {value:.3f}" for name, value in known.items())
+    say(f"{sizes}; bits per byte without learning, of {task.rows * config.ctx:,} of them: {known_bits}")
     about = {"corpus": corpus.digest(), "ctx": config.ctx, "gpt": asdict(config.gpt)}
     parameters = sum(value.numel() for value in model.parameters())
     heading = (
         f"GPT of {parameters:,} parameters, {config.es.population} members in chunks of {config.chunk}, "
-        f"{config.batch} sequences of {config.ctx} bytes, {workers.count or 'no'} workers"
+        f"{config.batch} sequences of {config.ctx} bytes, {counted(workers.count)}"
     )
     if config.baseline:
         heading = f"GPT of {parameters:,} parameters by backpropagation and AdamW, {config.batch} sequences a step"

@@ -10,6 +10,11 @@ from typing import Any, Self, TypedDict, Unpack
 from es_rl.workers.worker import Function
 
 
+def counted(workers: int) -> str:
+    """Return a number of workers in words."""
+    return "1 worker" if workers == 1 else f"{workers or 'no'} workers"
+
+
 class Watch(TypedDict, total=False):
     """How a pool is watched: keyword arguments of every pool."""
 

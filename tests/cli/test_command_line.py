@@ -12,8 +12,9 @@ from conftest import refusal
 import es_rl
 from es_rl import cli, completion
 from es_rl.arguments import synonyms
+from es_rl.arguments.unknown import check_name
 from es_rl.compare.config import parse_compare
-from es_rl.config import check_name, pairs, parse
+from es_rl.config import pairs, parse
 from es_rl.errors import CheckpointError, ConfigError
 from es_rl.evaluate import main as evaluate
 from es_rl.export.config import ExportConfig
@@ -65,8 +66,10 @@ def test_values_are_read_as_they_are_typed():
 
 
 REFUSED = {
-    "A-v0 env_steps=1.5": "env_steps=1.5: wrong type. Value '1.5' of type 'float'",
+    "A-v0 env_steps=1.5": "env_steps=1.5: wrong type. It must be a whole number",
     "A-v0 env_steps=1e30": "env_steps=1e+30: wrong type",
+    "A-v0 total_timesteps=9 es.sigmaa=1 lr=2": "total_timesteps: unknown key. Here it is env_steps=9.\n"
+    "es.sigmaa: unknown key. Did you mean es.sigma or es.sigma_decay or es.segment?\nlr: unknown key. Here it is optim.lr=2.",
     "A-v0 B-v0": "env: given twice (A-v0 and B-v0)",
     "A-v0 env=B-v0": "env: given twice",
     "A-v0 --env": "--env: not of the form key=value. Write env=…",

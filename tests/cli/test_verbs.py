@@ -162,7 +162,7 @@ def test_a_terminal_shows_a_live_panel(tmp_path):
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert "es_rl: es_rl/PointMass-v0 → run" in text
     for word in (
-        "starting 1 workers",
+        "starting 1 worker",
         "generation",
         "env steps",
         "steps/s",

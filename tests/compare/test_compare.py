@@ -176,7 +176,9 @@ def test_a_training_that_hangs_has_failed(tmp_path, monkeypatch):
 def test_a_missing_library_is_named_with_its_remedy_before_anything_is_trained(tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "evotorch" else found(name))
-    remedy = r"evotorch needs evotorch( and ray)?: not installed\. In the checkout: pip install -e '\.\[peers\]'"
+    remedy = (
+        r"not installed: evotorch( and ray)? for evotorch\. In the checkout of es_rl: pip install .* -e '\.\[peers\]'"
+    )
     with pytest.raises(ResourceError, match=remedy):
         main([*TOY, "against=[ppo,evotorch]", "out=out"])
     with pytest.raises(ResourceError, match=remedy):

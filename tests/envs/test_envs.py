@@ -135,6 +135,7 @@ def test_unknown_ids_are_refused_with_the_nearest_names(id, text):
     [
         ("Humanoid-v2", {}, "Versions that can be made: Humanoid-v4, Humanoid-v5"),
         ("Hopper-v4", {"legs": 3}, "env=Hopper-v4 env_kwargs.legs=3: cannot be made: TypeError"),
+        ("Hopper-v4", {"legs": 3}, "keyword argument 'legs'. Its arguments are forward_reward_weight, "),
         ("hostile:ConstructorRaises-v0", {}, "cannot be made: RuntimeError: no license for this robot"),
         (
             "hostile:WrongShape-v0",

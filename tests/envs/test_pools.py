@@ -191,7 +191,9 @@ def test_a_missing_or_old_library_is_one_line(monkeypatch, fake):
         envs.check_id("Trudge-v0", "envpool")
     with monkeypatch.context() as missing:
         missing.setitem(sys.modules, "envpool", None)
-        with pytest.raises(ResourceError, match=r"the extra envpool. In the checkout: pip install -e '.\[envpool\]'"):
+        with pytest.raises(
+            ResourceError, match=r"the package envpool. In the checkout of es_rl: pip install .* -e '.\[envpool\]'"
+        ):
             envs.check_id("Trudge-v0", "envpool")
         with pytest.raises(EnvError, match="no such environment"):  # Gymnasium's ids need no EnvPool
             envs.check_id("Trudge-v0")

@@ -426,6 +426,7 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, few):
     run = make_run(tmp_path / "made", "CartPole-v1", "policy=linear")
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
     assert refusal(export, f"run={run}", "out=policy.onnx") == (
-        6, "format=onnx needs onnx, onnxruntime, onnxscript. Install the extra: pip install -e .[export]",
+        6, "format=onnx needs onnx and onnxruntime and onnxscript. In the checkout of es_rl: "
+        "pip install -c constraints.txt -e '.[export]'.",
     )  # fmt: skip
     assert {*FORMATS} == {"onnx", "torch", "numpy"} and export([f"run={run}", "out=policy.npz"]) == 0

@@ -96,7 +96,11 @@ def test_a_dry_run_needs_neither_the_library_nor_a_network(train, offline, monke
     assert said == (2, "out=made/here: is there already. Give the name of a new directory.")
     for main, keys in ((push, [f"run={run}", "repo=ann/pole"]), (evaluate, ["run=hf://ann/pole"])):
         code, said = refusal(main, *keys)
-        assert code == 6 and "the Hub needs the extra hub: pip install -e '.[hub]'" in said
+        assert (
+            code == 6
+            and "the Hub needs the package huggingface_hub. In the checkout of es_rl: pip install -c constraints.txt -e '.[hub]'"
+            in said
+        )
 
 
 def test_what_is_published_comes_back_and_acts_the_same(run, hub, capsys):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import shutil
 import signal
@@ -16,7 +17,7 @@ from networks import Remembers, small, wrong_shape
 from torch import nn
 
 import es_rl
-from es_rl.errors import CheckpointError, ConfigError, EnvError, TrainingError
+from es_rl.errors import CheckpointError, ConfigError, EnvError, ResourceError, TrainingError
 from es_rl.evaluate import main as evaluate
 from es_rl.plugins import file_name
 from es_rl.run import signals
@@ -279,7 +280,13 @@ class Recurrent(nn.Module):
         ((lambda o, a: Recurrent(), "CartPole-v1"), EnvError, r"its state holds a tensor \(1, 3, 4\), .* transpose"),
         ((lambda o, a: nn.Linear(4, 2).double(), "CartPole-v1"), EnvError, "float32"),
         ((lambda o, a: nn.Linear(4, 2).requires_grad_(False), "CartPole-v1"), EnvError, "no parameter that requires"),
-        ((lambda o: nn.Linear(4, 2), "CartPole-v1"), EnvError, "policy=python:<lambda>: cannot be used: .* positional"),
+        (
+            (lambda o: nn.Linear(4, 2), "CartPole-v1"),
+            EnvError,
+            "policy=python:<lambda>: cannot make a network: .*called with",
+        ),
+        ((nn.Linear(4, 2), "CartPole-v1"), EnvError, "policy=python:Linear: must be a function that makes a network"),
+        ((nn.Linear, "CartPole-v1"), EnvError, r"It was called with \(observation_space, action_space\)"),
     ],
 )
 def test_bad_input_is_refused_with_the_rule(arguments, kind, message):
@@ -292,6 +299,28 @@ def test_wrong_keys_are_refused():
         toy(es={"populaton": 3})
     with pytest.raises(ConfigError, match="must be even|multiple of 2|pairs"):
         toy(es={"population": 3})
+    with pytest.raises(ConfigError, match=r"policy_kwargs.net_arch: .* policy=mlp is none. Its keys are mlp.hidden"):
+        es_rl.ES("mlp", "CartPole-v1", workers=0, policy_kwargs={"net_arch": [64, 64]})
+
+
+def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match=r"file: .*Give another path"):
+        toy().save(tmp_path / "file" / "model")
+
+
+def test_a_signal_saves_what_is_finished_and_ends_the_program(capsys):
+    model = toy()
+    with pytest.raises(SystemExit) as caught:
+        model.learn(generations=50, callback=lambda model, record: os.kill(os.getpid(), signal.SIGTERM))
+    assert caught.value.code == 75 and "es_rl: stopped by SIGTERM" in capsys.readouterr().err
+    done = model.generation
+    assert 1 <= done < 50 and model.learn(generations=1).generation == done + 1
+
+
+def test_a_model_says_what_it_is(tmp_path):
+    model = toy()
+    assert repr(model) == "<ES mlp on es_rl/PointMass-v0: generation 0, 0 steps, run=None>"
 
 
 def test_frozen_parameters_of_a_policy_are_saved_and_not_trained():
@@ -384,6 +413,7 @@ def test_callbacks_of_the_package_work():
         ({"generations": 1.5}, "learn: generations=1.5: wrong type"),
         ({"generations": "10"}, "learn: generations='10': must be a number"),
         ({"generations": 1, "callback": 3}, "callback=3: must be a function"),
+        ({"generations": 1, "callback": lambda record: None}, "must be a function of (model, record)"),
     ],
 )
 def test_what_learn_cannot_take_is_refused(keys, message):

@@ -166,10 +166,10 @@ def test_a_missing_package_is_one_line_before_anything_is_made(register, tmp_pat
     verbs = [(training, KEYS), (text, ["corpus=c.txt"]), (llm, ["model=m", "data=d.jsonl", "reward=exact_match"])]
     for main, keys in verbs:
         code, said = refusal(main, *keys, "run=run", "track=[absent]")
-        assert (code, said) == (2, "track=absent: the package folder_of_that_name is not installed. "
-                                   "Install it: pip install -e '.[absent]'.")  # fmt: skip
+        assert (code, said) == (6, "track=absent: needs the package folder_of_that_name. "
+                                   "In the checkout of es_rl: pip install -e '.[absent]'.")  # fmt: skip
     (tmp_path / "folder_of_that_name").mkdir()  # Python takes it for a package, as it would wandb's own folder
-    assert refusal(training, *KEYS, "track=[absent]")[0] == 2
+    assert refusal(training, *KEYS, "track=[absent]")[0] == 6
     assert "Did you mean wandb?" in refusal(training, *KEYS, "track=wand")[1]
     assert not (tmp_path / "run").exists() and not (tmp_path / "runs").exists()
 

@@ -130,7 +130,7 @@ def test_an_address_that_is_none_is_refused(address):
 
 def test_ray_is_named_if_it_is_not_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"ray is not installed. Install it: pip install -e '.\[cluster\]'"):
+    with pytest.raises(ResourceError, match=r"needs the package ray. In the checkout .* -e '.\[cluster\]'"):
         open_pool(ClusterConfig(address="local"), 1, None, hang_after=1.0)
 
 

@@ -16,10 +16,9 @@ from gymnasium import spaces
 
 from es_rl.envs.gymnasium_backend import DEFAULT_TIME_LIMIT, OFF, describe
 from es_rl.envs.spaces import Space, refusal
-from es_rl.errors import FOREIGN, EnvError, ResourceError, nearest
+from es_rl.errors import FOREIGN, EnvError, ResourceError, missing_extra, nearest
 
 OLDEST = (1, 2, 5)  # the first version that takes a seed for each environment, and of which this was tested
-INSTALL = "In the checkout: pip install -e '.[envpool]'."
 ENDLESS = 2**31 - 1  # a limit that means none
 # Options that a run must not set: what es_rl sets itself, and what names files or a program. A run may be a stranger's.
 OURS = {"num_envs", "batch_size", "num_threads", "max_num_players", "thread_affinity_offset", "seed", "env_seed",
@@ -37,11 +36,11 @@ def library() -> Any:
     try:
         package = importlib.import_module("envpool")
     except ImportError as error:
-        raise ResourceError(f"backend=envpool: needs the extra envpool. {INSTALL}") from error
+        raise missing_extra("backend=envpool: needs the package envpool", "envpool") from error
     found = str(package.__version__)
     if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        raise ResourceError(f"backend=envpool: needs envpool {oldest} or newer, and {found} is installed. {INSTALL}")
+        raise missing_extra(f"backend=envpool: needs envpool {oldest} or newer, and {found} is installed", "envpool")
     return package
 
 

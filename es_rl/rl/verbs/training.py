@@ -30,7 +30,7 @@ from es_rl.run import directory, loop, trackers
 from es_rl.run.log import RunLog
 from es_rl.run.task import Follower, OnGeneration, Run, Training
 from es_rl.run.terms import RETURN
-from es_rl.workers.interface import Pool
+from es_rl.workers.interface import Pool, counted
 from es_rl.workers.machine import available_processors, choose_device
 
 INEXACT = (
@@ -131,7 +131,7 @@ def prepare(
     members = f"{config.es.population} members{chunks} judged by whole episodes"
     if judged:
         members = f"{config.credit.simulations} simulations, members judged by steps"
-    heading = f"{config.policy} policy of {parameters:,} parameters, {members}, {workers.count or 'no'} workers"
+    heading = f"{config.policy} policy of {parameters:,} parameters, {members}, {counted(workers.count)}"
     if config.inference == "local" and not judged:
         chunk = 2 if evaluator.divisible else config.chunk or 2
         if idle := idle_workers(config.es.population, chunk, workers.count):
@@ -149,7 +149,7 @@ def prepare(
 
 def check(config: Config) -> None:
     """Raise `ConfigError` or `EnvError` for a name that its registry does not have, or a device that is missing."""
-    policies.check_name(config.policy)
+    policies.check(config)
     lookup(BACKENDS | {"auto": None}, config.backend, "backend")
     lookup(KINDS, config.es.noise, "es.noise")
     lookup(SHAPINGS, config.es.shaping, "es.shaping")

@@ -14,6 +14,7 @@ from es_rl.run.checkpoint import Progress
 from es_rl.run.screen.goal import number
 from es_rl.run.task import Run
 
+BEST = " checkpoint=best"  # in commands; left out if the last checkpoint is the best one, or the only one
 WIDE = 24  # characters of a value that the others are aligned with, at most
 
 
@@ -34,19 +35,18 @@ def settings(config: Any, origins: Origins, *, without: Collection[str] = ()) ->
 
 def ending(r: Run, progress: Progress, made: Mapping[str, Path], reason: str) -> list[str]:
     """Return the last lines of a run: its scores with their checkpoints, what was made, and commands to go on with."""
-    lines = []
-    if progress.last_score is not None or progress.best_score is not None:
-        scores = {"last": progress.last_score, "best": progress.best_score}
-        folder = r.path / "checkpoints"
-        files = {name: folder / place for name, place in checkpoint.named(folder).items()}
-        for name, score in scores.items():
-            if score is not None and name in files:
-                lines.append((name, f"{r.terms.score} {number(score)}: {files[name]}"))
-        if len(lines) == 2 and files["last"] == files["best"]:
-            lines = [("last and best", lines[0][1])]
+    lines, folder = [], r.path / "checkpoints"
+    files = {name: folder / place for name, place in checkpoint.named(folder).items()}
+    for name, score in (("last", progress.last_score), ("best", progress.best_score)):
+        if score is not None and name in files:
+            lines.append((name, f"{r.terms.score} {number(score)}: {files[name]}"))
+    apart = files.get("best", files.get("last")) != files.get("last")
+    if len(lines) == 2 and not apart:
+        lines = [("last and best", lines[0][1])]
     lines += [(name, str(path)) for name, path in made.items()]
     more = r.stop_rules.raised(r.terms, reason)
     commands = [*r.commands[:-1], *(f"{command} {more}".rstrip() for command in r.commands[-1:])]
+    commands = commands if apart else [command.replace(BEST, "") for command in commands]
     lines += [("next" if i == 0 else "", command) for i, command in enumerate(commands)]
     width = max((len(name) for name, _ in lines), default=0)
     return [f"{name:<{width}}  {text}" for name, text in lines]

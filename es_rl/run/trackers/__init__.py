@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from es_rl.errors import ConfigError, lookup
+from es_rl.errors import lookup, missing_extra
 from es_rl.run.trackers.services import MLflow, Trackio, WandB
 
 
@@ -58,12 +58,9 @@ TRACKERS = {
 
 
 def check(names: Sequence[str]) -> None:
-    """Raise `ConfigError` for an unknown tracker, and for one whose package is not installed."""
+    """Raise `ConfigError` for an unknown tracker, `ResourceError` for one whose package is not installed."""
     for name in names:
         service = lookup(TRACKERS, name, "track")
         spec = importlib.util.find_spec(service.package)
         if spec is None or spec.origin is None:  # a folder of that name, such as wandb's own, is no package
-            raise ConfigError(
-                f"track={name}: the package {service.package} is not installed. "
-                f"Install it: pip install -e '.[{service.extra}]'."
-            )
+            raise missing_extra(f"track={name}: needs the package {service.package}", service.extra, constrained=False)

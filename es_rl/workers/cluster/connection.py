@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from es_rl.errors import ConfigError, ResourceError, text_of
+from es_rl.errors import ConfigError, ResourceError, missing_extra, text_of
 from es_rl.workers import guard
 from es_rl.workers.cluster.config import ClusterConfig
 from es_rl.workers.guard import Guard
@@ -40,14 +40,11 @@ HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
 
 
 def check(config: ClusterConfig) -> None:
-    """Raise `ConfigError` for keys that cannot be, or if Ray is not installed."""
+    """Raise `ConfigError` for keys that cannot be, `ResourceError` if Ray is not installed."""
     if not config.address:
         return
     if importlib.util.find_spec("ray") is None:
-        raise ConfigError(
-            f"cluster.address={config.address}: the package ray is not installed. "
-            f"Install it: pip install -e '.[cluster]'."
-        )
+        raise missing_extra(f"cluster.address={config.address}: needs the package ray", "cluster")
     if config.address.startswith("ray://"):
         raise ConfigError(
             f"cluster.address={config.address}: must be HOST:PORT of the cluster, from one of its machines. "

@@ -85,7 +85,8 @@ class Stopped(EsRlError):  # noqa: N818 - a wish, not an error
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return ` Did you mean …?` with up to three close names, or an empty string."""
     known = list(names)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [k for k in known if name and name in k][:3]
+    close = [k for k in known if k.lower() == name.lower()] or difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    close = close or [k for k in known if name and name in k][:3]
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 

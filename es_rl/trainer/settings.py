@@ -45,7 +45,7 @@ def optimizer_name(optimizer: str | type[torch.optim.Optimizer]) -> str:
     """Return the name of an optimiser that is given as a class of `torch.optim`. Raises `ConfigError` for others."""
     if isinstance(optimizer, str):
         return optimizer
-    name = getattr(optimizer, "__name__", str(optimizer))
+    name = getattr(optimizer, "__name__", f"a {type(optimizer).__name__}")
     if getattr(torch.optim, name, None) is not optimizer:
         raise ConfigError(f"optimizer={name}: must be a name or a class of torch.optim, such as torch.optim.Adam.")
     return name.lower() if name.lower() in OPTIMIZERS else f"torch.optim.{name}"

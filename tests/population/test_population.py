@@ -485,10 +485,9 @@ def test_what_has_no_rule_is_named_once():
         for _ in range(3):
             with perturb(module, range(4), Perturbation()):
                 module(inputs(4))
-    (text,) = {str(w.message) for w in caught}
+    (text,) = [str(w.message) for w in caught if "oneDNN" not in str(w.message)]
     assert (
-        len(caught) == 1
-        and "Dropped has a recurrent layer with dropout or projections: its members are computed one after the other"
+        "Dropped has a recurrent layer with dropout or projections: its members are computed one after the other"
         in text
     )
 
@@ -502,6 +501,22 @@ def test_the_module_is_itself_again_even_after_an_error():
     with pytest.raises(RuntimeError), perturb(module, [0, 1], Perturbation(kind="lowrank")):
         module(torch.randn(2, 7, 9))
     assert torch.equal(module(x), before)
+
+
+def test_members_in_turn_leave_no_trace_in_buffers():
+    """The power iteration of a spectral norm goes on in each forward: from the same vectors for every member."""
+    torch.manual_seed(0)
+    module = nn.utils.parametrizations.spectral_norm(nn.Linear(5, 6))
+    alone, p, x = copy.deepcopy(module), Perturbation(kind="lowrank", sigma=0.1), torch.randn(12, 5)
+    with perturb(module, range(4), p) as members:
+        first, again = module(x), module(x)
+        assert not members.together
+    assert torch.equal(first, again)
+    assert all(torch.equal(value, alone.state_dict()[name]) for name, value in module.state_dict().items())
+    for i in range(4):
+        one = copy.deepcopy(alone)
+        one.load_state_dict(member_weights(alone, i, p), strict=False)
+        assert_close(first[3 * i : 3 * i + 3], one(x[3 * i : 3 * i + 3]).detach())
 
 
 def test_batch_norm_in_training_mode_is_refused():

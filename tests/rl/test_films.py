@@ -155,9 +155,9 @@ def test_rewards_and_ends_of_a_film_may_be_what_those_of_a_training_are(still, m
 
 def test_a_reward_that_is_no_number_ends_a_film_in_one_line(still, monkeypatch):
     monkeypatch.setattr(Still, "step", lambda self, _: (np.zeros(2), "good", False, False, {}))
-    with pytest.raises(EnvError, match="cannot be filmed: TypeError: the reward is 'good'"):
-        with filming(take(still)) as film:
-            list(film.frames)
+    refused = pytest.raises(EnvError, match="cannot be filmed: TypeError: the reward is 'good'")
+    with refused, filming(take(still)) as film:
+        list(film.frames)
 
 
 def test_an_environment_that_fails_leaves_no_film_behind(still, tmp_path):

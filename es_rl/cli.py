@@ -75,7 +75,7 @@ def run(verb: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
 def _tell_ignored(ignored: sys.UnraisableHookArgs) -> None:
     """Print an error that Python ignores, such as one in the `__del__` of an environment, as one line."""
     name, error = getattr(ignored.object, "__qualname__", "Python"), ignored.exc_value
-    text = f": {text_of(error)}" if error is not None else ""
+    text = f": {' '.join(text_of(error).split())}" if error is not None else ""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr may be closed or gone
         sys.stderr.write(f"warning: {name} raised {ignored.exc_type.__name__}{text}\n")
 

@@ -20,6 +20,7 @@ from es_rl.es.config import EPISODIC, EsConfig, OptimConfig, check_chunk, check_
 from es_rl.es.optim import OPTIMIZERS, check_optimizer
 from es_rl.es.shaping import SHAPINGS
 from es_rl.es.strategy import ESParams
+from es_rl.keys import MOST_WORKERS
 from es_rl.noise import KINDS
 from es_rl.rng import MAX_SEED
 
@@ -90,6 +91,8 @@ def check_workers(workers: int, hang_after: float) -> None:
     """Raise `ConfigError` for impossible numbers."""
     if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 0:
         raise ConfigError(f"workers={workers}: must be a whole number, 0 for none.")
+    if workers > MOST_WORKERS:
+        raise ConfigError(f"workers={workers}: must be at most {MOST_WORKERS}.")
     if not hang_after > 0:
         raise ConfigError(f"hang_after={hang_after}: must be > 0.")
 

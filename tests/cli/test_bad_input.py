@@ -18,6 +18,8 @@ CONFIG = [
     ([], "env is missing"),
     (["env=CartPole-v1", "es.population=7"], "es.population=7: members come in antithetic pairs"),
     (["env=CartPole-v1", "workers=1.5"], "workers=1.5: wrong type"),
+    (["env=CartPole-v1", "workers=100000"], "workers=100000: must be >= 0 and <= 10000"),
+    (["env=CartPole-v1", "pixels.stack=100000"], "pixels.stack=100000: must be >= 1 and <= 100"),
     (["env=CartPole-v1", "policy=mpl"], "policy=mpl: unknown. Did you mean mlp"),
     (["env=CartPole-v1", "es.shaping=rank"], "es.shaping=rank: unknown. Did you mean centered_ranks"),
     (["env=CartPole-v1", "es.noise=dens"], "es.noise=dens: unknown. Did you mean dense"),

@@ -134,6 +134,35 @@ class GivenStates(nn.Module):
         return self.layer(x, (h, torch.ones(1, len(x), 6)))[0][:, -1]
 
 
+class LearntStates(nn.Module):
+    """Recurrent layers that begin with parameters, in each of the usual ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru, self.lstm, self.cell = nn.GRU(5, 6, 3, batch_first=True), nn.LSTM(6, 4), nn.GRUCell(4, 3)
+        self.h, self.c, self.last = (nn.Parameter(torch.randn(*s)) for s in ((3, 1, 6), (4,), (3,)))
+
+    def forward(self, x):  # (rows, 4, 5)
+        y, _ = self.gru(x, self.h.expand(-1, x.shape[0], -1).contiguous())
+        y, _ = self.lstm(
+            y.transpose(0, 1), (self.c[None, None].expand(1, len(x), 4), self.c[None].expand(len(x), -1)[None])
+        )
+        return self.cell(y[-1], self.last.expand(len(x), -1))
+
+
+class Gaussian(nn.Module):
+    """A deviation that is a parameter, as in many policies, and vectors as long as others."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.log_std = nn.Linear(5, 3), nn.Parameter(torch.randn(3))
+
+    def forward(self, x):
+        around = torch.distributions.Normal(self.mean(x), self.log_std.exp())
+        same = self.log_std.expand_as(around.mean) + torch.broadcast_to(self.log_std, around.mean.shape)
+        return torch.cat([around.log_prob(x[:, :3]), around.stddev, same], -1)
+
+
 class Bilinear(nn.Module):
     def __init__(self):
         super().__init__()
@@ -292,6 +321,8 @@ NETWORKS = {
     "time first inside": (TimeFirstInside, numbers(4, 5), True),
     "cells": (Cells, numbers(3, 5), True),
     "given states": (GivenStates, numbers(4, 5), True),
+    "learnt states": (LearntStates, numbers(4, 5), True),
+    "gaussian": (Gaussian, numbers(5), True),
     "tied embedding": (Tied, ids(11), True),
     "gru": (Sentence, ids(11), True),
     "dropped": (Dropped, ids(11), False),

@@ -282,6 +282,16 @@ def test_progress_of_a_film_is_shown_and_its_end_told(tmp_path):
     assert not (tmp_path / "videos/record.progress").exists()
 
 
+def test_what_a_film_said_may_be_in_any_encoding(tmp_path):
+    told = []
+    films = Films(tmp_path, Config(env="A-v0"), say=told.append, show=lambda *_, **__: None, done=None)
+    (tmp_path / "videos").mkdir()
+    films._output.write_bytes(b"caf\xe9\nno display \xff\n")
+    films._process, films._mp4, films._step = Ending(3), tmp_path / "videos/A-v0-7.mp4", 70
+    films.poll(SimpleNamespace(state=SimpleNamespace(generation=7), pinned=7))
+    assert told == ["warning: no video: no display \N{REPLACEMENT CHARACTER}"]
+
+
 class Ending:
     """A process with these exit codes, each for one look."""
 

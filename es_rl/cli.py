@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import es_rl
-from es_rl.errors import EsRlError, ResourceError, lookup
+from es_rl.errors import EsRlError, ResourceError, in_lines, lookup, text_of
 
 VERBS = {
     "train": "train a policy: env=ID [key=value …]; resume=RUN goes on",
@@ -47,6 +47,7 @@ def run(verb: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     """Run a verb and exit with its code; print an expected error as one line. `argv` defaults to the process's."""
     if argv is None:
         _use_utf8()
+        sys.unraisablehook = _tell_ignored
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may not have every character
@@ -69,6 +70,14 @@ def run(verb: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
             raise
         code = _complain(ResourceError(f"{error.filename or 'the system'}: {error.strerror}."))
     sys.exit(code)
+
+
+def _tell_ignored(ignored: sys.UnraisableHookArgs) -> None:
+    """Print an error that Python ignores, such as one in the `__del__` of an environment, as one line."""
+    name, error = getattr(ignored.object, "__qualname__", "Python"), ignored.exc_value
+    text = f": {' '.join(text_of(error).split())}" if error is not None else ""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr may be closed or gone
+        sys.stderr.write(f"warning: {name} raised {ignored.exc_type.__name__}{text}\n")
 
 
 def _check_directory() -> None:
@@ -124,6 +133,6 @@ def _complain(error: EsRlError) -> int:
     with contextlib.suppress(OSError, ValueError, AttributeError):  # a stream may be closed, full, or None
         sys.stdout.flush()
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(f"es_rl: {error}\n")
+        sys.stderr.write(f"es_rl: {in_lines(str(error))}\n")
         sys.stderr.flush()
     return error.exit_code

@@ -207,7 +207,7 @@ def _assign(tree: DictConfig, name: str, value: Any, source: str, f: dataclasses
     """
     kind = "" if f is None else type_of(f)
     try:
-        read = value if source or kind == "str" or not isinstance(value, str) else _parsed(value, kind)
+        read = value if source or kind == "str" or not isinstance(value, str) else parsed(value, kind)
     except Exception as error:
         raise ConfigError(f"{source}{name}={value}: not readable as a value.") from error
     try:
@@ -219,7 +219,7 @@ def _assign(tree: DictConfig, name: str, value: Any, source: str, f: dataclasses
         raise ConfigError(f"{source}{name}={shown}: wrong type. {reason}.") from error
 
 
-def _parsed(text: str, kind: str) -> Any:
+def parsed(text: str, kind: str = "") -> Any:
     """Return a text of the command line as YAML has it. A list needs no brackets; a whole number may be 1e6."""
     value: Any = OmegaConf.from_dotlist([f"value={text}"]).value
     if kind == "int" and isinstance(value, float) and isinstance(whole := _whole(text), int):

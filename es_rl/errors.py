@@ -10,14 +10,23 @@ T = TypeVar("T")
 
 # What code of others may raise in place of doing its work. Ctrl-C is not among it.
 FOREIGN = (Exception, SystemExit, GeneratorExit)
+LONG = 1000  # characters of the text of an error that are kept
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of an error, or nothing if its own `__str__` raises."""
+    """Return the text of an error, printable and not too long, or nothing if its own `__str__` raises."""
     try:
-        return str(error)
+        text = str(error)
     except FOREIGN:
         return ""
+    if len(text) > LONG:  # the text of an assertion may hold whole arrays
+        text = f"{text[: LONG // 2]} … {text[-LONG // 2 :]}"
+    return in_lines(text)
+
+
+def in_lines(text: str) -> str:
+    """Return a text of several lines, in which each is printable."""
+    return "\n".join(map(printable, text.expandtabs().splitlines()))
 
 
 def printable(text: object) -> str:
@@ -85,7 +94,8 @@ def missing_extra(what: str, *extras: str, constrained: bool = True) -> Resource
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return ` Did you mean …?` with up to three close names, or an empty string."""
     known = list(names)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [k for k in known if name and name in k][:3]
+    close = [k for k in known if k.lower() == name.lower()] or difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    close = close or [k for k in known if name and name in k][:3]
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
 
+MOST_WORKERS = 10_000  # processes; more than that is a slip
+
 
 def key(
     default: Any,

@@ -155,7 +155,9 @@ class Films:
         self.close()
         self._show("")
         if failed:
-            said = self._output.read_text(encoding="utf-8").strip().splitlines() or ["the process was killed"]
+            said = self._output.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [
+                "the process was killed"
+            ]
             self._say(f"warning: no video: {said[-1]}")
             return None
         self._done(self._mp4, self._step)

@@ -182,9 +182,9 @@ class GymnasiumVector:
                     if env is None:
                         raise RuntimeError("step before a successful reset")
                     seen, value, ends, cut, _ = env.step(self._act(actions[row]))
-                    terminated[row] = ends if type(ends) is bool else _flag(ends)
-                    truncated[row] = cut if type(cut) is bool else _flag(cut)
-                    reward[row] = value if type(value) is float else _number(value)
+                    terminated[row] = ends if type(ends) is bool else flag(ends)
+                    truncated[row] = cut if type(cut) is bool else flag(cut)
+                    reward[row] = value if type(value) is float else number(value)
                     self._pack.write(obs[row], seen)
                     if diverged(env):
                         reward[row], terminated[row] = np.nan, True
@@ -249,7 +249,7 @@ class GymnasiumVector:
             close(env)
 
 
-def _number(reward: Any) -> float:
+def number(reward: Any) -> float:
     """Return a reward, which may be an array of one number. Raises TypeError for text and the like."""
     found = np.asarray(reward)
     if found.dtype.kind not in "biufO" or reward is np.ma.masked:
@@ -257,7 +257,7 @@ def _number(reward: Any) -> float:
     return float(found.astype(np.float64).item())
 
 
-def _flag(ends: Any) -> bool:
+def flag(ends: Any) -> bool:
     """Return whether an episode ends; None counts as no. Raises TypeError for what is neither true nor false."""
     if ends is None:
         return False

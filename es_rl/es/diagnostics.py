@@ -45,7 +45,7 @@ def check_failures(fitness: NDArray[np.float64], reasons: Sequence[str], *, max_
     failed, members = int((~np.isfinite(fitness)).sum()), len(fitness)
     if failed > max_failed * members or failed == members:
         reason = reasons[0] if reasons else "their fitness is not a finite number"
-        raise TrainingError(f"{failed} of {members} members failed in generation {generation}: {reason}.")
+        raise TrainingError(f"{failed} of {members} members failed in generation {generation}: {reason.rstrip('.')}.")
 
 
 def fitness_metrics(fitness: NDArray[np.float64]) -> dict[str, float | None]:

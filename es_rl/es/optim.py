@@ -81,16 +81,21 @@ def check_optimizer(name: str, key: str) -> None:
     """Raise `ConfigError` unless there is an optimiser of this name: one of `OPTIMIZERS`, or torch.optim.CLASS."""
     kind = getattr(torch.optim, name.removeprefix(TORCH), None) if name.startswith(TORCH) else None
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+        classes = {kind.lower(): kind for kind, found in vars(torch.optim).items() if isinstance(found, type)}
+        if name not in OPTIMIZERS and (meant := classes.get(name.lower())) and name.lower() not in OPTIMIZERS:
+            raise ConfigError(f"{key}={name}: unknown. Did you mean {TORCH}{meant}?")
         lookup(OPTIMIZERS, name, key)
         return
-    p = torch.zeros(2, 3)
-    p.grad = torch.ones(2, 3)
+    params = [torch.zeros(2, 3), torch.zeros(3)]
+    for p in params:
+        p.grad = torch.ones_like(p)
     try:
-        optimizer = kind([p], lr=0.1)  # type: ignore[call-arg]
+        optimizer = kind(params, lr=0.1)  # type: ignore[call-arg]
         optimizer.step()
     except Exception as error:
         raise ConfigError(f"{key}={name}: cannot step on a gradient alone ({error}). Give another.") from error
-    if not all(isinstance(value, Tensor) and value.shape in ((), p.shape) for value in optimizer.state[p].values()):
+    kept = [(p, value) for p in params for value in optimizer.state[p].values()]
+    if not all(isinstance(value, Tensor) and value.shape in ((), p.shape) for p, value in kept):
         raise ConfigError(f"{key}={name}: keeps a state of another form than its parameters. Give another.")
 
 

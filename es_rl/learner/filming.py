@@ -19,6 +19,6 @@ def film(keys: RecordConfig, log: Path) -> None:
     finally:
         kill_process(process)
     if code:
-        said = log.read_text(encoding="utf-8").strip().splitlines() or ["the process was killed"]
+        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["the process was killed"]
         kinds = [kind for kind in EsRlError.__subclasses__() if kind.exit_code == code]
         raise (*kinds, EsRlError)[0](said[-1].removeprefix("es_rl: "))

@@ -8,7 +8,7 @@ from typing import Any
 from es_rl.errors import ConfigError, lookup
 from es_rl.es.config import EsConfig, check_chunk, check_pairs
 from es_rl.es.shaping import SHAPINGS
-from es_rl.keys import group, key
+from es_rl.keys import MOST_WORKERS, group, key
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpoint import CheckpointConfig
 from es_rl.workers.cluster.config import ClusterConfig, check_cluster
@@ -91,7 +91,7 @@ class LlmConfig:
     seed: int = key(0, "random seed", low=0, high=MAX_SEED)
     workers: int | None = key(
         None, "worker processes, each with a model; 0: all work in this process; default: one per GPU, or as many as "
-        "processors and memory allow", low=0, resumable=True,
+        "processors and memory allow", low=0, high=MOST_WORKERS, resumable=True,
     )  # fmt: skip
     cluster: ClusterConfig = group(ClusterConfig, "a cluster of machines")
     rows: int | None = key(None, "maximum rows per batch; default: from the model's size", low=1)

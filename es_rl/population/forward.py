@@ -67,8 +67,7 @@ class Population:
         self._layers = rewritten_in(module)
         self._layout = Layout(module, self._forward)
         self._dims: dict[tuple[Any, ...], list[int | None]] = {}  # see `_row_dims`, by shapes of arguments
-        self.calls = 0
-        self.running = self._guessed = False  # inside a call; in the last call: see `Interception`
+        self.calls, self.running, self._guessed = 0, False, False  # inside a call; in the last call: see `Interception`
         self._n = self._everyone = n
         self._parameters = dict(module.named_parameters())
         self.select(range(self._n))
@@ -222,12 +221,13 @@ class Population:
 
     def _each(self, index: Sequence[int], rows: int, args: Any, kwargs: Any) -> Any:
         """Compute some members one after the other, with explicit weights."""
-        before = generators.states()
+        before, buffers = generators.states(), generators.buffers(self._module)
         parts = []
         for i in index:
             generators.restore(before)  # all members draw the same random numbers
-            share = Share(i, rows, self._n)
-            parts.append(self._alone(self._weights(i), *self._layout.of_members(share, args, kwargs)))
+            own = self._layout.of_members(Share(i, rows, self._n), args, kwargs)
+            parts.append(self._alone(self._weights(i), *own))
+            generators.restore_buffers(buffers)  # and see the same buffers
         if len(parts) == 1:
             return parts[0]
         flat = [tree_flatten(part) for part in parts]

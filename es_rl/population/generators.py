@@ -1,4 +1,4 @@
-"""The global random number generators, from which a module may draw."""
+"""What a forward may change besides its result: the global random number generators, and the module's buffers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 
 def states() -> tuple[Any, ...]:
@@ -19,3 +20,15 @@ def restore(before: tuple[Any, ...]) -> None:
     torch.set_rng_state(before[0])
     random.setstate(before[1])
     np.random.set_state(before[2])  # noqa: NPY002
+
+
+def buffers(module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the buffers of a module with their values, such as the running estimates of a spectral norm."""
+    return [(buffer, buffer.clone()) for buffer in module.buffers()]
+
+
+def restore_buffers(before: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Set the values that `buffers` returned."""
+    for buffer, value in before:
+        if not torch.equal(buffer, value):
+            buffer.copy_(value)

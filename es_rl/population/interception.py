@@ -39,7 +39,7 @@ class Interception(TorchFunctionMode):
 
     def __init__(self, members: dict[int, Members], n: int, rows: int, rules: Mapping[Any, Rule]) -> None:
         super().__init__()
-        self.n, self._rows, self._rules = n, rows, rules
+        self.n, self.rows, self._rules = n, rows, rules
         self._members = members
         self._made: list[Tensor] = []  # kept alive, so that no id is used again
         self._mark = object()  # set as an attribute on every batch
@@ -71,11 +71,11 @@ class Interception(TorchFunctionMode):
 
     def is_batch(self, x: Tensor) -> bool:
         """Tell whether the first dimension is rows: as many as the module's input has, or a multiple of that."""
-        return self._is_marked(x) and x.ndim > 0 and len(x) % self._rows == 0 and len(x) > 0
+        return self._is_marked(x) and x.ndim > 0 and len(x) % self.rows == 0 and len(x) > 0
 
     def is_rows(self, count: int) -> bool:
         """Tell whether this many rows are as many as the module's input has, or a multiple of that."""
-        return count > 0 and count % self._rows == 0
+        return count > 0 and count % self.rows == 0
 
     def follow(self, x: Tensor, y: Tensor) -> Tensor:
         """Mark `y`, computed by a rule, as a batch if `x` is one; return `y`."""

@@ -76,6 +76,8 @@ def alike(one: Tensor, base: Tensor, many: Tensor, tolerance: float) -> bool:
 
 
 def rows_of(arguments: Any) -> int:
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        raise EnvError("a perturbed module cannot be traced: the trace would hold theta and no members. Call it.")
     args = arguments[0]
     if args and isinstance(args[0], Tensor) and args[0].ndim:
         return len(args[0])  # the usual case

@@ -174,14 +174,41 @@ def _prelu(m: Interception, input: Tensor, weight: Tensor) -> Tensor:
 
 
 def _expand(m: Interception, input: Tensor, *sizes: Any) -> Any:
-    """Repeat a parameter (1, …) for each row of the batch, as a class token is: rows of each member with its own."""
+    """Repeat a parameter for each row of the batch, as a class token is: rows of each member with its own."""
     own, shape = stack(m, input), sizes[0] if isinstance(sizes[0], (tuple, list, torch.Size)) else sizes
-    if own is None or not m.is_rows(shape[0]) or len(shape) != input.ndim or input.shape[0] != 1:
+    at = None if own is None else _rows_at(m, input, shape)
+    if own is None or at is None:
         return m.alone(Tensor.expand, (input, *sizes), {})
     m.guessed |= m.n > 1  # as many as rows, but this may be by chance
-    k = shape[0] // m.n
-    inner = [kept if size == -1 else size for size, kept in zip(shape[1:], input.shape[1:], strict=True)]
-    return m.mark(own.expand(m.n, k, *inner).reshape(shape[0], *inner))
+    before = (*[1] * (len(shape) - input.ndim), *input.shape)
+    after = [kept if size == -1 else size for size, kept in zip(shape, before, strict=True)]
+    after[at] //= m.n
+    return m.mark(own.reshape(m.n, *before).expand(m.n, *after).movedim(0, at).flatten(at, at + 1))
+
+
+def _rows_at(m: Interception, input: Tensor, shape: Any) -> int | None:
+    """Return which dimension of this shape, to which a parameter is expanded, is the rows; None if none is.
+
+    That is the first one, or the second one of the states (layers, rows, H) of a recurrent layer.
+    """
+    if input.ndim == len(shape) and input.shape[0] == 1 and m.is_rows(shape[0]):
+        return 0
+    if input.ndim < len(shape) and shape[0] == m.rows:
+        return 0
+    return 1 if input.ndim == len(shape) == 3 and input.shape[1] == 1 and shape[1] == m.rows else None
+
+
+def _expand_as(m: Interception, input: Tensor, other: Tensor) -> Any:
+    m.refuse(other)
+    return _expand(m, input, *other.shape)
+
+
+def _broadcast(m: Interception, *tensors: Any) -> Any:
+    """Expand batches and parameters to one shape, as distributions do with their mean and their deviation."""
+    given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)) else tensors
+    shape = torch.broadcast_shapes(*(x.shape for x in given))  # type: ignore[no-untyped-call]
+    plain = m.mark if any(map(m.is_batch, given)) else tuple
+    return tuple(plain([x.expand(shape)])[0] if m.members(x) is None else _expand(m, x, *shape) for x in given)
 
 
 def _repeat(m: Interception, input: Tensor, *times: Any) -> Any:
@@ -224,5 +251,9 @@ RULES: dict[Any, Rule] = {
     F.instance_norm: _instance_norm,
     torch.prelu: _prelu,
     Tensor.expand: _expand,
+    Tensor.expand_as: _expand_as,
+    torch.broadcast_to: _expand,
+    Tensor.broadcast_to: _expand,
+    torch.broadcast_tensors: _broadcast,
     Tensor.repeat: _repeat,
 }

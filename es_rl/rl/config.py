@@ -19,7 +19,7 @@ from es_rl.envs.renderer import QUALITIES
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import default_chunk
 from es_rl.es.config import EsConfig, OptimConfig, check_chunk, check_pairs
-from es_rl.keys import group, key
+from es_rl.keys import MOST_WORKERS, group, key
 from es_rl.plugins import module_rule
 from es_rl.policies.config import CnnConfig, GruConfig, LinearConfig, LstmConfig, MlpConfig, TransformerConfig
 from es_rl.rl.presets import family, fitting
@@ -111,6 +111,7 @@ class Config:
         None,
         "worker processes; 0: run everything in this process; default: one per available processor",
         low=0,
+        high=MOST_WORKERS,
         resumable=True,
     )
     cluster: ClusterConfig = group(ClusterConfig, "a cluster of machines")

@@ -146,7 +146,7 @@ class RlTask:
         if failed <= share * population and not lost:
             return
         reason = result.errors[0] if result.errors else result.unsound or "a number that is not finite"
-        text = f"{failed} of {population} members failed in generation {generation}: {reason}."
+        text = f"{failed} of {population} members failed in generation {generation}: {reason.rstrip('.')}."
         if failed > share * population:
             text += f" es.max_failed={share:g} allows {int(share * population)}."
         raise EnvError(f"env={self._config.env}: {text}") if result.errors else TrainingError(text)

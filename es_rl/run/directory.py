@@ -35,6 +35,7 @@ def create(given: str, group: str, name: str) -> Path:
 
     Raises `ConfigError` if it is not empty, `ResourceError` if the file system refuses.
     """
+    check_place(given, "run")
     path = Path(given or f"runs/{group.replace(':', '-')}/{time.strftime('%Y%m%d-%H%M%S')}-{name}")
     with reporting(path):
         if not given:
@@ -161,8 +162,15 @@ def save_config(path: Path, config: Any) -> None:
         (path / ".config.yaml").replace(path / CONFIG)
 
 
+def check_place(path: str | Path, key: str) -> None:
+    """Raise `ConfigError` for an address, such as s3://…: it would become folders in the current directory."""
+    if re.match(r"[a-z][\w+.-]+:/", str(path), re.I):
+        raise ConfigError(f"{key}={path}: is an address, and files are written on this machine. Give a path.")
+
+
 def check_file(path: Path, key: str) -> None:
     """Raise `ConfigError` if a file to write is there as something else: a device would be replaced."""
+    check_place(path, key)
     with contextlib.suppress(OSError):  # too long a name: writing tells
         if path.exists() and not path.is_file():
             raise ConfigError(f"{key}={path}: is not a file. Give the name of a new file, or of one to replace.")

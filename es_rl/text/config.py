@@ -12,7 +12,7 @@ from es_rl.errors import ConfigError, lookup
 from es_rl.es.chunks import default_chunk
 from es_rl.es.config import EsConfig, OptimConfig, check_chunk, check_pairs, refuse_episodic
 from es_rl.es.shaping import SHAPINGS
-from es_rl.keys import group, key
+from es_rl.keys import MOST_WORKERS, group, key
 from es_rl.noise import KINDS
 from es_rl.rng import MAX_SEED
 from es_rl.run.checkpoint import CheckpointConfig
@@ -62,7 +62,7 @@ class TextConfig:
     seed: int = key(0, "random seed", low=0, high=MAX_SEED)
     workers: int | None = key(
         None, "worker processes; 0: all work in this process, so a hanging reward hangs the training; default: the "
-        "available processors", low=0, resumable=True,
+        "available processors", low=0, high=MOST_WORKERS, resumable=True,
     )  # fmt: skip
     cluster: ClusterConfig = group(ClusterConfig, "a cluster of machines")
     chunk: int | None = key(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -50,7 +50,7 @@ class MovedTrainer(Trainer):
 
 
 def VanillaESTrainer(  # noqa: N802 - the name that the code which moves over uses
-    params: Iterable[nn.Parameter] | None = None,
+    params: Iterable[Any] | None = None,
     model: nn.Module | None = None,
     fitness_fn: Callable[..., Any] | None = None,
     population_size: int = 50,
@@ -69,7 +69,7 @@ def VanillaESTrainer(  # noqa: N802 - the name that the code which moves over us
 
 
 def EGGROLLTrainer(  # noqa: N802
-    params: Iterable[nn.Parameter] | None = None,
+    params: Iterable[Any] | None = None,
     model: nn.Module | None = None,
     fitness_fn: Callable[..., Any] | None = None,
     population_size: int = 256,
@@ -93,8 +93,17 @@ def EGGROLLTrainer(  # noqa: N802
     return _trainer(params, model, fitness_fn, population_size, learning_rate, sigma, sigma**2, device, seed, more)
 
 
+def _flat(params: Iterable[Any]) -> Iterator[nn.Parameter]:
+    """Yield parameters that are given as torch's optimisers take them: alone, in groups, or with names."""
+    for value in params:
+        if isinstance(value, Mapping):
+            yield from _flat(value["params"])
+        else:
+            yield value[1] if isinstance(value, tuple) else value
+
+
 def _trainer(
-    params: Iterable[nn.Parameter] | None,
+    params: Iterable[Any] | None,
     model: nn.Module | None,
     fitness_fn: Callable[..., Any] | None,
     population_size: int,
@@ -110,7 +119,7 @@ def _trainer(
     if device is not None:
         model.to(device)
     if params is not None:
-        moving = {id(value) for value in params}
+        moving = {id(value) for value in _flat(params)}
         for value in model.parameters():
             value.requires_grad_(id(value) in moving)
     given = {"optimizer": "sgd", "momentum": 0.0, "shaping": "zscore", **options}

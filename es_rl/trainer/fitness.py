@@ -82,7 +82,9 @@ class MemberFitness:
 def _scores(value: Any, n: int) -> NDArray[np.float64]:
     """Return what a fitness returned as (n,) numbers. Raises `TrainingError` if that is impossible."""
     try:
-        scores = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, np.float64).reshape(-1)
+        if isinstance(value, Tensor) and not value.is_complex():
+            value = value.detach().cpu().double()  # NumPy has no bfloat16
+        scores = np.asarray(value, np.float64).reshape(-1)
     except (TypeError, ValueError) as error:
         raise TrainingError(f"the fitness returned {value!r}: it must return a number for each member") from error
     if len(scores) != n:

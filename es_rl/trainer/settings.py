@@ -20,6 +20,7 @@ from es_rl.es.config import EPISODIC, EsConfig, OptimConfig, check_chunk, check_
 from es_rl.es.optim import OPTIMIZERS, check_optimizer
 from es_rl.es.shaping import SHAPINGS
 from es_rl.es.strategy import ESParams
+from es_rl.keys import MOST_WORKERS
 from es_rl.noise import KINDS
 from es_rl.rng import MAX_SEED
 
@@ -45,7 +46,7 @@ def optimizer_name(optimizer: str | type[torch.optim.Optimizer]) -> str:
     """Return the name of an optimiser that is given as a class of `torch.optim`. Raises `ConfigError` for others."""
     if isinstance(optimizer, str):
         return optimizer
-    name = getattr(optimizer, "__name__", str(optimizer))
+    name = getattr(optimizer, "__name__", f"a {type(optimizer).__name__}")
     if getattr(torch.optim, name, None) is not optimizer:
         raise ConfigError(f"optimizer={name}: must be a name or a class of torch.optim, such as torch.optim.Adam.")
     return name.lower() if name.lower() in OPTIMIZERS else f"torch.optim.{name}"
@@ -90,6 +91,8 @@ def check_workers(workers: int, hang_after: float) -> None:
     """Raise `ConfigError` for impossible numbers."""
     if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 0:
         raise ConfigError(f"workers={workers}: must be a whole number, 0 for none.")
+    if workers > MOST_WORKERS:
+        raise ConfigError(f"workers={workers}: must be at most {MOST_WORKERS}.")
     if not hang_after > 0:
         raise ConfigError(f"hang_after={hang_after}: must be > 0.")
 

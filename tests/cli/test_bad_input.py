@@ -8,6 +8,7 @@ import pytest
 from conftest import metrics, model_hash, refusal
 
 from es_rl.evaluate import main as evaluate
+from es_rl.plot.__main__ import main as plot
 from es_rl.record import main as record
 from es_rl.train import main as training
 from es_rl.workers import pool
@@ -17,6 +18,8 @@ CONFIG = [
     ([], "env is missing"),
     (["env=CartPole-v1", "es.population=7"], "es.population=7: members come in antithetic pairs"),
     (["env=CartPole-v1", "workers=1.5"], "workers=1.5: wrong type"),
+    (["env=CartPole-v1", "workers=100000"], "workers=100000: must be >= 0 and <= 10000"),
+    (["env=CartPole-v1", "pixels.stack=100000"], "pixels.stack=100000: must be >= 1 and <= 100"),
     (["env=CartPole-v1", "policy=mpl"], "policy=mpl: unknown. Did you mean mlp"),
     (["env=CartPole-v1", "es.shaping=rank"], "es.shaping=rank: unknown. Did you mean centered_ranks"),
     (["env=CartPole-v1", "es.noise=dens"], "es.noise=dens: unknown. Did you mean dense"),
@@ -107,6 +110,21 @@ def test_a_run_directory_in_use_exits_with_6_and_harms_nothing(command, train, t
         done = command("train", "resume=run", "generations=5", "workers=0")
     assert done.returncode == 6 and "run: in use by another trainer, process 12345. Stop it first." in done.stderr
     assert model_hash(run) == before
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/run", "hf://me/run", "file:///tmp/run", "HTTPS://host/run.mp4"])
+def test_files_are_not_written_to_addresses(train, address, tmp_path):
+    code, said = refusal(training, "env=CartPole-v1", f"run={address}", "workers=0")
+    assert code == 2 and f"run={address}: is an address" in said
+    run = train("env=es_rl/PointMass-v0", "generations=1", "es.population=2", "eval.every=0")
+    for verb, key in ((record, "out"), (record, "gif"), (plot, "out")):
+        code, said = refusal(
+            verb,
+            f"run={run}",
+            f"{key}={Path(address).with_suffix('.gif' if key == 'gif' else '.png' if verb is plot else '.mp4')}",
+        )
+        assert code == 2 and "is an address, and files are written on this machine" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_run_is_never_overwritten(train):

@@ -65,6 +65,16 @@ def test_an_evaluation_may_change_the_environments_arguments(train, capsys):
     assert metrics(run)[0]["eval/length_mean"] == 20
 
 
+def test_an_evaluation_is_json_whatever_yaml_an_environment_was_given(train, capsys):
+    given = "{1: !!binary aGk=, b: [.inf, .nan, {c: 1.5}]}"
+    run = train(
+        "env=hostile:Foreign-v0", f"env_kwargs.name={given}", "generations=1", "es.population=2", "eval.every=0"
+    )
+    assert evaluate([f"run={run}", "env=hostile:Foreign-v0", "episodes=1"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1], parse_constant=pytest.fail)
+    assert found["env_kwargs"] == {"name": {"1": "b'hi'", "b": ["inf", "nan", {"c": 1.5}]}}
+
+
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("shell", "code"),

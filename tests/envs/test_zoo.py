@@ -20,7 +20,7 @@ TRAINS = [
     "HalfBounded", "Grid", "TensorReward", "WholeReward", "NumPyEnds", "NoInfo", "Lists5", "SameArray", "Slots",
     "settings_of_their_own:DoubleByDefault", "settings_of_their_own:StrictNumPy", "hostile:Good", "hostile:OneNumber",
     "ManyBits", "ActsInADict", "Blind", "BlindPart", "NumberedParts", "LargeCounts", "Masked", "Idle", "OneAction", "Fractions", "EndsOfNone",
-    "FractionalEnds", "Measures", "LargeBytes", "Moves", "Silences", "TakesOver", "hostile:DictObservation", "hostile:CloseRaises", "hostile:Equal",
+    "FractionalEnds", "WideFloats", "OtherOrder", "Measures", "LargeBytes", "Moves", "Silences", "TakesOver", "hostile:DictObservation", "hostile:CloseRaises", "hostile:Equal",
 ]  # fmt: skip
 REFUSED = {
     "NoObservation": (3, "the observation has shape ()"),
@@ -61,6 +61,14 @@ REFUSED = {
     "GradientSeen": (3, "requires grad"),
     "ComplexReward": (3, "its step raised TypeError"),
     "EnormousReward": (3, "its step raised OverflowError"),
+    "Hashed": (3, "the observation space Discrete(2147483648) has 2,147,483,648 choices, and 10,000,000 are the most"),
+    "HashedPart": (3, 'observation_space["b"]: MultiDiscrete([1073741824 9]) has 1,073,741,833 choices'),
+    "ActsByHash": (3, "the action space Discrete(1099511627776) has 1,099,511,627,776 choices"),
+    "SaysMuch": (3, "its step raised ValueError: x"),
+    "SaysCommands": (
+        3,
+        "ValueError: \N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER} and",
+    ),
     "TwoEnds": (3, "its step raised ValueError"),
     "Unprintable": (3, "Unprintable: "),
     "SaysNothing": (3, "ValueError: "),
@@ -106,6 +114,7 @@ def test_an_odd_environment_is_refused_in_one_line(name):
     code, text = REFUSED[name]
     found, said = refusal(training, of(name), *KEYS, "generations=2")
     assert (found, text in said) == (code, True), said
+    assert len(said) < 2000
     assert ("\n" not in said and said.startswith(f"env={of(name).partition('=')[2]}")) or code == 5, said
 
 

@@ -14,10 +14,13 @@ from networks import small
 
 import es_rl
 from es_rl import errors
+from es_rl.config import parse
 from es_rl.evaluate import main as evaluate
 from es_rl.hub.address import Address, check_repo, parsed
 from es_rl.push import main as push
 from es_rl.record import main as record
+from es_rl.rl.config import EvaluateConfig
+from es_rl.rl.verbs.publishing import _arguments
 
 TINY = ["generations=2", "es.population=4"]
 FILES = ["MANIFEST.json", "README.md", "config.yaml", "model.safetensors", "state.json"]
@@ -216,6 +219,18 @@ def test_a_network_from_python_is_published_with_what_others_must_give(tmp_path,
     assert str(tmp_path) not in text and "run=" not in began
     read = es_rl.config.read_file(tmp_path / "out/config.yaml", es_rl.rl.config.Config)
     assert read["policy"] == "networks:small"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["robot.xml", "a b", "1.5", "on", "null", "", " x ", "a: b", "é\n", 1.5, None, [1, "2"], {}, [float("inf")],
+     {1: 5.0, "left.hip": [1, {}], 2.5: {False: None}}],
+)  # fmt: skip
+def test_arguments_on_the_card_are_typed_as_they_are_read(value):
+    typed = _arguments({"x": value, "y": [value]})
+    assert all("\n" not in argument for argument in typed)
+    read = parse(EvaluateConfig, ["run=run", *typed]).env_kwargs
+    assert repr(read) == repr({"x": value, "y": [value]})
 
 
 def test_no_text_of_a_run_leaves_its_place_on_the_card(train, tmp_path):

@@ -134,6 +134,35 @@ class GivenStates(nn.Module):
         return self.layer(x, (h, torch.ones(1, len(x), 6)))[0][:, -1]
 
 
+class LearntStates(nn.Module):
+    """Recurrent layers that begin with parameters, in each of the usual ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru, self.lstm, self.cell = nn.GRU(5, 6, 3, batch_first=True), nn.LSTM(6, 4), nn.GRUCell(4, 3)
+        self.h, self.c, self.last = (nn.Parameter(torch.randn(*s)) for s in ((3, 1, 6), (4,), (3,)))
+
+    def forward(self, x):  # (rows, 4, 5)
+        y, _ = self.gru(x, self.h.expand(-1, x.shape[0], -1).contiguous())
+        y, _ = self.lstm(
+            y.transpose(0, 1), (self.c[None, None].expand(1, len(x), 4), self.c[None].expand(len(x), -1)[None])
+        )
+        return self.cell(y[-1], self.last.expand(len(x), -1))
+
+
+class Gaussian(nn.Module):
+    """A deviation that is a parameter, as in many policies, and vectors as long as others."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.log_std = nn.Linear(5, 3), nn.Parameter(torch.randn(3))
+
+    def forward(self, x):
+        around = torch.distributions.Normal(self.mean(x), self.log_std.exp())
+        same = self.log_std.expand_as(around.mean) + torch.broadcast_to(self.log_std, around.mean.shape)
+        return torch.cat([around.log_prob(x[:, :3]), around.stddev, same], -1)
+
+
 class Bilinear(nn.Module):
     def __init__(self):
         super().__init__()
@@ -292,6 +321,8 @@ NETWORKS = {
     "time first inside": (TimeFirstInside, numbers(4, 5), True),
     "cells": (Cells, numbers(3, 5), True),
     "given states": (GivenStates, numbers(4, 5), True),
+    "learnt states": (LearntStates, numbers(4, 5), True),
+    "gaussian": (Gaussian, numbers(5), True),
     "tied embedding": (Tied, ids(11), True),
     "gru": (Sentence, ids(11), True),
     "dropped": (Dropped, ids(11), False),
@@ -485,10 +516,9 @@ def test_what_has_no_rule_is_named_once():
         for _ in range(3):
             with perturb(module, range(4), Perturbation()):
                 module(inputs(4))
-    (text,) = {str(w.message) for w in caught}
+    (text,) = [str(w.message) for w in caught if "oneDNN" not in str(w.message)]
     assert (
-        len(caught) == 1
-        and "Dropped has a recurrent layer with dropout or projections: its members are computed one after the other"
+        "Dropped has a recurrent layer with dropout or projections: its members are computed one after the other"
         in text
     )
 
@@ -502,6 +532,22 @@ def test_the_module_is_itself_again_even_after_an_error():
     with pytest.raises(RuntimeError), perturb(module, [0, 1], Perturbation(kind="lowrank")):
         module(torch.randn(2, 7, 9))
     assert torch.equal(module(x), before)
+
+
+def test_members_in_turn_leave_no_trace_in_buffers():
+    """The power iteration of a spectral norm goes on in each forward: from the same vectors for every member."""
+    torch.manual_seed(0)
+    module = nn.utils.parametrizations.spectral_norm(nn.Linear(5, 6))
+    alone, p, x = copy.deepcopy(module), Perturbation(kind="lowrank", sigma=0.1), torch.randn(12, 5)
+    with perturb(module, range(4), p) as members:
+        first, again = module(x), module(x)
+        assert not members.together
+    assert torch.equal(first, again)
+    assert all(torch.equal(value, alone.state_dict()[name]) for name, value in module.state_dict().items())
+    for i in range(4):
+        one = copy.deepcopy(alone)
+        one.load_state_dict(member_weights(alone, i, p), strict=False)
+        assert_close(first[3 * i : 3 * i + 3], one(x[3 * i : 3 * i + 3]).detach())
 
 
 def test_batch_norm_in_training_mode_is_refused():

@@ -1,5 +1,6 @@
 """What films show: robots in the frame, on a ground without end; captions; progress; files that are whole or not there."""
 
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -140,6 +141,25 @@ def test_captions_count_the_rewards_of_an_episode(still, monkeypatch):
     assert told == [*((t / 10, float(t), "hello") for t in range(7)), (0.0, 0.0, "hello"), (0.1, 1.0, "hello")]
 
 
+@pytest.mark.parametrize("one", [np.array([1.0]), np.ones((1, 1), np.float32), Fraction(1), np.True_])
+def test_rewards_and_ends_of_a_film_may_be_what_those_of_a_training_are(still, monkeypatch, one):
+    from es_rl.rl.films import film as module
+
+    told = []
+    monkeypatch.setattr(module, "captioned", lambda frame, *facts: told.append(facts[1]) or frame)
+    monkeypatch.setattr(Still, "step", lambda self, _: (np.zeros(2), one, np.array([False]), [len(told) == 3], {}))
+    with filming(take(still, seconds=0.4, caption="")) as film:
+        list(film.frames)
+    assert told == [0.0, 1.0, 2.0, 0.0]
+
+
+def test_a_reward_that_is_no_number_ends_a_film_in_one_line(still, monkeypatch):
+    monkeypatch.setattr(Still, "step", lambda self, _: (np.zeros(2), "good", False, False, {}))
+    refused = pytest.raises(EnvError, match="cannot be filmed: TypeError: the reward is 'good'")
+    with refused, filming(take(still)) as film:
+        list(film.frames)
+
+
 def test_an_environment_that_fails_leaves_no_film_behind(still, tmp_path):
     gif = Gif(10)
     burns = pytest.raises(EnvError, match=r"Still-v0: cannot be filmed: .*the robot is on fire")
@@ -260,6 +280,16 @@ def test_progress_of_a_film_is_shown_and_its_end_told(tmp_path):
         ("3.0 of 12 s filmed", False), ("3.0 of 12 s filmed", True), ("", False), ("A-v0-7.mp4", 70),
     ]  # fmt: skip
     assert not (tmp_path / "videos/record.progress").exists()
+
+
+def test_what_a_film_said_may_be_in_any_encoding(tmp_path):
+    told = []
+    films = Films(tmp_path, Config(env="A-v0"), say=told.append, show=lambda *_, **__: None, done=None)
+    (tmp_path / "videos").mkdir()
+    films._output.write_bytes(b"caf\xe9\nno display \xff\n")
+    films._process, films._mp4, films._step = Ending(3), tmp_path / "videos/A-v0-7.mp4", 70
+    films.poll(SimpleNamespace(state=SimpleNamespace(generation=7), pinned=7))
+    assert told == ["warning: no video: no display \N{REPLACEMENT CHARACTER}"]
 
 
 class Ending:

@@ -30,6 +30,8 @@ SHOWN = {
     "16 bits": RGB.astype(np.uint16) * 257,
     "mirrored": RGB[:, ::-1],
     "half floats": (RGB / 255).astype(np.float16),
+    "a tensor of bfloat16": torch.from_numpy(RGB).to(torch.bfloat16),
+    "a tensor of parameters": torch.nn.Parameter(torch.from_numpy(RGB).float()),
 }
 
 
@@ -76,6 +78,16 @@ def test_the_first_picture_sets_the_range_of_floats():
     assert pictures.frame(np.full((H, W, 3), 90.0)).max() == 90
     assert pictures.frame(np.full((H, W, 3), 0.9)).max() == 1
     assert pictures.frame(np.full((H, W, 3), np.nan)).max() == 0
+    for dark, bright, shown in ((0.0, 90.0, 90), (np.nan, 0.5, 128), (-1.0, 1.0, 255)):
+        pictures = Pictures()  # what is black tells nothing
+        assert pictures.frame(np.full((H, W, 3), dark)).max() == 0
+        assert pictures.frame(np.full((H, W, 3), bright)).max() == shown
+
+
+@pytest.mark.parametrize("shape", [(1, 500, 3), (500, 1, 3), (1, 1, 3)])
+def test_a_picture_of_one_row_has_the_two_that_a_film_needs(shape):
+    frame = Pictures().frame(np.full(shape, 90, np.uint8))
+    assert min(frame.shape[:2]) >= 2 and frame.max() == 90
 
 
 def test_small_pictures_are_enlarged_without_blur():

@@ -120,6 +120,26 @@ def test_a_run_is_saved_before_its_processor_time_is_used_up(tmp_path, train_on,
     assert cp.load(tmp_path / "run").generation == metrics(tmp_path / "run")[-1]["generation"] > 0
 
 
+def test_no_text_of_an_error_commands_the_terminal(capsys):
+    def refused(argv):
+        raise ResourceError("a\x1b]0;title\x07\nb\tc")
+
+    with pytest.raises(SystemExit):
+        cli.run(refused, [])
+    assert capsys.readouterr().err == "es_rl: a\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER}\nb       c\n"
+
+
+def test_an_error_that_python_ignores_is_one_line(capsys, monkeypatch):
+    class Broken:
+        def __del__(self):
+            raise RuntimeError("no\nwindow")
+
+    monkeypatch.setattr(sys, "unraisablehook", cli._tell_ignored)
+    Broken()
+    said = capsys.readouterr().err
+    assert said.startswith("warning: ") and said.endswith("Broken.__del__ raised RuntimeError: no window\n")
+
+
 def test_memory_that_is_full_is_one_line(capsys):
     def full(argv):
         raise MemoryError("std::bad_alloc")

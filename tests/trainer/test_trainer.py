@@ -4,6 +4,7 @@ import copy
 import math
 import subprocess
 import sys
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -308,12 +309,33 @@ def test_a_fitness_that_returns_something_else_is_told_so(value, message):
         trainer(lambda model: value).train(1)
 
 
+@pytest.mark.parametrize("kind", [np.float32, torch.tensor, lambda x: torch.tensor(x, dtype=torch.bfloat16), Fraction])
+def test_a_fitness_may_be_a_number_of_any_kind(kind):
+    one = trainer(lambda model: kind(alone(model)))
+    one.train(1)
+    assert theta(one).isfinite().all()
+
+
+def test_a_model_that_is_traced_in_a_fitness_is_refused():
+    @es_rl.batched
+    def traced(model, n):
+        return -torch.jit.trace(model, X.repeat(n, 1))(X.repeat(n, 1)).reshape(n, -1).mean(1)
+
+    with pytest.raises(
+        TrainingError, match=r"cannot be traced: the trace would hold theta and no members\. Call it\.$"
+    ):
+        trainer(traced).train(1)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"population": 7}, "population=7: members come in antithetic pairs"),
         ({"noise": "densse"}, "Did you mean dense"),
         ({"optimizer": "adan"}, "Did you mean adam"),
+        ({"optimizer": "SGD"}, "optimizer=SGD: unknown. Did you mean sgd"),
+        ({"optimizer": "rmsprop"}, "optimizer=rmsprop: unknown. Did you mean torch.optim.RMSprop"),
+        ({"optimizer": torch.optim.Adam([torch.zeros(2)])}, "optimizer=a Adam: must be a name or a class"),
         ({"sigma": -1.0}, "sigma=-1.0: must be > 0"),
         ({"sigmma": 1.0}, "sigmma: unknown key"),
         ({"rank": 9}, "rank=9: must lie between 1 and the smaller side"),
@@ -357,9 +379,9 @@ def test_models_from_which_no_members_can_be_made_are_refused(model, message):
         es_rl.Trainer(model(), lambda model: 0.0)
 
 
-@pytest.mark.parametrize("workers", [-1, 1.5, None, True])
+@pytest.mark.parametrize("workers", [-1, 1.5, None, True, 10**5])
 def test_an_impossible_number_of_workers_is_refused(workers):
-    with pytest.raises(ConfigError, match=f"workers={workers}: must be a whole number"):
+    with pytest.raises(ConfigError, match=f"workers={workers}: must be (a whole number|at most 10000)"):
         es_rl.Trainer(torch.nn.Linear(2, 2), lambda model: 0.0, workers=workers)
 
 
@@ -451,6 +473,20 @@ def test_the_other_packages_words_are_understood(capsys):
     assert t.callbacks == [] and t.best_fitness == max(r["fitness/max"] for r in records)
     assert alone(t.get_best_model()) == pytest.approx(t.best_fitness, rel=1e-6)
     assert alone(t.model) != alone(t.get_best_model())
+
+
+def test_parameters_of_the_other_package_may_be_in_groups_or_have_names():
+    model = network()
+    few = list(model[0].parameters())
+    for params in (
+        iter(few),
+        [{"params": few}],
+        model[0].named_parameters(),
+        [{"params": model[0].named_parameters()}],
+    ):
+        moved = EGGROLLTrainer(params=params, model=model, fitness_fn=alone, population_size=8).model
+        assert [value.requires_grad for value in moved.parameters()] == [True, True, False, False]
+        model.requires_grad_(True)
 
 
 def test_the_other_packages_arguments_mean_ours():
@@ -781,6 +817,7 @@ def test_a_class_of_torch_optim_is_an_optimizer(tmp_path):
         torch.optim.LBFGS,
         torch.optim.SparseAdam,
         torch.optim.Adafactor,
+        torch.optim.Muon,
         nn.Linear,
         torch.optim.lr_scheduler.StepLR,
     ):

@@ -16,7 +16,7 @@ class PixelsConfig:
     size: list[int] = key(
         [], "height and width to which images are scaled down, in pixels; one number: both; default: as they are", low=1
     )
-    stack: int = key(1, "latest images that the policy sees together", low=1)
+    stack: int = key(1, "latest images that the policy sees together", low=1, high=100)
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ def to_json(space: Space) -> dict[str, Any]:
     """Convert a space to JSON values. Raises TypeError for spaces that `size` refuses."""
     match space:
         case spaces.Box():
-            low, high = space.low.reshape(-1), space.high.reshape(-1)
+            low, high = (bound.reshape(-1).tolist() for bound in (space.low, space.high))
             return {
                 "kind": "Box",
                 "shape": list(space.shape),
                 "dtype": str(space.dtype),
                 # JSON has no infinity
-                "low": [None if v == -np.inf else v for v in low.tolist()],
-                "high": [None if v == np.inf else v for v in high.tolist()],
+                "low": [None if v == -np.inf else _plain(v) for v in low],
+                "high": [None if v == np.inf else _plain(v) for v in high],
             }
         case spaces.Discrete():
             return {"kind": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
@@ -41,6 +41,11 @@ def to_json(space: Space) -> dict[str, Any]:
     raise TypeError(f"{space}: not supported")
 
 
+def _plain(bound: Any) -> Any:
+    """Return a bound as a number of Python's: NumPy leaves those of `longdouble` as they are."""
+    return float(bound) if isinstance(bound, np.floating) else bound
+
+
 def from_json(value: dict[str, Any]) -> Space:
     """Convert the output of `to_json` back to a space. Raises KeyError, TypeError or ValueError for anything else."""
     match value["kind"]:
@@ -48,13 +53,13 @@ def from_json(value: dict[str, Any]) -> Space:
             shape, dtype = tuple(value["shape"]), np.dtype(value["dtype"])
             low = np.array([-np.inf if v is None else v for v in value["low"]], dtype).reshape(shape)
             high = np.array([np.inf if v is None else v for v in value["high"]], dtype).reshape(shape)
-            return spaces.Box(low, high, shape, dtype.type)
+            return spaces.Box(low, high, shape, dtype)  # its type alone has no order of bytes
         case "Discrete":
-            return spaces.Discrete(value["n"], start=value["start"], dtype=np.dtype(value["dtype"]).type)
+            return spaces.Discrete(value["n"], start=value["start"], dtype=np.dtype(value["dtype"]))
         case "MultiBinary":
             return spaces.MultiBinary(value["n"])
         case "MultiDiscrete":
-            return spaces.MultiDiscrete(value["nvec"], np.dtype(value["dtype"]).type, start=value["start"])
+            return spaces.MultiDiscrete(value["nvec"], np.dtype(value["dtype"]), start=value["start"])
         case "Dict":
             return spaces.Dict([(name, from_json(part)) for name, part in value["spaces"]])
         case "Tuple":

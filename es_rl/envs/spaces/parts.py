@@ -15,6 +15,7 @@ Space = spaces.Space[Any]
 Path = tuple[Any, ...]  # the keys and positions that lead to a part
 
 RULE = "Box, Discrete, MultiBinary, MultiDiscrete, and Dict or Tuple of these are"
+MOST_CHOICES = 10_000_000  # of a part: a policy has a number for each
 EXACT = 2**53  # float64, in which actions of several kinds travel, holds all whole numbers up to here
 
 
@@ -95,9 +96,21 @@ def _odd_part(name: str, space: Space) -> str:
     for path, part in leaves(space):
         if isinstance(part, spaces.Box) and ((part.low == np.inf).any() or (part.high == -np.inf).any()):
             return f"{_said(name, path, part)} has no number in it. Correct its bounds."
+        if (choices := _choices(part)) > MOST_CHOICES:
+            return (
+                f"{_said(name, path, part)} has {choices:,} choices, and {MOST_CHOICES:,} are the most, since a policy "
+                f"has a number for each. {_wrap(name.capitalize())}"
+            )
         if odd := [key for key in path if not isinstance(key, (str, int, float))]:
             return f"{_said(name, path, part)} has the key {odd[0]!r}; keys must be texts or numbers. Rename it."
     return ""
+
+
+def _choices(space: Space) -> int:
+    """Return how many choices a part has, those of all its places together; 0 if it has none."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    return sum(map(int, space.nvec.flat)) if isinstance(space, spaces.MultiDiscrete) else 0
 
 
 def _simple(space: Space) -> bool:

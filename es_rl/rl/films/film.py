@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 
 from es_rl import plugins
-from es_rl.envs.gymnasium_backend import describe
+from es_rl.envs.gymnasium_backend import describe, flag, number
 from es_rl.envs.pixels import PLAIN, View
 from es_rl.envs.pools import make_single
 from es_rl.envs.renderer import choose_quality, choose_renderer
@@ -92,7 +92,7 @@ def _frames(take: Take, env: Any, draw: Callable[[bool], Any], every: int, rate:
                 yield frame if take.caption is None else captioned(frame, step / rate, return_, take.caption)
             with _refused(take.env):
                 obs, reward, terminated, truncated, _ = _theirs(env.step, take.act(obs))
-            return_, done = return_ + float(reward), terminated or truncated
+                return_, done = return_ + number(reward), flag(terminated) or flag(truncated)
 
 
 @contextlib.contextmanager

@@ -13,26 +13,26 @@ from es_rl.errors import EnvError
 Frame = NDArray[np.uint8]  # (height, width, 3)
 
 CHANNELS = (1, 2, 3, 4)  # grey, grey and alpha, RGB, RGB and alpha
+EVEN = 2  # pixels: the least side of a film
 SMALL = 160  # pixels: a picture whose longer side is shorter is enlarged, each pixel to a square
 
 
 class Pictures:
-    """Makes frames from rendered pictures. The first one sets their size and the range of floats."""
+    """Makes frames from rendered pictures. The first sets their size; the first with any light the range of floats."""
 
     def __init__(self) -> None:
         self._size: tuple[int, int] | None = None  # width, height
-        self._unit = False  # floats lie in [0, 1]
+        self._unit: bool | None = None  # whether floats lie in [0, 1]; None: not known, all were black
 
     def frame(self, rendered: Any) -> Frame:
         """Return a frame. Raises `EnvError` for what is no picture."""
         pixels = _pixels(rendered)
-        first = self._size is None
-        if first and pixels.dtype.kind == "f":
-            self._unit = not pixels.size or float(np.nanmax(pixels)) <= 1.0
-        image = Image.fromarray(_rgb(_bytes(pixels, unit=self._unit)))
+        if self._unit is None and pixels.dtype.kind == "f" and (brightest := float(np.nan_to_num(pixels).max())) > 0:
+            self._unit = brightest <= 1.0
+        image = Image.fromarray(_rgb(_bytes(pixels, unit=bool(self._unit))))
         if self._size is None:
             times = -(-SMALL // max(image.size)) if max(image.size) < SMALL else 1
-            self._size = (image.width * times, image.height * times)
+            self._size = (max(EVEN, image.width * times), max(EVEN, image.height * times))
         frame: Frame = np.asarray(_fitted(image, self._size))
         return frame
 
@@ -44,7 +44,8 @@ def _pixels(rendered: Any) -> NDArray[Any]:
     if isinstance(rendered, Image.Image):
         rendered = rendered.convert("RGBA")
     elif hasattr(rendered, "detach"):  # a tensor of torch
-        rendered = rendered.detach().cpu().numpy()
+        rendered = rendered.detach().cpu()
+        rendered = (rendered.float() if rendered.is_floating_point() else rendered).numpy()  # NumPy has no bfloat16
     pixels = np.asarray(rendered)
     if pixels.dtype.kind not in "buif":
         raise EnvError(f"its render returned {_kind(rendered)}, not a picture")

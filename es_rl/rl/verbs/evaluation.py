@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -55,7 +56,7 @@ def measure(agent: agents.Agent, env: str, config: EvaluateConfig) -> dict[str, 
         "run": config.run,
         "env": env,
         "generation": agent.generation,
-        "env_kwargs": agent.config.env_kwargs,
+        "env_kwargs": _as_json(agent.config.env_kwargs),
         "backend": config.backend,
         "episodes": config.episodes,
         "failed": config.episodes - len(returns),
@@ -68,6 +69,16 @@ def measure(agent: agents.Agent, env: str, config: EvaluateConfig) -> dict[str, 
         **statistics(spec.measures, measured, steps=float(lengths.sum()), episodes=len(lengths)),
         "versions": versions(),
     }
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value of YAML as JSON has it: bytes, infinity and NaN as text."""
+    if isinstance(value, Mapping):
+        return {name: _as_json(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_as_json(part) for part in value]
+    odd = isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value))
+    return str(value) if odd else value
 
 
 def _episodes(agent: agents.Agent, env: str, config: EvaluateConfig) -> tuple[Floats, Ints, Floats]:

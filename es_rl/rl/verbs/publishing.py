@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import base64
 import contextlib
 import hashlib
 import json
+import math
 import shlex
 import sys
 import tempfile
@@ -14,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from es_rl.config import flatten, to_yaml
+from es_rl.config import as_text, parsed, to_yaml
 from es_rl.errors import ConfigError
 from es_rl.hub import card, client
 from es_rl.hub.address import check_repo, is_address
@@ -142,8 +144,29 @@ def _facts(config: PushConfig, agent: agents.Agent, env: str, *, film: bool) -> 
 
 def _arguments(env_kwargs: Mapping[str, Any]) -> list[str]:
     """Return arguments of an environment as they are given on the command line."""
-    found = flatten({"env_kwargs": env_kwargs})
-    return [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in found.items()]
+    return [f"env_kwargs.{name}={_typed(value)}" for name, value in env_kwargs.items()]
+
+
+def _typed(value: Any, *, inside: bool = False) -> str:
+    """Return a value of an open key as it is typed, so that the same is read: the text "1.5" needs its quotes.
+
+    What is `inside` a list or a dictionary has its quotes always.
+    """
+    if isinstance(value, Mapping):
+        parts = (f"{_typed(name, inside=True)}: {_typed(part, inside=True)}" for name, part in value.items())
+        return f"{{{', '.join(parts)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(_typed(part, inside=True) for part in value)}]"
+    if isinstance(value, bytes):
+        return f'!!binary "{base64.b64encode(value).decode()}"'
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value}".replace("inf", ".inf").replace("nan", ".nan")
+    if not isinstance(value, str):
+        return as_text(value)
+    with contextlib.suppress(Exception):  # no value at all, such as "a: b: c"
+        if not inside and parsed(value) == value:
+            return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _command(run: Path) -> str:

@@ -54,7 +54,7 @@ def test_theta_is_the_same_for_any_number_of_workers(train, noise, policy):
 @pytest.mark.slow
 def test_a_stopped_and_resumed_run_is_an_uninterrupted_one(train, noise, policy):
     whole = train(*toy(noise, policy), "generations=5", run="whole")
-    for stop in range(1, 5):
+    for stop in range(1, 5) if (noise, policy) == KINDS[0] else (2, 3):
         run = train(*toy(noise, policy), f"generations={stop}", run=f"stop{stop}")
         train(f"resume={run}", "generations=5")
         assert model_hash(run) == model_hash(whole)
@@ -283,10 +283,12 @@ def test_every_stop_rule_holds_in_an_endless_episode(train, capsys, monkeypatch,
     keys = ["env=hostile:Endless-v0", "es.population=4", rule, f"workers={workers}", "eval.every=0"]
     with pytest.raises(TrainingError, match=rf"{rule} was over for long.*Do its episodes ever end\? Give env_kwargs"):
         train(*keys, run="none")
-    done = train(*keys, "env_kwargs.later=true", "generations=2", run="done")
+    done = train(*(k for k in keys if k != rule), "env_kwargs.later=true", "generations=2", run="done")
+    if "minutes" in rule:
+        rule = f"minutes={cp.load(done).progress.seconds / 60 + 0.02:.4f}"
     Path("endless").touch()
     capsys.readouterr()
-    train(f"resume={done}", "env=hostile:Endless-v0", "generations=9", f"workers={workers}")
+    train(f"resume={done}", "env=hostile:Endless-v0", "generations=9", rule, f"workers={workers}")
     assert (
         f"finished: {rule} was over for long, and generation 3 had not ended: it is left out" in capsys.readouterr().out
     )

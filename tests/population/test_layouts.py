@@ -218,6 +218,11 @@ ROUNDED = sorted({*NETWORKS} - {"bilinear", "mixtral"})
 @pytest.mark.parametrize("name", ROUNDED)
 def test_autocast_is_not_mistaken_for_rows_that_mix(name, kind):
     module, inputs, rules = build(name)
+    try:
+        with torch.autocast("cpu", BF16), torch.no_grad():
+            module(inputs(3 * len(MEMBERS)))
+    except RuntimeError as error:  # oneDNN has no LSTM of low precision for every processor
+        pytest.skip(f"torch cannot compute it on this processor: {error}")
     for sigma in (0.1, 0.001):
         forward._VERDICTS.pop(module, None)
         y, expected, base, members = low(module, inputs(3 * len(MEMBERS)), sigma, kind, "autocast")

@@ -196,14 +196,15 @@ class Forks(Good):
 
 
 class Doubles(Good):
-    """Forks, and goes on in both processes."""
+    """Forks now and then, and goes on in both processes."""
 
     def reset(self, *, seed=None, options=None):
         self._fork()
         return super().reset(seed=seed)
 
     def step(self, action):
-        self._fork()
+        if self.t % 20 == 10:
+            self._fork()
         return super().step(action)
 
     def _fork(self):

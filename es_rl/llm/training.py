@@ -29,6 +29,7 @@ from es_rl.run.checkpointer import Checkpointer
 from es_rl.run.log import RunLog
 from es_rl.run.task import Run, Training
 from es_rl.run.terms import REWARD
+from es_rl.workers import opening
 from es_rl.workers.interface import Pool, counted
 from es_rl.workers.machine import available_memory, available_processors, use_one_thread
 from es_rl.workers.shared_memory import allocate
@@ -45,6 +46,7 @@ def train(config: LlmConfig, command: str, resumed: Path | None, origins: Origin
     """
     config = resolve(config)
     trackers.check(config.track)
+    opening.check(config.cluster)
     data = dataset.read(config.data, config.eval.data)
     rewards.weights(config.reward)
     source = resumed / "start" if resumed else language.fetch(config.model)

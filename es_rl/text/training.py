@@ -23,6 +23,7 @@ from es_rl.text.config import TextConfig
 from es_rl.text.corpus import Corpus, read
 from es_rl.text.gpt import Gpt
 from es_rl.text.task import Backpropagation, TextTask
+from es_rl.workers import opening
 from es_rl.workers.interface import Pool, counted
 from es_rl.workers.machine import available_processors, use_one_thread
 
@@ -33,6 +34,7 @@ def train(config: TextConfig, command: str, resumed: Path | None, origins: Origi
     `command` is what was typed, `origins` those of the keys of a new run.
     """
     trackers.check(config.track)
+    opening.check(config.cluster)
     corpus = read(config.corpus, config.ctx)
     if config.reward:
         rewards.load(config.reward)

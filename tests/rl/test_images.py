@@ -50,7 +50,7 @@ def run(train):
 
 def test_what_is_done_with_images_is_saved_and_done_again(run, capsys):
     agent = es_rl.load(run)
-    assert agent.config.view == View(2, PixelsConfig([1, 0, 1, 0], True, [12], 2))
+    assert agent.config.view == View(2, PixelsConfig(crop=[1, 0, 1, 0], gray=True, size=[12], stack=2))
     env = make_one("es_rl/Spot-v0", {}, view=agent.config.view)
     assert env.observation_space == agent.observation_space and env.observation_space.shape == (2, 12, 12, 1)
     obs, _ = env.reset(seed=1)

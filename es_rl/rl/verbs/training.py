@@ -30,6 +30,7 @@ from es_rl.run import directory, loop, trackers
 from es_rl.run.log import RunLog
 from es_rl.run.task import Follower, OnGeneration, Run, Training
 from es_rl.run.terms import RETURN
+from es_rl.workers import opening
 from es_rl.workers.interface import Pool, counted
 from es_rl.workers.machine import available_processors, choose_device
 
@@ -155,6 +156,7 @@ def check(config: Config) -> None:
     lookup(SHAPINGS, config.es.shaping, "es.shaping")
     check_optimizer(config.optim.name, "optim.name")
     trackers.check(config.track)
+    opening.check(config.cluster)
     envs.check_id(config.env, config.backend)
     if config.inference == "central":
         choose_device(config.device)

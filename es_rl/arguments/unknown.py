@@ -30,7 +30,12 @@ def _refusal(name: str, value: Any, known: Mapping[str, Any]) -> str:
         return ""
     if inside := [k for k in known if k.startswith(name + ".")]:
         return f"{name}: a group of keys. Set one of them: {', '.join(inside)}."
-    if said := elsewhere(name, value, known):
+    group = name.rpartition(".")[0]
+    beside = [k for k in known if group and k.startswith(group + ".")]
+    said = elsewhere(name, value, known)
+    if said and beside and not any(f" {k}=" in said for k in beside):
+        return f"{name}: unknown key. Of this group there are {', '.join(beside)}."
+    if said:
         return f"{name}: unknown key.{said}"
     same_ending = [k for k in known if k.split(".")[-1] == name]
     hint = f" Did you mean {' or '.join(same_ending)}?" if same_ending else nearest(name, known)

@@ -45,8 +45,7 @@ class PolicyConfig(Protocol):
     def obs_clip(self) -> float: ...
 
 
-# Parameters of a policy that sees an image as numbers side by side, at most: each member has as many.
-MOST_FLAT = 10_000_000
+MOST = 10_000_000  # parameters of a policy for images: each member has as many
 
 
 def make(config: PolicyConfig, observations: int | ObservationShape, action_space: spaces.Space[Any]) -> nn.Module:
@@ -57,7 +56,7 @@ def make(config: PolicyConfig, observations: int | ObservationShape, action_spac
     check(config)
     shape = ObservationShape(observations) if isinstance(observations, int) else observations
     shape = shape.limited(config.obs_first)
-    _refuse_flat(config, shape, action_space)
+    _refuse_large(config, shape, action_space)
     with torch.random.fork_rng(devices=[]):  # torch's initialisers draw from its global generator
         torch.manual_seed(integer_seed(config.seed, "policy"))
         normalizer = _normalizer(config, shape)
@@ -82,18 +81,25 @@ def flattens(config: PolicyConfig, shape: ObservationShape) -> bool:
     return bool(shape.images) and config.policy != "cnn" and ":" not in config.policy
 
 
-def _refuse_flat(config: PolicyConfig, shape: ObservationShape, action_space: spaces.Space[Any]) -> None:
-    """Raise `ConfigError` for images that would give a policy without convolutions too many parameters."""
+def _refuse_large(config: PolicyConfig, shape: ObservationShape, action_space: spaces.Space[Any]) -> None:
+    """Raise `ConfigError` for images that would give a policy too many parameters."""
+    if config.policy == "cnn" and shape.images:
+        width: int = config.cnn.width  # type: ignore[attr-defined]
+        if (count := width * widest(config, shape)) > MOST:
+            raise ConfigError(
+                f"policy=cnn: its hidden layer would have {count:,} parameters for these images, and {MOST:,} are the "
+                f"most. Give pixels.size, such as pixels.size=60,80, or larger cnn.strides."
+            )
     if not flattens(config, shape):
         return
     few, more = (
         sum(parameter.numel() for parameter in make(config, inputs, action_space).parameters()) for inputs in (1, 2)
     )
     count = few + (more - few) * (shape.size - 1)
-    if count > MOST_FLAT:
+    if count > MOST:
         raise ConfigError(
             f"policy={config.policy}: would see {shape.size:,} numbers of an image side by side and have {count:,} "
-            f"parameters, and {MOST_FLAT:,} are the most. Give policy=cnn, or smaller images by pixels.size."
+            f"parameters, and {MOST:,} are the most. Give policy=cnn, or smaller images by pixels.size."
         )
 
 

@@ -122,6 +122,8 @@ def test_a_bare_word_is_understood_by_what_it_is():
 
 
 def test_all_unknown_keys_are_told_at_once():
+    with pytest.raises(ConfigError, match=r"gru.hidden: unknown key. Of this group there are gru.width, gru.squash"):
+        parse_train(["A-v0", "gru.hidden=8"])
     with pytest.raises(ConfigError) as caught:
         parse_train(["A-v0", "total_timesteps=9", "seed=1", "es.sigmaa=1", "lr=2"])
     assert str(caught.value).splitlines() == [

@@ -127,6 +127,11 @@ def test_a_network_of_ones_own_sees_the_image(monkeypatch):
     [
         (spaces.Box(-1, 1, (5,)), [], "policy=cnn: needs observations with an image, and these are 5 numbers"),
         (PICTURE, ["cnn.kernels=[8,4]"], "convolution 2 gets images of 3 × 3 pixels, which are smaller than 4"),
+        (
+            spaces.Box(0, 255, (600, 800, 3), np.uint8),
+            [],
+            "hidden layer would have 29,302,784 parameters .* pixels.size",
+        ),
         (PICTURE, ["cnn.strides=[1]"], "must have one number for each convolution"),
         (
             spaces.Tuple([PICTURE, spaces.Box(0, 255, (9, 9), np.uint8)]),

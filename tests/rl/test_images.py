@@ -76,7 +76,7 @@ def test_a_file_takes_the_image(run):
     }
     assert contract["view"] == {
         "frame_skip": 2,
-        "pixels": {"crop": [1, 0, 1, 0], "gray": True, "size": [12], "stack": 2},
+        "pixels": {"render": False, "crop": [1, 0, 1, 0], "gray": True, "size": [12], "stack": 2},
     }
     assert contract["rate_hz"] == 2.5
 

@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 import types
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -108,6 +109,7 @@ def program(argv, out, err):
 def leave(target, *args):
     """Call a function, then end this process as Python does: with its exit code, or with a traceback."""
     code = 0
+    weakref.finalize._registry.clear()  # what the process that was forked cleans up at its end, such as directories
     try:
         target(*args)
     except SystemExit as error:

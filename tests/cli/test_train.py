@@ -285,7 +285,7 @@ def test_every_stop_rule_holds_in_an_endless_episode(train, capsys, monkeypatch,
         train(*keys, run="none")
     done = train(*(k for k in keys if k != rule), "env_kwargs.later=true", "generations=2", run="done")
     if "minutes" in rule:
-        rule = f"minutes={cp.load(done).progress.seconds / 60 + 0.02:.4f}"
+        rule = f"minutes={round(cp.load(done).progress.seconds / 60 + 0.02, 4)}"
     Path("endless").touch()
     capsys.readouterr()
     train(f"resume={done}", "env=hostile:Endless-v0", "generations=9", rule, f"workers={workers}")

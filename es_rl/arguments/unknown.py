@@ -11,13 +11,11 @@ from es_rl.errors import ConfigError, nearest
 HELP = " --help lists every key."
 
 
-def check_name(name: str, value: Any, known: Mapping[str, Any], source: str = "") -> None:
-    """Raise `ConfigError` for a key that is not among the `known` ones. `source` begins the message."""
-    check_keys({name: value}, known, source)
-
-
 def check_keys(values: Mapping[str, Any], known: Mapping[str, Any], source: str = "") -> None:
-    """Raise one `ConfigError` for all keys that are not among the `known` ones, a line for each."""
+    """Raise one `ConfigError` for all keys that are not among the `known` ones, a line for each.
+
+    `source` begins each line.
+    """
     refused = [said for name, value in values.items() if (said := _refusal(name, value, known))]
     if refused:
         lines = [said.removesuffix(HELP) for said in refused[:-1]] + refused[-1:]

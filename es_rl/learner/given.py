@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from es_rl.arguments.unknown import check_name
+from es_rl.arguments.unknown import check_keys
 from es_rl.config import build, flatten, leaves, open_keys, tree_of
 from es_rl.envs.registry import given
 from es_rl.errors import ConfigError, Stopped
@@ -49,7 +49,7 @@ def until(wanted: Mapping[str, Any], done: Mapping[str, float]) -> dict[str, Any
     known = dict(leaves(Config))
     for name, value in wanted.items():
         if name not in STOP_RULES:
-            check_name(name, value, {rule: known[rule] for rule in STOP_RULES}, "learn: ")
+            check_keys({name: value}, {rule: known[rule] for rule in STOP_RULES}, "learn: ")
         if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
             raise ConfigError(f"learn: {name}={value!r}: must be a number.")
         if name != "target_return" and not value > 0:

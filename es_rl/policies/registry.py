@@ -117,9 +117,9 @@ def check(config: PolicyConfig) -> None:
     if ":" in config.policy:
         return
     lookup(POLICIES, config.policy, "policy")
-    for name in config.policy_kwargs:
-        own = [f.name for f in dataclasses.fields(getattr(config, config.policy))]
+    if config.policy_kwargs:
+        given, own = next(iter(config.policy_kwargs)), dataclasses.fields(getattr(config, config.policy))
         raise ConfigError(
-            f"policy_kwargs.{name}: goes to a function that makes a network of yours, and policy={config.policy} is "
-            f"none. Its keys are {', '.join(f'{config.policy}.{each}' for each in own)}."
+            f"policy_kwargs.{given}: goes to a function that makes a network of yours, and policy={config.policy} is "
+            f"none. Its keys are {', '.join(f'{config.policy}.{each.name}' for each in own)}."
         )

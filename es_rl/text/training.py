@@ -82,8 +82,8 @@ def _prepare(
     task, state = TextTask(config, corpus, workers), es.init(model)
     known = task.known
     sizes = f"{len(corpus.train):,} bytes to train on, {len(corpus.held_out):,} held out"
-    known_bits = ", ".join(f"{name.partition('/')[2]} {value:.3f}" for name, value in known.items())
-    say(f"{sizes}; bits per byte without learning, of {task.rows * config.ctx:,} of them: {known_bits}")
+    unlearnt = ", ".join(f"{name.partition('/')[2]} {value:.3f}" for name, value in known.items())
+    say(f"{sizes}; bits per byte without learning, of {task.rows * config.ctx:,} of them: {unlearnt}")
     about = {"corpus": corpus.digest(), "ctx": config.ctx, "gpt": asdict(config.gpt)}
     parameters = sum(value.numel() for value in model.parameters())
     heading = (

@@ -12,7 +12,7 @@ from conftest import refusal
 import es_rl
 from es_rl import cli, completion
 from es_rl.arguments import synonyms
-from es_rl.arguments.unknown import check_name
+from es_rl.arguments.unknown import check_keys
 from es_rl.compare.config import parse_compare
 from es_rl.config import pairs, parse
 from es_rl.errors import CheckpointError, ConfigError
@@ -146,7 +146,7 @@ def test_names_from_elsewhere_lead_to_keys_that_are_there():
             if offered := re.match(r" Here it is ([a-z._]+)=", said):
                 assert offered[1] == "env_kwargs.max_episode_steps" or offered[1] in known, (verb, name)
     with pytest.raises(ConfigError, match=r"n_eval_episodes: unknown key. Here it is episodes=3"):
-        check_name("n_eval_episodes", "3", verbs["evaluate"])
+        check_keys({"n_eval_episodes": "3"}, verbs["evaluate"])
     with pytest.raises(ConfigError, match=r"n_eval_episodes: unknown key. Here it is episodes=3"):
         parse_compare(["n_eval_episodes=3"])
 

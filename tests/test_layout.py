@@ -128,3 +128,11 @@ def test_nothing_on_disk_is_pickled_and_no_text_is_run():
         )  # what passes between a run's own processes
         assert not modules & ({"pickle", "dill", "marshal", "shelve"} - messages), path
         assert "torch.load" not in path.read_text() and "torch.save" not in path.read_text()
+
+
+def test_a_training_imports_no_compiler(tmp_path):
+    """The classes of torch.optim would: the first generation would begin seconds later."""
+    keys = ["env=Hopper-v5", "es.segment=8", "credit.simulations=8", "credit.batch=64", "generations=1", "workers=0"]
+    keys += ["eval.episodes=1", "video.every=-1", f"run={tmp_path}/run"]
+    code = f"import sys; from es_rl.train import main; main({keys}); assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

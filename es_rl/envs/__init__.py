@@ -196,8 +196,9 @@ def choose_backend(id: str, backend: str = "auto") -> str:
 
     Raises `EnvError` if the requested backend cannot serve it, or if MuJoCo's version computes wrong physics.
     """
-    found, fast = version("mujoco"), id.removeprefix(PREFIX) in TASKS or simulations_of(id) is not None
-    if fast and found.startswith("4.0.0"):
+    fast = id.removeprefix(PREFIX) in TASKS or simulations_of(id) is not None
+    found = version("mujoco") if fast else ""
+    if found.startswith("4.0.0"):
         raise EnvError(f"env={id}: mujoco {found} computes wrong accelerations. Install another: {_MUJOCO}.")
     if backend not in ("auto", "batch"):
         return backend

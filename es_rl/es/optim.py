@@ -1,80 +1,110 @@
-"""Ascent on theta by an optimiser of torch.optim, or by ClipUp, as one pure function `step`.
+"""Ascent on theta: the functions behind torch's SGD, Adam and AdamW, ClipUp, or any class of torch.optim.
 
-To add an optimiser, add one line to `OPTIMIZERS`: a function of (parameters, settings, lr) that builds a torch
-optimiser.
+The classes of torch.optim import torch's compiler when they are first used, which takes about as long as to import
+torch. The functions do not. To add an optimiser, add one line to `OPTIMIZERS`: a `Rule`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from es_rl.errors import ConfigError, lookup
 from es_rl.es.config import TORCH, OptimConfig
 
 Named = Mapping[str, Tensor]
+State = dict[str, Any]  # what an optimiser keeps of one parameter, by entry; empty before the first step
 
 
-class ClipUp(torch.optim.Optimizer):
-    """Normalised gradient with momentum and a speed limit (Toklu et al. 2020, arXiv 2008.02387, algorithm 1).
+class Rule(Protocol):
+    """One step of descent along the gradients: change parameters and states in place.
+
+    `fused`: in one call for all parameters, where torch has one.
+    """
+
+    def __call__(
+        self, params: list[Tensor], grads: list[Tensor], states: list[State], c: OptimConfig, lr: float, fused: bool
+    ) -> None: ...
+
+
+def _sgd(
+    params: list[Tensor], grads: list[Tensor], states: list[State], c: OptimConfig, lr: float, fused: bool
+) -> None:  # fmt: skip
+    buffers = [state.get("momentum_buffer") for state in states]
+    sgd(
+        params, grads, buffers,
+        lr=lr, momentum=c.momentum, weight_decay=c.weight_decay, dampening=0, nesterov=False, maximize=False,
+    )  # fmt: skip
+    for state, buffer in zip(states, buffers, strict=True):
+        if c.momentum:
+            state["momentum_buffer"] = buffer
+
+
+def _adam(
+    params: list[Tensor], grads: list[Tensor], states: list[State], c: OptimConfig, lr: float, fused: bool,
+    *, by: Any = adam,
+) -> None:  # fmt: skip
+    for p, state in zip(params, states, strict=True):
+        if not state:
+            step = torch.zeros((), device=p.device) if fused else torch.tensor(0.0)
+            state |= {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+    first, second, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+    by(
+        params, grads, first, second, [], steps,
+        fused=fused or None, has_complex=any(map(torch.is_complex, params)), amsgrad=False, maximize=False,
+        lr=lr, beta1=c.beta1, beta2=c.beta2, eps=c.eps, weight_decay=c.weight_decay,
+    )  # fmt: skip
+
+
+def _clipup(
+    params: list[Tensor], grads: list[Tensor], states: list[State], c: OptimConfig, lr: float, fused: bool
+) -> None:  # fmt: skip
+    """Normalise the gradient, with momentum and a speed limit (Toklu et al. 2020, arXiv 2008.02387, algorithm 1).
 
     v ← momentum·v + lr·g/‖g‖; then ‖v‖ is clipped to `max_speed` and theta ← theta + v. Norms are over all parameters.
     With weight decay, g is replaced by g − weight_decay·theta. If g is zero, only the momentum remains.
     """
-
-    def __init__(
-        self,
-        params: Iterable[Tensor],
-        *,
-        lr: float,
-        momentum: float = 0.9,
-        max_speed: float,
-        weight_decay: float = 0.0,
-    ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "max_speed": max_speed, "weight_decay": weight_decay}
-        super().__init__(params, defaults)
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        (group,) = self.param_groups
-        params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
-        grads = [p.grad + group["weight_decay"] * p for p in params]
-        norm = _norm(grads)
-        for p, grad in zip(params, grads, strict=True):
-            velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
-            velocity.mul_(group["momentum"])
-            if norm > 0:
-                velocity.sub_(grad * (group["lr"] / norm))
-        velocities = [self.state[p]["velocity"] for p in params]
-        speed = _norm(velocities)
-        for p, velocity in zip(params, velocities, strict=True):
-            if speed > group["max_speed"]:
-                velocity.mul_(group["max_speed"] / speed)
-            p.add_(velocity)
+    max_speed = 2 * lr if c.max_speed is None else c.max_speed
+    grads = [grad + c.weight_decay * p for p, grad in zip(params, grads, strict=True)]
+    norm = _norm(grads)
+    for p, grad, state in zip(params, grads, states, strict=True):
+        velocity = state.setdefault("velocity", torch.zeros_like(p))
+        velocity.mul_(c.momentum)
+        if norm > 0:
+            velocity.sub_(grad * (lr / norm))
+    speed = _norm(state["velocity"] for state in states)
+    for p, state in zip(params, states, strict=True):
+        if speed > max_speed:
+            state["velocity"].mul_(max_speed / speed)
+        p.add_(state["velocity"])
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:
     return float(torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt())
 
 
-def _clipup(params: list[Tensor], c: OptimConfig, lr: float) -> torch.optim.Optimizer:
-    max_speed = 2 * lr if c.max_speed is None else c.max_speed
-    return ClipUp(params, lr=lr, momentum=c.momentum, max_speed=max_speed, weight_decay=c.weight_decay)
+def _of_class(
+    kind: Any, params: list[Tensor], grads: list[Tensor], states: list[State], c: OptimConfig, lr: float, fused: bool
+) -> None:  # fmt: skip
+    """Step by a class of torch.optim, of which only the learning rate is set."""
+    optimizer = kind(params, lr=lr)
+    if fused and isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+        optimizer.param_groups[0]["fused"] = True
+    for p, grad, state in zip(params, grads, states, strict=True):
+        p.grad, optimizer.state[p] = grad, state
+    optimizer.step()
+    for p in params:
+        p.grad = None
 
 
-OPTIMIZERS: dict[str, Callable[[list[Tensor], OptimConfig, float], torch.optim.Optimizer]] = {
-    "sgd": lambda params, c, lr: torch.optim.SGD(params, lr=lr, momentum=c.momentum, weight_decay=c.weight_decay),
-    "adam": lambda params, c, lr: torch.optim.Adam(
-        params, lr=lr, betas=(c.beta1, c.beta2), eps=c.eps, weight_decay=c.weight_decay
-    ),
-    "adamw": lambda params, c, lr: torch.optim.AdamW(
-        params, lr=lr, betas=(c.beta1, c.beta2), eps=c.eps, weight_decay=c.weight_decay
-    ),
-    "clipup": _clipup,
-}
+OPTIMIZERS: dict[str, Rule] = {"sgd": _sgd, "adam": _adam, "adamw": partial(_adam, by=adamw), "clipup": _clipup}
 
 
 def check_optimizer(name: str, key: str) -> None:
@@ -99,11 +129,10 @@ def check_optimizer(name: str, key: str) -> None:
         raise ConfigError(f"{key}={name}: keeps a state of another form than its parameters. Give another.")
 
 
-def _make(params: list[Tensor], config: OptimConfig, lr: float) -> torch.optim.Optimizer:
-    if not config.name.startswith(TORCH):
-        return lookup(OPTIMIZERS, config.name, "optim.name")(params, config, lr)
-    made: torch.optim.Optimizer = getattr(torch.optim, config.name.removeprefix(TORCH))(params, lr=lr)
-    return made
+def _rule(name: str) -> Rule:
+    if not name.startswith(TORCH):
+        return lookup(OPTIMIZERS, name, "optim.name")
+    return partial(_of_class, getattr(torch.optim, name.removeprefix(TORCH)))
 
 
 def entries(config: OptimConfig) -> dict[str, Tensor]:
@@ -120,27 +149,24 @@ class Ascent:
     """
 
     def __init__(self, theta: Named, state: Named, *, config: OptimConfig, lr: float, fused: bool = False) -> None:
-        self._theta = dict(theta)
-        self._optimizer = _make(list(self._theta.values()), config, lr)
-        if fused and isinstance(self._optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-            for group in self._optimizer.param_groups:
-                group["fused"] = True
+        self._theta, self._states = dict(theta), {name: State() for name in theta}
         for key, value in state.items():
             name, entry = key.rsplit("/", 1)
-            self._optimizer.state[self._theta[name]][entry] = value.clone()
+            self._states[name][entry] = value.clone()
+        self._step = partial(_rule(config.name), c=config, lr=lr, fused=fused)
 
+    @torch.no_grad()
     def step(self, update: Named) -> None:
         """Take one ascent step along `update`."""
-        for name, param in self._theta.items():
-            param.grad = -update[name]  # torch.optim descends
-        self._optimizer.step()
+        grads = [-update[name] for name in self._theta]  # rules descend
+        self._step([*self._theta.values()], grads, [*self._states.values()])
 
     def state(self) -> dict[str, Tensor]:
         """Return the optimiser's state."""
         return {
             f"{name}/{entry}": value
-            for name, param in self._theta.items()
-            for entry, value in self._optimizer.state[param].items()
+            for name, state in self._states.items()
+            for entry, value in state.items()
             if isinstance(value, Tensor)
         }
 

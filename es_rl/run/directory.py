@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
@@ -196,13 +197,17 @@ def saved_config(path: Path, kind: type[Any]) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Return the versions that results may depend on; `code` is a checksum of the package's source files."""
     found = {"python": platform.python_version(), "code": source_digest()}
-    for package in (*PACKAGES, *OPTIONAL):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            if package in PACKAGES:  # a checkout that was not installed
-                found[package] = "unknown"
-    return found
+    installed = {package: _installed(package) or "unknown" for package in PACKAGES}  # unknown: a checkout alone
+    return found | installed | {package: number for package in OPTIONAL if (number := _installed(package))}
+
+
+@cache
+def _installed(package: str) -> str:
+    """Return the version of an installed package, or an empty string."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def changed_versions(path: Path) -> list[str]:

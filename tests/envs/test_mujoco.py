@@ -17,7 +17,8 @@ from es_rl.envs.mujoco_tasks import TASKS
 from es_rl.errors import EnvError, TrainingError
 
 warnings.simplefilter("ignore")
-STEPS = 300
+STEPS = 300  # long enough for time limits and falls
+FEW = 60
 SIZES = (1, 7, 32)
 CUSTOM = """
 <mujoco model="two legs less"><option timestep="0.01"/>
@@ -84,7 +85,7 @@ def compare(id, kwargs, n, steps=STEPS, first=None):
 @pytest.mark.slow
 def test_every_task_is_gymnasiums_to_the_last_bit(id):
     for n in SIZES:
-        compare(id, {}, n)
+        compare(id, {}, n, steps=STEPS if n == 7 else FEW)
 
 
 @pytest.mark.parametrize("id", TASKS)
@@ -108,8 +109,7 @@ def test_arguments_of_the_constructor_count(id, kwargs, tmp_path):
     (tmp_path / "robot.xml").write_text(CUSTOM)
     theirs = Path(gymnasium.__file__).parent / "envs/mujoco/assets/ant.xml"
     (tmp_path / "ant.xml").write_text(theirs.read_text().replace('gear="150"', 'gear="77"'))
-    for n in SIZES:
-        compare(id, kwargs, n)
+    compare(id, kwargs, 7, steps=2 * FEW)
 
 
 def arguments(id):
@@ -133,14 +133,12 @@ def write_model(id, pattern, replacement):
 def test_a_model_of_ones_own_counts(id, tmp_path):
     """Gymnasium's, in weaker gravity."""
     model = write_model(id, "<worldbody>", '<option gravity="0 0 -2"/><worldbody>')
-    for n in SIZES:
-        compare(id, model, n)
+    compare(id, model, 7, steps=2 * FEW)
 
 
 @pytest.mark.parametrize("id", with_argument("exclude_current_positions_from_observation"))
 def test_positions_can_be_seen(id):
-    for n in SIZES:
-        compare(id, {"exclude_current_positions_from_observation": False}, n, steps=100)
+    compare(id, {"exclude_current_positions_from_observation": False}, 7, steps=FEW)
 
 
 def test_a_model_whose_observations_are_not_of_the_space_is_refused(tmp_path):

@@ -19,7 +19,7 @@ from es_rl.errors import ConfigError, EnvError
 
 warnings.simplefilter("ignore")
 MODES = list(AutoresetMode)
-STEPS = 1000
+STEPS = 500  # of each of two simulations
 SHORT = {"max_episode_steps": 70}  # so that those restart too that never fall
 
 

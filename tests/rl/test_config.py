@@ -2,17 +2,22 @@
 
 import dataclasses
 import re
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from es_rl.config import build, check_saved, flatten, help_text, leaves, read_file, to_yaml
+from es_rl.compare.config import CompareConfig
+from es_rl.config import build, check_saved, flatten, help_text, leaves, read_file, to_yaml, tree_of
 from es_rl.envs.worlds import WORLDS
 from es_rl.errors import ConfigError
 from es_rl.es.chunks import idle_workers
+from es_rl.llm.config import LlmConfig
 from es_rl.rl.config import Config, parse_resume, parse_train, read_train
 from es_rl.rl.presets import BY_STEPS, JUDGED, OF_THE_POLICY, PRESETS, preset
+from es_rl.sweep.config import SweepConfig
+from es_rl.text.config import TextConfig
 
 BAD = {
     "": "env is missing: give a Gymnasium id",
@@ -246,6 +251,17 @@ def test_an_argument_of_an_environment_arrives_as_yaml_has_it_and_is_saved_uncha
     saved = read_file(tmp_path / "config.yaml", Config)
     assert repr(build(Config, [(saved, "config.yaml: ")])) == repr(config)
     assert repr(parse_resume(saved, [], "config.yaml")) == repr(config)
+
+
+def test_a_configuration_is_written_as_omegaconf_writes_it():
+    config = parse_train(["env=A-v0", *(f"env_kwargs.x{i}={text}" for i, text in enumerate(VALUES))])
+    assert to_yaml(config) == OmegaConf.to_yaml(OmegaConf.create(tree_of(config)))
+
+
+@pytest.mark.parametrize("kind", [Config, TextConfig, LlmConfig, CompareConfig, SweepConfig])
+def test_defaults_have_the_types_of_their_keys(kind):
+    given = {name: attrgetter(name)(kind()) for name, _ in leaves(kind)}
+    assert repr(build(kind, [(given, "file: ")])) == repr(build(kind, []))
 
 
 @pytest.mark.parametrize(

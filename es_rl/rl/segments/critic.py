@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from es_rl.envs.spaces import Bools, Floats
 from es_rl.es.config import OptimConfig
-from es_rl.es.optim import entries
+from es_rl.es.optim import Ascent, entries
 from es_rl.rl.segments.config import CriticConfig
 from es_rl.rng import integer_seed, stream
 
@@ -112,19 +112,16 @@ class CriticFit:
         """Return the trained critic."""
         critic = self.critic.load(config)
         named = dict(critic.named_parameters())
-        optimizer = torch.optim.Adam(named.values(), config.lr)
-        for full_name, value in self.critic.optim.items():
-            name, _, entry = full_name.rpartition("/")
-            optimizer.state[named[name]][entry] = torch.tensor(value)
+        state = {name: torch.tensor(value) for name, value in self.critic.optim.items()}
+        ascent = Ascent(named, state, config=OptimConfig("adam"), lr=config.lr)
         x, targets = torch.tensor(self.x), torch.tensor(self.targets)
         for rows in batches(stream(seed, "critic", self.generation), len(x), config.epochs, config.batch):
             loss = (critic(x[rows])[:, 0] - targets[rows]).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            grads = torch.autograd.grad(loss, [*named.values()])
+            ascent.step({name: -grad for name, grad in zip(named, grads, strict=True)})
             beat(0)
-        state = {f"{n}/{entry}": v.numpy() for n, p in named.items() for entry, v in optimizer.state[p].items()}
-        return Critic({name: value.detach().numpy() for name, value in named.items()}, state)
+        optim = {name: value.numpy() for name, value in ascent.state().items()}
+        return Critic({name: value.detach().numpy() for name, value in named.items()}, optim)
 
 
 def batches(noise: np.random.Generator, rows: int, epochs: int, size: int) -> Iterator[Tensor]:

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from es_rl.config import as_text, parsed, to_yaml
+from es_rl.arguments.values import parsed
+from es_rl.config import as_text, to_yaml
 from es_rl.errors import ConfigError
 from es_rl.hub import card, client
 from es_rl.hub.address import check_repo, is_address

@@ -50,10 +50,10 @@ def theta(trainer):
 @pytest.mark.parametrize("noise", es_rl.noise.KINDS)
 @pytest.mark.slow
 def test_it_learns(fitness, noise):
-    t = trainer(fitness, noise=noise, population=64)
+    t = trainer(fitness, noise=noise, population=32)
     before = alone(t.model)
-    records = t.train(40)
-    assert alone(t.model) > before + 0.1 and len(records) == len(t.history) == t.generation == 40
+    records = t.train(25)
+    assert alone(t.model) > before + 0.1 and len(records) == len(t.history) == t.generation == 25
     assert records[-1]["fitness/max"] >= records[-1]["fitness/mean"] >= records[-1]["fitness/min"]
 
 

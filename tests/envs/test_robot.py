@@ -449,7 +449,8 @@ def test_a_term_that_is_not_a_number_is_named():
 
 @pytest.mark.parametrize("keys", [["es.population=8"], ["es.segment=10", "credit.simulations=6", "credit.batch=30"]])
 def test_a_declared_robot_trains_to_the_same_bits_with_any_workers(train, keys):
-    keys = ["env=es_rl/Quadruped-v0", "mlp.hidden=[8]", "generations=2", "eval.episodes=1", "eval.every=0", *keys]
+    keys = ["env=es_rl/Quadruped-v0", "env_kwargs.max_episode_steps=100", "mlp.hidden=[8]", *keys]
+    keys += ["generations=2", "eval.episodes=1", "eval.every=0"]
     runs = [train(*keys, f"workers={n}", run=f"run{n}") for n in (0, 2)]
     assert model_hash(runs[0]) == model_hash(runs[1])
     assert comparable(runs[0]) == comparable(runs[1]) and "reward/follows" in comparable(runs[0])[0]
@@ -572,7 +573,7 @@ def test_a_module_of_ones_own_is_trained(train, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from es_rl.envs import robot\nfrom es_rl.envs.worlds import quadruped\nrobot.register('Mine-v0', quadruped.task())\n"
     )
-    train("env=mine:Mine-v0", "es.population=4", "workers=1", "generations=1", "eval.episodes=1")
+    train("env=mine:Mine-v0", "env_kwargs.max_episode_steps=50", "es.population=4", "workers=1", "generations=1")
     code, text = refusal(training, "env=mine:Other-v0", "workers=0")
     assert code == 3 and "no such environment" in text
 

@@ -188,7 +188,7 @@ def test_chunks_side_by_side_are_each_by_itself_to_the_bit(line, workers):
 @pytest.mark.slow
 def test_any_part_may_come_first_in_a_stream():
     """The last parts of a third of the members are smaller than those that follow."""
-    _, _, _, generation, play = prepare("env=es_rl/PointMass-v0 policy=linear es.population=460")
+    _, _, _, generation, play = prepare("env=es_rl/PointMass-v0 policy=linear es.population=460 es.limit=10")
     parts = divide(range(460), 2, 58)
     for first in range(len(parts)):
         chunks = [Chunk("members", part.start, len(part)) for part in parts[first : first + 12]]

@@ -1,7 +1,8 @@
 """How far a run scales over workers: measured on simulated nodes, modelled beyond, and compared with PPO by cores.
 
     python benchmarks/scale.py measure nodes=1,8 actors=1,4,16,32 # throughput, the parent's cost, bytes
-    python benchmarks/scale.py lengths env=Humanoid-v5            # record episodes, and the parent's time for an update
+    python benchmarks/scale.py lengths env=Humanoid-v4 policy=linear obs_first=45 init=videos/policies/humanoid
+                                                                  # record episodes, and the parent's time for an update
     python benchmarks/scale.py local env=HalfCheetah-v4 rounds=5  # cluster.address=local against a local pool
     python benchmarks/scale.py cores results=DIRECTORY            # after how many cores es_rl is ahead of PPO
     python benchmarks/scale.py show                               # figures and tables of the documentation
@@ -69,8 +70,12 @@ def measure(argv: Sequence[str]) -> None:
 
 
 def lengths(argv: Sequence[str]) -> None:
-    """Train in this process; keep the lengths of the last generations' episodes, and the parent's time a member."""
+    """Train in this process, from the policy of `init` if it is given.
+
+    Keep the lengths of the last generations' episodes, and the parent's time for the update of a member.
+    """
     from es_rl import es
+    from es_rl.rl import agent
     from es_rl.rl import task as tasks
     from es_rl.rl.chunks import make_policy
     from es_rl.rl.config import parse_train
@@ -92,6 +97,8 @@ def lengths(argv: Sequence[str]) -> None:
         spec, params = tasks.probe(pool, config), es.ESParams.of(config)
         pool.map = recorded  # type: ignore[method-assign]
         task, state = tasks.RlTask(config, params, spec, pool), es.init(make_policy(config, spec))
+        if config.init:
+            state = agent.start_from(Path(config.init), state)
         for _ in range(generations):
             scores = task.members(state)
             begun = time.process_time()  # one thread computes, and others may use its processor

@@ -41,6 +41,7 @@ class Setting:
     factor: float = 10.0  # how many times as long these take
     losses: float = 0.0  # of each node, an hour
     node: int = 32  # workers of a node
+    episodes: int = 1  # of each member
     whole: bool = False  # jobs are chunks, not divided further, as for noise that depends on the chunk
 
 
@@ -111,7 +112,7 @@ def map_seconds(setting: Setting, costs: Costs, lengths: np.ndarray, rng: np.ran
 
     `lengths` are steps of recorded episodes, of which each member draws one.
     """
-    steps = rng.choice(lengths, setting.population)
+    steps = rng.choice(lengths, (setting.population, setting.episodes)).sum(axis=1)
     parts = _parts(setting)
     seconds = [float(costs.step * steps[part.start : part.stop].sum()) for part in parts]
     pace = np.where(rng.random(setting.workers) < setting.slow, setting.factor, 1.0)

@@ -15,7 +15,7 @@ from es_rl.plot.style import NUMBER, Drawing, canvas, finish, line_style
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- {}: made by benchmarks/scale.py -->", "<!-- /{} -->"
 WORKERS = (10, 32, 100, 320, 1000, 3200, 8192)
-POPULATIONS = (1024, 8192, 65536)
+MODELLED = ((1024, 1), (8192, 1), (65536, 1), (8192, 8), (65536, 8))  # members, and episodes of each
 GOOD = 0.95
 AT = 1000  # workers of the table of what costs what
 SHORT = 500  # workers from which on the model runs one generation only
@@ -91,22 +91,26 @@ def costs_of(raw: Mapping[str, Any]) -> Costs:
     return Costs(busiest["parent_ms_per_result"] / 1e3, raw["lengths"]["found"]["update"], step)
 
 
-def modelled(costs: Costs, lengths: np.ndarray) -> dict[int, dict[int, float]]:
-    """Return the model's efficiency: population → workers → share."""
+def modelled(costs: Costs, lengths: np.ndarray) -> dict[tuple[int, int], dict[int, float]]:
+    """Return the model's efficiency: (members, episodes of each) → workers → share."""
     return {
-        population: {
-            workers: efficiency(Setting(workers, population), costs, lengths, generations=1 if workers > SHORT else 3)
-            for workers in WORKERS
+        (members, episodes): {
+            n: efficiency(Setting(n, members, episodes=episodes), costs, lengths, generations=1 if n > SHORT else 3)
+            for n in WORKERS
         }
-        for population in POPULATIONS
+        for members, episodes in MODELLED
     }
 
 
-def figure(grid: Mapping[int, Mapping[int, float]]) -> Drawing:
+def _named(members: int, episodes: int) -> str:
+    return f"{members:,} members" + (f" of {episodes} episodes" if episodes > 1 else "")
+
+
+def figure(grid: Mapping[tuple[int, int], Mapping[int, float]]) -> Drawing:
     """Draw the model's efficiency against the number of workers."""
     with canvas() as (fig, axes):
-        for i, (population, points) in enumerate(grid.items()):
-            axes.plot([*points], [*points.values()], label=f"{population:,} members", marker="o", ms=3, **line_style(i))
+        for i, (setting, points) in enumerate(grid.items()):
+            axes.plot([*points], [*points.values()], label=_named(*setting), marker="o", ms=3, **line_style(i))
         axes.axhline(GOOD, color="#6c6c6c", lw=0.8, ls=(0, (1, 3)))
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(NUMBER)
@@ -114,34 +118,36 @@ def figure(grid: Mapping[int, Mapping[int, float]]) -> Drawing:
         return finish(fig, axes, "A model of efficiency by the number of workers.")
 
 
-def told(raw: Mapping[str, Any], costs: Costs, grid: Mapping[int, Mapping[int, float]]) -> str:
+def told(raw: Mapping[str, Any], costs: Costs, grid: Mapping[tuple[int, int], Mapping[int, float]]) -> str:
     """Return what the model says, and what it computes with."""
     found = raw["lengths"]["found"]
     lengths = np.array(found["lengths"])
     limits = []
-    for population, points in grid.items():
+    for setting, points in grid.items():
         good = [workers for workers, share in points.items() if share >= GOOD]
-        limits.append(f"{max(good):,} workers with {population:,} members" if good else f"none with {population:,}")
+        limits.append(f"{max(good):,} workers with {_named(*setting)}" if good else f"none with {_named(*setting)}")
     return (
         f"```{{image}} ../_static/cluster_model.svg\n:alt: A model of efficiency by the number of workers\n```\n\n"
         f"**A model, not a measurement.** It plays generations of {found['env']} by discrete events: "
         f"{costs.step * 1e6:.0f} µs a step, recorded episodes of {lengths.min()} to {lengths.max()} steps "
         f"(mean {lengths.mean():.0f}), {costs.job * 1e3:.2f} ms of the parent for a job and "
         f"{costs.update * 1e6:.1f} µs for the update of a member ({found['parameters']:,} numbers in theta). Of the "
-        f"numbers of workers in the figure, efficiency is {GOOD:g} or more up to {'; '.join(limits)}."
+        f"numbers of workers in the figure, efficiency is {GOOD:g} or more up to {'; '.join(limits)}. The update is "
+        f"computed by the parent alone, while workers wait: more episodes of each member make its share smaller."
     )
 
 
 def table(costs: Costs, lengths: np.ndarray) -> str:
     """Return what chunk size, stragglers and losses cost, by the model."""
-    base = {"workers": AT, "population": POPULATIONS[1]}
+    base = {"workers": AT, "population": 65536, "episodes": 8}
     changes: list[tuple[str, dict[str, Any]]] = [
-        ("nothing changed", {}), ("16 members in each job", {"chunk": 16, "whole": True}),
+        ("nothing changed", {}), ("one episode of each member", {"episodes": 1}),
+        ("8,192 members", {"population": 8192}), ("16 members in each job", {"chunk": 16, "whole": True}),
         ("64 members in each job", {"chunk": 64, "whole": True}),
         ("1 % of workers ten times as slow", {"slow": 0.01}), ("each node of 32 is lost once an hour", {"losses": 1.0}),
         ("each node is lost every five minutes", {"losses": 12.0}),
     ]  # fmt: skip
-    lines = [f"| {AT:,} workers, {base['population']:,} members (model) | efficiency |", "|---|---|"]
+    lines = [f"| {AT:,} workers, {_named(base['population'], base['episodes'])} (model) | efficiency |", "|---|---|"]
     for what, change in changes:
         lines.append(f"| {what} | {efficiency(Setting(**base | change), costs, lengths):.3f} |")
     return "\n".join(lines)

@@ -51,7 +51,7 @@ class PointMass(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
             self._velocity[i] += self.dt * (self.strength * part - self.friction * self._velocity[i])
             self._position[i] += self.dt * self._velocity[i]
         effort = np.array(force)
-        reward = -float(np.hypot(*self._position)) - 0.01 * float(effort @ effort)
+        reward = -float(np.hypot(self._position[0], self._position[1])) - 0.01 * float(effort @ effort)
         return self._observe(), reward, False, False, {}
 
     def render(self) -> NDArray[np.uint8]:

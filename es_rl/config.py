@@ -10,7 +10,7 @@ import io
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from operator import attrgetter
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
@@ -93,7 +93,7 @@ def build(kind: type[C], sources: Sequence[tuple[Mapping[str, Any], str]]) -> C:
 
 
 def _changed(config: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """Return a configuration with other values of keys."""
+    """Return a configuration with these keys changed."""
     changes = {}
     for f in dataclasses.fields(config):
         name, now = f"{prefix}{f.name}", getattr(config, f.name)
@@ -162,19 +162,28 @@ def to_yaml(config: Any) -> str:
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # C is ten times as fast
-    """Quotes texts that OmegaConf would read as numbers: it knows more of them than YAML, such as 1e3."""
+    """Writes what OmegaConf reads back: more texts in quotes than YAML needs, and paths."""
 
 
 def _represent_text(dumper: _Dumper, text: str) -> Any:
-    try:
-        float(text)
-        quotes = "'"
-    except ValueError:
-        quotes = None
+    quotes = "'" if text in ("y", "Y", "n", "N") or _is_number(text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=quotes)
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _represent_path(dumper: _Dumper, path: PurePath) -> Any:
+    return dumper.represent_sequence("tag:yaml.org,2002:python/object/apply:pathlib.PosixPath", [str(path)])
+
+
 _Dumper.add_representer(str, _represent_text)
+_Dumper.add_multi_representer(PurePath, _represent_path)
 
 
 def tree_of(config: Any) -> dict[str, Any]:
@@ -199,7 +208,7 @@ def check_saved(config: Any) -> None:
     try:
         text = to_yaml(config).encode().decode()
         saved = build(kind, [(read_text(text, kind, Path("config.yaml")), "config.yaml: ")])
-    except (ConfigError, UnicodeError) as error:
+    except (ConfigError, UnicodeError, yaml.YAMLError) as error:
         raise ConfigError(f"these keys cannot be saved: {str(error).splitlines()[0]}") from error
     for name, _ in leaves(kind):
         given, read = (attrgetter(name)(c) for c in (config, saved))

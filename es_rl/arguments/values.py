@@ -15,8 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 from es_rl.arguments import type_of
 from es_rl.errors import ConfigError, nearest
 
-WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list, such as 64,64"}
-LONGEST = 20  # digits of a whole number that is written as 1e6 is
+WANTED = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text",
+    "list": "a list, such as 64,64",
+}  # fmt: skip
+LARGEST = 1 << 63  # whole numbers are smaller
+PLAIN = {"int": int, "float": float, "bool": bool, "str": str}
+LONGEST = 20  # digits of a whole number, at most, that may be written as a float, such as 1e6
 
 
 def check_text(name: str, value: Any, source: str) -> None:
@@ -28,9 +33,10 @@ def check_text(name: str, value: Any, source: str) -> None:
 
 
 def assigned(alone: Any, f: dataclasses.Field[Any], name: str, entry: str, value: Any, source: str) -> Any:
-    """Return the value of a key, converted to its type; with `entry`, such as .NAME, that of an open dictionary.
+    """Return the value of a key, converted to its type.
 
-    Text from the command line, which has no source, is parsed as YAML unless the key holds text.
+    With `entry`, such as .NAME, return an open dictionary with one more entry. `alone` holds the value so far. Text
+    from the command line, which has no source, is parsed as YAML unless the key holds text.
     """
     kind = "" if entry else type_of(f)
     try:
@@ -38,13 +44,13 @@ def assigned(alone: Any, f: dataclasses.Field[Any], name: str, entry: str, value
     except Exception as error:
         raise ConfigError(f"{source}{name}={value}: not readable as a value.") from error
     read = _whole(read) if kind == "int" else read
-    if type(read).__name__ == kind or (read is None and str(f.type).endswith("| None") and not entry):
+    if type(read) is PLAIN.get(kind) or (read is None and str(f.type).endswith("| None") and not entry):
         return read
     try:
         tree = OmegaConf.structured(alone)
         OmegaConf.update(tree, f"value{entry}", read, merge=False, force_add=bool(entry))
-    except OmegaConfBaseException as error:
-        wanted = WANTED.get("list" if kind.startswith("list") else kind, "")
+    except (OmegaConfBaseException, ValueError, OverflowError) as error:
+        wanted = WANTED.get(kind.partition("[")[0], "names with values" if read is None else "")
         reason = f"It must be {wanted}" if wanted else str(error).splitlines()[0].rstrip(".")
         shown = value if kind.startswith("list") else read
         raise ConfigError(f"{source}{name}={shown}: wrong type. {reason}.") from error
@@ -78,7 +84,7 @@ def check_range(name: str, value: Any, f: dataclasses.Field[Any], source: str) -
     for item in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
         number = item if isinstance(item, (int, float)) and not isinstance(item, bool) else None
         bad = number is not None and (
-            not math.isfinite(number)
+            (isinstance(number, float) and not math.isfinite(number))
             or (limits["low"] is not None and number < limits["low"])
             or (limits["above"] is not None and number <= limits["above"])
             or (limits["high"] is not None and number > limits["high"])
@@ -87,10 +93,12 @@ def check_range(name: str, value: Any, f: dataclasses.Field[Any], source: str) -
         if bad or (limits["choices"] and item not in limits["choices"]):
             hint = nearest(str(item), limits["choices"])
             raise ConfigError(f"{source}{name}={item}: must be{rule(f, comma='')}.{hint}")
+        if isinstance(number, int) and abs(number) >= LARGEST:
+            raise ConfigError(f"{source}{name}={item}: too large a number.")
 
 
 def rule(f: dataclasses.Field[Any], comma: str = ",") -> str:
-    """Return the range of a key as words, to stand after a comma or, with none, after "must be"."""
+    """Return the range of a key in words, with a comma before them; without one, as they follow `must be`."""
     limits = f.metadata
     if limits["choices"]:
         return f"{comma} one of {', '.join(limits['choices'])}"

@@ -1,4 +1,4 @@
-"""Ascent on theta: the functions behind torch's SGD, Adam and AdamW, ClipUp, or any class of torch.optim.
+"""Ascent on theta: by the functions behind torch's SGD, Adam and AdamW, by ClipUp, or by any class of torch.optim.
 
 The classes of torch.optim import torch's compiler when they are first used, which takes about as long as to import
 torch. The functions do not. To add an optimiser, add one line to `OPTIMIZERS`: a `Rule`.
@@ -24,9 +24,9 @@ State = dict[str, Any]  # what an optimiser keeps of one parameter, by entry; em
 
 
 class Rule(Protocol):
-    """One step of descent along the gradients: change parameters and states in place.
+    """One step of descent against the gradients: change parameters and states in place.
 
-    `fused`: in one call for all parameters, where torch has one.
+    `fused` asks for one call for all parameters, where torch has such a call.
     """
 
     def __call__(
@@ -53,7 +53,7 @@ def _adam(
 ) -> None:  # fmt: skip
     for p, state in zip(params, states, strict=True):
         if not state:
-            step = torch.zeros((), device=p.device) if fused else torch.tensor(0.0)
+            step = torch.zeros((), dtype=torch.float32, device=p.device if fused else "cpu")
             state |= {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
     first, second, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
     by(
@@ -98,10 +98,12 @@ def _of_class(
     if fused and isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
         optimizer.param_groups[0]["fused"] = True
     for p, grad, state in zip(params, grads, states, strict=True):
-        p.grad, optimizer.state[p] = grad, state
+        p.grad = grad
+        optimizer.state[p].update(state)
     optimizer.step()
-    for p in params:
+    for p, state in zip(params, states, strict=True):
         p.grad = None
+        state.update(optimizer.state[p])
 
 
 OPTIMIZERS: dict[str, Rule] = {"sgd": _sgd, "adam": _adam, "adamw": partial(_adam, by=adamw), "clipup": _clipup}
@@ -158,7 +160,7 @@ class Ascent:
     @torch.no_grad()
     def step(self, update: Named) -> None:
         """Take one ascent step along `update`."""
-        grads = [-update[name] for name in self._theta]  # rules descend
+        grads = [-update[name] for name in self._theta]  # a rule descends
         self._step([*self._theta.values()], grads, [*self._states.values()])
 
     def state(self) -> dict[str, Tensor]:

@@ -197,7 +197,7 @@ def saved_config(path: Path, kind: type[Any]) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Return the versions that results may depend on; `code` is a checksum of the package's source files."""
     found = {"python": platform.python_version(), "code": source_digest()}
-    installed = {package: _installed(package) or "unknown" for package in PACKAGES}  # unknown: a checkout alone
+    installed = {package: _installed(package) or "unknown" for package in PACKAGES}  # or a checkout
     return found | installed | {package: number for package in OPTIONAL if (number := _installed(package))}
 
 

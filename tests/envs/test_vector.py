@@ -19,7 +19,7 @@ from es_rl.errors import ConfigError, EnvError
 
 warnings.simplefilter("ignore")
 MODES = list(AutoresetMode)
-STEPS = 500  # of each of two simulations
+STEPS = 500  # that each of two simulations takes
 SHORT = {"max_episode_steps": 70}  # so that those restart too that never fall
 
 

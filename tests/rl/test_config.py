@@ -33,6 +33,10 @@ BAD = {
     "env=A-v0 es.population=-4": "es.population=-4: must be >= 2",
     "env=A-v0 es.population=many": "es.population=many: wrong type",
     "env=A-v0 es.population=": "es.population=None: wrong type",
+    "env=A-v0 env_kwargs=": "env_kwargs=None: wrong type. It must be names with values",
+    f"env=A-v0 es.population=1{400 * '0'}": "too large a number",
+    f"env=A-v0 optim.lr=1{400 * '0'}": "wrong type. It must be a number",
+    "env=A-v0 env_kwargs.a=[1,2] env_kwargs.a.b=1": "env_kwargs.a.b=1: wrong type",
     "env=A-v0 es.sigma=0": "es.sigma=0.0: must be > 0",
     "env=A-v0 es.sigma=-1": "es.sigma=-1.0: must be > 0",
     "env=A-v0 es.sigma=nan": "es.sigma=nan: must be > 0",
@@ -231,6 +235,7 @@ VALUES = [
     "{1: 5.0}", "{left.hip: 1.0}", "{true: 1, 2.5: x}", "{a: {b: {1: 2}}, c: {}}", "[1, [2, {a: 3}]]", "null", "'null'",
     "'1'", "yes", "'yes'", "1e3", "'1e3'", "0x10", "1_000", "2020-01-01", "12:30:00", "''", "' a'", "é😀", ".inf", "-.inf",
     ".nan", "5e-324", "-0.0", "123456789012345678901234567890", "!!binary aGk=", "'a#b: c'", "'- a'", "1.", "'~'",
+    "'y'", "{N: 1}", "!!python/object/apply:pathlib.PosixPath [a/b]",
 ]  # fmt: skip
 
 

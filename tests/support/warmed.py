@@ -31,7 +31,7 @@ from es_rl.workers.processes import child_environment, die_with_parent, print_in
 
 # Of what these import, nothing reads the environment or starts a thread.
 PRELOADED = (
-    "torch._dynamo",  # which the classes of torch.optim import, those of opponents and of the Trainer's users
+    "torch._dynamo",  # which the classes of torch.optim import, such as those of opponents
     "es_rl.rl.verbs.training", "es_rl.rl.verbs.recording", "es_rl.trainer.trainer", "es_rl.learner.model",
 )  # fmt: skip
 SIZE = struct.Struct("q")

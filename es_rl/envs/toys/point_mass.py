@@ -45,7 +45,7 @@ class PointMass(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         return self._observe(), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
-        # Numbers by themselves: an array of two takes several times as long.
+        # Plain numbers: arrays of two numbers take twice as long.
         force = [min(max(float(part), -1.0), 1.0) for part in action]
         for i, part in enumerate(force):
             self._velocity[i] += self.dt * (self.strength * part - self.friction * self._velocity[i])

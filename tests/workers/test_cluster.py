@@ -144,12 +144,12 @@ def a_killed_and_a_hung_worker(pool, monkeypatch):
     with monkeypatch.context() as patch:
         patch.chdir(pool.folder)  # where workers begin
         patch.setattr("es_rl.workers.cluster.state.SLOW_SECONDS", 600.0)  # a hung job does not count as slow
-        patch.setattr(pool, "hang_after", 5.0)
+        patch.setattr(pool, "hang_after", 10.0)
         results = pool.map(misbehave, trouble, list(range(8)), on_result=lambda index, outcome: counted.append(index))
     assert results == list(range(8)) and sorted(counted) == list(range(8))
     assert {"tries-2", "tries-5"} <= {path.name for path in pool.folder.glob("tries-*")}
     assert any("died" in event and "run again" in event for event in pool.events)
-    assert any("finished no step for 5 s" in event for event in pool.events), pool.events
+    assert any("finished no step for 10 s" in event for event in pool.events), pool.events
 
 
 def a_machine_that_is_killed(train, machines, pool, patch, alone):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
+import cloudpickle
 import numpy as np
 import pytest
 from conftest import refusal
@@ -17,6 +18,7 @@ from es_rl.rl.rollout.chunk import Chunk, ChunkResult
 from es_rl.rl.segments.worker import Recorded
 from es_rl.run.resume import saved_keys
 from es_rl.workers.cluster import connection
+from es_rl.workers.cluster.actor import Channel
 from es_rl.workers.cluster.config import ClusterConfig
 from es_rl.workers.cluster.fingerprint import differing, fingerprint
 from es_rl.workers.cluster.state import ActorState, ClusterMap, equal
@@ -187,3 +189,14 @@ def test_a_cluster_of_another_user_is_not_taken_for_ours(monkeypatch):
         connection._check_owner("cluster.address=auto", "10.0.0.1:8")
     finally:
         process.communicate(b"\n")
+
+
+def test_beats_wait_for_the_next_answer_and_are_told_as_one():
+    channel = Channel()
+    channel.send(("beat", 3))
+    channel.send(("beat", 4))
+    assert [cloudpickle.loads(data) for data in channel.collect(0.0)[0]] == [("beat", 7)]
+    assert channel.collect(0.0) == ([], [])
+    channel.send(("beat", 1))
+    channel.send(("ready", {}))
+    assert [cloudpickle.loads(data) for data in channel.collect(60.0)[0]] == [("beat", 1), ("ready", {})]

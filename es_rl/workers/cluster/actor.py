@@ -40,10 +40,16 @@ class Channel:
         self._changed = threading.Condition()
         self._inbox: deque[bytes] = deque()
         self._outbox: list[bytes] = []
+        self._steps: int | None = None  # of beats since the last answer; None: there was none
         self._lines: list[str] = []
 
     def send(self, message: Any) -> None:
-        self.send_bytes(cloudpickle.dumps(message))
+        """Keep a message for the pool. A beat waits for the next answer: else many workers would keep the pool busy."""
+        if message[0] != "beat":
+            self.send_bytes(cloudpickle.dumps(message))
+            return
+        with self._changed:
+            self._steps = (self._steps or 0) + message[1]
 
     def send_bytes(self, data: bytes) -> None:
         with self._changed:
@@ -73,10 +79,11 @@ class Channel:
                 self._lines.append(line)
 
     def collect(self, seconds: float) -> tuple[list[bytes], list[str]]:
-        """Return the worker's messages and lines; wait up to some seconds for the first message."""
+        """Return the worker's messages and lines; wait up to some seconds for a message that is no beat."""
         with self._changed:
             self._changed.wait_for(lambda: self._outbox, seconds)
-            messages, self._outbox = self._outbox, []
+            beats = [] if self._steps is None else [cloudpickle.dumps(("beat", self._steps))]
+            messages, self._outbox, self._steps = [*beats, *self._outbox], [], None
             lines, self._lines = self._lines, []
         return messages, lines
 

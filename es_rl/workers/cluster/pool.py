@@ -18,7 +18,7 @@ from es_rl.workers.cluster.admission import Admission, lacks_module
 from es_rl.workers.cluster.config import ClusterConfig
 from es_rl.workers.cluster.connection import Connection
 from es_rl.workers.cluster.ledger import Ledger
-from es_rl.workers.cluster.staff import Staff
+from es_rl.workers.cluster.staff import COLLECT_SECONDS, Staff
 from es_rl.workers.cluster.state import ActorState, ClusterMap, Losses
 from es_rl.workers.interface import Pool, Watch
 from es_rl.workers.pool import DEATHS, HANGS, POLL_SECONDS, batch, pump_for_a_while
@@ -189,10 +189,10 @@ class ClusterWorkers(Pool):
             self._lost(worker, "died", f"broke down ({text})", m)
 
     def _bury_the_hung(self, m: ClusterMap) -> None:
-        now = time.monotonic()
+        now, limit = time.monotonic(), max(self.hang_after, 2 * COLLECT_SECONDS)
         for worker in list(self.workers):
-            if worker.jobs and now - worker.last_beat > self.hang_after:
-                self._lost(worker, "hung", f"finished no step for {self.hang_after:g} s (hang_after)", m)
+            if worker.jobs and now - worker.last_beat > limit:
+                self._lost(worker, "hung", f"finished no step for {limit:g} s (hang_after)", m)
             elif worker.facts is None and worker.placed and now - worker.placed > BEGIN_SECONDS:
                 self._lost(worker, "died", f"did not begin within {BEGIN_SECONDS:g} s", m)
 

@@ -18,7 +18,7 @@ from es_rl.workers.fork_server import RENDERER
 from es_rl.workers.processes import THREAD_VARIABLES
 
 LOOK_SECONDS = 1.0  # between two looks at the machines of the cluster
-COLLECT_SECONDS = 5.0  # an idle worker answers at least this often
+COLLECT_SECONDS = 5.0  # a worker answers at least this often, and tells then how many steps it has made
 AT_ONCE = 4  # calls of an actor that run side by side: one collects, one gives
 
 

@@ -15,7 +15,7 @@ from es_rl.plot.style import NUMBER, Drawing, canvas, finish, line_style
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- {}: made by benchmarks/scale.py -->", "<!-- /{} -->"
 WORKERS = (10, 32, 100, 320, 1000, 3200, 8192)
-MODELLED = ((1024, 1), (8192, 1), (65536, 1), (8192, 8), (65536, 8))  # members, and episodes of each
+MODELLED = ((1024, 1), (8192, 1), (65536, 1), (8192, 16), (65536, 16))  # members, and episodes of each
 GOOD = 0.95
 AT = 1000  # workers of the table of what costs what
 SHORT = 500  # workers from which on the model runs one generation only
@@ -139,7 +139,7 @@ def told(raw: Mapping[str, Any], costs: Costs, grid: Mapping[tuple[int, int], Ma
 
 def table(costs: Costs, lengths: np.ndarray) -> str:
     """Return what chunk size, stragglers and losses cost, by the model."""
-    base = {"workers": AT, "population": 65536, "episodes": 8}
+    base = {"workers": AT, "population": 65536, "episodes": 16}
     changes: list[tuple[str, dict[str, Any]]] = [
         ("nothing changed", {}), ("one episode of each member", {"episodes": 1}),
         ("8,192 members", {"population": 8192}), ("16 members in each job", {"chunk": 16, "whole": True}),

@@ -110,7 +110,7 @@ class _Map:
 def map_seconds(setting: Setting, costs: Costs, lengths: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
     """Return the seconds until all members are evaluated, and the seconds of simulation in them.
 
-    `lengths` are steps of recorded episodes, of which each member draws one.
+    `lengths` are steps of recorded episodes, of which a member draws one for each of its own.
     """
     steps = rng.choice(lengths, (setting.population, setting.episodes)).sum(axis=1)
     parts = _parts(setting)

@@ -55,7 +55,8 @@ def _draw(name: str, drawing: Drawing) -> None:
 def _said(part: Mapping[str, Any]) -> str:
     """Return when and on what something was measured."""
     m = part["machine"]
-    return f"`{part['command']}`, {part['date']}, {m['processors']} core of {m['processor']}, shared with other work."
+    cores_ = "1 core" if m["processors"] == 1 else f"{m['processors']} cores"
+    return f"`{part['command']}`, {part['date']}, {cores_} of {m['processor']}, shared with other work."
 
 
 def measured(part: Mapping[str, Any]) -> str:
@@ -139,7 +140,7 @@ def told(raw: Mapping[str, Any], costs: Costs, grid: Mapping[tuple[int, int], Ma
 
 def table(costs: Costs, lengths: np.ndarray) -> str:
     """Return what chunk size, stragglers and losses cost, by the model."""
-    base = {"workers": AT, "population": 65536, "episodes": 16}
+    base = dict(zip(("workers", "population", "episodes"), (AT, *MODELLED[-1]), strict=True))
     changes: list[tuple[str, dict[str, Any]]] = [
         ("nothing changed", {}), ("one episode of each member", {"episodes": 1}),
         ("8,192 members", {"population": 8192}), ("16 members in each job", {"chunk": 16, "whole": True}),

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from es_rl.arguments import BESIDES, NAMES, bare_keys, given, type_of
 from es_rl.arguments.unknown import check_keys
-from es_rl.arguments.values import assigned, check_range, check_text, rule
+from es_rl.arguments.values import assigned, check_range, check_text, is_number, rule
 from es_rl.errors import ConfigError
 
 C = TypeVar("C")
@@ -166,16 +166,8 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 
 
 def _represent_text(dumper: _Dumper, text: str) -> Any:
-    quotes = "'" if text in ("y", "Y", "n", "N") or _is_number(text) else None
+    quotes = "'" if text in ("y", "Y", "n", "N") or is_number(text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=quotes)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _represent_path(dumper: _Dumper, path: PurePath) -> Any:

@@ -97,6 +97,15 @@ def check_range(name: str, value: Any, f: dataclasses.Field[Any], source: str) -
             raise ConfigError(f"{source}{name}={item}: too large a number.")
 
 
+def is_number(text: str) -> bool:
+    """Tell whether Python reads a text as a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def rule(f: dataclasses.Field[Any], comma: str = ",") -> str:
     """Return the range of a key in words, with a comma before them; without one, as they follow `must be`."""
     limits = f.metadata

@@ -195,9 +195,12 @@ def saved_config(path: Path, kind: type[Any]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that results may depend on; `code` is a checksum of the package's source files."""
+    """Return the versions that results may depend on; `code` is a checksum of the package's source files.
+
+    The version of a package that must be there, but has not been installed, as in a bare checkout, is "unknown".
+    """
     found = {"python": platform.python_version(), "code": source_digest()}
-    installed = {package: _installed(package) or "unknown" for package in PACKAGES}  # or a checkout
+    installed = {package: _installed(package) or "unknown" for package in PACKAGES}
     return found | installed | {package: number for package in OPTIONAL if (number := _installed(package))}
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from es_rl.arguments.values import is_number
 from es_rl.compare.config import BaselineConfig
 from es_rl.compare.judge import Act, Policy, episodes, make_env
 from es_rl.errors import ConfigError, TrainingError, nearest
@@ -171,19 +172,11 @@ def _refusal(value: Any, example: Any) -> str:
     words = value.split() if isinstance(value, str) else []
     if isinstance(example, bool):
         return "" if value is None or isinstance(value, bool) else "true or false"
-    if not isinstance(example, (int, float)) or (len(words) == 2 and words[0] == "lin" and _is_number(words[1])):
+    if not isinstance(example, (int, float)) or (len(words) == 2 and words[0] == "lin" and is_number(words[1])):
         return ""
     if isinstance(value, (bool, str, dict, list)):
         return "a number"
     return "a whole number" if isinstance(example, int) and isinstance(value, float) and value % 1 else ""
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def predict(model: Any, normalize_env: Any, obs: Any) -> Any:

@@ -11,6 +11,7 @@ ViZDoom's engines are processes of their own: the time of all children counts.
 import sys
 
 import psutil
+from recorded_actions import Recorded
 
 from es_rl import envs, es
 from es_rl.cli import run
@@ -46,10 +47,10 @@ def ways(config):
     rollout, chunk = ChunkRunner(config, spec), Chunk("members", 0, config.es.population)
     generation = Generation(0, es.arrays(state), es.perturbation(params, 0), config.es.limit)
     vector, policy = rollout.prepare(generation)
-    seeds, recorded = episode_seeds(config, 0, chunk), []
+    seeds = episode_seeds(config, 0, chunk)
     with member_actors(policy, chunk.items, generation.perturbation, config.es.episodes) as actor:
-        seen = shape_of(spec.observation_space)
-        play(vector, actor(), seeds, shape=seen, record=recorded, limit=config.es.limit)
+        acting = Recorded(actor())
+        play(vector, acting, seeds, shape=shape_of(spec.observation_space), limit=config.es.limit)
     bare = [make_one(config.env, config.env_kwargs, view=config.view) for _ in seeds]
     act = action_maker(spec.action_space)
 
@@ -61,10 +62,10 @@ def ways(config):
     def alone():
         for env, seed in zip(bare, seeds, strict=True):
             env.reset(seed=seed)
-        for ids, actions in recorded:
+        for ids, actions in acting.steps:
             for i, action in zip(ids, actions, strict=True):
                 bare[i].step(act(action))
-        return sum(len(ids) for ids, _ in recorded)
+        return sum(len(ids) for ids, _ in acting.steps)
 
     def close():
         for env in (vector, *bare):

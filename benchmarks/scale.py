@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ KEPT = 512  # lengths of episodes that are kept
 class MeasureConfig:
     nodes: list[int] = key([1, 2, 4, 8], "numbers of simulated nodes")
     actors: list[int] = key([1, 2, 4, 8, 16, 32, 64], "numbers of actors")
-    each: int = key(4, "jobs for each actor", low=1)
-    length: int = key(1000, "steps of an episode", low=1)
+    each: int = key(4, "jobs of the longest episodes for each actor; more of shorter ones, in the same time", low=1)
+    lengths: list[int] = key([100, 1000], "steps of an episode: short ones show what a result costs, long ones a wait")
     step: float = key(64 * STEP, "seconds of a step of 64 simulations", above=0)
 
 
@@ -61,8 +62,8 @@ def measure(argv: Sequence[str]) -> None:
     config, rows = parse(MeasureConfig, argv), []
     for nodes in config.nodes:
         with scale_measure.crew(nodes, max(config.actors)) as pool:
-            for actors in config.actors:
-                one = {"each": config.each, "length": config.length, "seconds": config.step}
+            for actors, length in product(config.actors, config.lengths):
+                one = {"each": config.each * max(config.lengths) // length, "length": length, "seconds": config.step}
                 rows.append({"nodes": nodes} | scale_measure.throughput(pool, actors, **one))
                 print(rows[-1])
         theta = {"weight": np.zeros((64, 348), np.float32), "hidden": np.zeros((64, 64), np.float32)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import numpy as np
@@ -28,8 +28,15 @@ class Costs:
     job: float  # of the parent, to give a job and to receive its result
     update: float  # of the parent in each generation, for each member
     step: float  # of a step of one simulation
+    waiting: float = 0.0  # of the parent in each second, whatever it does,
+    listening: float = 0.0  # and for each worker, which answers now and then even if it has no result
     detect: float = 10.0  # from the death of a node until its jobs run again
     start: float = 60.0  # from the death of a node until another one computes in its place
+
+    def beside(self, workers: int) -> Costs:
+        """Return the costs of a parent that also waits and listens: what it does for jobs takes longer."""
+        left = max(0.01, 1 - self.waiting - self.listening * workers)
+        return replace(self, job=self.job / left, waiting=0.0, listening=0.0)
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ def map_seconds(setting: Setting, costs: Costs, lengths: np.ndarray, rng: np.ran
 
 def efficiency(setting: Setting, costs: Costs, lengths: np.ndarray, *, generations: int = 3, seed: int = 0) -> float:
     """Return the share of the workers' time in which they simulate what is not computed twice."""
-    rng = np.random.Generator(np.random.Philox(key=seed))
+    rng, costs = np.random.Generator(np.random.Philox(key=seed)), costs.beside(setting.workers)
     took = work = 0.0
     for _ in range(generations):
         seconds, simulated = map_seconds(setting, costs, lengths, rng)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scale_cores import OURS, THEIRS, Trainer
 from scale_model import Costs, Setting, efficiency
+from scipy.optimize import nnls
 
 from es_rl.plot.style import NUMBER, Drawing, canvas, finish, line_style
 
@@ -62,10 +64,10 @@ def _said(part: Mapping[str, Any]) -> str:
 def measured(part: Mapping[str, Any]) -> str:
     """Return the table of what was measured on simulated nodes, and the bytes."""
     rows, size = part["found"]["rows"], part["found"]["bytes"]
-    lines = ["| nodes | actors | efficiency | results/s | the parent's processor time a result | its share of a core |"]
+    lines = ["| nodes | actors | seconds a job | efficiency | results/s | share of a core that the parent uses |"]
     lines.append("|---" * 6 + "|")
     for r in rows:
-        cells = (f"{r['efficiency']:.3f}", f"{r['results_per_second']:.2f}", f"{r['parent_ms_per_result']:.1f} ms")
+        cells = (f"{r['job_seconds']:.2f}", f"{r['efficiency']:.3f}", f"{r['results_per_second']:.2f}")
         lines.append(f"| {r['nodes']} | {r['actors']} | {' | '.join(cells)} | {100 * r['parent_share']:.1f} % |")
     bytes_ = (
         f"A member takes {size['out']:.1f} bytes out and {size['in']:.1f} bytes in (chunks of 64 members, whole "
@@ -85,11 +87,16 @@ def local(part: Mapping[str, Any]) -> str:
 
 
 def costs_of(raw: Mapping[str, Any]) -> Costs:
-    """Return the costs for the model: the parent's time a result where results come fastest."""
+    """Return the costs for the model: the parent's processor time is fitted by least squares.
+
+    In `wall` seconds it uses about wall·waiting + wall·actors·listening + jobs·job.
+    """
     rows = raw["measured"]["found"]["rows"]
-    busiest = max(rows, key=lambda r: r["results_per_second"])
-    step = busiest["job_seconds"] / 64 / 1000
-    return Costs(busiest["parent_ms_per_result"] / 1e3, raw["lengths"]["found"]["update"], step)
+    parts = np.array([[r["wall"], r["wall"] * r["actors"], r["jobs"]] for r in rows])
+    used = np.array([r["wall"] * r["parent_share"] for r in rows])
+    (waiting, listening, job), _ = nnls(parts, used)
+    step = rows[0]["job_seconds"] / 64 / rows[0]["length"]
+    return Costs(job, raw["lengths"]["found"]["update"], step, waiting=waiting, listening=listening)
 
 
 def modelled(costs: Costs, lengths: np.ndarray) -> dict[tuple[int, int], dict[int, float]]:
@@ -131,7 +138,8 @@ def told(raw: Mapping[str, Any], costs: Costs, grid: Mapping[tuple[int, int], Ma
         f"```{{image}} ../_static/cluster_model.svg\n:alt: A model of efficiency by the number of workers\n```\n\n"
         f"**A model, not a measurement.** It plays generations of {found['env']} by discrete events: "
         f"{costs.step * 1e6:.0f} µs a step, recorded episodes of {lengths.min()} to {lengths.max()} steps "
-        f"(mean {lengths.mean():.0f}), {costs.job * 1e3:.2f} ms of the parent for a job and "
+        f"(mean {lengths.mean():.0f}), {costs.job * 1e3:.2f} ms of the parent for a job, {costs.waiting * 1e3:.1f} ms "
+        f"in each second and {costs.listening * 1e3:.2f} ms more for each worker (fitted to the table above), and "
         f"{costs.update * 1e6:.1f} µs for the update of a member ({found['parameters']:,} numbers in theta). Of the "
         f"numbers of workers in the figure, efficiency is {GOOD:g} or more up to {'; '.join(limits)}. The update is "
         f"computed by the parent alone, while workers wait: more episodes of each member make its share smaller."
@@ -156,12 +164,12 @@ def table(costs: Costs, lengths: np.ndarray) -> str:
 
 def checked(raw: Mapping[str, Any], costs: Costs) -> str:
     """Return the model's efficiency beside the measured one, where both exist."""
-    lines = ["| actors | measured | model |", "|---|---|---|"]
+    lines = ["| actors | seconds a job | measured | model |", "|---|---|---|---|"]
+    costs = replace(costs, update=0.0)
     for r in raw["measured"]["found"]["rows"]:
-        members, length = 64 * r["jobs"], r["job_seconds"] / 64 / costs.step
-        own = Costs(costs.job, 0.0, costs.step)
-        found = efficiency(Setting(r["actors"], members, whole=True), own, np.array([length]))
-        lines.append(f"| {r['actors']} on {r['nodes']} nodes | {r['efficiency']:.3f} | {found:.3f} |")
+        found = efficiency(Setting(r["actors"], 64 * r["jobs"], whole=True), costs, np.array([r["length"]]))
+        cells = f"{r['actors']} on {r['nodes']} nodes | {r['job_seconds']:.2f} | {r['efficiency']:.3f} | {found:.3f}"
+        lines.append(f"| {cells} |")
     return "\n".join(["The model against what was measured:", "", *lines])
 
 

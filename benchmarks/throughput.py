@@ -22,6 +22,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 from mujoco.batch import Batch
+from recorded_actions import Recorded
 from robot_physics import RobotPhysics
 
 from es_rl import es
@@ -57,17 +58,18 @@ class Alone:
 
     def __call__(self, generation, chunk, beat):
         env, policy = self._rollout.prepare(generation)
-        seeds, recorded = episode_seeds(self._config, generation.number, chunk), []
+        seeds = episode_seeds(self._config, generation.number, chunk)
         members, episodes = range(chunk.first, chunk.first + chunk.count), self._config.es.episodes
         with member_actors(policy, members, generation.perturbation, episodes) as actor:
-            play(env, actor(), seeds, shape=self._shape, beat=beat, record=recorded, limit=generation.limit)
-        sorted_ids = [(np.sort(ids), actions[np.argsort(ids)]) for ids, actions in recorded]
+            acting = Recorded(actor())
+            play(env, acting, seeds, shape=self._shape, beat=beat, limit=generation.limit)
+        sorted_ids = [(np.sort(ids), actions[np.argsort(ids)]) for ids, actions in acting.steps]
         env.reset(np.arange(len(seeds)), seeds)
         step = physics(env, seeds)
         start = time.perf_counter()
         for ids, actions in sorted_ids:
             step(ids, actions)
-        return sum(len(ids) for ids, _ in recorded), time.perf_counter() - start
+        return sum(len(ids) for ids, _ in acting.steps), time.perf_counter() - start
 
 
 def physics(env, seeds):

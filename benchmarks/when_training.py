@@ -216,7 +216,7 @@ class SB3Actor:
                 mine[:, running] = part
         return np.asarray(actions)
 
-    def close(self, gaps: Compaction) -> None:
+    def drop(self, gaps: Compaction) -> None:
         """Do nothing: memories are stored by simulation, so no row moves."""
 
 

@@ -57,7 +57,7 @@ class Perturbation:
     kind: str = "dense"  # a name of KINDS
     sigma: float = 0.05  # standard deviation of each element's perturbation, > 0
     seed: int = 0
-    generation: int = 0
+    generation: int = 0  # names the streams; equal in generations that share their noise (es.noise_reuse)
     block: int = 8  # pairs made orthogonal to one another: one chunk, so that a chunk needs no noise of others
     rank: int = 1  # rank of a low-rank epsilon
     freeze_vectors: bool = False  # do not perturb biases and gains

@@ -55,6 +55,12 @@ def tell(progress: Path, done: int, count: int) -> None:
         progress.write_text(f"{done / count:.3f}", encoding="utf-8")
 
 
+def last_words(log: Path) -> str:
+    """Return the last line that a film's process printed: why there is no film."""
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    return said[-1].removeprefix("es_rl: ") if said else "the process was killed"
+
+
 def film_in_child(config: RecordConfig, log: Path, progress: Path | None = None) -> Any:
     """Start to film in a child process, which prints into `log` and writes its progress. Return the process."""
     return start_process(in_background, config, progress, log=log)
@@ -82,7 +88,7 @@ class Films:
         self._run, self._config, self._say, self._show, self._done = run, config, say, show, done
         self._process: Any = None
         self._output, self._progress = (run / "videos" / f"record.{suffix}" for suffix in ("log", "progress"))
-        self._next = config.video.every
+        self._next: int | None = None  # generation of the next film; None: not known before the first generation
         self.milestones = MILESTONES if config.video.every >= 0 else ()
 
     def poll(self, saver: Checkpointer) -> None:
@@ -93,8 +99,10 @@ class Films:
         elif self._process is not None:
             self._tell_progress(alone=False)
         every, generation = self._config.video.every, saver.state.generation
-        if every > 0 and generation >= self._next and self._process is None:
-            self._next, saver.pinned = generation + every, generation
+        if every > 0 and self._next is None:
+            self._next = -(-generation // every) * every
+        if self._next is not None and generation >= self._next and self._process is None:
+            self._next, saver.pinned = (generation // every + 1) * every, generation
             saver.save()
             self._start(generation, saver.progress.steps)
 
@@ -102,7 +110,7 @@ class Films:
         """Film the last checkpoint and wait for the film. Return where it is; `check` may raise to give up."""
         if self._config.video.every < 0:
             return {}
-        earlier, film = self._wait(check), self._film(saver.state.generation)
+        earlier, film = self._wait(check), self._path(saver.state.generation)
         self._say_where(earlier if earlier != film else None)
         if not film.exists():  # it does if a finished run was resumed
             self._say(f"filming {self._config.video.seconds:g} s of the policy; video.every=-1 leaves this out")
@@ -119,7 +127,7 @@ class Films:
                 leftover.unlink(missing_ok=True)
 
     def _start(self, generation: int, env_steps: int) -> None:
-        self._mp4 = self._film(generation)
+        self._mp4 = self._path(generation)
         self._step = env_steps
         self._output.parent.mkdir(exist_ok=True)
         self._output.write_text("", encoding="utf-8")
@@ -130,7 +138,7 @@ class Films:
         )  # fmt: skip
         self._process = film_in_child(film, self._output, self._progress)
 
-    def _film(self, generation: int) -> Path:
+    def _path(self, generation: int) -> Path:
         return self._run / "videos" / f"{file_name(self._config.env)}-{generation}.mp4"
 
     def _tell_progress(self, *, alone: bool) -> None:
@@ -155,10 +163,7 @@ class Films:
         self.close()
         self._show("")
         if failed:
-            said = self._output.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [
-                "the process was killed"
-            ]
-            self._say(f"warning: no video: {said[-1]}")
+            self._say(f"warning: no video: {last_words(self._output)}")
             return None
         self._done(self._mp4, self._step)
         return self._mp4

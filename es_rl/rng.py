@@ -2,7 +2,8 @@
 
 A stream is a Philox generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Its key is
 (seed, purpose). The upper three words of its counter are the indices; the lowest word counts the blocks drawn.
-Streams with different names therefore never overlap. Any stream can be opened anywhere, at any time, by its name.
+Streams with different names therefore never overlap. An index left out counts as 0, so each purpose has its own number
+of indices. Any stream can be opened anywhere, at any time, by its name.
 """
 
 from __future__ import annotations

@@ -268,8 +268,8 @@ class Acting:
     def __call__(self, running, obs):
         gaps = Compaction.of(~np.isin(self.rows, running))
         if len(running) < len(self.rows):
-            self.actor.close(gaps)
-            self.rows = gaps.close(self.rows.copy())
+            self.actor.drop(gaps)
+            self.rows = gaps.apply(self.rows.copy())
         order = np.searchsorted(running, self.rows)
         actions = self.actor(self.rows, obs[order])
         return actions[np.argsort(order)]

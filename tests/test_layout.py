@@ -66,6 +66,7 @@ def imported_rooms(path):
     return {name.split(".")[1] for name in imported(path) if name.startswith("es_rl.")}
 
 
+@pytest.mark.slow
 def test_imports_run_downwards_only():
     rank = {name: i for i, line in enumerate(ORDER) for name in line}
     files = [p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"]
@@ -89,6 +90,7 @@ def test_rooms_are_small():
         assert count <= (ROOT_FILES if folder == PACKAGE else FILES), f"{folder}: {count} files"
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_torch():
     code = (
         "import sys, es_rl; assert callable(es_rl.load); assert not {'torch', 'gymnasium', 'mujoco'} & set(sys.modules)"
@@ -116,6 +118,7 @@ def test_functions_and_files_are_short():
                 assert node.end_lineno - node.lineno < 80, f"{path.name}: {node.name}"
 
 
+@pytest.mark.slow
 def test_nothing_on_disk_is_pickled_and_no_text_is_run():
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text())
@@ -130,6 +133,7 @@ def test_nothing_on_disk_is_pickled_and_no_text_is_run():
         assert "torch.load" not in path.read_text() and "torch.save" not in path.read_text()
 
 
+@pytest.mark.slow
 def test_a_training_imports_no_compiler(tmp_path):
     """The classes of torch.optim would: the first generation would begin seconds later."""
     keys = ["env=Hopper-v5", "es.segment=8", "credit.simulations=8", "credit.batch=64", "generations=1", "workers=0"]

@@ -45,6 +45,7 @@ def test_a_direction_is_a_function_of_seed_generation_and_pair(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_equal_shapes_draw_from_streams_of_their_own(kind):
     (epsilon,) = directions(SHAPES, [0], Perturbation(kind=kind))
     assert not np.array_equal(explicit(epsilon["a"], (4, 5)), explicit(epsilon["b"], (4, 5)))
@@ -63,9 +64,10 @@ def test_every_element_is_standard_normal(kind):
 
 @pytest.mark.parametrize("kind", LOW_RANK)
 @pytest.mark.parametrize("rank", [1, 2, 4, 8])
+@pytest.mark.slow
 def test_the_standard_deviation_is_one_at_every_rank(kind, rank):
     shapes, p = {"w": (10, 12), "conv": (8, 3, 3, 3), "bias": (40,)}, Perturbation(kind=kind, rank=rank, block=4)
-    rows = [[explicit(e[name], shapes[name]) for name in shapes] for e in directions(shapes, range(3_000), p)]
+    rows = [[explicit(e[name], shapes[name]) for name in shapes] for e in directions(shapes, range(2_000), p)]
     for sample in map(np.stack, zip(*rows, strict=True)):
         assert abs(sample.mean()) < 0.01 and abs(sample.std() - 1) < 0.02
         assert np.abs(sample.std(axis=0) - 1).max() < 0.25  # each element, not only all together
@@ -118,11 +120,12 @@ def test_a_rank_that_a_matrix_cannot_have_is_refused(rank):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_the_estimate_of_a_linear_fitness_is_its_gradient_within_the_standard_error(kind):
     """The mean over independent generations, each element against its own standard error."""
     gradient = np.random.default_rng(3).normal(size=D)
     estimates = []
-    for generation in range(200):
+    for generation in range(100):
         p = Perturbation(kind=kind, sigma=0.05, generation=generation, rank=2, block=4)
         rows = np.stack([flat(e) for e in directions(SHAPES, range(32), p)])
         estimates.append(flat(estimate(SHAPES, range(32), 2 * p.sigma * rows @ gradient, p)))
@@ -166,6 +169,7 @@ def test_the_estimate_is_the_explicit_sum(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_the_estimate_of_a_quadratic_is_its_analytic_gradient(kind):
     """f = −½‖A(theta − c)‖²: smoothing by a Gaussian leaves the gradient −AᵀA(theta − c) of a quadratic as it is."""
     rng = np.random.default_rng(1)

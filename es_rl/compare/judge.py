@@ -74,7 +74,7 @@ class _Together:
         actions = np.asarray(self.policy.batch(obs))
         return actions if self.start is None else actions + self.start
 
-    def close(self, gaps: Compaction) -> None:
+    def drop(self, gaps: Compaction) -> None:
         """Do nothing: the policy has no memory of episodes."""
 
 

@@ -42,7 +42,7 @@ class EsConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    name: str = key("adam", "optimiser: sgd, adam, adamw, clipup")
+    name: str = key("adam", "optimiser: sgd, adam, adamw, clipup, or torch.optim.CLASS, which is given lr only")
     lr: float = key(0.02, "learning rate", above=0)
     lr_decay: float = key(1.0, "multiply lr by this after each generation", above=0, high=1)
     weight_decay: float = key(0.0, "strength of the pull of theta towards zero", low=0)

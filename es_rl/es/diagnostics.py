@@ -23,7 +23,7 @@ class UpdateStats:
     gradient_norm: float  # norm of the estimate
     failed: int  # failed members
     flat: bool  # both members of every pair have equal utility: theta stays the same
-    agreement: float | None  # cosine between the estimates of two halves of the pairs; None if they are not independent
+    agreement: float | None  # cosine between the estimates of two halves of the pairs; None if there are none
     effective_rank: float | None  # of theta' − theta, mean over its matrices; None if no matrix changed
 
     def metrics(self) -> dict[str, Any]:

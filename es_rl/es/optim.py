@@ -95,8 +95,6 @@ def _of_class(
 ) -> None:  # fmt: skip
     """Step by a class of torch.optim, of which only the learning rate is set."""
     optimizer = kind(params, lr=lr)
-    if fused and isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-        optimizer.param_groups[0]["fused"] = True
     for p, grad, state in zip(params, grads, states, strict=True):
         p.grad = grad
         optimizer.state[p].update(state)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from es_rl.errors import EsRlError
-from es_rl.record import film_in_child
+from es_rl.errors import CheckpointError, ConfigError, EnvError, EsRlError, ResourceError, TrainingError
+from es_rl.record import film_in_child, last_words
 from es_rl.rl.config import RecordConfig
 from es_rl.workers.processes import kill_process
+
+KINDS = {kind.exit_code: kind for kind in (ConfigError, EnvError, CheckpointError, TrainingError, ResourceError)}
 
 
 def film(keys: RecordConfig, log: Path) -> None:
@@ -19,6 +21,4 @@ def film(keys: RecordConfig, log: Path) -> None:
     finally:
         kill_process(process)
     if code:
-        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["the process was killed"]
-        kinds = [kind for kind in EsRlError.__subclasses__() if kind.exit_code == code]
-        raise (*kinds, EsRlError)[0](said[-1].removeprefix("es_rl: "))
+        raise KINDS.get(code, EsRlError)(last_words(log))

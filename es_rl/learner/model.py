@@ -41,7 +41,7 @@ from es_rl.rl.verbs.training import check, create, located_init, prepare, train
 from es_rl.run import CONFIG
 from es_rl.run.checkpoint import Progress
 from es_rl.run.resume import resumed, saved_keys
-from es_rl.run.task import Training
+from es_rl.run.task import DEFAULT_MINUTES, Training
 from es_rl.workers.machine import as_in_workers
 from es_rl.workers.pool import Workers
 
@@ -148,7 +148,9 @@ class ES:
         rules = zip(STOP_RULES, (env_steps, generations, minutes, target_return), strict=True)
         wanted = {name: value for name, value in rules if value is not None} | unknown
         done = {"env_steps": self.env_steps, "generations": self.generation, "minutes": self._progress.seconds / 60}
-        config = changed(self.config, until(wanted, done)) if wanted else self.config
+        kept = any(getattr(self.config, name) is not None for name in STOP_RULES)
+        more = wanted or ({} if kept else {"minutes": DEFAULT_MINUTES})
+        config = changed(self.config, until(more, done)) if more else self.config
         callbacks = callbacks_of(callback)
 
         def on_generation(state: ESState, progress: Progress, record: Record) -> bool:

@@ -53,7 +53,7 @@ class _Met:
     """What a layer met in a pass."""
 
     features: Tensor  # (n, h) inputs; of a layer norm (n, m), the normalised inputs
-    probe: Tensor  # (n, m) signs over the factor from the noise of parameters to that of a sum; of the last layer empty
+    probe: Tensor  # (n, m) signs, each over the length of its row's input; empty for the last layer
     change: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, m) of the activations, Δa/(2 sigma)
 
 

@@ -41,8 +41,8 @@ from es_rl.population.rules import RULES
 def perturb(module: nn.Module, members: Sequence[int], p: Perturbation) -> Iterator[Population]:
     """Make calls of `module` compute `members` (2i and 2i+1 are a pair, + and −) until the block ends.
 
-    The first dimension of every input and output tensor is the rows. No gradients are tracked. Memory: the members'
-    noise; if it is dense, N copies of the parameters. Raises `EnvError` for batch norm in training mode.
+    Inputs and outputs have rows, each of one member: see `es_rl.population.layout`. No gradients are tracked. Memory:
+    the members' noise; if it is dense, N copies of the parameters. Raises `EnvError` for batch norm in training mode.
     """
     for name, part in module.named_modules():
         if part.training and isinstance(part, nn.modules.batchnorm._BatchNorm):
@@ -120,7 +120,7 @@ class Population:
                     return self._first(rows, args, kwargs) if self._unsure(args, kwargs) else out
                 except NoRuleError as use:
                     self._give_up(use, args, kwargs)
-            return self._each(range(self._n), rows, args, kwargs)
+            return self._each(rows, args, kwargs)
 
     def _first(self, rows: int, args: Any, kwargs: Any) -> Any:
         """Compute all members at once, and check two of them alone, because the module has not been checked yet.
@@ -219,11 +219,11 @@ class Population:
                 return False
         return True
 
-    def _each(self, index: Sequence[int], rows: int, args: Any, kwargs: Any) -> Any:
-        """Compute some members one after the other, with explicit weights."""
+    def _each(self, rows: int, args: Any, kwargs: Any) -> Any:
+        """Compute all members one after the other, with explicit weights."""
         before, buffers = generators.states(), generators.buffers(self._module)
         parts = []
-        for i in index:
+        for i in range(self._n):
             generators.restore(before)  # all members draw the same random numbers
             own = self._layout.of_members(Share(i, rows, self._n), args, kwargs)
             parts.append(self._alone(self._weights(i), *own))

@@ -80,7 +80,7 @@ class Layout:
                     f"with three dimensions, neither one sequence nor packed ones."
                 )
             return x.shape[0 if self._batch_first else 1]
-        if self._has_bags and (offsets := self._offsets(args, kwargs)) is not None:
+        if (offsets := self._offsets(args, kwargs)) is not None:
             return len(offsets) - self._last_offset
         return rows_of((args, kwargs))
 

@@ -38,7 +38,7 @@ class Actor(Protocol):
         Observations are (n, O) float64, or bytes if they have images: see `es_rl.observations`.
         """
 
-    def close(self, gaps: Compaction) -> None:
+    def drop(self, gaps: Compaction) -> None:
         """Remove the rows of finished simulations."""
 
 
@@ -102,8 +102,8 @@ class TorchForward:
             result: NDArray[Any] = actions.cpu().numpy()  # on a GPU, the only synchronisation of a step
         return result[self._at]
 
-    def close(self, gaps: Compaction) -> None:
-        self._at = gaps.close(self._at)
+    def drop(self, gaps: Compaction) -> None:
+        self._at = gaps.apply(self._at)
         if self._at.size and len(self._at) < SHRINK_BELOW * self._size:
             self._shrink()
 

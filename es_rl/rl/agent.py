@@ -171,7 +171,7 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def located(config: R) -> R:
-    """Return the keys with the run's directory and its checkpoint in the place of what means them.
+    """Replace run=last, run=RUN/checkpoints/N and the like by the directory of a run and its checkpoint.
 
     Raises `ConfigError`, or `CheckpointError` for a folder of several runs.
     """

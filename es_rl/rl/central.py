@@ -1,7 +1,5 @@
 """Central inference: workers only simulate, and this process computes all actions, on a GPU if there is one.
 
-Shapes: S simulations of a generation, J jobs, O observation, A action.
-
 With workers=n, a chunk is cut into n shards that step together, and there are 2n worker processes: while the shards of
 one chunk wait for actions, those of another simulate. Observations and actions pass through a board
 (`es_rl.rl.central_worker`).
@@ -110,8 +108,8 @@ class _Group:
         running = np.concatenate([self._running(shard) for shard in asking])
         if len(running) < len(self._rows):
             gaps = Compaction.of(~np.isin(self._rows, running))
-            self._actor.close(gaps)
-            self._rows = gaps.close(self._rows.copy())
+            self._actor.drop(gaps)
+            self._rows = gaps.apply(self._rows.copy())
         running = self._rows
         obs = self._board["obs"][self._first + running]
         if self._tally is not None:

@@ -1,7 +1,5 @@
 """Simulate shards of a chunk in workers; their actions come from another process through shared memory, the board.
 
-Shapes: S simulations of a generation, J jobs, O observation, A action.
-
 Observations, actions and two counters per job pass through memory without a name, so that nothing can be left behind:
 
     a worker            writes observations, then request[job] = its step
@@ -79,8 +77,8 @@ class Round:
 class Simulation:
     """Simulates shards in a worker; environments are made at the first call."""
 
-    def __init__(self, config: Config, env: EnvSpec) -> None:
-        self._config, self._spec, self._shape = config, env, shape_of(env.observation_space)
+    def __init__(self, config: Config, spec: EnvSpec) -> None:
+        self._config, self._spec, self._shape = config, spec, shape_of(spec.observation_space)
         self._env: VectorEnv | None = None
         self._board: tuple[Board, dict[str, NDArray[Any]]] | None = None
 
@@ -126,5 +124,5 @@ class _Remote:
         with fence:
             return board["actions"][first + running]  # a copy
 
-    def close(self, gaps: Compaction) -> None:
+    def drop(self, gaps: Compaction) -> None:
         """Do nothing: the main process sees the running simulations on the board."""

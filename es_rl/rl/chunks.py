@@ -30,8 +30,8 @@ LOOK_EVERY = 8  # steps between two looks for new chunks; a look is slow
 class ChunkRunner:
     """Rolls out chunks of one run in one process; environments and policy are made at the first call."""
 
-    def __init__(self, config: Config, env: EnvSpec) -> None:
-        self._config, self._spec, self._shape = config, env, shape_of(env.observation_space)
+    def __init__(self, config: Config, spec: EnvSpec) -> None:
+        self._config, self._spec, self._shape = config, spec, shape_of(spec.observation_space)
         self._env: VectorEnv | None = None
         self._policy: nn.Module | None = None
         self._generation: Generation | None = None
@@ -111,13 +111,13 @@ def _attempt(run: Callable[[], Episodes]) -> Episodes:
     return done
 
 
-def make_env(config: Config, env: EnvSpec) -> VectorEnv:
+def make_env(config: Config, spec: EnvSpec) -> VectorEnv:
     """Make as many simulations as one process may hold. They observe no more than the policy sees."""
     n = 1 if config.serial else sum(capacity(config))
     exact = config.envpool.exact
-    return envs.make_vector(env.id, n, env.backend, env.kwargs, config.obs_first, view=env.view, exact=exact)
+    return envs.make_vector(spec.id, n, spec.backend, spec.kwargs, config.obs_first, view=spec.view, exact=exact)
 
 
-def make_policy(config: Config, env: EnvSpec) -> nn.Module:
+def make_policy(config: Config, spec: EnvSpec) -> nn.Module:
     """Make the policy of a configuration for an environment, freshly initialised."""
-    return policies.make(config, shape_of(env.observation_space), env.action_space)
+    return policies.make(config, shape_of(spec.observation_space), spec.action_space)

@@ -23,7 +23,7 @@ class Compaction:
         left = len(leaving) - int(np.count_nonzero(leaving))
         return cls(np.flatnonzero(leaving[:left]), left + np.flatnonzero(~leaving[left:]), left)
 
-    def close(self, rows: NDArray[Any]) -> NDArray[Any]:
+    def apply(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Move rows of an array in place. Return a view of the rows kept."""
         rows[self.holes] = rows[self.fillers]
         return rows[: self.left]

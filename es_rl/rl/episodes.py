@@ -27,7 +27,6 @@ from es_rl.rl.rollout.moments import MomentSums
 
 Beat = Callable[[int], None]  # gets the environment steps done since the last call
 Begun = tuple[Ints, Floats]  # places, (n,), and the observations with which their episodes begin, (n, O)
-ActionTrace = list[tuple[Ints, NDArray[Any]]]
 
 HUGE = 1e30  # larger numbers count as infinite: their squares would ruin the observation statistics
 
@@ -63,8 +62,8 @@ class EpisodeBatch:
     """Episodes in progress. The actor's rows are the running simulations, in the order of `running`.
 
     With a `mean`, moments of the observations are summed about it. An episode fails and ends if a reward, an
-    observation or an action is not finite or is beyond `HUGE`. `record` receives (places, actions) of every step.
-    Episodes are cut off after `limit` steps. `shape` tells what observations are; default: numbers only.
+    observation or an action is not finite or is beyond `HUGE`. Episodes are cut off after `limit` steps. `shape` tells
+    what observations are; default: numbers only.
     """
 
     def __init__(
@@ -76,10 +75,9 @@ class EpisodeBatch:
         shape: ObservationShape | None = None,
         mean: Floats | None = None,
         beat: Beat = lambda steps: None,
-        record: ActionTrace | None = None,
         limit: int | None = None,
     ) -> None:
-        self._env, self._actor, self._beat, self._record, self._limit = env, actor, beat, record, limit
+        self._env, self._actor, self._beat, self._limit = env, actor, beat, limit
         env.errors.clear()
         self._shape = shape if shape is not None and shape.images else None
         self._tally = None if mean is None else MomentSums(mean, places)
@@ -140,8 +138,6 @@ class EpisodeBatch:
         if self._tally is not None:
             self._tally.add(running, self._numbers(obs))
         actions = self._actor(running, obs)
-        if self._record is not None:
-            self._record.append((running, actions))
         begun = perf_counter()
         obs, reward, terminated, truncated = self._env.step(running, actions)
         self._simulating += perf_counter() - begun
@@ -155,7 +151,7 @@ class EpisodeBatch:
         failed = None
         obs = self._numbers(obs)
         if not np.vdot(obs, obs) + np.vdot(reward, reward) + np.vdot(actions, actions) < HUGE**2:
-            failed = ~(_finite(reward) & _finite(obs) & _finite(actions))
+            failed = ~(finite(reward) & finite(obs) & finite(actions))
             over |= failed
             self._note_unsound(np.flatnonzero(failed), reward, obs, actions)
         if np.count_nonzero(over):
@@ -167,7 +163,7 @@ class EpisodeBatch:
 
     def _sound(self, obs: NDArray[Any], places: Ints) -> Bools:
         """Tell which first observations can be used, (n,). An image cannot tell by itself that there is none."""
-        fine = _finite(self._numbers(obs))
+        fine = finite(self._numbers(obs))
         return fine if self._shape is None else fine & ~np.isin(places, list(self._env.errors))
 
     def _note_unsound(self, rows: Ints, reward: Floats, obs: Floats, actions: NDArray[Any]) -> None:
@@ -202,9 +198,9 @@ class EpisodeBatch:
                 self._end(group)
             self._free.append(place)
         gaps = Compaction.of(over)
-        self._actor.close(gaps)
-        self.running = gaps.close(self.running.copy())  # a copy: the actor or `record` may hold the old array
-        self._obs, self._sums = gaps.close(self._obs), gaps.close(self._sums)
+        self._actor.drop(gaps)
+        self.running = gaps.apply(self.running.copy())  # a copy: the actor may hold the old array
+        self._obs, self._sums = gaps.apply(self._obs), gaps.apply(self._sums)
 
     def _end(self, group: _Group) -> None:
         if group.episodes.moments is not None:
@@ -234,11 +230,10 @@ def play(
     shape: ObservationShape | None = None,
     mean: Floats | None = None,
     beat: Beat = lambda steps: None,
-    record: ActionTrace | None = None,
     limit: int | None = None,
 ) -> Episodes:
     """Play one episode in each of the first N = len(seeds) places, all begun together: see `EpisodeBatch`."""
-    playing = EpisodeBatch(env, actor, len(seeds), shape=shape, mean=mean, beat=beat, record=record, limit=limit)
+    playing = EpisodeBatch(env, actor, len(seeds), shape=shape, mean=mean, beat=beat, limit=limit)
     playing.begin(None, playing.reset(seeds))
     while not (ended := playing.advance()):
         pass
@@ -282,7 +277,7 @@ def _unsound(step: int, **values: Any) -> str:
     return ""
 
 
-def _finite(values: NDArray[Any]) -> Bools:
+def finite(values: NDArray[Any]) -> Bools:
     """Tell for each row, (n,), whether all its numbers are finite and below `HUGE` in magnitude."""
-    finite: Bools = (np.abs(values) < HUGE).reshape(len(values), -1).all(axis=1)
-    return finite
+    sound: Bools = (np.abs(values) < HUGE).reshape(len(values), -1).all(axis=1)
+    return sound

@@ -66,11 +66,11 @@ class NumpyForward:
             x = kernel(x)
         return x
 
-    def close(self, gaps: Compaction) -> None:
+    def drop(self, gaps: Compaction) -> None:
         for array in self._own:
-            gaps.close(array)
+            gaps.apply(array)
         for memory in self._memories:
-            memory.close(gaps)
+            memory.drop(gaps)
         self._rows = gaps.left
 
     def _bind(self, weights: Mapping[str, Weight]) -> list[Kernel]:

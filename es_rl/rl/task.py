@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from es_rl.workers.worker import Function, JobFailure
 
 # Evaluation episodes are cut into at most this many chunks, for any number of workers; more if they were too large.
 EVALUATION_CHUNKS = 8
-SEVERAL = 8  # members: if none of them can be run, single members are not the cause
+SEVERAL = 8  # members: if none of the first ones can be run, single members are not the cause
 
 
 class RlTask:
@@ -57,9 +58,11 @@ class RlTask:
         p, chunks = es.ask(self._params, state)
         limit = es.limit(self._params, state.generation)
         generation = Generation(state.generation, es.arrays(state), p, limit, difficulty.of(state.extra))
-        results, failed = self._roll_members(generation, self._cut(chunks), chunks[-1].stop, failed=0)
+        failures = _Failures(self._config, state.generation + 1, chunks[-1].stop)
+        results = self._roll_members(generation, self._cut(chunks), failures)
         if more := es.grow(self._params, chunks[-1].stop, sum(result.steps for result in results)):
-            results += self._roll_members(generation, self._cut(more), more[-1].stop, failed=failed)[0]
+            failures.population = more[-1].stop
+            results += self._roll_members(generation, self._cut(more), failures)
         moments = [result.moments for result in results if result.moments is not None]
         measured = _measures(results, self._spec, self._config.es.episodes)
         processes = max(1, self._workers.count)
@@ -85,10 +88,8 @@ class RlTask:
             return chunks
         return divide(range(chunks[0].start, chunks[-1].stop), self._workers.count, self._params.chunk)
 
-    def _roll_members(
-        self, generation: Generation, parts: list[range], population: int, *, failed: int
-    ) -> tuple[list[ChunkResult], int]:
-        """Return the results of these members, and how many members failed, with the `failed` earlier ones.
+    def _roll_members(self, generation: Generation, parts: list[range], failures: _Failures) -> list[ChunkResult]:
+        """Return the results of these members.
 
         A job that could not be done is cut into pairs, so that no pair fails because of another.
         """
@@ -98,20 +99,17 @@ class RlTask:
             return self.divisible and isinstance(outcome, JobFailure) and job.count > 2
 
         def on_result(index: int, outcome: Any) -> None:
-            nonlocal failed
-            result = result_of(outcome, jobs[index], self._spec)
-            failed += 0 if to_cut(outcome, jobs[index]) else _failed(result)
-            self._check(failed, population, result, jobs[index], generation.number + 1)
+            if not to_cut(outcome, job := jobs[index]):
+                failures.count(result_of(outcome, job, self._spec), job)
 
         results: list[ChunkResult] = []
         for job, outcome in zip(jobs, self._roll(generation, jobs, on_result), strict=True):
             if to_cut(outcome, job):
                 pairs = [range(first, first + 2) for first in job.items[::2]]
-                of_pairs, failed = self._roll_members(generation, pairs, population, failed=failed)
-                results += of_pairs
+                results += self._roll_members(generation, pairs, failures)
             else:
                 results.append(result_of(outcome, job, self._spec))
-        return results, failed
+        return results
 
     def evaluate(self, state: ESState) -> dict[str, Any]:
         """Return `eval/*` of the unperturbed policy on fresh seeds. Failed episodes are counted and left out."""
@@ -138,18 +136,34 @@ class RlTask:
             return self._central.roll(generation, jobs, on_result)
         return self._workers.map(self._rollout, generation, jobs, on_result=on_result)
 
-    def _check(self, failed: int, population: int, result: ChunkResult, chunk: Chunk, generation: int) -> None:
-        """Raise if the run cannot succeed: too many members failed, or the very first chunk could not be run at all."""
-        share = self._config.es.max_failed
-        several = chunk.first == 0 and chunk.count >= min(SEVERAL, population)
-        lost = result.steps == 0 and bool(result.errors) and generation == 1 and several
-        if failed <= share * population and not lost:
+
+@dataclass
+class _Failures:
+    """Counts the failed members of a generation. Ends a run that cannot succeed."""
+
+    config: Config
+    generation: int
+    population: int
+    failed: int = 0
+    unrun: int = 0  # of the first few members, those that could not be run at all
+
+    def count(self, result: ChunkResult, chunk: Chunk) -> None:
+        """Count those of a chunk. Raise if too many failed, or if the very first members could not be run at all.
+
+        Results come in any order, but whether this raises does not depend on it.
+        """
+        share, few = self.config.es.max_failed, min(SEVERAL, self.population)
+        self.failed += int((~np.isfinite(result.fitness)).sum())
+        if self.generation == 1 and result.errors and not result.steps:
+            self.unrun += len(range(chunk.first, min(few, chunk.first + chunk.count)))
+        if self.failed <= share * self.population and self.unrun < few:
             return
         reason = result.errors[0] if result.errors else result.unsound or "a number that is not finite"
-        text = f"{failed} of {population} members failed in generation {generation}: {reason.rstrip('.')}."
-        if failed > share * population:
-            text += f" es.max_failed={share:g} allows {int(share * population)}."
-        raise EnvError(f"env={self._config.env}: {text}") if result.errors else TrainingError(text)
+        text = f"{self.failed} of {self.population} members failed in generation {self.generation}: "
+        text += f"{reason.rstrip('.')}."
+        if self.failed > share * self.population:
+            text += f" es.max_failed={share:g} allows {int(share * self.population)}."
+        raise EnvError(f"env={self.config.env}: {text}") if result.errors else TrainingError(text)
 
 
 def probe(workers: Pool, config: Config) -> EnvSpec:
@@ -177,10 +191,6 @@ def probed(config: Config) -> EnvSpec:
     """Make the environment once, here. Raises `EnvError`."""
     seed = integer_seed(config.seed, "probe")
     return envs.probe(config.env, config.env_kwargs, seed, config.backend, config.view)
-
-
-def _failed(result: ChunkResult) -> int:
-    return int((~np.isfinite(result.fitness)).sum())
 
 
 def _metrics(results: Sequence[ChunkResult]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def save(
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in (*folder.glob(".writing-*"), *folder.glob(".old-*")):
-        shutil.rmtree(leftover)
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     for link in (path for name in NAMED for path in folder.glob(f".{name}-*")):
         link.unlink(missing_ok=True)
     facts: dict[str, Any] = {"format": FORMAT, "generation": state.generation, "best": best}

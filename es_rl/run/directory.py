@@ -76,6 +76,12 @@ def find(given: str | Path, key: str, verb: str = "train") -> tuple[Path, str]:
     return path, ""
 
 
+def fixed(given: str, key: str, verb: str = "train") -> str:
+    """Return what a key's path means now, as a path that means the same later: `last` does not."""
+    parent, which = find(given, key, verb)
+    return str(parent / "checkpoints" / which if which else parent)
+
+
 def around(path: Path) -> tuple[Path, str] | None:
     """Return the run that holds a path, its checkpoints or its `config.yaml`, and the checkpoint, or ""; or None."""
     for at, part in enumerate(path.parts):

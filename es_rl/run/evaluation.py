@@ -35,7 +35,7 @@ def evaluate(
     training: Training, log: RunLog, state: ESState, progress: Progress, terms: RunTerms, clock: Clock
 ) -> tuple[dict[str, Any], Progress, bool]:
     """Evaluate theta. Return the metrics, the progress with the score, and whether it is the best so far."""
-    log.screen.status("evaluating")
+    log.screen.evaluating()
     found = training.task.evaluate(state)
     score, updated = found[terms.score], progress.seconds
     best = terms.better(score, progress.best_score)

@@ -149,7 +149,7 @@ def _train(
     A generation counts once it was told, evaluated, logged and handed to the checkpointer. If it is interrupted before
     that, it runs again, with the same bits. If theta moves in place, it counts once theta has moved, even unevaluated.
     """
-    rules, terms, every = r.stop_rules, r.terms, r.config.eval.every
+    rules, terms = r.stop_rules, r.terms
     step = training.step or partial(_generation, ESParams.of(r.config), training.task)
     clock = Clock(saver.progress.seconds)
     if untrained(r, saver.state, saver.progress) and begin_curves(r, training, log, saver, overrun, clock):
@@ -165,17 +165,9 @@ def _train(
         overrun.end()
         if training.in_place:
             saver.hold(done.state, progress)
-        best = False
-        due = every > 0 and done.state.generation % every == 0
-        if due or _met(rules, terms, done.state, progress) is not None:
-            try:
-                found, progress, best = evaluate(training, log, done.state, progress, terms, clock)
-            except BaseException:
-                if training.in_place:  # theta has moved, so the generation counts
-                    log.generation(record | {"seconds": progress.seconds}, done.fitness, {})
-                raise
-            record |= found
+        found, progress, best = _evaluated(r, training, log, done, progress, record, clock)
         record |= {
+            **found,
             "seconds": progress.seconds,
             "time/processor_seconds": clock.processor_seconds(),
             **workers.figures(),
@@ -223,6 +215,28 @@ def _advance(
         f"time/{terms.unit}_per_second": done.steps / (progress.seconds - start),
     }
     return done, progress, record
+
+
+def _evaluated(
+    r: Run,
+    training: Training,
+    log: RunLog,
+    done: StepResult,
+    progress: Progress,
+    record: dict[str, Any],
+    clock: Clock,
+) -> tuple[dict[str, Any], Progress, bool]:
+    """Evaluate theta if that is due. Return what `evaluate` returns, or no metrics."""
+    every, rules = r.config.eval.every, r.stop_rules
+    due = every > 0 and done.state.generation % every == 0
+    if not due and _met(rules, r.terms, done.state, progress) is None:
+        return {}, progress, False
+    try:
+        return evaluate(training, log, done.state, progress, r.terms, clock)
+    except BaseException:
+        if training.in_place:  # theta has moved, so the generation counts
+            log.generation(record | {"seconds": progress.seconds}, done.fitness, {})
+        raise
 
 
 def _met(rules: StopRules, terms: RunTerms, state: ESState, progress: Progress) -> str | None:

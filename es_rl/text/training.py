@@ -40,8 +40,7 @@ def train(config: TextConfig, command: str, resumed: Path | None, origins: Origi
         rewards.load(config.reward)
     use_one_thread()
     if config.model and not resumed:
-        parent, which = directory.find(config.model, "model", "text")
-        config = replace(config, model=str(parent / "checkpoints" / which if which else parent))  # `last` changes
+        config = replace(config, model=directory.fixed(config.model, "model", "text"))
     model = make_model(config, "" if resumed else config.model)
     run = resumed or directory.create(config.run, "text", config.baseline or "gpt")
     prepare = partial(_prepare, config, corpus, model)

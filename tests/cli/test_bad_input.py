@@ -176,6 +176,7 @@ def test_a_module_named_by_a_run_is_not_imported(train, command):
     assert command("train", "resume=run", "env=hostile:Good-v0", "generations=2", "workers=0").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_configuration_that_was_edited_or_cut_off_is_told_by_its_key(train, capsys):
     run = train("env=es_rl/PointMass-v0", "generations=2", "es.population=4", "es.sigma=0.1", "seed=7")
     path, whole = run / "config.yaml", (run / "config.yaml").read_text()

@@ -192,6 +192,7 @@ def scalars(run, tag):
     return accumulator, [(e.step, e.value) for e in accumulator.Scalars(tag)]
 
 
+@pytest.mark.slow
 def test_metrics_and_tensorboard_continue_without_doubled_points(train):
     """The run wrote five generations, but its newest sound checkpoint is of the second: three are run again."""
     whole = train(*toy(), "generations=6", run="whole")
@@ -224,6 +225,7 @@ def test_a_killed_run_that_goes_on_has_no_gap_in_its_curves(train, start, tmp_pa
     assert [step for step, _ in scalars(run, "fitness/mean")[1]] == [line["env_steps"] for line in metrics(run)]
 
 
+@pytest.mark.slow
 def test_a_run_resumed_from_its_start_has_no_doubled_points_either(train):
     whole = train(*toy(), "generations=3", run="whole")
     run = train(*toy(), "generations=2")
@@ -234,6 +236,7 @@ def test_a_run_resumed_from_its_start_has_no_doubled_points_either(train):
     assert comparable(run) == comparable(whole)
 
 
+@pytest.mark.slow
 def test_evaluations_that_fail_are_counted_and_training_goes_on(train, capsys):
     run = train(
         "env=hostile:OftenRaises-v0", "generations=25", "es.population=8", "policy=linear", "eval.every=1",
@@ -330,6 +333,7 @@ def test_an_environment_that_closes_files_or_prints_or_forks_does_no_harm(train,
     wait_for(lambda: not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == sleeper], seconds=10)
 
 
+@pytest.mark.slow
 def test_a_dictionary_of_observations_and_discrete_actions_are_learnt(train):
     run = train("env=hostile:DictObservation-v0", "generations=60", "es.population=16", "policy=linear", "es.sigma=0.3")
     agent = es_rl.load(run)

@@ -55,6 +55,7 @@ def frames(path):
     return meta, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
 
 
+@pytest.mark.slow
 def test_an_evaluation_may_change_the_environments_arguments(train, capsys):
     run = train("env=Hopper-v5", "env_kwargs.max_episode_steps=20", "generations=1", "es.population=4", "es.top=2")
     told = []

@@ -159,6 +159,7 @@ def test_figures_are_drawn_on_every_axis_and_to_the_same_bytes_again(tmp_path):
     assert all(path.read_bytes() != content for path, content in zip(paths, drawn, strict=True))
 
 
+@pytest.mark.slow
 def test_the_numbers_are_tables_too(tmp_path):
     results = made_up(against=("ppo_fast", "random"), random="no")
     results["runs"][0]["resources"] = {"environments": 64}
@@ -223,6 +224,7 @@ def test_who_is_evaluated_more_often_does_not_reach_a_return_earlier():
     assert summary.curve(failed, summary.COSTS["wall-clock"][1])[1].tolist() == [5.0]
 
 
+@pytest.mark.slow
 def test_it_is_said_whose_environments_each_trains_on_and_why_a_video_is_missing():
     results = made_up(against=("ppo_fast", "ars", "random"))
     of(results, "ars")[0]["no_video"] = "no renderer <here>"

@@ -80,6 +80,7 @@ def test_wins_and_losses_are_told_alike():
     assert "Over 2 tasks, PPO, fast envs (" in text
 
 
+@pytest.mark.slow
 def test_the_verb_writes_a_page_figures_and_tables_to_the_same_bytes_again(tmp_path, capsys):
     for results in (task("A-v0"), task("B-v0", ppo_fast=[900.0] * 3)):
         (tmp_path / results["env"]).mkdir()

@@ -57,6 +57,7 @@ def unknown(words, known):
 
 
 @pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.slow
 def test_python_blocks_run(name, train):
     """As they stand; what a page trains before is trained, but shorter."""
     if name.startswith("tutorial"):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,24 @@ def test_what_one_process_does_for_all_limits_how_many_workers_are_of_use():
     assert share(Costs(0.0, job / 64, 1e-3), workers=1, population=64) == pytest.approx(0.5)  # the update takes as long
     few, many = (share(Costs(0.01, 0.0, 1e-3), workers=n, population=64 * n * 4) for n in (10, 1000))
     assert few > 0.95 and many == pytest.approx(job / (1000 * 0.01), rel=0.1)  # the parent is busy all the time
+
+
+def test_a_parent_that_listens_to_many_has_less_time_for_jobs():
+    costs = Costs(0.01, 0.0, 1e-3, waiting=0.1, listening=1e-3)
+    assert costs.beside(400).job == pytest.approx(0.02)
+    few, many = (share(costs, workers=400, population=64 * 400 * n) for n in (1, 4))
+    assert few < many < share(replace(costs, listening=0.0), workers=400, population=64 * 400 * 4)
+
+
+def test_the_costs_of_the_parent_are_fitted_to_what_was_measured():
+    rows = [
+        {"wall": wall, "actors": n, "jobs": jobs, "job_seconds": 6.4, "length": 1000,
+         "parent_share": 0.02 + 0.001 * n + 0.002 * jobs / wall}
+        for wall, n, jobs in ((12.0, 1, 2), (13.0, 8, 16), (12.0, 8, 160), (15.0, 32, 500))
+    ]  # fmt: skip
+    costs = scale_pages.costs_of({"measured": {"found": {"rows": rows}}, "lengths": {"found": {"update": 1e-6}}})
+    found = costs.waiting, costs.listening, costs.job, costs.step
+    assert found == pytest.approx((0.02, 0.001, 0.002, 1e-4))
 
 
 def test_stragglers_and_losses_cost_something_and_no_job_is_forgotten():

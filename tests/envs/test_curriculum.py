@@ -17,6 +17,11 @@ from es_rl.envs.robot.vector import RobotVector
 from es_rl.envs.worlds import quadruped, quadruped_terrain
 from es_rl.errors import ConfigError
 from es_rl.rl import difficulty
+from es_rl.rl.config import parse_train
+from es_rl.rl.segments.state import SegmentState
+from es_rl.rl.segments.task import SegmentTask
+from es_rl.rl.task import probed
+from es_rl.workers.pool import Workers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import climber
@@ -113,6 +118,17 @@ def test_a_curriculum_is_part_of_the_state_of_a_run(way, train):
     assert model_hash(whole) == model_hash(parts)
     assert comparable(whole) == comparable(parts)
     assert [line["curriculum/difficulty"] for line in comparable(whole)[1:]] == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_steps_are_judged_from_the_easiest_episodes_on():
+    config = parse_train([*KEYS, *WAYS["steps"]])
+    with Workers(0) as pool:
+        state = SegmentTask(config, probed(config), pool, pytest.fail).begin()
+    vector, easy = RobotVector(climber.TASK, 6), RobotVector(climber.TASK, 60)
+    vector.restore(range(6), SegmentState.of(state.extra).simulations.rows)
+    easy.difficulty = 0.0
+    easy.reset(range(60), range(60))
+    assert places(vector) <= places(easy)
 
 
 @pytest.mark.slow

@@ -213,7 +213,7 @@ def test_an_episode_without_a_picture_fails_alone(breaks, length):
         def __call__(self, running, obs):
             return np.zeros(len(running), np.int64)
 
-        def close(self, gaps):
+        def drop(self, gaps):
             pass
 
     env = envs.make("Show-v0", 1, breaks=breaks)

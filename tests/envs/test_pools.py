@@ -218,6 +218,7 @@ def theta(run):
     return hashlib.sha256((run / "checkpoints/last/model.safetensors").read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_theta_does_not_depend_on_workers_chunks_or_a_resume(fake, train, capfd):
     keys = ["env=Trudge-v0", "backend=envpool", *SMALL]
     found = [

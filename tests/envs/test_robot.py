@@ -62,6 +62,7 @@ def registered():
 
 
 @pytest.mark.parametrize("name", ["Cart-v0", *WORLDS])
+@pytest.mark.slow
 def test_one_of_many_is_the_gymnasium_environment_to_the_last_bit(name):
     n, steps, rng = 6, 150, np.random.default_rng(0)
     many = envs.make(name, n)
@@ -448,6 +449,7 @@ def test_a_term_that_is_not_a_number_is_named():
 
 
 @pytest.mark.parametrize("keys", [["es.population=8"], ["es.segment=10", "credit.simulations=6", "credit.batch=30"]])
+@pytest.mark.slow
 def test_a_declared_robot_trains_to_the_same_bits_with_any_workers(train, keys):
     keys = ["env=es_rl/Quadruped-v0", "env_kwargs.max_episode_steps=100", "mlp.hidden=[8]", *keys]
     keys += ["generations=2", "eval.episodes=1", "eval.every=0"]

@@ -38,6 +38,7 @@ def same(ours, theirs):
 
 
 @pytest.mark.parametrize("id", TASKS)
+@pytest.mark.slow
 def test_a_vector_environment_equals_gymnasiums_over_restarts(id):
     """All tasks, a thousand steps, the modes of restarting in turn."""
     n, mode = 2, MODES[list(TASKS).index(id) % 2]
@@ -61,6 +62,7 @@ def test_a_vector_environment_equals_gymnasiums_over_restarts(id):
 
 
 @pytest.mark.parametrize("id", TASKS)
+@pytest.mark.slow
 def test_a_vecenv_equals_stable_baselines3s_over_restarts(id):
     n = 2
     ours, theirs = envs.sb3(id, n, **SHORT), make_vec_env(id, n, seed=5, env_kwargs=SHORT)
@@ -249,6 +251,7 @@ def test_a_prefix_of_the_observation_is_a_space_of_its_own():
 @pytest.mark.parametrize(
     "args", ['"Hopper-v5", 2, width=64, height=64', '"es_rl/Quadruped-v0", 2'], ids=["task", "robot"]
 )
+@pytest.mark.slow
 def test_pictures_show_each_simulation(make, args, renderer, python):
     if not renderer:
         pytest.skip("this machine draws nothing")

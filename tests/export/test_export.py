@@ -108,6 +108,7 @@ def exported(tmp_path, kind, suffix):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "lstm"])  # it is as the GRU is
+@pytest.mark.slow
 def test_onnx_acts_as_the_policy(tmp_path, kind, capsys, monkeypatch):
     pytest.importorskip("onnxruntime")
     least = 1000 if kind != "linear" else 50  # steps of Humanoid take a while

@@ -7,6 +7,8 @@ import re
 import shutil
 import signal
 import threading
+from dataclasses import replace
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -17,8 +19,9 @@ from networks import Remembers, small, wrong_shape
 from torch import nn
 
 import es_rl
-from es_rl.errors import CheckpointError, ConfigError, EnvError, ResourceError, TrainingError
+from es_rl.errors import CheckpointError, ConfigError, EnvError, EsRlError, ResourceError, TrainingError
 from es_rl.evaluate import main as evaluate
+from es_rl.learner import filming
 from es_rl.plugins import file_name
 from es_rl.run import signals
 from es_rl.train import main as train
@@ -40,6 +43,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("more", [{}, {"es": {"segment": 8}, "credit": {"simulations": 4}, "env": "es_rl/Ball-v0"}])
+@pytest.mark.slow
 def test_theta_is_that_of_the_command_line_in_one_go_or_two(more, tmp_path):
     model = toy(seed=3, run=tmp_path / "python", **({"es": TOY["es"]} | more))
     keys = TYPED if not more else [*TYPED[1:], "es.segment=8", "credit.simulations=4"]
@@ -133,6 +137,7 @@ def test_each_row_of_a_batch_has_a_memory_of_its_own(policy):
     assert np.array(together).T.tolist() == alone and len(np.unique(alone)) == 2
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_loaded_and_goes_on_to_the_same_bits(tmp_path):
     model = toy(small, "CartPole-v1").learn(generations=3)
     model.save(tmp_path / "saved")
@@ -162,6 +167,7 @@ def test_a_saved_model_is_loaded_and_goes_on_to_the_same_bits(tmp_path):
             model.save(place)
 
 
+@pytest.mark.slow
 def test_an_untrained_model_can_be_saved_and_learns_from_there(tmp_path):
     for name, keys in (("whole", {}), ("judged", {"es": {"segment": 8}, "credit": {"simulations": 4}})):
         model = toy(env="es_rl/Ball-v0", **keys)
@@ -375,6 +381,7 @@ def test_training_that_fails_leaves_a_model_that_can_be_used(tmp_path):
     assert model.learn(generations=1, progress_bar=False).generation == 1
 
 
+@pytest.mark.slow
 def test_a_model_whose_run_is_gone_or_went_on_elsewhere_begins_a_new_one_from_what_it_knows(tmp_path, monkeypatch):
     model = toy().learn(generations=2, progress_bar=False)
     straight = theta(toy().learn(generations=4, progress_bar=False))
@@ -386,6 +393,33 @@ def test_a_model_whose_run_is_gone_or_went_on_elsewhere_begins_a_new_one_from_wh
     model.learn(generations=1, progress_bar=False)
     assert [record["generation"] for record in model.history] == [1, 2, 3, 4] and same(theta(model), straight)
     assert es_rl.load(model.run).generation == 4
+
+
+def test_without_a_rule_learn_takes_an_hour_each_time(monkeypatch):
+    model, minutes = toy(), []
+    monkeypatch.setattr("es_rl.learner.model.train", lambda config, *_, **__: minutes.append(config.minutes))
+    model.learn()
+    model._progress = replace(model._progress, seconds=30 * 60.0)
+    model.learn()
+    assert minutes == [60.0, 90.0]
+    assert toy(generations=3).learn() and minutes[2:] == [None]
+
+
+def test_a_film_that_fails_says_why(tmp_path, monkeypatch):
+    log, code = tmp_path / "log", 1
+    monkeypatch.setattr(
+        filming, "film_in_child", lambda keys, log: SimpleNamespace(join=lambda: None, exitcode=code, pid=None)
+    )
+    monkeypatch.setattr(filming, "kill_process", lambda process: None)
+    with pytest.raises(EsRlError, match="the process was killed"):
+        filming.film(None, log)
+    log.write_text("Traceback\nes_rl: No ffmpeg exe could be found\n")
+    with pytest.raises(EsRlError, match=r"^No ffmpeg exe could be found") as raised:
+        filming.film(None, log)
+    assert type(raised.value) is EsRlError
+    code = 3
+    with pytest.raises(EnvError, match="No ffmpeg"):
+        filming.film(None, log)
 
 
 def test_rules_of_one_call_do_not_hold_in_the_next(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "notebook.ipynb"
 
 
+@pytest.mark.slow
 def test_the_notebook_trains_plots_evaluates_saves_and_exports(tmp_path):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     for package in ("ipykernel", "onnxruntime", "onnxscript", "stable_baselines3"):

@@ -149,6 +149,7 @@ def test_theta_is_pulled_to_where_it_began(speaker):
     assert all(torch.allclose(value - start[name], torch.tensor(0.75), atol=1e-6) for name, value in theta.items())
 
 
+@pytest.mark.slow
 def test_a_thousand_members_leave_bfloat16_weights_as_they_were(tiny):
     model, _ = language.open_model(tiny, "bfloat16")
     theta, before = theta_of(model), {name: value.clone() for name, value in model.named_parameters()}

@@ -98,8 +98,8 @@ class Rows:
     def end(self, *episodes):
         leaving = np.isin(self.running, episodes)
         gaps = Compaction.of(leaving)
-        self.actor.close(gaps)
-        self.running = gaps.close(np.array(self.running)).tolist()
+        self.actor.drop(gaps)
+        self.running = gaps.apply(np.array(self.running)).tolist()
 
     def step(self, obs):
         rows = np.stack([obs[self.steps[episode], episode] for episode in self.running])
@@ -173,6 +173,7 @@ def test_cells_that_forget_are_left_to_torch():
         ("policy=lstm lstm.width=8 es.noise=lowrank es.rank=2 es.episodes=2", ["workers=0 chunk=4"]),
     ],
 )
+@pytest.mark.slow
 def test_theta_is_the_same_for_any_chunks_and_workers_and_after_a_resume(train, keys, others):
     common = ["env=CartPole-v1", "es.population=16", "es.sigma=0.3", "eval.every=0", "video.every=-1", *keys.split()]
     whole = train(*common, "generations=2", "workers=0", "chunk=16", run="whole")

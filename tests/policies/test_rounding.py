@@ -143,6 +143,7 @@ def test_float_is_the_default_and_another_word_is_refused(name):
 
 
 @pytest.mark.parametrize("kind", ROUNDINGS)
+@pytest.mark.slow
 def test_a_rounded_policy_learns_and_is_the_same_however_it_is_cut(train, kind):
     keys = ["env=es_rl/PointMass-v0", "policy=linear", f"linear.weights={kind}", "es.population=32", "es.sigma=0.2"]
     more = ["optim.lr=0.2", "generations=10", "eval.every=10", "eval.episodes=10", "es.noise=lowrank"]

@@ -45,6 +45,7 @@ def flat(named):
 
 
 @pytest.mark.parametrize("settings", [{}, {"norm": True}, {"bias": False}], ids=["plain", "layer norm", "no bias"])
+@pytest.mark.slow
 def test_the_mean_of_the_whole_correction_is_the_gradient(settings):
     module, (x, slopes) = network(6, 4, **settings), batch()
     exact = gradient(module, x, slopes)
@@ -63,6 +64,7 @@ def test_of_a_linear_network_the_estimate_is_exact():
     assert all(torch.allclose(found[name], exact[name], atol=1e-6) for name in exact)
 
 
+@pytest.mark.slow
 def test_the_variance_is_that_of_units_and_not_of_weights():
     module, (x, slopes) = network(32, 16), batch()
     exact = flat(gradient(module, x, slopes))

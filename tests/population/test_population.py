@@ -601,6 +601,7 @@ print(peak(population) - plain, members * 3 * (256 + 256 + 256) * 4)
 """
 
 
+@pytest.mark.slow
 def test_the_memory_of_4096_members_is_that_of_their_factors():
     freed_at_once = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(

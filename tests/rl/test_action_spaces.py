@@ -29,6 +29,7 @@ BEST = 2.0
 
 
 @pytest.mark.parametrize("kind", ["grid of choices", "grid of bits", "nested"])
+@pytest.mark.slow
 def test_the_right_parts_of_an_action_are_found_and_the_policy_is_loaded_evaluated_and_filmed(
     train, capsys, tmp_path, kind
 ):

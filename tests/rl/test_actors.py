@@ -194,6 +194,6 @@ def test_rows_that_leave_are_filled_from_the_end():
     rows = np.arange(10, 18)
     leaving = np.isin(rows, [11, 12, 16])
     gaps = Compaction.of(leaving)
-    assert gaps.close(rows).tolist() == [10, 15, 17, 13, 14]
-    assert Compaction.of(np.ones(3, bool)).close(np.arange(3)).size == 0
-    assert Compaction.of(np.zeros(3, bool)).close(np.arange(3)).tolist() == [0, 1, 2]
+    assert gaps.apply(rows).tolist() == [10, 15, 17, 13, 14]
+    assert Compaction.of(np.ones(3, bool)).apply(np.arange(3)).size == 0
+    assert Compaction.of(np.zeros(3, bool)).apply(np.arange(3)).tolist() == [0, 1, 2]

@@ -127,7 +127,7 @@ def test_simulation_and_inference_overlap(monkeypatch):
                 time.sleep(think)
                 return np.zeros((len(running), 1), np.float32)
 
-            def close(self, gaps):
+            def drop(self, gaps):
                 pass
 
         @contextlib.contextmanager

@@ -282,6 +282,22 @@ def test_progress_of_a_film_is_shown_and_its_end_told(tmp_path):
     assert not (tmp_path / "videos/record.progress").exists()
 
 
+@pytest.mark.parametrize(("begun", "filmed"), [(0, [20, 40, 60]), (50, [60, 80]), (59, [60, 80])])
+def test_films_are_made_at_multiples_also_in_a_run_that_goes_on(begun, filmed, tmp_path, monkeypatch):
+    films = Films(
+        tmp_path, Config(env="A-v0", video=VideoConfig(every=20)), say=None, show=lambda *_, **__: None,
+        done=lambda *_: None,
+    )  # fmt: skip
+    found = []
+    monkeypatch.setattr(films, "_start", lambda generation, steps: found.append(generation))
+    for generation in range(begun + 1, filmed[-1] + 1):
+        saver = SimpleNamespace(
+            state=SimpleNamespace(generation=generation), progress=SimpleNamespace(steps=0), save=lambda: None
+        )
+        films.poll(saver)
+    assert found == filmed
+
+
 def test_what_a_film_said_may_be_in_any_encoding(tmp_path):
     told = []
     films = Films(tmp_path, Config(env="A-v0"), say=told.append, show=lambda *_, **__: None, done=None)

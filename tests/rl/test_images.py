@@ -81,6 +81,7 @@ def test_a_file_takes_the_image(run):
     assert contract["rate_hz"] == 2.5
 
 
+@pytest.mark.slow
 def test_formats_that_cannot_take_the_image_say_why(run, train):
     with pytest.raises(
         EnvError, match=r"format=numpy: its reader cannot compute the policy CnnPolicy. Give format=onnx"

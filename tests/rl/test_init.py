@@ -69,6 +69,7 @@ def test_what_no_training_can_start_from_is_refused(train, tmp_path, init, text)
 
 
 @pytest.mark.parametrize("env", ["Hopper-v4", "Humanoid-v4"])
+@pytest.mark.slow
 def test_a_policy_of_ppo_acts_alike_as_one_of_ours(env):
     pytest.importorskip("stable_baselines3")
     settings = {"n_steps": 8, "n_envs": 8, "batch_size": 32, "policy_kwargs": {"net_arch": [16, 8]}, "obs_first": 11}

@@ -8,13 +8,17 @@ from torch.func import functional_call
 
 from es_rl import envs, es
 from es_rl.envs.spaces import flatten
+from es_rl.errors import EnvError
 from es_rl.es.chunks import divide
 from es_rl.es.strategy import ESParams, perturbation
 from es_rl.noise import member_weights
 from es_rl.rl.chunks import ChunkRunner, Generation, make_policy
 from es_rl.rl.config import parse_train
 from es_rl.rl.rollout.chunk import Chunk
+from es_rl.rl.task import RlTask
 from es_rl.rng import integer_seed
+from es_rl.workers.pool import Workers
+from es_rl.workers.worker import JobFailure
 
 
 def prepare(line):
@@ -139,6 +143,38 @@ def test_a_hiccup_changes_nothing(tmp_path, monkeypatch):
     assert np.array_equal(one.fitness, two.fitness) and np.array_equal(one.moments.first, two.moments.first)
 
 
+class Crashing(Workers):
+    """Workers that die of some members."""
+
+    def __init__(self, fatal):
+        super().__init__(0)
+        self.fatal = fatal
+
+    def map(self, function, context, jobs, *, on_result=lambda index, outcome: None, pump=None):
+        found = [
+            JobFailure("died", "it died") if {*job.items} & self.fatal else function(context, job, lambda steps: None)
+            for job in jobs
+        ]
+        for index in reversed(range(len(jobs))):  # results come in any order
+            on_result(index, found[index])
+        return found
+
+
+@pytest.mark.parametrize("size", [2, 4, 8, 16])
+def test_a_pair_that_kills_its_workers_fails_alone_however_jobs_are_cut(size, monkeypatch):
+    config, spec, policy, *_ = prepare("env=es_rl/PointMass-v0 policy=linear es.population=16 chunk=16")
+
+    def scores(fatal):
+        task = RlTask(config, ESParams.of(config), spec, Crashing(fatal))
+        monkeypatch.setattr(task, "_cut", lambda chunks: [range(i, i + size) for i in range(0, 16, size)])
+        return task.members(es.init(policy)).fitness
+
+    assert np.flatnonzero(np.isnan(scores({2}))).tolist() == [2, 3]
+    assert np.flatnonzero(np.isnan(scores({8, 10, 12, 14}))).tolist() == list(range(8, 16))
+    with pytest.raises(EnvError, match="8 of 16 members failed in generation 1: it died"):
+        scores({0, 2, 4, 6})  # none of the first ones can be run
+
+
 def test_weights_that_are_not_finite_fail():
     _, _, _, generation, play = prepare("env=es_rl/PointMass-v0 policy=linear chunk=4")
     model = {k: v * np.nan if k == "layer.weight" else v for k, v in generation.model.items()}
@@ -166,6 +202,7 @@ STREAMED = [
 
 @pytest.mark.parametrize("line", STREAMED)
 @pytest.mark.parametrize("workers", [1, 5])
+@pytest.mark.slow
 def test_chunks_side_by_side_are_each_by_itself_to_the_bit(line, workers):
     _, _, _, generation, play = prepare(line)
     for kind in ("members", "evaluation"):

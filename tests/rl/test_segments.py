@@ -1,5 +1,7 @@
 """Judged steps: the equations against plain ones, the same bits however the work is cut, and what cannot be judged."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,13 +12,19 @@ from torch import nn
 from es_rl import envs
 from es_rl import train as verb
 from es_rl.errors import CheckpointError, ConfigError, EnvError
+from es_rl.es import init
 from es_rl.es.config import OptimConfig
 from es_rl.es.optim import Ascent
+from es_rl.es.strategy import ESParams, Generation, arrays, perturbation
 from es_rl.policies.mlp import ACTIVATIONS
 from es_rl.rl import numpy_policy
+from es_rl.rl.chunks import make_policy
 from es_rl.rl.config import parse_train
+from es_rl.rl.rollout.chunk import Chunk
+from es_rl.rl.segments import worker
 from es_rl.rl.segments.config import CreditConfig, CriticConfig
 from es_rl.rl.segments.critic import Critic, CriticFit, RewardScale, advantages, batches
+from es_rl.rl.segments.judge import Played
 from es_rl.rl.segments.state import LOG_STD
 from es_rl.rl.segments.update import Steps, Surrogate, Update
 from es_rl.rl.segments.worker import Segment, SegmentRunner
@@ -106,11 +114,12 @@ def test_the_slopes_of_the_score_are_its_derivatives():
     assert 0 < surrogate.clipped < 1
 
 
+@pytest.mark.slow
 def test_the_update_climbs_the_score_along_its_gradient():
     """The mean of many first steps of plain ascent is the gradient, and no step needs a derivative."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 2))
-    steps, config, rows = random_steps(), CreditConfig(epochs=1, batch=40, clip=0.2), 2000
+    steps, config, rows = random_steps(), CreditConfig(epochs=1, batch=40, clip=0.2), 1000
     log_std = torch.tensor([-0.3, 0.2])
     score(steps, network(steps.x), log_std, 0.2).backward()
     exact = torch.cat([p.grad.reshape(-1) for p in network.parameters()])
@@ -152,23 +161,28 @@ def test_a_critic_learns_and_goes_on_from_its_saved_state():
 # --- kept promises
 
 
+def running(*keys):
+    """A runner of segments, and the generation that it runs."""
+    config = parse_train(small(*keys))
+    spec = envs.probe(config.env, {}, 0)
+    state = init(make_policy(config, spec))
+    return SegmentRunner(config, spec), Generation(0, arrays(state), perturbation(ESParams.of(config), 0))
+
+
+def quiet(steps):
+    """Nobody listens."""
+
+
 @pytest.mark.parametrize("cut", [[6], [1, 5], [2, 2, 2]])
 def test_a_simulation_does_not_depend_on_those_beside_it(cut):
-    config = parse_train(SMALL)
-    runner = SegmentRunner(config, envs.probe(config.env, {}, 0))
-    from es_rl.es import init
-    from es_rl.es.strategy import ESParams, Generation, arrays, perturbation
-    from es_rl.rl.chunks import make_policy
-
-    state = init(make_policy(config, envs.probe(config.env, {}, 0)))
-    generation = Generation(0, arrays(state), perturbation(ESParams.of(config), 0))
+    runner, generation = running()
 
     def play(parts):
         results, first = [], 0
         for n in parts:
-            begun = runner(generation, Segment(first, n), lambda steps: None)
+            begun = runner(generation, Segment(first, n), quiet)
             std = np.full(1, 0.5, np.float32)
-            results.append(runner(generation, Segment(first, n, 30, begun, std), lambda steps: None))
+            results.append(runner(generation, Segment(first, n, 30, begun, std), quiet))
             first += n
         return results
 
@@ -180,7 +194,99 @@ def test_a_simulation_does_not_depend_on_those_beside_it(cut):
     assert whole.recorded.over.any()
 
 
+@pytest.fixture
+def sick(monkeypatch):
+    """Simulations some of whose numbers are not what they should be: of steps, and of the beginnings of episodes."""
+
+    def made(change):
+        usual = worker.make_simulations
+
+        def make(config, spec):
+            env = usual(config, spec)
+            step, reset = env.step, env.reset
+            env.step = lambda ids, actions: change("step", step(ids, actions))
+            env.reset = lambda ids, seeds: change("reset", reset(ids, seeds))
+            return env
+
+        monkeypatch.setattr(worker, "make_simulations", make)
+
+    return made
+
+
+@pytest.mark.parametrize("bad", [np.nan, 1e200, -np.inf])
+def test_a_reward_that_is_no_number_breaks_one_episode(bad, sick, train):
+    calls = []
+
+    def change(what, found):
+        calls.append(what)
+        if calls.count("step") == 5 and what == "step":
+            found[1][2] = bad
+        return found
+
+    sick(change)
+    found = metrics(train(*small("generations=3")))
+    assert [line["members/failed"] for line in found] == [1, 0, 0]
+    assert all(np.isfinite(line["update/norm"]) for line in found)
+
+
+def test_an_episode_that_begins_badly_begins_again_and_one_that_always_does_ends_the_run(sick, train):
+    bad = [False, True, False]
+
+    def change(what, found):
+        if what == "reset" and len(found) < 6 and (bad.pop(0) if bad else False):
+            found[0] = np.nan
+        return found
+
+    sick(change)
+    found = metrics(train(*small("generations=4")))
+    assert sum(line["members/failed"] for line in found) == 1 and not bad
+    bad += [True] * 100
+    with pytest.raises(EnvError, match="generation .: an episode begins with an observation that is not finite"):
+        train(*small("generations=4"), run="second")
+
+
+def test_a_first_layer_that_works_in_place_does_not_change_what_was_met(monkeypatch):
+    layers = numpy_policy.chain
+    monkeypatch.setattr(worker, "numpy_layers", lambda policy: with_tanh_first(layers(policy)))
+    runner, generation = running("obs_norm=false", "env=HalfCheetah-v4")
+    begun = runner(generation, Segment(0, 6), quiet)
+    found = runner(generation, Segment(0, 6, 30, begun, np.full(6, 0.5, np.float32)), quiet)
+    assert np.abs(found.recorded.x[:-1]).max() > 1
+
+
+def with_tanh_first(layers):
+    (name, first), *rest = layers.items()
+    return {name: first, "tanh": nn.Tanh(), **dict(rest)}
+
+
+def test_evaluation_episodes_are_played_beside_one_another(monkeypatch):
+    """A job that comes later is taken too: a queue is often empty for a moment."""
+    runner, generation = running()
+    jobs = [(0, Chunk("evaluation", 0, 2)), None, (1, Chunk("evaluation", 2, 2)), None, None]
+    taken = []
+
+    def stream(generation, workers, take, beat):
+        taken.extend(take() for _ in range(4))
+        yield from ()
+
+    monkeypatch.setattr(runner._episodes, "stream", stream)
+    assert list(runner.stream(generation, 1, lambda: jobs.pop(0), quiet)) == []
+    assert taken == [(0, Chunk("evaluation", 0, 2)), None, (1, Chunk("evaluation", 2, 2)), None]
+
+
+def test_statistics_of_episodes_do_not_depend_on_the_order_in_which_they_end(monkeypatch):
+    episodes = [(0.1, 3.0), (0.2, 2.0), (0.3, 7.0), (1e8, 1.0)]
+    monkeypatch.setattr(Played, "all", lambda self, name: np.zeros((2, 2)))
+    orders = [
+        [SimpleNamespace(finished=part, measured=np.zeros((1, 0)), broken=0) for part in parts]
+        for parts in ([episodes], [episodes[2:], episodes[:2]], [episodes[::-1]])
+    ]
+    means = [Played(parts).metrics()["return/mean"] for parts in orders]
+    assert len({*means}) == 1 and means[0] == pytest.approx(2.5e7)
+
+
 @pytest.mark.parametrize("keys", [[], ["env=HalfCheetah-v4", "env_kwargs.max_episode_steps=5"]], ids=["falls", "cut"])
+@pytest.mark.slow
 def test_the_same_bits_for_any_number_of_workers(train, keys):
     keys = small("generations=4", "credit.simulations=7", *keys)
     runs = [train(*keys, f"workers={n}", run=f"run{n}") for n in (0, 1, 2, 3)]
@@ -211,6 +317,7 @@ class Step(nn.Module):
         return (x > 0).to(x.dtype)
 
 
+@pytest.mark.slow
 def test_a_policy_of_steps_and_rounded_weights_trains(train, monkeypatch):
     """It has no derivative: nothing may ask for one."""
     monkeypatch.setitem(ACTIVATIONS, "tanh", Step)
@@ -224,6 +331,7 @@ def test_a_policy_of_steps_and_rounded_weights_trains(train, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "clipup"])
+@pytest.mark.slow
 def test_other_optimisers_take_the_steps_too(train, name):
     one = train(*small(f"optim.name={name}", "generations=3"), run="one")
     two = train(*small(f"optim.name={name}", "generations=1"), run="two")
@@ -231,6 +339,7 @@ def test_other_optimisers_take_the_steps_too(train, name):
     assert_equal(tensors(one), tensors(two))
 
 
+@pytest.mark.slow
 def test_a_critic_that_diverges_begins_anew_and_the_run_goes_on(train, capsys):
     run = train(*small("critic.lr=1e25", "generations=2"))
     assert "the critic's numbers are not finite after generation" in capsys.readouterr().out
@@ -257,7 +366,11 @@ def test_what_is_told_of_a_generation(train):
         (["inference=central"], ConfigError, "es.segment=16 needs inference=local"),
         (["serial=true"], ConfigError, "is for members that play episodes"),
         (["policy=transformer"], ConfigError, "policy=transformer: es.segment=16 needs a policy without memory"),
-        (["policy=gru"], ConfigError, "policy=gru: es.segment=16 needs a policy without memory. Give policy=mlp, or "),
+        (
+            ["policy=gru"],
+            ConfigError,
+            "policy=gru: es.segment=16 needs a policy without memory that is a chain of linear layers, ",
+        ),
         (["backend=gymnasium"], EnvError, "needs simulations that can be saved .* Give es.segment=0"),
         (["env=CartPole-v1"], EnvError, "env=CartPole-v1: es.segment=16 needs simulations that can be saved"),
         (["es.segment=-1"], ConfigError, "es.segment=-1"),
@@ -274,6 +387,7 @@ def test_a_segment_may_be_longer_than_an_episode(train):
     assert found["env_steps"] == 6 * 300 and found["steps/terminated"] == 1
 
 
+@pytest.mark.slow
 def test_a_critic_without_numbers_is_told_and_begins_anew(train, tmp_path, capsys):
     run = train(*small("generations=2"))
     path = run / "checkpoints" / "00000002"

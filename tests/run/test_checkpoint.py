@@ -159,6 +159,7 @@ def test_what_a_crash_left_half_written_is_ignored_and_removed(tmp_path):
     half = tmp_path / "checkpoints/.writing-1234"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "checkpoints/.writing-1234-index.json").write_text("{")
     assert cp.load_newest(tmp_path, pytest.fail).generation == 1
     save(tmp_path, 2)
     assert names(tmp_path) == ["00000001", "00000002", "index.json", "last"]

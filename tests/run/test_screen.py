@@ -140,6 +140,7 @@ def test_the_untrained_policy_is_the_first_point_and_no_resume_repeats_it(train,
     assert len(records(train(*TOY, "generations=1", "eval.every=0", run="none"))) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_around_its_first_evaluation_has_it_once(train, monkeypatch):
     """Before it is saved it is done again, else not."""
     whole = train(*TOY, "generations=1", run="whole")
@@ -188,6 +189,22 @@ def test_quiet_says_only_warnings(capsys, tmp_path):
     assert capsys.readouterr().out == "" and len(metrics(model.run)) == 1
     model.learn(generations=1)
     assert "note: " not in capsys.readouterr().out  # a run that goes on
+
+
+def test_steps_of_evaluations_do_not_count():
+    config = parse_train(["env=A-v0", "minutes=1"])
+    screen = Screen("", Run(config, None, None, "", "", 0, False, RETURN).stop_rules, RETURN, quiet=True)
+    screen.evaluating()
+    screen.steps(10)
+    assert screen._steps_in_generation == 0
+    screen.restart("evaluating members")
+    screen.steps(3)
+    assert screen._steps_in_generation == 3
+    screen.evaluating()
+    screen.steps(10)
+    assert screen._steps_in_generation == 3
+    screen.write({"generation": 1, "env_steps": 3})
+    assert screen._steps_in_generation == 0
 
 
 def test_time_goes_on_during_a_generation_and_stops_with_training():

@@ -50,6 +50,7 @@ def notes(run, kind):
     return [note for note in map(json.loads, (run / "notes.jsonl").read_text().splitlines()) if kind in note]
 
 
+@pytest.mark.slow
 def test_a_tracker_gets_the_curves_of_tensorboard_and_goes_on_after_a_resume(train, register, monkeypatch):
     """The run wrote four generations, but goes on from the second: none is told twice."""
     register("notes", tracking.Notes)
@@ -99,6 +100,7 @@ def test_no_file_opens_a_connection(train, register, capsys):
     assert model.config.track == [] and es_rl.ES.load(run, track=["notes"]).config.track == ["notes"]
 
 
+@pytest.mark.slow
 def test_trackers_that_fail_or_hang_are_told_of_once_and_hurt_nothing(train, register, monkeypatch, capsys, warm):
     monkeypatch.setattr(link, "FINISH_SECONDS", 1.0)
     for name, (kind, _) in HURT.items():

@@ -1,4 +1,7 @@
-"""Somebody's own cluster, with an actor that counts. Each line on stdin is answered by its count and its workers."""
+"""Somebody's own cluster, with an actor that counts. Each line on stdin is answered by its count and its workers.
+
+The line `end` ends its head without grace, and is not answered.
+"""
 
 import json
 import sys
@@ -24,7 +27,11 @@ if __name__ == "__main__":
         ray.init(address=nodes.address, log_to_driver=False)
         counter = ray.remote(Counter).options(num_cpus=0).remote()
         print(json.dumps(nodes.address), flush=True)
-        for _ in sys.stdin:
+        for line in sys.stdin:
+            if line == "end\n":
+                for part in ("gcs_server", "raylet"):
+                    getattr(nodes.head, f"kill_{part}")()
+                break
             started = psutil.Process().children(recursive=True)
             actors = sorted(p.pid for p in started if p.cmdline()[:1] and p.cmdline()[0].startswith("ray::Actor"))
             print(json.dumps([ray.get(counter.more.remote()), actors]), flush=True)

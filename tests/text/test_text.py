@@ -97,6 +97,7 @@ def test_members_are_scored_on_the_same_sequences_by_their_own_weights(file, noi
         assert scores[row] == pytest.approx(-bits(alone, y).mean().item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_and_says_what_it_writes(file):
     run = train(file, "generations=60", "es.population=64", "es.sigma=0.05", "optim.lr=0.05", "eval.every=30")
     lines = metrics(run)
@@ -132,6 +133,7 @@ def test_a_trained_one_is_gone_on_with_as_a_new_run(file):
     assert after == pytest.approx(before, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_held_out_is_what_is_measured(tmp_path):
     """A text whose end is of other bytes than all before."""
     path = tmp_path / "two.txt"
@@ -162,6 +164,7 @@ def test_a_stop_is_heard_between_two_steps(file, start):
     assert "go on with resume=run" in (file.parent / "out.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_reward_may_decline_a_completion(file, monkeypatch):
     (file.parent / "picky.py").write_text(
         "def judge(prompts, completions, **_):\n"
@@ -172,12 +175,14 @@ def test_a_reward_may_decline_a_completion(file, monkeypatch):
     assert metrics(run)[-1]["members/failed"] == 0
 
 
+@pytest.mark.slow
 def test_backpropagation_of_the_same_net_is_compared(file):
     run = train(file, "generations=40", "baseline=adamw", "optim.name=adamw", "optim.lr=0.01")
     last = metrics(run)[-1]
     assert last["eval/bits_per_byte"] < last["baseline/unigram"] and last["tokens"] == 40 * 4 * 16
 
 
+@pytest.mark.slow
 def test_a_score_of_generated_text_is_a_reward(file, monkeypatch):
     (file.parent / "letters.py").write_text(
         "def plain(prompts, completions, **_):\n"

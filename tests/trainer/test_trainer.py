@@ -442,6 +442,7 @@ def test_what_is_loaded_must_be_sound_and_fit(tmp_path):
         es_rl.Trainer.load(tmp_path / "nothing", network(), alone)
 
 
+@pytest.mark.slow
 def test_constructors_with_the_names_of_eggroll_trainer():
     model = network()
     t = VanillaESTrainer(
@@ -555,6 +556,7 @@ def linear_of(slope, weights):
     return float(slope @ torch.cat([value.flatten() for value in weights.values()]))
 
 
+@pytest.mark.slow
 def test_code_that_moves_over_does_not_diverge():
     """With the numbers of that package's examples: they were a hundred times too large before."""
     torch.manual_seed(0)
@@ -800,6 +802,7 @@ def test_failed_members_are_the_worst_for_a_function_that_shapes():
     assert (seen[0] == seen[0].min()).sum() > record["members/failed"] - 1
 
 
+@pytest.mark.slow
 def test_a_class_of_torch_optim_is_an_optimizer(tmp_path):
     for kind, name in ((torch.optim.Adam, "adam"), (torch.optim.AdamW, "adamw"), (torch.optim.SGD, "sgd")):
         one, other = trainer(optimizer=kind), trainer(optimizer=name)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import SUPPORT, wait_for
+from conftest import SUPPORT, model_hash, wait_for
 
 CHEETAH = [
     "env=HalfCheetah-v5",
@@ -52,7 +53,7 @@ def their_cluster():
     def ask(question="\n"):
         process.stdin.write(question or "")
         process.stdin.flush()
-        return json.loads(process.stdout.readline())
+        return json.loads(process.stdout.readline() or "null")
 
     yield ask
     process.stdin.close()
@@ -79,3 +80,37 @@ def test_a_users_own_cluster_stays_as_it_was_and_keeps_no_worker_of_ours(
     wait_for(lambda: not their_cluster()[1], seconds=10)
     assert their_cluster()[0] >= 3  # the same actor
     assert not any(psutil.pid_exists(pid) for pid in ours)
+
+
+@pytest.mark.cluster
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_a_run_whose_cluster_has_lost_its_head_goes_on_from_its_checkpoint(
+    start, tmp_path, their_cluster, monkeypatch, train
+):
+    pytest.importorskip("ray")
+    address = their_cluster(None)
+    for name, value in (("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0"), ("RAY_AUTH_MODE", "disabled")):
+        monkeypatch.setenv(name, value)
+    run, keys = tmp_path / "run", [*CHEETAH, "es.segment=0", "checkpoint.every=1", "seed=3"]
+    process = start(*keys, f"cluster.address={address}", "run=run", "minutes=60")
+    wait_for((lambda: (run / "checkpoints/last").exists()), process, seconds=300)
+    assert their_cluster("end\n") is None
+    assert process.wait(300) not in (0, None)
+    done = json.loads((run / "checkpoints/last/state.json").read_text())["generation"]
+    train(f"resume={run}", f"generations={done + 2}", "cluster.address=", "minutes=60")
+    alone = train(*keys, f"generations={done + 2}", run="alone")
+    assert model_hash(run) == model_hash(alone)
+
+
+@pytest.mark.cluster
+@pytest.mark.soak
+def test_an_address_that_takes_connections_and_says_nothing_is_told_in_time(command, monkeypatch):
+    pytest.importorskip("ray")
+    for name, value in (("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0"), ("RAY_AUTH_MODE", "disabled")):
+        monkeypatch.setenv(name, value)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        done = command("train", "env=es_rl/PointMass-v0", f"cluster.address={address}", "run=run")
+    assert done.returncode == 6
+    assert f"{address} does not answer as a Ray cluster: nothing within 30 s" in done.stderr

@@ -37,12 +37,12 @@ class Memory:
             self._rows = n
         return [array[:n] for array in self._arrays]
 
-    def close(self, gaps: Compaction) -> None:
+    def drop(self, gaps: Compaction) -> None:
         """Remove the rows of finished simulations, of which some may never have been asked for."""
         if gaps.fillers.size:
             self.first(int(gaps.fillers[-1]) + 1)
             for array in self._arrays:
-                gaps.close(array)
+                gaps.apply(array)
         self._rows = min(self._rows, gaps.left)
 
 

@@ -91,7 +91,7 @@ class SideBySide:
         assert self._playing is not None
         for (index, chunk, attempt), done in self._playing.advance():
             if done.errors and attempt < ATTEMPTS:
-                self._again.append((index, chunk, ATTEMPTS))
+                self._again.append((index, chunk, attempt + 1))
             else:
                 yield index, chunk_result(self._config, chunk, done)
 

@@ -132,7 +132,7 @@ def batches(noise: np.random.Generator, rows: int, epochs: int, size: int) -> It
 
 @dataclass(frozen=True)
 class RewardScale:
-    """Divides rewards by the standard deviation of their running discounted sum, so that targets are of size one."""
+    """Divides rewards by the root mean square of their running discounted sum, so that targets are of size one."""
 
     running: Floats  # (N,) discounted rewards of the current episodes
     count: float

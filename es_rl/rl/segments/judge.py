@@ -54,7 +54,8 @@ class Played:
 
     def metrics(self) -> dict[str, Any]:
         """Return statistics for the log; None for those of finished episodes if there are none."""
-        finished = np.array([episode for part in self.parts for episode in part.finished]).reshape(-1, 2)
+        # In an order that does not depend on the jobs: a mean's last bits do.
+        finished = np.array(sorted(episode for part in self.parts for episode in part.finished)).reshape(-1, 2)
         returns, lengths = finished.mean(axis=0).tolist() if len(finished) else (None, None)
         measured, reward = np.concatenate([part.measured for part in self.parts]), self.all("reward")
         of_terms = statistics(self.measures, measured, steps=reward.size, episodes=len(finished))

@@ -58,7 +58,8 @@ class SegmentTask:
 
     def begin(self) -> ESState:
         """Begin all simulations. Return the state before the first generation."""
-        state, config = es.init(self._policy), self._config
+        config, easy = self._config, difficulty.begun(self._curriculum)
+        state = replace(es.init(self._policy), extra=easy)
         begun = self._map(state, [Segment(part.start, len(part)) for part in self._parts()])
         log_std = np.full(self._policy.head.outputs, np.log(config.credit.explore), np.float32)
         explore = {LOG_STD: log_std, **zero_state({LOG_STD: log_std}, config.optim)}
@@ -68,7 +69,7 @@ class SegmentTask:
             {name: torch.from_numpy(value) for name, value in explore.items()},
             self._new_critic(0),
         )
-        return replace(state, extra=extra.tensors() | difficulty.begun(self._curriculum))
+        return replace(state, extra=extra.tensors() | easy)
 
     def step(self, state: ESState) -> StepResult:
         """Run one generation. Raises `EnvError` or `TrainingError`."""
@@ -191,9 +192,9 @@ def _check(config: Config, spec: EnvSpec, policy: nn.Module) -> None:
         )
     if not isinstance(spec.action_space, spaces.Box):
         raise EnvError(f"env={spec.id}: {given} needs continuous actions. Give es.segment=0.")
-    layers = numpy_layers(policy)
-    if layers is None or remembers(layers):
+    if (layers := numpy_layers(policy)) is None or remembers(layers):
         raise ConfigError(
-            f"policy={config.policy}: {given} needs a policy without memory. Give policy=mlp, or es.segment=0."
+            f"policy={config.policy}: {given} needs a policy without memory that is a chain of linear layers, layer "
+            f"norms and activations. Give policy=mlp, or es.segment=0."
         )
     Credit(policy)

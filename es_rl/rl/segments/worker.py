@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import chain
 from time import perf_counter
 from typing import Any
 
@@ -24,18 +22,21 @@ from es_rl.envs import EnvSpec, Savable
 from es_rl.envs.curriculum import set_difficulty
 from es_rl.envs.measures import sums_of
 from es_rl.envs.spaces import Bools, Floats
+from es_rl.errors import EnvError
 from es_rl.es.strategy import Generation
 from es_rl.policies.normalizer import Moments
 from es_rl.rl.actors import numpy_layers
 from es_rl.rl.chunks import ChunkRunner, make_policy
 from es_rl.rl.config import Config
-from es_rl.rl.episodes import HUGE, Beat
+from es_rl.rl.episodes import Beat, finite
 from es_rl.rl.numpy_policy import NumpyForward
 from es_rl.rl.rollout.chunk import Chunk, observed_mean
 from es_rl.rl.segments.critic import CriticFit
 from es_rl.rl.segments.state import Simulations
 from es_rl.rng import integer_seed, stream
 from es_rl.workers.worker import Take
+
+BEGINNINGS = 3  # attempts to begin an episode, each from another seed
 
 
 @dataclass(frozen=True)
@@ -115,15 +116,22 @@ class SegmentRunner:
         """Run jobs as long as there are any. Evaluation episodes are played side by side."""
         while (taken := take()) is not None:
             if isinstance(taken[1], Chunk):
-                rest = partial(next, chain([taken], iter(take, None)), None)
-                yield from self._episodes.stream(generation, workers, rest, beat)
+                yield from self._episodes.stream(generation, workers, _with(taken, take), beat)
             else:
                 yield taken[0], self(generation, taken[1], beat)
 
     def _begin(self, env: Savable, job: Segment) -> Simulations:
         ids = np.arange(job.count)
         obs = env.reset(ids, [_seed(self._config, 0, job.first + i, 0) for i in range(job.count)])
+        if not finite(obs).all():
+            raise EnvError(_unsound(env))
         return Simulations(env.save(ids), obs, np.zeros(job.count), np.zeros(job.count))
+
+
+def _with(taken: tuple[int, Any], take: Take) -> Take:
+    """Return a function that gives a job that was taken, and then takes others."""
+    first = [taken]
+    return lambda: first.pop() if first else take()
 
 
 def make_simulations(config: Config, spec: EnvSpec) -> Savable:
@@ -132,6 +140,11 @@ def make_simulations(config: Config, spec: EnvSpec) -> Savable:
     made = envs.make_vector(spec.id, n, spec.backend, spec.kwargs, config.obs_first)
     assert isinstance(made, Savable)
     return made
+
+
+def _unsound(env: Savable) -> str:
+    """Return why episodes cannot begin."""
+    return next(iter(env.errors.values()), "an episode begins with an observation that is not finite")
 
 
 def _seed(config: Config, generation: int, simulation: int, restart: int) -> int:
@@ -189,18 +202,17 @@ class _Play:
             moved = self._obs - self._mean
             self._sums[0] += moved
             self._sums[1] += np.square(moved)
+        recorded.x[t] = x  # before the network, whose first layer may work in place
         outputs = self._network(ids, x) + self._std * self._noise[t]
         start = perf_counter()
         obs, reward, terminated, truncated = self._env.step(ids, self._act(ids, outputs.copy()))
         self._result.simulating += perf_counter() - start
-        sound = np.isfinite(reward) & (np.abs(obs) < HUGE).all(axis=1)
+        sound = finite(reward) & finite(obs)
         if not sound.all():
             reward, terminated = np.where(sound, reward, 0.0), terminated | ~sound
-            self._result.broken += int((~sound).sum())
-            self._result.reason = self._result.reason or next(iter(self._env.errors.values()), "")
-            self._env.errors.clear()
+            self._note_broken(~sound)
         over = terminated | truncated
-        recorded.x[t], recorded.outputs[t], recorded.reward[t] = x, outputs, reward
+        recorded.outputs[t], recorded.reward[t] = outputs, reward
         recorded.terminated[t], recorded.over[t] = terminated, over
         self._result.simulations.returns += reward
         self._result.simulations.lengths += 1
@@ -216,8 +228,20 @@ class _Play:
         self._result.finished += zip(now.returns[ended].tolist(), now.lengths[ended].tolist(), strict=True)
         now.returns[ended] = now.lengths[ended] = 0.0
         self._measured[ended] += sums_of(self._env, ended)
-        self._restarts[ended] += 1
-        numbers = zip(ended.tolist(), self._restarts[ended].tolist(), strict=True)
-        seeds = [_seed(self._config, self._generation, self._job.first + i, k) for i, k in numbers]
         self._obs = self._obs.copy()
-        self._obs[ended] = self._env.reset(ended, seeds)
+        for _ in range(BEGINNINGS):
+            self._restarts[ended] += 1
+            numbers = zip(ended.tolist(), self._restarts[ended].tolist(), strict=True)
+            seeds = [_seed(self._config, self._generation, self._job.first + i, k) for i, k in numbers]
+            self._obs[ended] = self._env.reset(ended, seeds)
+            sound = finite(self._obs[ended])
+            if sound.all():
+                return
+            self._note_broken(~sound)
+            ended = ended[~sound]
+        raise EnvError(_unsound(self._env))
+
+    def _note_broken(self, broken: Bools) -> None:
+        self._result.broken += int(broken.sum())
+        self._result.reason = self._result.reason or next(iter(self._env.errors.values()), "")
+        self._env.errors.clear()

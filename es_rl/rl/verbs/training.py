@@ -45,8 +45,7 @@ def located_init(config: Config) -> Config:
     """Return the configuration of a new run with the checkpoint that `init` means now, since `last` changes."""
     if not config.init or Path(config.init).is_file():
         return config
-    parent, which = directory.find(config.init, "init")
-    return replace(config, init=str(parent / "checkpoints" / which if which else parent))
+    return replace(config, init=directory.fixed(config.init, "init"))
 
 
 def create(config: Config) -> Path:
@@ -119,15 +118,14 @@ def prepare(
     if not config.envpool.exact:
         say(INEXACT)
     policy = make_policy(config, spec)
+    parameters = sum(value.numel() for value in policy.parameters())
     if policies.flattens(config, shape := shape_of(spec.observation_space)):
         say(
             f"warning: policy={config.policy} sees {shape.size:,} numbers of an image side by side, so it has "
-            f"{sum(value.numel() for value in policy.parameters()):,} parameters. policy=cnn sees images; pixels.size "
-            f"makes them smaller"
+            f"{parameters:,} parameters. policy=cnn sees images; pixels.size makes them smaller"
         )
     judged = SegmentTask(config, spec, workers, say) if config.es.segment else None
     evaluator = RlTask(config, ESParams.of(config), spec, workers, judged.runner if judged else None)
-    parameters = sum(value.numel() for value in policy.parameters())
     chunks = "" if evaluator.divisible else f" in chunks of {config.chunk}"
     members = f"{config.es.population} members{chunks} judged by whole episodes"
     if judged:

@@ -50,7 +50,7 @@ class Screen:
         self._status, self._film = "starting", ""
         self._record: dict[str, Any] = {}
         self._recorded_at: float | None = time.monotonic()  # None: training is over
-        self._steps_in_generation = 0
+        self._steps_in_generation, self._counting = 0, False  # of the generation in progress, while there is one
         self._last_line = -math.inf
         self._live: Live | None = None
         if not quiet and _can_be_drawn_over(self._console):
@@ -82,13 +82,19 @@ class Screen:
             self.say(text)
 
     def steps(self, count: int) -> None:
-        """Add steps to the count of the generation in progress."""
-        self._steps_in_generation += count
+        """Add steps to the count of the generation in progress. Those of evaluations do not count."""
+        if self._counting:
+            self._steps_in_generation += count
 
     def restart(self, text: str) -> None:
         """Begin a generation: reset its steps and show a status."""
-        self._steps_in_generation = 0
+        self._steps_in_generation, self._counting = 0, True
         self._status = text
+
+    def evaluating(self) -> None:
+        """Show that an evaluation has begun. Its steps do not count."""
+        self._counting = False
+        self.status("evaluating")
 
     def resume(self, generation: int, steps: int, seconds: float) -> None:
         """Show how far the run was before this sitting."""
@@ -104,6 +110,7 @@ class Screen:
     def write(self, record: Record) -> None:
         evaluated = self._terms.score in record
         self._record |= record
+        self._steps_in_generation, self._counting = 0, False
         now = self._recorded_at = time.monotonic()
         if self._live is None and (evaluated or now - self._last_line > PLAIN_SECONDS):
             if record["generation"]:  # the line of the untrained policy does not put off that of the first generation

@@ -1,7 +1,7 @@
 """The worker's side on a cluster: a Ray actor, in which one thread computes jobs as in any worker.
 
-The pool calls `give` with jobs, and `collect` all the time: it returns what the worker has to say, after a while even
-if that is nothing. So a worker needs no connection of its own to the pool.
+The pool always waits for a `collect`, which returns what the worker has to say, after a while even if that is nothing.
+So a worker needs no connection of its own to the pool. Jobs come with the next `collect`, or by `give` during one.
 
 The function and what all jobs share lie in the cluster's object store, once on each machine.
 """
@@ -114,6 +114,11 @@ class Actor:
     def collect(self, seconds: float) -> tuple[list[bytes], list[str]]:
         """Return the worker's messages and the lines that it printed; wait for the first message."""
         return self._channel.collect(seconds)
+
+    def give_and_collect(self, shared: list[Any], jobs: bytes, seconds: float) -> tuple[list[bytes], list[str]]:
+        """Do both in one call: each call costs the pool's process time."""
+        self.give(shared, jobs)
+        return self.collect(seconds)
 
     def _work(self, slot: int) -> None:
         try:

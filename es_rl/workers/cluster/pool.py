@@ -123,7 +123,7 @@ class ClusterWorkers(Pool):
                 setattr(worker, kind, value)
         data = packed(Jobs(self.count, [(number, m.job(number)) for number in numbers]))
         self.ledger.bytes_out += len(data)
-        worker.handle.give.remote(shared, data)
+        self._staff.give(worker, shared, data)
 
     def _pack(self, kind: str, value: object) -> bytes:
         try:

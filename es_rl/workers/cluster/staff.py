@@ -93,7 +93,7 @@ class Staff:
             )
             .remote(slot, environment, str(Path.cwd()))
         )  # fmt: skip
-        return ActorState(slot, handle, handle.collect.remote(COLLECT_SECONDS))
+        return ActorState(slot, handle)
 
     def restart(self) -> None:
         """Replace all actors."""
@@ -110,8 +110,18 @@ class Staff:
         with contextlib.suppress(self._ray.exceptions.RayError, ValueError):  # it is gone, or was never placed
             self._ray.kill(worker.handle, no_restart=True)
 
+    def give(self, worker: ActorState, shared: list[Any], data: bytes) -> None:
+        """Send jobs to a worker, and before them what lies in the object store."""
+        if worker.answer is None:
+            worker.answer = worker.handle.give_and_collect.remote(shared, data, COLLECT_SECONDS)
+        else:
+            worker.handle.give.remote(shared, data)
+
     def listen(self, seconds: float) -> Iterator[tuple[ActorState, Any]]:
         """Yield workers with what they say, or with the error that tells of their end."""
+        for worker in self.workers:
+            if worker.answer is None:
+                worker.answer = worker.handle.collect.remote(COLLECT_SECONDS)
         by_answer = {worker.answer: worker for worker in self.workers}
         answers = list(by_answer)
         if not answers:
@@ -130,7 +140,7 @@ class Staff:
                 yield worker, error
                 continue
             worker.placed = worker.placed or time.monotonic()
-            worker.answer = worker.handle.collect.remote(COLLECT_SECONDS)
+            worker.answer = None
             yield worker, said
 
     def stored(self, kind: str, value: object, pack: Callable[[str, object], bytes], ledger: Ledger, node: str) -> Any:

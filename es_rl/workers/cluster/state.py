@@ -23,7 +23,7 @@ ENOUGH = 3  # finished jobs from which on there is a median
 class ActorState:
     slot: int
     handle: Any
-    answer: Any  # the reference to what its `collect` will return
+    answer: Any = None  # the reference to what its `collect` will return; None: it is not asked at present
     placed: float = 0.0  # when a machine was first heard to have taken it
     facts: dict[str, Any] | None = None  # None until it is ready
     refused: bool = False  # it was left out: it gets no jobs, and keeps its place from others

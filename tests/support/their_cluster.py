@@ -3,6 +3,7 @@
 The line `end` ends its head without grace, and is not answered.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -22,6 +23,12 @@ class Counter:
         return self.count
 
 
+def is_actor(process):
+    with contextlib.suppress(psutil.Error):  # it has just ended
+        return (process.cmdline() or [""])[0].startswith("ray::Actor")
+    return False
+
+
 if __name__ == "__main__":
     with simulated(1, cpus=2) as nodes:
         ray.init(address=nodes.address, log_to_driver=False)
@@ -32,7 +39,6 @@ if __name__ == "__main__":
                 for part in ("gcs_server", "raylet"):
                     getattr(nodes.head, f"kill_{part}")()
                 break
-            started = psutil.Process().children(recursive=True)
-            actors = sorted(p.pid for p in started if p.cmdline()[:1] and p.cmdline()[0].startswith("ray::Actor"))
+            actors = sorted(p.pid for p in psutil.Process().children(recursive=True) if is_actor(p))
             print(json.dumps([ray.get(counter.more.remote()), actors]), flush=True)
         ray.shutdown()

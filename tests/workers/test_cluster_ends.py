@@ -77,9 +77,10 @@ def test_a_users_own_cluster_stays_as_it_was_and_keeps_no_worker_of_ours(
     assert count == 1 and len(ours) == 2
     process.send_signal(number)
     assert process.wait(60) == code
+    assert ("this process was killed" in (tmp_path / "out.txt").read_text()) == (number == signal.SIGKILL)
     wait_for(lambda: not their_cluster()[1], seconds=10)
     assert their_cluster()[0] >= 3  # the same actor
-    assert not any(psutil.pid_exists(pid) for pid in ours)
+    wait_for(lambda: not any(map(psutil.pid_exists, ours)), seconds=10)
 
 
 @pytest.mark.cluster
@@ -97,6 +98,7 @@ def test_a_run_whose_cluster_has_lost_its_head_goes_on_from_its_checkpoint(
     wait_for((lambda: (run / "checkpoints/last").exists()), process, seconds=300)
     assert their_cluster("end\n") is None
     assert process.wait(300) not in (0, None)
+    wait_for(lambda: "Ray has ended it since the cluster has lost its head" in (tmp_path / "out.txt").read_text())
     done = json.loads((run / "checkpoints/last/state.json").read_text())["generation"]
     train(f"resume={run}", f"generations={done + 2}", "cluster.address=", "minutes=60")
     alone = train(*keys, f"generations={done + 2}", run="alone")

@@ -21,6 +21,7 @@ from typing import Any
 from es_rl.errors import ConfigError, ResourceError, missing_extra, text_of
 from es_rl.workers import guard
 from es_rl.workers.cluster.config import ClusterConfig
+from es_rl.workers.cluster.last_words import LastWords
 from es_rl.workers.guard import Guard
 from es_rl.workers.machine import available_processors
 from es_rl.workers.processes import THREAD_VARIABLES, environment
@@ -61,6 +62,7 @@ class Connection:
         """Raise `ConfigError` or `ResourceError` if there is no such cluster."""
         check(config)
         self._guard: Guard | None = None
+        self._last_words: LastWords | None = None
         self._folder = ""
         local = config.address == LOCAL
         with environment(QUIET | (HERE if local else {}), *HERE, MODE, TOKEN):
@@ -82,6 +84,9 @@ class Connection:
             with _signals_kept():
                 self._ray.shutdown()
             self._own = False
+        if self._last_words is not None:
+            self._last_words.close()
+            self._last_words = None
         if self._guard is not None:
             self._guard.close()
             self._guard = None
@@ -109,6 +114,10 @@ class Connection:
         knock(where, found)
         self._await_answer(where, found)
         self._init(where, address=found)
+        self._last_words = LastWords(
+            f"es_rl: {where}: this process was killed, or Ray has ended it since the cluster has lost its head. "
+            f"Start the cluster again, and go on with resume=RUN."
+        )
 
     def _await_answer(self, where: str, address: str) -> None:
         """Raise `ResourceError` if no Ray cluster answers in time. Ray itself would wait longer."""

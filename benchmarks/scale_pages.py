@@ -17,7 +17,7 @@ from es_rl.plot.style import NUMBER, Drawing, canvas, finish, line_style
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- {}: made by benchmarks/scale.py -->", "<!-- /{} -->"
 WORKERS = (10, 32, 100, 320, 1000, 3200, 8192)
-MODELLED = ((1024, 1), (8192, 1), (65536, 1), (8192, 16), (65536, 16))  # members, and episodes of each
+MODELLED = ((1024, 1), (8192, 1), (65536, 1), (8192, 16), (65536, 16), (65536, 64))  # members, and episodes of each
 GOOD = 0.95
 AT = 1000  # workers of the table of what costs what
 SHORT = 500  # workers from which on the model runs one generation only

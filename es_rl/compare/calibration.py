@@ -60,20 +60,21 @@ def counted(count: int, name: str) -> str:
 def candidates(name: str, env: str, processors: int, given: Mapping[str, int] | None = None) -> list[Candidate]:
     """Return the candidates for this many processors; threads and processes in `given` are fixed."""
     fixed = {key: count for key, count in (given or {}).items() if key in ("threads", "processes")}
-    return list(dict.fromkeys(replace(way, **fixed) for way in _ways(name, env, processors)))
+    simulations = (given or {}).get("environments")
+    return list(dict.fromkeys(replace(way, **fixed) for way in _ways(name, env, processors, simulations)))
 
 
-def _ways(name: str, env: str, n: int) -> list[Candidate]:
-    """Return all ways to run an opponent on n processors."""
+def _ways(name: str, env: str, n: int, simulations: int | None) -> list[Candidate]:
+    """Return all ways to run an opponent on n processors, with this many environments if they are given."""
     if n == 1:
         return [Candidate()]
     threads = [Candidate(), Candidate(threads=n)]
     if name == "ppo_fast" and envs.choose_backend(env) == "batch":
         return [replace(way, physics_threads=count) for way in threads for count in (1, n)]
-    if name == "sac":
+    if name in ("sac", "ppo_fast"):  # without a fast environment, ppo_fast simulates in n processes
         return threads
     if name == "ppo":
-        simulations = PPO.get(family(env), {}).get("n_envs", 1)
+        simulations = simulations or PPO.get(family(env), {}).get("n_envs", 1)
         return [*threads, *([replace(way, processes=simulations) for way in threads] if simulations > 1 else [])]
     if name in ("ars", "evotorch"):
         doubled = [1 << i for i in range(n.bit_length()) if 1 << i < n]

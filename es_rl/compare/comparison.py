@@ -70,7 +70,7 @@ def _train(place: str, name: str, seed: int, out: Path, config: CompareConfig, o
         contender.run(name, seed, folder, config, ours)
     outcome = contender.outcome(folder)
     if (name, seed) == (OURS, config.first_seed) and config.film and "return_mean" in outcome:
-        contender.film(folder, config)
+        contender.film(folder, config, ours)
     said = f"{outcome['return_mean']:.1f}" if "return_mean" in outcome else outcome.get("failed", "not run")
     sys.stdout.write(f"   {title}: {said}\n")
     return new

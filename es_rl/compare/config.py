@@ -83,6 +83,8 @@ def parse_compare(argv: Sequence[str]) -> tuple[CompareConfig, list[str], Config
     config = parse(CompareConfig, [f"{k}={v}" for k, v in given.items() if k in own])
     ours = [f"{k}={v}" for k, v in given.items() if k not in own]
     check_names(argv, CompareConfig, Config)
+    if remote := next((k for k in ours if k.startswith("cluster.")), ""):
+        raise ConfigError(f"{remote}: a comparison gives all contenders the same machine, this one. Leave it out.")
     for taken in TAKEN:
         if any(k.startswith(f"{taken}=") for k in ours):
             raise ConfigError(f"{taken}: is set by the comparison, which gives all equal minutes. Leave it out.")

@@ -21,7 +21,7 @@ from es_rl.compare.opponents import ppo_fast
 from es_rl.compare.opponents.ppo_fast import sees
 from es_rl.compare.report.summary import OURS, RANDOM
 from es_rl.rl.central import PROCESSES
-from es_rl.rl.config import Config
+from es_rl.rl.config import CODE, Config
 from es_rl.rl.presets import family
 from es_rl.rl.rollout.chunk import capacity
 from es_rl.run import CONFIG, METRICS
@@ -95,10 +95,12 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> st
     begun = (path / CONFIG).exists()
     if not begun:  # left by a training that was killed before its run existed
         shutil.rmtree(path, ignore_errors=True)
-    keys = [f"resume={path}", f"minutes={config.minutes:g}", f"env={config.env}"]
+    code = code_keys(config, ours)
+    keys = [f"resume={path}", f"minutes={config.minutes:g}", f"env={config.env}", *code]
     if failed := _call(folder, config, "es_rl.train", keys if begun else train_keys(seed, path, config, ours)):
         return failed
-    keys = [f"run={path}", f"env={config.env}", f"episodes={config.episodes}", "seed=0"]
+    # On Gymnasium's environment, as all contenders.
+    keys = [f"run={path}", f"env={config.env}", f"episodes={config.episodes}", "seed=0", "backend=gymnasium", *code]
     answer = folder / "evaluation.json"
     if failed := _call(folder, config, "es_rl.evaluate", keys, stdout=answer):
         return failed
@@ -110,7 +112,7 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> st
     points = [
         {"seconds": line["seconds"], "cpu_seconds": cpu, "env_steps": line["env_steps"], "return": line[RETURN]}
         for line, cpu in zip(lines, used, strict=True)
-        if line.get(RETURN) is not None
+        if line.get(RETURN) is not None and not line.get("eval/failed")  # as for the others: no mean of a part
     ]
     (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points), encoding="utf-8")
     result = {name: found[name] for name in ("return_mean", "return_std", "length_mean", "generation")}
@@ -131,11 +133,18 @@ def resources(config: Config) -> dict[str, Any]:
     return {"environments": environments, "processes": processes, "threads": 1, **noted}
 
 
-def film(folder: Path, config: CompareConfig) -> None:
+def code_keys(config: CompareConfig, ours: list[str]) -> list[str]:
+    """Return the keys, besides `env`, that name code of the user's: each command is told them again."""
+    known = resolved(config, ours)
+    return [f"{name}={value}" for name in CODE if name != "env" and ":" in (value := getattr(known, name))]
+
+
+def film(folder: Path, config: CompareConfig, ours: list[str]) -> None:
     """Write the video of es_rl's policy, or the reason why there is none. Do nothing if the video exists."""
     video = folder / "video.mp4"
     if not video.exists():
         keys = [f"run={folder / 'run'}", f"env={config.env}", f"out={video}", f"seconds={config.film:g}"]
+        keys += code_keys(config, ours)
         if failed := _call(folder, config, "es_rl.record", keys):
             (folder / NO_VIDEO).write_text(failed, encoding="utf-8")
 

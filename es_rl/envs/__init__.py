@@ -43,7 +43,7 @@ from es_rl.envs.registry import check_id as check_id
 from es_rl.envs.registry import messages_of, not_made, simulations_of
 from es_rl.envs.spaces import row_of, usable
 from es_rl.envs.toys import point_mass, recall, spot
-from es_rl.errors import FOREIGN, ConfigError, EnvError, lookup
+from es_rl.errors import FOREIGN, ConfigError, EnvError, EsRlError, lookup
 
 OUTDATED = r" \w+-v4 is out of date"  # in a warning of Gymnasium
 _MUJOCO = "pip install 'mujoco>=3.17,!=4.0.0'"
@@ -77,7 +77,8 @@ def make(id: str, n: int, /, backend: str = "auto", *, obs_first: int | None = N
     `backend` is `auto` (the fastest available) or a name in `BACKENDS`. `obs_first` keeps only this many numbers of an
     observation, the first ones; the others may not be computed at all. Raises `EnvError`, `ConfigError`.
     """
-    return make_vector(id, n, backend, env_kwargs, obs_first)
+    with _making(id):
+        return make_vector(id, n, backend, env_kwargs, obs_first)
 
 
 def make_vector(
@@ -185,7 +186,7 @@ def _making(id: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", rf".*{OUTDATED}", DeprecationWarning)
             yield
-    except (ConfigError, EnvError):
+    except EsRlError:
         raise
     except FOREIGN as error:
         raise EnvError(f"env={id}: cannot be made: {gymnasium_backend.describe(error)}") from error
@@ -245,9 +246,14 @@ def probe(id: str, env_kwargs: Mapping[str, Any], seed: int, backend: str = "aut
     assert seen is not None
     if left_out:
         said += (f"left out of the observations, since they have no fixed size: {', '.join(left_out)}",)
-    vector = make_vector(id, 1, backend, env_kwargs, view=view)
-    env.action_space.seed(seed)
-    vector.reset([0], [seed])
+    try:
+        vector = make_vector(id, 1, backend, env_kwargs, view=view)
+        env.action_space.seed(seed)
+        vector.reset([0], [seed])
+    except EsRlError:
+        raise
+    except FOREIGN as error:
+        raise not_made(id, env_kwargs, error) from error
     spec = EnvSpec(
         id, seen, env.action_space, dict(env_kwargs), backend, said, isinstance(vector, Savable),
         names_of(vector), curriculum_of(vector), view,

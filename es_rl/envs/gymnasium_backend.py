@@ -69,14 +69,14 @@ def _made(id: str, env_kwargs: Mapping[str, Any], more: Mapping[str, Any]) -> gy
         plugins.load(module)
     spec = gymnasium.spec(name)
     if "mujoco" in str(spec.entry_point) or "mujoco" in sys.modules:
-        _take_mujoco_warnings()
+        take_mujoco_warnings()
     limit = {} if spec.max_episode_steps else {"max_episode_steps": DEFAULT_TIME_LIMIT}
     try:
         with plugins.their_settings(watch=True):
             return gymnasium.make(name, disable_env_checker=True, **(limit | dict(env_kwargs) | dict(more)))
     finally:
         if "mujoco" in sys.modules:  # the environment may have imported it only now
-            _take_mujoco_warnings()
+            take_mujoco_warnings()
 
 
 def _made_by(make: Callable[..., Any], kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
@@ -90,11 +90,11 @@ def _made_by(make: Callable[..., Any], kwargs: dict[str, Any]) -> gymnasium.Env[
     if not isinstance(env, gymnasium.Env):
         raise TypeError(f"it returned a {type(env).__name__}, and must return a gymnasium.Env")
     if "mujoco" in sys.modules:
-        _take_mujoco_warnings()
+        take_mujoco_warnings()
     return env
 
 
-def _take_mujoco_warnings() -> None:
+def take_mujoco_warnings() -> None:
     """Turn MuJoCo's warnings into Python's. Otherwise MuJoCo writes a log file into the current directory."""
     import mujoco
 

@@ -71,7 +71,7 @@ class FastVectorEnv(gymnasium.vector.VectorEnv[Floats, NDArray[Any], NDArray[Any
                 f"step: the episodes of simulations {before.tolist()} have ended. Reset them with "
                 f"options={{'reset_mask': mask}}."
             )
-        obs, reward, terminated, truncated, diverged = self._simulations.step(actions)
+        obs, reward, terminated, truncated, diverged = self._simulations.step(actions, before)
         infos: dict[str, Any] = {}
         if len(before):  # only in next-step mode: these restart and ignore their actions
             obs[before] = self._restart(before)
@@ -100,6 +100,7 @@ class FastVectorEnv(gymnasium.vector.VectorEnv[Floats, NDArray[Any], NDArray[Any
         self._simulations.close()
 
     def _restart(self, ids: NDArray[np.int64]) -> Floats:
+        set_difficulty(self._simulations.vector, None)  # options hold for one reset, as in Gymnasium
         return self._simulations.reset(ids, [None] * len(ids))
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:

@@ -56,18 +56,17 @@ class _OnBatch:
         self._batch = Batch(model, n, threads)
         self.fields = {name: self._batch.bind(name) for name in names} | {"motion": _motion(model, self._batch.state)}
         self.states, self._anew = self._batch.state, _fresh_state(model)
-        self._bad = self._batch.warning[:, _BAD, 1]  # (N, kinds) counters, a live view
-        self._known, self._everyone = self._bad.copy(), np.arange(n)
+        # (N, kinds) counters, a live view. A divergence sets them to one, whatever they were: they are kept at zero.
+        self._bad, self._everyone = self._batch.warning[:, _BAD, 1], np.arange(n)
 
     def begin(self, places: Ints, motion: Floats) -> None:
         self.states[places] = self._anew  # cheaper than Batch.reset
         self.fields["motion"][places] = motion
         self._batch.forward(np.sort(places))  # a Batch expects sorted ids
-        self._known[places] = self._bad[places]
+        self._bad[places] = 0
 
     def rearrange(self, places: Ints) -> None:
         self.states[:] = self.states[places]
-        self._known[:] = self._bad
 
     def step(self, n: int, substeps: int) -> Bools | None:
         raised: Sequence[int] = ()
@@ -75,10 +74,11 @@ class _OnBatch:
             self._batch.step(None if n == len(self._everyone) else self._everyone[:n], substeps)
         except SimulationError as error:
             raised = error.ids
-        if not len(raised) and not np.count_nonzero(self._bad != self._known):
+        if not len(raised) and not np.count_nonzero(self._bad):
             return None
-        sound: Bools = (self._bad == self._known).all(axis=1)
+        sound: Bools = ~self._bad.any(axis=1)
         sound[list(raised)] = False
+        self._bad[:] = 0
         return sound[:n]
 
 
@@ -127,8 +127,13 @@ class _InTurn:
         model, bad, broken = self._model, data.warning.number[_BAD], []  # a live view of the counters
         for place in places:
             mujoco.mj_setState(model, data, self.states[place], _INTEGRATION)
-            mujoco.mj_step(model, data, substeps)
-            mujoco.mj_rnePostConstraint(model, data)
+            try:
+                mujoco.mj_step(model, data, substeps)
+                mujoco.mj_rnePostConstraint(model, data)
+            except mujoco.FatalError:
+                broken.append(place)
+                bad[:] = 0
+                continue
             self._store(data, place, rows[place])
             if any(bad.tolist()):
                 broken.append(place)
@@ -236,7 +241,7 @@ class MujocoVector:
         return self._task.observe(rows, self._env)[:, : self._env.wanted]
 
     def step(self, ids: Ids, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools]:
-        chosen = np.asarray(ids, np.int64)
+        chosen, actions = np.asarray(ids, np.int64), np.asarray(actions, np.float32)
         n = len(chosen)
         if chosen.tobytes() != self._stepped.tobytes():
             self._arrange(chosen)
@@ -245,7 +250,7 @@ class MujocoVector:
         sound = self._physics.step(n, self._env.frame_skip)
         obs = self._task.observe(rows, self._env)[:, : self._env.wanted]
         now = self._task.progress(rows, self._env)
-        reward, terminated = self._task.outcome(rows, self._env, before, now, np.asarray(actions, np.float32))
+        reward, terminated = self._task.outcome(rows, self._env, before, now, actions)
         before[:] = now
         elapsed += 1
         if sound is not None:

@@ -34,7 +34,7 @@ class Registered:
     def __init__(self, spec: EnvSpec) -> None:
         self._spec, self.max_episode_steps = spec, spec.max_episode_steps
         entry: Any = spec.entry_point
-        if hasattr(entry, "simulations"):
+        if callable(getattr(entry, "simulations", None)):
             self.simulations = partial(entry.simulations, **spec.kwargs)
 
     def __call__(self, **kwargs: Any) -> gymnasium.Env[Any, Any]:
@@ -61,7 +61,8 @@ def simulations_of(id: str) -> Callable[..., Any] | None:
     the arguments with which the id was registered too.
     """
     if isinstance(id, plugins.Given):
-        return getattr(id.object, "simulations", None)
+        found = getattr(id.object, "simulations", None)
+        return found if callable(found) else None
     module, _, name = id.rpartition(":")
     if module:
         _import(module, id)
@@ -69,7 +70,8 @@ def simulations_of(id: str) -> Callable[..., Any] | None:
     entry: Any = None if spec is None else spec.entry_point
     if isinstance(entry, str) and entry.startswith("es_rl."):
         entry = gymnasium.envs.registration.load_env_creator(entry)
-    return partial(entry.simulations, **spec.kwargs) if spec and hasattr(entry, "simulations") else None
+    found = getattr(entry, "simulations", None)
+    return partial(found, **spec.kwargs) if spec and callable(found) else None
 
 
 def check_id(id: str, backend: str = "auto") -> None:

@@ -60,10 +60,12 @@ class Restarting:
         self._begun = True
         return obs
 
-    def step(self, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools, Ints]:
+    def step(self, actions: NDArray[Any], over: Ids = ()) -> tuple[Floats, Floats, Bools, Bools, Ints]:
         """Step all simulations; return observations, rewards, terminated, truncated, and the ids of diverged ones.
 
-        A diverged simulation terminates with reward 0 and a finite observation.
+        What simulations do whose episodes are `over` does not count. A diverged one terminates with reward 0 and a
+        finite observation.
+
         Raises `ConfigError` for actions of the wrong shape or before a reset, `EnvError` if an environment broke.
         """
         chosen = np.asarray(actions, self.action_space.dtype)
@@ -73,7 +75,7 @@ class Restarting:
         if not self._begun:
             raise ConfigError("step: no episode has begun. Call reset first.")
         obs, reward, terminated, truncated = self.vector.step(self.ids, chosen)
-        self._check_errors()
+        self._check_errors(over)
         diverged = np.flatnonzero(~np.isfinite(reward))
         if len(diverged):
             reward[diverged], obs[diverged] = 0.0, np.nan_to_num(obs[diverged], posinf=0.0, neginf=0.0)
@@ -96,9 +98,13 @@ class Restarting:
         self.vector.close()
         self.env.close()
 
-    def _check_errors(self) -> None:
-        for i, text in self.vector.errors.items():
-            raise EnvError(f"simulation {i}: {text}")
+    def _check_errors(self, over: Ids = ()) -> None:
+        """Raise `EnvError` for the first simulation that broke. The next reset begins all anew."""
+        told = dict(self.vector.errors)
+        self.vector.errors.clear()
+        for i, text in told.items():
+            if i not in over:
+                raise EnvError(f"simulation {i}: {text}")
 
 
 def _first(space: spaces.Space[Any], first: int | None) -> spaces.Space[Any]:

@@ -16,6 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from es_rl import envs
+from es_rl.envs.curriculum import checked, set_difficulty
 from es_rl.envs.gymnasium_backend import make_one
 from es_rl.envs.restarting import Restarting
 from es_rl.errors import ConfigError
@@ -50,8 +51,20 @@ class FastVecEnv(VecEnv):  # type: ignore[misc]
         self.metadata = self._simulations.env.metadata
 
     def reset(self) -> NDArray[Any]:
-        """Start all episodes, with the seeds set by `seed` since the last reset; return observations (num_envs, O)."""
-        obs = self._simulations.reset(self._simulations.ids, self._seeds)
+        """Start all episodes, with the seeds set by `seed` since the last reset; return observations (num_envs, O).
+
+        The option `difficulty`, from 0 to 1, set by `set_options`, is that of the patches of a robot's ground.
+        """
+        by_difficulty: dict[float, list[int]] = {}
+        for i, options in enumerate(self._options):
+            by_difficulty.setdefault(checked(options.get("difficulty", 1.0)), []).append(i)
+        obs: NDArray[Any] = np.empty(0)
+        for difficulty, ids in by_difficulty.items():
+            set_difficulty(self._simulations.vector, difficulty)
+            seen = self._simulations.reset(ids, [self._seeds[i] for i in ids])
+            obs = obs if obs.size else np.empty((self.num_envs, *seen.shape[1:]), seen.dtype)
+            obs[ids] = seen
+        set_difficulty(self._simulations.vector, None)  # options hold for one reset
         self._returns[:], self._lengths[:] = 0, 0
         self.reset_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         self._reset_seeds()

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 
 from es_rl.envs.spaces import shape_of
-from es_rl.errors import ConfigError, EnvError, nearest
+from es_rl.errors import ConfigError, EnvError, ResourceError, nearest
 from es_rl.export import check, contract, files
 from es_rl.export.config import ExportConfig
 from es_rl.export.formats import FORMATS, check_installed
@@ -93,7 +93,7 @@ def _environment(
     with contextlib.ExitStack() as stack:
         try:
             made = stack.enter_context(opened(config.env or own, agent))
-        except EnvError as error:
+        except (EnvError, ResourceError) as error:
             if config.env:
                 raise
             why = str(error).rstrip(".")

@@ -41,23 +41,10 @@ class RewardWorker:
         except Exception:
             if len(rows) == 1:
                 raise
-            scores, errors = self._one_by_one(rows, said, beat)
+            scores, errors = rewards.one_by_one(lambda i: float(self([rows[i]], [said[i]], beat)[0]), len(rows), beat)
             if len(errors) == len(rows):
                 raise
             return scores
-
-    def _one_by_one(
-        self, rows: list[Row], said: list[str], beat: Callable[[int], None]
-    ) -> tuple[NDArray[np.float64], list[Exception]]:
-        """Score each completion by itself. Return the scores, NaN where the reward raises, and the errors."""
-        scores, errors = np.full(len(rows), np.nan), []
-        for i, (row, text) in enumerate(zip(rows, said, strict=True)):
-            beat(0)  # each has the whole time
-            try:
-                scores[i] = self([row], [text], beat)[0]
-            except Exception as error:  # noqa: BLE001 - foreign code, any error: this one could not be judged
-                errors.append(error)
-        return scores, errors
 
 
 @contextlib.contextmanager

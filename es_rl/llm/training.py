@@ -96,10 +96,9 @@ def _prepare(
     say(f"opening {source}")
     model, tokenizer = language.open_model(source, "float32")
     speaker = language.Language(model, tokenizer, torch.device("cpu"))
-    longest = max(
-        language.check_lengths(speaker, rows, config.max_new_tokens, name)
-        for rows, name in ((data.train, f"data={config.data}"), (data.held_out, "held-out data"))
-    )
+    longest = language.check_lengths(speaker, data.train, config.max_new_tokens, f"data={config.data}")
+    # Not `longest`, on which batches depend: theta must not depend on what is held out.
+    language.check_lengths(speaker, data.held_out, config.max_new_tokens, "held-out data")
     if source != start:
         with directory.reporting(run):
             model.save_pretrained(start)  # type: ignore[operator]

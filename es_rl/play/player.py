@@ -91,7 +91,7 @@ class Player:
     def _change_policy(self, wish: Wish) -> None:
         try:
             self.agent = self._load(wish.checkpoint)
-        except CheckpointError as error:
+        except (CheckpointError, EnvError) as error:
             self._say(str(error))
         else:
             self._say(f"checkpoint of generation {self.agent.generation}")

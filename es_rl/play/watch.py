@@ -40,7 +40,8 @@ def watch(config: PlayConfig) -> None:
     remedy = f"Film the policy instead: python -m es_rl.record run={config.run}."
     with stop_requests() as check, _opened(env_id, agent.config, remedy) as (env, body):
         agents.check_spaces(agent, env_id, usable(env.observation_space)[0], env.action_space)
-        player = Player(agent, env, body, load=lambda which: agents.load(config.run, which), say=_say, seed=config.seed)
+        load = partial(agents.load, config.run, policy=config.policy)
+        player = Player(agent, env, body, load=load, say=_say, seed=config.seed)
         window: Window = HumanWindow() if body is None else MujocoWindow(body)
         try:
             _say(_introduction(player, env_id, window, pushes=body is not None))

@@ -127,6 +127,20 @@ async def _awaited(given: Awaitable[Any]) -> Any:
     return await given
 
 
+def one_by_one(
+    score_of: Callable[[int], float], n: int, beat: Callable[[int], None]
+) -> tuple[NDArray[np.float64], list[Exception]]:
+    """Score n completions, each by itself. Return the scores, NaN where the reward raises, and the errors."""
+    scores, errors = np.full(n, np.nan), list[Exception]()
+    for i in range(n):
+        beat(0)  # each has the whole time
+        try:
+            scores[i] = score_of(i)
+        except Exception as error:  # noqa: BLE001 - foreign code, any error: this one could not be judged
+            errors.append(error)
+    return scores, errors
+
+
 def score(
     reward: Reward, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
 ) -> NDArray[np.float64]:

@@ -111,7 +111,8 @@ def _from_python(value: Any) -> bool:
 def refuse_outward(file: Mapping[str, Any], given: Mapping[str, Any], source: str) -> None:
     """Raise `ConfigError` for an `OUTWARD` key that a file sets and the command line does not."""
     for name, value in file.items():
-        if value and (key := outward(name)) and not any(outward(other) == key for other in given):
+        key, entries = outward(name), [f"{name}.{entry}" for entry in value] if isinstance(value, dict) else [name]
+        if value and key and not {key, name} & given.keys() and not given.keys() >= {*entries}:
             raise ConfigError(
                 f"{name}={as_text(value)} in {source}: {OUTWARD[key]}, so it is taken from the command line only. "
                 f"If you want it, add {name}={as_text(value)}; if not, {key}={EMPTY.get(type(value), '')}."

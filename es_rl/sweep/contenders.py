@@ -21,7 +21,7 @@ from es_rl.compare.opponents.sb3 import OURS
 from es_rl.config import build, flatten, leaves, read_file
 from es_rl.envs import BACKENDS
 from es_rl.errors import ConfigError, lookup, missing_extra, nearest
-from es_rl.es.optim import OPTIMIZERS
+from es_rl.es.optim import check_optimizer
 from es_rl.es.shaping import SHAPINGS
 from es_rl.noise import KINDS
 from es_rl.policies import POLICIES
@@ -43,7 +43,6 @@ REGISTRIES: dict[str, Mapping[str, Any]] = {
     "backend": BACKENDS | {"auto": None},
     "es.noise": KINDS,
     "es.shaping": SHAPINGS,
-    "optim.name": OPTIMIZERS,
 }
 LIBRARIES = {
     "ppo": ("stable_baselines3", "PPO"),
@@ -94,8 +93,8 @@ class Ours:
         self._longest = spec.max_episode_steps or 1000
 
     def kind(self, name: str) -> str:
-        if name in TAKEN:
-            raise ConfigError(f"{name}: is set by the sweep. Leave it out.")
+        if name in TAKEN or name.startswith("cluster."):
+            raise ConfigError(f"{name}: is set by the sweep, whose trials have a processor each. Leave it out.")
         if name.startswith("env_kwargs."):
             return "any"
         if name not in (*self._fields, "config"):
@@ -106,7 +105,9 @@ class Ours:
         if name == "config":
             return read_file(Path(text), Config)
         config = build(Config, [(preset(self._env), ""), ({name: text}, "")])
-        if name in REGISTRIES:
+        if name == "optim.name":
+            check_optimizer(text, name)
+        elif name in REGISTRIES and not _is_code(name, text):
             lookup(REGISTRIES[name], text, name)
         return flatten(dataclasses.asdict(config)).get(name)
 
@@ -125,7 +126,7 @@ class Ours:
     def command(self, keys: Mapping[str, str], seed: int, folder: Path) -> list[str]:
         run = folder / "run"
         if (run / CONFIG).exists():
-            again = [f"{name}={value}" for name, value in keys.items() if outward(name)]
+            again = [f"{k}={v}" for k, v in keys.items() if outward(k) or _is_code(k, v)]
             return ["es_rl.train", f"resume={run}", f"env={self._env}", *again]
         shutil.rmtree(run, ignore_errors=True)  # left by a training that was killed before its run existed
         own = [f"env={self._env}", f"env_steps={self._env_steps}", f"seed={seed}", f"run={run}", "workers=0"]
@@ -150,6 +151,11 @@ class Ours:
     def best(self, keys: Mapping[str, str]) -> dict[str, Any]:
         file = read_file(Path(keys["config"]), Config) if "config" in keys else {}
         return {"env": self._env, **file, **{k: _plain(v) for k, v in keys.items() if k != "config"}}
+
+
+def _is_code(name: str, value: str) -> bool:
+    """Tell whether a value names a policy of the user's, which is in no registry."""
+    return name == "policy" and ":" in value
 
 
 class Theirs:

@@ -86,8 +86,9 @@ def _search(sweep: Sweep, plan: Plan, config: SweepConfig, out: Path, write: Cal
 
 def _fill(running: dict[optuna.Trial, Running], sweep: Sweep, plan: Plan, config: SweepConfig, out: Path) -> None:
     """Start trials until `parallel` of them run or no more are needed."""
-    while len(running) < (config.parallel or available_processors()) and sweep.counted() < config.trials:
-        trial, keys, number = sweep.ask()
+    most = config.parallel or available_processors()
+    while len(running) < most and (begun := sweep.ask(config.trials)) is not None:
+        trial, keys, number = begun
         running[trial] = Running(plan, keys, out / "trials" / f"{number:03}", partial(sweep.hopeless, trial))
 
 

@@ -40,7 +40,7 @@ class Sweep:
         self, out: Path, space: Space, *, settings: Mapping[str, Any], defaults: Mapping[str, Any], seed: int
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.space = space
+        self.space, self._out = space, out
         self._seed = seed
         path = (out / "study.journal").resolve()
         with _alone(out):
@@ -64,8 +64,15 @@ class Sweep:
         """Count the trials that are complete, stopped or running."""
         return sum(trial.state in COUNTED for trial in self.trials)
 
-    def ask(self) -> tuple[optuna.Trial, dict[str, str], int]:
-        """Begin a trial. Return it, the keys that it tries, and the number of its folder."""
+    def ask(self, trials: int) -> tuple[optuna.Trial, dict[str, str], int] | None:
+        """Begin a trial, unless there are `trials` of them. Return it, the keys that it tries, its folder's number.
+
+        Processes that share the study ask one after the other: equal counts would draw equal settings.
+        """
+        with _alone(self._out):
+            return self._begin() if self.counted() < trials else None
+
+    def _begin(self) -> tuple[optuna.Trial, dict[str, str], int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about experimental features
             count = len(self.trials)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from es_rl import es, rewards
-from es_rl.errors import ConfigError, TrainingError
+from es_rl.errors import ConfigError, EsRlError, TrainingError
 from es_rl.es import optim
 from es_rl.es.strategy import ESParams, ESState, Generation, MemberScores
 from es_rl.population.forward import perturb
@@ -89,7 +89,18 @@ class TextScorer:
         written = generate(self._model, prompts, ctx - ctx // 2, ctx=ctx, generator=None)
         beat(len(prompts) * ctx)
         said, asked = ([_decoded(row) for row in rows] for rows in (written, prompts))
-        return rewards.score(rewards.load(self._config.reward), asked, said, {})
+        reward = rewards.load(self._config.reward)
+        try:
+            return rewards.score(reward, asked, said, {})
+        except EsRlError:
+            raise
+        except Exception:
+            scores, errors = rewards.one_by_one(
+                lambda i: float(rewards.score(reward, asked[i : i + 1], said[i : i + 1], {})[0]), len(said), beat
+            )
+            if len(errors) == len(said):
+                raise
+            return scores
 
 
 class TextTask:

@@ -189,13 +189,15 @@ class Trainer:
         *,
         shaping: Shaping | None = None,
         workers: int = 0,
+        cluster: str = "",
         hang_after: float = 3600.0,
         callbacks: Sequence[Any] = (),
     ) -> Trainer:
         """Return a saved trainer. It continues exactly, to the last bit, as if it had never been saved.
 
-        `model` must have the same architecture. Its parameters are overwritten, and those frozen at the save are
-        frozen again. A `shaping` that was a function is not saved: give it again. Raises `CheckpointError`.
+        `cluster` is given each time: no file names one. `model` must have the same architecture. Its parameters are
+        overwritten, and those frozen at the save are frozen again. A `shaping` that was a function is not saved: give
+        it again. Raises `CheckpointError`.
         """
         folder = Path(path)
         with atomic.reading(folder):
@@ -208,7 +210,9 @@ class Trainer:
             if about.get("own_shaping", False) != (shaping is not None):
                 raise CheckpointError(f"{folder}: give the function shaping= that it was trained with, if it had one.")
             own = about["settings"] | ({} if shaping is None else {"shaping": shaping})
-            trainer = cls(model, fitness, workers=workers, hang_after=hang_after, callbacks=callbacks, **own)
+            trainer = cls(
+                model, fitness, workers=workers, cluster=cluster, hang_after=hang_after, callbacks=callbacks, **own
+            )
             state, rest = load_tensors(contents["model.safetensors"]), load_tensors(contents["trainer.safetensors"])
             trainer._restore(folder, about, state, rest)
         return trainer
@@ -268,6 +272,7 @@ class Trainer:
             return
         member = int(np.nanargmax(np.where(np.isfinite(fitness), fitness, -np.inf)))
         if self.best is None or fitness[member] > self.best.fitness:
+            self._show()  # with workers, nobody has, and a callback may have changed the model
             weights = member_weights(self.model, member, p)
             with restored_after(self.model):
                 assign(self.model, weights)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from multiprocess.connection import Connection
+from multiprocess.connection import Connection, wait
 
 from es_rl.errors import ResourceError
 from es_rl.workers.processes import die_with_parent, kill_process, start_process
@@ -126,7 +126,7 @@ class Forked:
 
     def _listen(self, timeout: float | None) -> None:
         """Take what the status pipe brings. Wait up to `timeout` seconds for the end."""
-        while self._exitcode is None and select.select([self.sentinel], [], [], timeout)[0]:
+        while self._exitcode is None and wait([self.sentinel], timeout):
             data = os.read(self.sentinel, NUMBER.size)
             if not data:
                 self._exitcode = -signal.SIGKILL

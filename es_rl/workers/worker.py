@@ -17,7 +17,7 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -57,8 +57,8 @@ class JobFailure:
     """The outcome of a failed job."""
 
     reason: str  # "died", "hung" or "raised"
-    message: str  # one line
-    detail: str = ""  # a traceback
+    message: str = field(compare=False)  # one line
+    detail: str = field(default="", compare=False)  # a traceback
 
 
 def stream_of(function: Function) -> Stream:

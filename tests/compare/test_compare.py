@@ -16,7 +16,7 @@ import pytest
 from es_rl.compare import baselines, comparison, contender
 from es_rl.compare.__main__ import main
 from es_rl.compare.baselines import BASELINES, label
-from es_rl.compare.config import resolved
+from es_rl.compare.config import parse_compare, resolved
 from es_rl.compare.opponents import ppo_fast
 from es_rl.errors import ConfigError, ResourceError, Stopped
 from es_rl.workers import machine
@@ -119,6 +119,26 @@ def test_a_comparison_is_run_kept_and_gone_on_with(tmp_path, monkeypatch, compar
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"other settings \(minutes was 0.03\)"):
         main(["env=es_rl/PointMass-v0", "minutes=0.05", *SMALL, "out=out"])
+
+
+def test_a_comparison_is_of_this_machine():
+    with pytest.raises(ConfigError, match=r"cluster.address=auto: a comparison gives all contenders the same machine"):
+        parse_compare(["env=Hopper-v4", "cluster.address=auto"])
+
+
+def test_code_of_the_users_is_named_again_and_all_are_judged_on_gymnasiums_environment(tmp_path, monkeypatch):
+    told = {}
+
+    def call(folder, config, module, keys, *, stdout=None):
+        told[module] = keys
+        return "enough" if module == "es_rl.evaluate" else None
+
+    monkeypatch.setattr(contender, "_call", call)
+    config, ours, _ = parse_compare(["env=Hopper-v4", "policy=networks:small"])
+    assert contender._ours(0, tmp_path, config, ours) == "enough"
+    contender.film(tmp_path, config, ours)
+    assert all("policy=networks:small" in keys for keys in told.values()) and len(told) == 3
+    assert "backend=gymnasium" in told["es_rl.evaluate"]
 
 
 def test_settings_that_have_changed_are_not_mixed_with_those_of_before(tmp_path, monkeypatch):

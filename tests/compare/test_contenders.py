@@ -260,14 +260,15 @@ def test_candidates_are_what_each_can_use(monkeypatch):
     assert found["ppo_fast"] == [Candidate(1, 1, 1), Candidate(1, 1, 6), Candidate(6, 1, 1), Candidate(6, 1, 6)]
     assert found["ars"] == found["evotorch"] == processes and found["random"] == [Candidate()]
     assert calibration.candidates("ppo", "Swimmer-v4", 6) == [*threads, Candidate(1, 4), Candidate(6, 4)]
-    assert len(calibration.candidates("ppo_fast", "CartPole-v1", 6)) == 1  # it takes all processors as processes
+    assert calibration.candidates("ppo_fast", "CartPole-v1", 6) == threads  # it takes all processors as processes
     assert all(calibration.candidates(name, "Swimmer-v4", 1) == [Candidate()] for name in baselines.BASELINES)
     assert calibration.candidates("ppo_fast", "Hopper-v4", 6, {"threads": 2}) == [
         Candidate(2, 1, 1),
         Candidate(2, 1, 6),
     ]
     assert calibration.candidates("ars", "Hopper-v4", 6, {"threads": 2, "processes": 3}) == [Candidate(2, 3)]
-    assert calibration.candidates("ppo", "Hopper-v4", 6, {"environments": 8}) == threads
+    eight = [*threads, Candidate(1, 8), Candidate(6, 8)]
+    assert calibration.candidates("ppo", "Hopper-v4", 6, {"environments": 8}) == eight
 
 
 def test_the_fastest_is_found_in_turn_and_kept(tmp_path, monkeypatch, capsys):

@@ -253,6 +253,29 @@ def test_a_teleport_is_never_rewarded(id, actions, backend, tmp_path):
     assert np.isnan(reward[0]) and np.isfinite(reward[1]) and terminated.tolist() == [True, False]
 
 
+@pytest.mark.parametrize("id", ["HalfCheetah-v5", "Ant-v5"])
+def test_each_divergence_is_noticed_wherever_the_simulation_is(id, tmp_path):
+    """A divergence sets MuJoCo's counter to one, whatever it was: the second one in a place looks like the first."""
+    vector = envs.make(id, 2, **explosive(id))
+    actions = np.ones((2, *vector._template.action_space.shape), np.float32)
+
+    def until_it_breaks(i):
+        for _ in range(50):
+            _, reward, terminated, _ = vector.step([i], actions[:1])
+            if terminated[0]:
+                return reward[0]
+        return 0.0
+
+    vector.reset([0, 1], [0, 1])
+    rows = vector.save([1])
+    assert np.isnan(until_it_breaks(0))
+    assert np.isnan(until_it_breaks(1))  # in the first place now
+    vector.reset([0], [2])
+    assert np.isnan(until_it_breaks(0))  # an episode later
+    vector.restore([0], rows)
+    assert np.isfinite(vector.step([0], 0 * actions[:1])[1]).all() and np.isnan(until_it_breaks(0))
+
+
 def test_members_that_diverge_have_failed(train, tmp_path):
     keys = [f"env_kwargs.{name}={value}" for name, value in explosive("HalfCheetah-v5").items()]
     with pytest.raises(TrainingError, match=r"\d of 8 members failed"):

@@ -10,6 +10,7 @@ import mujoco
 import numpy as np
 import pytest
 from conftest import comparable, metrics, model_hash, refusal
+from mujoco.batch import SimulationError
 
 from es_rl import envs
 from es_rl.envs import robot
@@ -290,6 +291,57 @@ def test_the_height_of_the_ground_is_what_a_ray_hits():
     assert (terrain.height(x, y)[outside] == 0).all() and outside.any()
 
 
+@pytest.mark.parametrize("cell", [0.3, 0.45])
+def test_patches_of_any_grid_are_flat_where_episodes_begin(cell):
+    terrain = Terrain(robot.Ground(kinds=("slope", "blocks"), levels=4, side=4.0, cell=cell))
+    places = terrain.places.reshape(-1, 3)
+    for dx, dy in ((0.0, 0.0), (0.2, 0.0), (0.0, -0.2)):
+        assert np.allclose(terrain.height(places[:, 0] + dx, places[:, 1] + dy), places[:, 2])
+
+
+def test_the_command_after_the_last_step_is_that_of_the_last_step():
+    task = cart(seconds=2.0, command=robot.Command({"speed": (-1.0, 1.0)}, seconds=0.75))
+    vector = RobotVector(task, 1)
+    vector.reset([0], [1])
+    told = [vector.command(0)["speed"]]
+    for _ in range(round(2.0 / task.step_seconds)):
+        vector.step([0], [[0.0]])
+        told.append(vector.command(0)["speed"])
+    assert told[-1] == told[-2] != told[0] and len({*told}) == 3
+    kept = RobotVector(cart(seconds=2.0, command=robot.Command({"speed": (-1.0, 1.0)}, seconds=1e6)), 1)
+    kept.reset([0], [1])
+    assert kept._episodes.commands.shape[1] == len(told) and len({*kept._episodes.commands[0, :, 0]}) == 1
+
+
+def test_sensors_begin_with_the_control_of_the_action_0():
+    vector = RobotVector(quadruped.task(varies=(), push=None), 1)
+    vector.reset([0], [1])
+    assert np.array_equal(vector._fields["ctrl"][0], vector.rest) and vector.rest.any()
+
+
+def test_an_episode_that_cannot_begin_is_told_and_the_others_begin(monkeypatch):
+    vector = RobotVector(cart(), 3)
+
+    def forward(chosen):
+        raise SimulationError(np.array([1]), "mass is zero")
+
+    monkeypatch.setattr(vector, "_batch", Failing(vector._batch, forward))
+    obs = vector.reset([0, 1, 2], [0, 1, 2])
+    assert np.isnan(obs[1]).all() and np.isfinite(obs[[0, 2]]).all()
+    assert [*vector.errors] == [1] and "an episode cannot begin: " in vector.errors[1]
+    assert "mass is zero" in vector.errors[1]
+
+
+class Failing:
+    """A batch that cannot compute."""
+
+    def __init__(self, batch, forward):
+        self._batch, self.forward = batch, forward
+
+    def __getattr__(self, name):
+        return getattr(self._batch, name)
+
+
 def test_episodes_begin_on_the_flat_middle_of_any_patch():
     env, terrain = RobotVector(quadruped.task(ground=GROUND, observations={"h": terms.height}), 200), Terrain(GROUND)
     obs = env.reset(range(200), range(200))
@@ -420,7 +472,11 @@ def test_what_is_wrong_in_a_declaration_is_named(changes, error, text):
     ("changes", "error", "text"),
     [
         ({"ground": robot.Ground(kinds=("stair",))}, ConfigError, "ground=stair: unknown. Did you mean stairs"),
-        ({"ground": robot.Ground(levels=0)}, ConfigError, "ground: needs a kind, a level"),
+        ({"ground": robot.Ground(levels=0)}, ConfigError, "ground: levels=0 must be a whole number above 0"),
+        ({"ground": robot.Ground(levels=2.5)}, ConfigError, "ground: levels=2.5 must be a whole number"),
+        ({"ground": robot.Ground(cell=0)}, ConfigError, "cell=0 above 0"),
+        ({"ground": robot.Ground(side=1.1)}, ConfigError, "side=1.1 must be above 1.2 m, the flat middle"),
+        ({"push": robot.Push(seconds=(0.001, 5.0))}, ConfigError, "push: .* must be at least step_seconds=0.02"),
         (
             {"ground": robot.Ground(), "model": mujoco.MjModel.from_xml_path(str(quadruped.MODEL))},
             EnvError,

@@ -2,7 +2,9 @@
 
 import copy
 import warnings
+from dataclasses import replace
 
+import climber  # registers Climb-v0
 import gymnasium
 import numpy as np
 import pytest
@@ -14,11 +16,16 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecNormalize
 
 from es_rl import envs
+from es_rl.envs import robot
 from es_rl.envs.mujoco_tasks import TASKS
+from es_rl.envs.robot import terms
+from es_rl.envs.worlds import quadruped
 from es_rl.errors import ConfigError, EnvError
 
 warnings.simplefilter("ignore")
 MODES = list(AutoresetMode)
+SEEN = {"gravity": terms.gravity}
+CLIMB = climber.TASK
 STEPS = 500  # that each of two simulations takes
 SHORT = {"max_episode_steps": 70}  # so that those restart too that never fall
 
@@ -198,6 +205,43 @@ def test_an_environment_that_breaks_is_no_data():
     env = envs.sb3("hostile:OftenRaises-v0", 1, obs_first=2)
     with pytest.raises(EnvError, match="simulation 0: its reset raised TypeError|cannot be made: TypeError"):
         env.reset()  # its class needs a seed at each reset
+
+
+def test_a_robot_that_broke_once_works_again_after_a_reset_and_steps_after_an_end_do_not_count():
+    rewards = {"odd": (1.0, lambda w: np.where(w.time > 0.05, np.nan, 1.0))}
+    for name, more in (("Odd-v0", {}), ("Over-v0", {"ends": {"late": lambda w: w.time > 0.03}})):
+        robot.register(
+            name, replace(quadruped.task(), rewards=rewards, command=None, observations=SEEN, metrics={}, **more)
+        )
+    env = envs.make_vec("Odd-v0", 2)
+    for _ in range(2):
+        env.reset(seed=0)
+        with pytest.raises(EnvError, match="simulation 0: the reward odd is nan"):
+            for _ in range(5):
+                env.step(np.zeros((2, 12), np.float32))
+    env = envs.make_vec("Over-v0", 2)  # its episodes end in time
+    env.reset(seed=0)
+    for _ in range(12):
+        env.step(np.zeros((2, 12), np.float32))
+
+
+@pytest.mark.slow
+def test_a_difficulty_holds_for_one_reset_as_in_the_libraries():
+    ours, theirs = envs.make_vec("Climb-v0", 3), SyncVectorEnv([lambda: gymnasium.make("Climb-v0")] * 3)
+    zeros = np.zeros((3, 12), np.float32)
+    begun = [env.reset(seed=5, options={"difficulty": 0.0})[0] for env in (ours, theirs)]
+    assert np.array_equal(*begun)
+    for _ in range(70):  # two episodes of 0.6 seconds
+        steps = [env.step(zeros)[:4] for env in (ours, theirs)]
+        same(*steps)
+    ours, theirs = envs.sb3("Climb-v0", 3), DummyVecEnv([lambda: Monitor(gymnasium.make("Climb-v0"))] * 3)
+    for env in (ours, theirs):
+        env.seed(5)
+        env.set_options([{"difficulty": 0.0}, {}, {"difficulty": 0.5}])
+    assert np.array_equal(ours.reset(), theirs.reset())
+    for _ in range(40):
+        assert np.array_equal(ours.step(zeros)[0], theirs.step(zeros)[0])
+    assert np.array_equal(ours.reset(), theirs.reset())
 
 
 def test_episodes_without_a_limit_are_possible():

@@ -132,6 +132,8 @@ def trainings():
         ("eval.every=3", "eval.every: is set by the sweep"),
         ("run=x", "run: is set by the sweep"),
         ("config=no.yaml", "no.yaml: cannot be read"),
+        ("cluster.address=auto", "cluster.address: is set by the sweep, whose trials have a processor each"),
+        ("optim.name=[adam,torch.optim.Nadam]", "torch.optim.Nadam"),
     ],
 )
 def test_what_no_training_would_take_is_refused_before_anything_runs(text, told):
@@ -236,29 +238,43 @@ def opened():
     return opener
 
 
+def test_values_from_outside_the_registries_can_be_searched(tmp_path):
+    ours = contenders.Ours("Hopper-v4", 1000)
+    assert ours.value("optim.name", "torch.optim.NAdam") == "torch.optim.NAdam"
+    assert ours.value("policy", "networks:small") == "networks:small"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").touch()
+    assert "policy=networks:small" in ours.command({"policy": "networks:small", "es.sigma": "0.1"}, 0, tmp_path)
+
+
+def test_no_more_trials_begin_than_are_wanted(opened):
+    found, other = opened(), opened()
+    assert [bool(study.ask(3)) for study in (found, other, found, other)] == [True, True, True, False]
+
+
 def test_hopeless_is_what_is_below_the_median_of_others_at_the_same_step(opened):
     found = opened()
     for value in range(6):  # the first one has the defaults
-        trial, *_ = found.ask()
+        trial, *_ = found.ask(1000)
         assert not found.hopeless(trial, 0, value) and not found.hopeless(trial, 1, 100 + value)
         found.tell(trial, "complete", value)
-    trial, *_ = found.ask()
+    trial, *_ = found.ask(1000)
     assert found.hopeless(trial, 0, 2.4) and not found.hopeless(trial, 1, 102.6)  # medians 2.5, 102.5
     assert not found.hopeless(trial, 2, -1000.0)  # nobody else was there
     found.tell(trial, "stopped", None)
-    other, *_ = found.ask()
+    other, *_ = found.ask(1000)
     assert found.hopeless(other, 0, 2.35)  # the stopped one counts, too: the median is 2.4 now
     found.tell(other, "failed", None)
-    last, *_ = found.ask()
+    last, *_ = found.ask(1000)
     assert not found.hopeless(last, 0, 2.4)  # the failed one does not
 
 
 def test_the_defaults_come_first_whatever_the_ranges_and_are_never_stopped(opened):
     found = opened()
-    trial, keys, _ = found.ask()
+    trial, keys, _ = found.ask(1000)
     assert keys == {} and trial.params == {"learning_rate": 1e-4}  # gamma=0.95 is no choice
     for value in range(6):
-        other, keys, _ = found.ask()
+        other, keys, _ = found.ask(1000)
         assert set(keys) == {"learning_rate", "gamma"}
         found.hopeless(other, 0, float(value))
         found.tell(other, "complete", value)
@@ -269,7 +285,7 @@ def test_a_search_is_the_same_again_and_another_with_another_seed(opened):
     def tried(out, seed):
         found, keys = opened(out, seed), []
         for _ in range(14):
-            trial, own, _ = found.ask()
+            trial, own, _ = found.ask(1000)
             keys.append(own)
             found.tell(trial, "complete", -abs(np.log10(trial.params["learning_rate"]) + 3))
         return keys
@@ -281,13 +297,13 @@ def test_a_search_is_the_same_again_and_another_with_another_seed(opened):
 
 def test_trials_of_dead_processes_are_tried_again_and_those_of_other_machines_left(opened):
     found = opened()
-    mine, dead, far = (found.ask()[0] for _ in range(3))
+    mine, dead, far = (found.ask(1000)[0] for _ in range(3))
     dead.set_user_attr("owner", {**dead.user_attrs["owner"], "begun": 1})  # the number was used again
     far.set_user_attr("owner", {"host": "far away", "process": 1, "begun": 1})
     again = opened()
     states = {trial.number: trial.state.name for trial in again.trials}
     assert states == {0: "RUNNING", 1: "FAIL", 2: "RUNNING", 3: "WAITING"}
-    trial, _, folder = again.ask()
+    trial, _, folder = again.ask(1000)
     assert trial.params == dead.params and folder == 1
     assert opened().counted() == 3 and mine.number == 0
 
@@ -295,7 +311,7 @@ def test_trials_of_dead_processes_are_tried_again_and_those_of_other_machines_le
 def test_what_matters_most_is_the_most_important(opened):
     found = opened()
     for i in range(24):
-        trial, *_ = found.ask()
+        trial, *_ = found.ask(1000)
         found.tell(trial, "complete", -abs(np.log10(trial.params["learning_rate"]) + 3) + i * 1e-6)
         assert bool(report.importance(found)) == (i > 3)  # the first one has not all parameters
     shares = report.importance(found)
@@ -306,12 +322,12 @@ def test_what_matters_most_is_the_most_important(opened):
 
 def test_a_line_that_was_cut_off_by_a_kill_is_no_hindrance(opened):
     found = opened()
-    found.tell(found.ask()[0], "complete", 1.0)
+    found.tell(found.ask(1000)[0], "complete", 1.0)
     with Path("sweep/study.journal").open("a") as file:
         file.write('{"op_code": 5, "worker')
     again = opened()
     assert [trial.value for trial in again.trials] == [1.0]
-    again.tell(again.ask()[0], "complete", 2.0)
+    again.tell(again.ask(1000)[0], "complete", 2.0)
     assert [trial.value for trial in opened().trials] == [1.0, 2.0]
 
 

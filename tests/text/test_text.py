@@ -176,6 +176,19 @@ def test_a_reward_may_decline_a_completion(file, monkeypatch):
 
 
 @pytest.mark.slow
+def test_completions_on_which_a_reward_raises_fail_alone(file, monkeypatch):
+    (file.parent / "odd.py").write_text(
+        "def judge(prompts, completions, **_):\n"
+        "    if any(p[0] in 'tad ' for p in prompts):\n"
+        "        raise ValueError('odd')\n"
+        "    return [1.0 * len(c.strip()) for c in completions]\n"
+    )
+    monkeypatch.syspath_prepend(str(file.parent))
+    run = train(file, "reward=odd:judge", "generations=2", "batch=16")
+    assert metrics(run)[-1]["members/failed"] == 0 and metrics(run)[-1]["fitness/max"] > 0
+
+
+@pytest.mark.slow
 def test_backpropagation_of_the_same_net_is_compared(file):
     run = train(file, "generations=40", "baseline=adamw", "optim.name=adamw", "optim.lr=0.01")
     last = metrics(run)[-1]

@@ -1,6 +1,7 @@
 """`es_rl.Trainer`: any module, any score."""
 
 import copy
+import json
 import math
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from torch import nn
 import es_rl
 from es_rl.errors import CheckpointError, ConfigError, TrainingError
 from es_rl.noise import member_weights
+from es_rl.run import atomic
 from es_rl.trainer import callbacks
 from es_rl.trainer.eggroll_trainer import EGGROLLTrainer, VanillaESTrainer
 from es_rl.trainer.fitness import restored_after
@@ -107,6 +109,34 @@ def test_workers_seeds_and_saving_change_no_bit_that_they_must_not(fitness, tmp_
     assert torch.equal(theta(again), theta(trainer(fitness))) and again.history == [] and again.best is None
     again.train(6)
     assert torch.equal(theta(straight), theta(again))
+
+
+def test_a_saved_trainer_names_no_cluster(tmp_path):
+    """A file of a stranger's would send this user's work to the stranger's machines."""
+    saved = tmp_path / "saved"
+    trainer().save(saved)
+    about = json.loads((saved / "state.json").read_text())
+    about["settings"]["cluster"] = "10.0.0.1:6379"
+    files = {path.name: path.read_bytes() for path in saved.iterdir() if path.name != "MANIFEST.json"}
+    atomic.write(saved, files | {"state.json": json.dumps(about).encode()})
+    with pytest.raises(CheckpointError, match="cluster"):
+        es_rl.Trainer.load(saved, network(), alone)
+    trainer().save(tmp_path / "own")
+    assert es_rl.Trainer.load(tmp_path / "own", network(), alone, cluster="local")._cluster.address == "local"
+
+
+@pytest.mark.process
+def test_the_best_member_is_that_of_theta_whatever_a_callback_does_to_the_model():
+    def peek(t, record):
+        t.model.load_state_dict(t.best.state_dict)
+
+    found = []
+    for workers in (0, 1):
+        t = trainer(callbacks=[peek], workers=workers)
+        t.train(4)
+        found.append(t.best)
+        t.close()
+    assert all(torch.equal(found[0].state_dict[name], value) for name, value in found[1].state_dict.items())
 
 
 @pytest.mark.slow

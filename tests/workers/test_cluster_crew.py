@@ -104,12 +104,30 @@ def test_a_machine_without_a_module_is_left_out_and_its_jobs_run_elsewhere(crewe
         crewed.map(None, None, ["a"])
 
 
-def test_a_straggler_that_lost_its_second_worker_may_be_given_to_another_one(crewed):
-    m = ClusterMap(None, None, list("abcd"), lambda index, outcome: None, 10, True)
+def test_a_straggler_that_hangs_in_both_its_workers_fails(crewed):
+    """Else a member that never ends would take one worker after the other, for ever."""
+    told = []
+    m = ClusterMap(None, None, list("abcd"), lambda index, outcome: told.append((index, outcome)), 10, True)
+    m.waiting.clear()
     m.twice.add(12)
     crewed.workers[0].jobs[12] = crewed.workers[1].jobs[12] = 0.0
-    crewed._lost(crewed.workers[1], "died", "died", m)
-    assert not m.twice and 12 not in list(m.waiting)[:1] and not m.losses
+    crewed._lost(crewed.workers[1], "hung", "hung", m)
+    assert not m.twice and not m.waiting and m.losses[12].hung == 1 and not told
+    assert m.straggler(crewed.workers) is None
+    crewed._lost(next(worker for worker in crewed.workers if worker.jobs), "hung", "hung", m)
+    assert told == [(2, JobFailure("hung", ""))] and not m.waiting
+
+
+def test_a_place_where_no_worker_can_begin_is_left_out_once(crewed):
+    error = RuntimeError("died\nModuleNotFoundError: No module named 'es_rl'")
+    error.actor_init_failed = True
+    crewed.workers[0].facts = told("one")[1]
+    m = ClusterMap(None, None, [], lambda index, outcome: None, 10, True)
+    crewed._staff.listen = lambda seconds: iter([(crewed.workers[1], error)])
+    assert list(crewed._listen(0.0, m)) == [] and crewed.workers[1].gone and crewed.workers[1].refused
+    assert crewed.events == [
+        "a worker cannot begin on its machine (ModuleNotFoundError: No module named 'es_rl'), and is left out"
+    ]
 
 
 def test_errors_of_ray_are_one_line():

@@ -23,7 +23,7 @@ from es_rl.workers.cluster.config import ClusterConfig
 from es_rl.workers.cluster.fingerprint import differing, fingerprint
 from es_rl.workers.cluster.state import ActorState, ClusterMap, equal
 from es_rl.workers.opening import open_pool
-from es_rl.workers.worker import Jobs, packed
+from es_rl.workers.worker import JobFailure, Jobs, packed
 
 
 @dataclass
@@ -60,6 +60,10 @@ def test_the_first_outcome_of_a_job_counts_and_the_second_must_be_equal():
     assert len(told) == 1 and m.seconds == [0.5]
     with pytest.raises(TrainingError, match=r"job 1: .*computes other bits"):
         m.settle(11, np.array([2.0]), 0.5)
+    m.settle(12, JobFailure("raised", "at 0x1", "a traceback"))
+    m.settle(12, JobFailure("raised", "at 0x2", "another one"))  # addresses are no bits of ours
+    del m.outcomes[2]
+    del told[1:]
     m.compare = False
     m.settle(11, np.array([3.0]), 0.5)
     assert m.outcomes == {1: np.array([1.0])} and not m.done
@@ -82,6 +86,9 @@ def test_only_a_job_that_takes_far_longer_than_others_runs_twice(monkeypatch):
     assert m.straggler([slow, quick]) is None  # nothing is known of the others
     m.seconds += [1.0] * 3
     assert m.straggler([slow, quick]) == 15 and m.straggler([quick]) is None
+    m.losses[15] = None
+    assert m.straggler([slow, quick]) is None  # it runs alone: it may be to blame
+    m.losses.clear()
     m.twice.add(15)
     assert m.straggler([slow, quick]) is None
 
@@ -147,6 +154,11 @@ def test_a_cluster_is_given_on_the_command_line_only(entry, what, empty, tmp_pat
     code, said = refusal(parse_train, f"config={file}", "env=CartPole-v1")
     assert code == 2 and what in said and said.endswith(f"; if not, {name}={empty}.")
     assert parse_train([f"config={file}", f"{name}={empty}"]).cluster == ClusterConfig()
+    other = ["cluster.address=local", "cluster.runtime_env.working_dir=."]
+    if "pip" in entry:  # another entry of the same key does not let it pass
+        assert what in refusal(parse_train, f"config={file}", *other)[1]
+        given = parse_train([f"config={file}", *other, "cluster.runtime_env.pip=[mine]"]).cluster.runtime_env
+        assert given == {"pip": ["mine"], "working_dir": "."}
     saved = saved_keys(tmp_path, Config)
     went_on = parse_resume(saved, ["cluster.address=local", "cluster.cpus=2"], "run")
     assert went_on.cluster == ClusterConfig(address="local", cpus=2.0)

@@ -1,6 +1,8 @@
 """The supervisor: order, deaths, hangs, exceptions, abandonment, nothing left behind."""
 
+import fcntl
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from jobs import NeverBegins, Together, double, draw, large, misbehave, print_and_report_signals, slow
 
 from es_rl.errors import EnvError, ResourceError, Stopped
+from es_rl.workers.fork_server import NUMBER, Forked
 from es_rl.workers.machine import available_processors
 from es_rl.workers.pool import DEATHS, HANGS, Workers
 from es_rl.workers.worker import JobFailure
@@ -234,3 +237,21 @@ def test_a_pool_closes_though_the_program_has_forked_and_leaves_its_resource_tra
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     assert not [w for w in recwarn if "resource_tracker" in str(w.message)]
+
+
+def test_a_worker_is_heard_behind_a_thousand_open_files():
+    """`select` knows no descriptor above 1023, and each worker has two."""
+    status, told = os.pipe()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2048)), hard))
+    try:
+        process = Forked(fcntl.fcntl(status, fcntl.F_DUPFD, 1500))
+        assert process.pid is None and process.exitcode is None
+        os.write(told, NUMBER.pack(7))
+        os.write(told, NUMBER.pack(3))
+        assert process.pid == 7 and process.exitcode == 3
+        process.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(status)
+        os.close(told)

@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium import spaces
 
 from es_rl.compare.opponents.clock import Act, BaselineConfig, Clock, Policy, make_env, settings_of
+from es_rl.workers.cluster.connection import on_loopback, protect
 from es_rl.workers.guard import guarded
 
 DEFAULTS: dict[str, Any] = {
@@ -136,8 +137,9 @@ def _ray(actors: int) -> Iterator[None]:
     import ray
 
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    protect()
     folder, before = tempfile.mkdtemp(prefix="ray-"), signal.getsignal(signal.SIGTERM)
-    with guarded(folder):
+    with guarded(folder), on_loopback():
         ray.init(
             num_cpus=actors,
             include_dashboard=False,
@@ -145,6 +147,7 @@ def _ray(actors: int) -> Iterator[None]:
             logging_level=logging.ERROR,
             object_store_memory=STORE_BYTES,
             _temp_dir=folder,
+            _node_ip_address="127.0.0.1",
         )
         signal.signal(signal.SIGTERM, before)  # Ray has replaced the handler
         try:

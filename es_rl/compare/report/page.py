@@ -183,7 +183,8 @@ def _calibrations(results: Results) -> str:
 
 def _trial(row: Mapping[str, Any]) -> str:
     """Return one way to run a contender, and the speed of each of its trials."""
-    way = ", ".join(f"{row[key]} {key}" for key in ("environments", "threads", "processes") if row.get(key) is not None)
+    keys = ("environments", "threads", "physics_threads", "processes")
+    way = ", ".join(f"{row[key]} {key.replace('_', ' ')}" for key in keys if row.get(key) is not None)
     speeds = " and ".join(number(speed, 0) for speed in np.atleast_1d(row.get("steps_per_second", np.nan)))
     return f"{way}: {speeds} steps/s"
 

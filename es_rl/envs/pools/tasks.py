@@ -23,7 +23,7 @@ ENDLESS = 2**31 - 1  # a limit that means none
 # Options that a run must not set: what es_rl sets itself, and what names files or a program. A run may be a stranger's.
 OURS = {"num_envs", "batch_size", "num_threads", "max_num_players", "thread_affinity_offset", "seed", "env_seed",
         "gym_reset_return_info"}  # fmt: skip
-FILES = {"base_path", "vzd_path", "cfg_path", "wad_path", "iwad_path", "game_args", "lmp_save_dir"}
+FILES = {"base_path", "vzd_path", "cfg_path", "wad_path", "iwad_path", "game_args", "lmp_save_dir", "xml_file"}
 # In ViZDoom, any number but 0 presses a button. A policy can only choose among combinations of buttons.
 BY_FAMILY = {"envpool.vizdoom": {"use_combined_action": True}}
 # Frames a second of simulated time, before `frame_skip`.

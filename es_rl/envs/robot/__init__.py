@@ -17,6 +17,7 @@ environment, equal to one simulation of the fast one to the last bit.
 """
 
 from es_rl.envs.curriculum import Curriculum
+from es_rl.envs.gymnasium_backend import take_mujoco_warnings
 from es_rl.envs.robot.deployment import deployment
 from es_rl.envs.robot.env import RobotEnv, register
 from es_rl.envs.robot.task import Actions, Command, Ground, Observe, Push, Start, Task, Vary
@@ -37,3 +38,5 @@ __all__ = [
     "deployment",
     "register",
 ]
+
+take_mujoco_warnings()  # here, since a worker makes simulations without Gymnasium's environment

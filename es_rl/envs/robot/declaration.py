@@ -39,7 +39,7 @@ def check_task(task: Task) -> None:
     if task.command is not None:
         _check_command(task.command)
     if task.push is not None:
-        _check_push(task.push)
+        _check_push(task.push, task.step_seconds)
     if task.curriculum is not None:
         _check_curriculum(task)
 
@@ -98,11 +98,13 @@ def _check_observation(name: str, o: Observe, steps: int) -> None:
         )
 
 
-def _check_push(push: Push) -> None:
+def _check_push(push: Push, dt: float) -> None:
     if np.shape(push.seconds) != (2,):
         raise ConfigError(f"push: seconds={push.seconds} must be a range, such as (5.0, 10.0).")
     if not 0 < push.seconds[0] <= push.seconds[1] or push.speed < 0:
         raise ConfigError(f"push: seconds={push.seconds} must be a range above 0, and speed at least 0.")
+    if push.seconds[0] < dt:
+        raise ConfigError(f"push: seconds={push.seconds} must be at least step_seconds={dt:g}.")
 
 
 def _check_command(command: Command) -> None:

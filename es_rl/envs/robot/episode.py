@@ -131,14 +131,14 @@ def posed(start: Start, model: mujoco.MjModel, seed: int, qpos: Floats) -> Float
 
 
 def commands(command: Command | None, steps: int, dt: float, source: np.random.Generator) -> Floats:
-    """Return the command at each step of an episode, (steps, C)."""
+    """Return the command before each step of an episode and after the last one, (steps + 1, C)."""
     if command is None:
-        return np.zeros((steps, 0))
-    each = max(1, round(command.seconds / dt))
+        return np.zeros((steps + 1, 0))
+    each = min(steps + 1, max(1, round(command.seconds / dt)))
     low, high = np.array(list(command.ranges.values()), np.float64).T
     drawn = source.uniform(low, high, (steps // each + 1, len(low)))
     drawn[source.random(len(drawn)) < command.still] = 0.0
-    return np.repeat(drawn, each, axis=0)[:steps]
+    return np.repeat(drawn, each, axis=0)[: steps + 1]
 
 
 def pushes(push: Push | None, steps: int, dt: float, source: np.random.Generator) -> Floats:

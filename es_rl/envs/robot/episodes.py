@@ -40,7 +40,7 @@ class Episodes:
         self.derives = any(name.startswith("opt.") or name in _CONSTS for name in self.fields)
         self.seed = np.zeros(n, np.int64)
         self.difficulty = np.ones(n)  # of the patches of the ground on which an episode may begin, 0 to 1
-        self.commands = np.zeros((n, self.steps, len(task.command.ranges) if task.command else 0))  # (N, T, C)
+        self.commands = np.zeros((n, self.steps + 1, len(task.command.ranges) if task.command else 0))  # (N, T+1, C)
         self.pushes = np.zeros((n, self.steps, 2))  # (N, T, 2)
 
     def draw(self, chosen: Ints) -> list[tuple[Floats, Floats]]:
@@ -59,6 +59,11 @@ class Episodes:
         if self.derives:
             self._batch.set_const(chosen)
         return starts
+
+    def command(self, chosen: Ints, now: Ints) -> Floats:
+        """Return the commands (n, C) of simulations after `now` (n,) steps; after T steps, they begin again."""
+        told: Floats = self.commands[chosen, np.where(now > 0, (now - 1) % self.steps + 1, 0)]
+        return told
 
     def _expand(self, name: str) -> NDArray[Any]:
         try:

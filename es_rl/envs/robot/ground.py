@@ -72,9 +72,18 @@ class Terrain:
     def __init__(self, ground: Ground) -> None:
         """Raise `ConfigError` for a kind of patch that there is not."""
         shapes = [lookup(SHAPES, kind, "ground") for kind in ground.kinds]
+        if ground.levels < 1 or ground.levels != int(ground.levels) or not ground.cell > 0 or not shapes:
+            raise ConfigError(
+                f"ground: levels={ground.levels} must be a whole number above 0, cell={ground.cell:g} above 0, and "
+                f"there must be a kind."
+            )
         across = round(ground.side / ground.cell)  # cells of a patch
-        if ground.levels < 1 or across < 8 or not shapes:
-            raise ConfigError("ground: needs a kind, a level, and at least 8 cells along the side of a patch.")
+        side = across * ground.cell
+        if across < 8 or side <= 2 * PLATFORM:
+            raise ConfigError(
+                f"ground: side={ground.side:g} must be above {2 * PLATFORM:g} m, the flat middle of a patch, and at "
+                f"least 8 cells of {ground.cell:g} m."
+            )
         self.cell = ground.cell
         rows, columns = ground.levels * across + 1, len(shapes) * across + 1  # along y, along x
         heights = np.zeros((rows, columns))
@@ -91,7 +100,7 @@ class Terrain:
                 heights[level * across :, i * across :][: across + 1, : across + 1] = np.maximum(
                     patch, heights[level * across :, i * across :][: across + 1, : across + 1]
                 )
-                self.places[i, level] = (i + 0.5) * ground.side, (level + 0.5) * ground.side, high + ABOVE
+                self.places[i, level] = (i + 0.5) * side, (level + 0.5) * side, high + ABOVE
         self.half = np.array([columns - 1, rows - 1]) * ground.cell / 2  # half the sides of the field, x and y
         self.places[..., :2] -= self.half
         self.top = max(float(heights.max()), 1e-3)

@@ -8,7 +8,7 @@ are those of the state after the step: a persistent batch goes on from there, so
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import mujoco
@@ -26,7 +26,7 @@ from es_rl.envs.robot.observe import Observer
 from es_rl.envs.robot.task import Task, Term
 from es_rl.envs.robot.world import Fields, World, called, find, is_free, load
 from es_rl.envs.spaces import Bools, Floats, Ids, Ints, Seeds
-from es_rl.errors import ConfigError, EnvError, lookup
+from es_rl.errors import ConfigError, EnvError, lookup, text_of
 
 # MuJoCo resets a simulation mid-episode when it counts one of these warnings; the task would reward the jump.
 _BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
@@ -56,8 +56,8 @@ class RobotVector:
         check_model(task, self.model)
         self._skip, self._free = _substeps(task, self.model), is_free(self.model)
         self._batch = Batch(self.model, n, threads, persistent=True)
-        self._bad = self._batch.warning[:, _BAD, 1]  # (N, kinds) counters, a live view
-        self._known, self._everyone = self._bad.copy(), np.arange(n)
+        # (N, kinds) counters, a live view. A divergence sets them to one, whatever they were: they are kept at zero.
+        self._bad, self._everyone = self._batch.warning[:, _BAD, 1], np.arange(n)
         self._fields, self._facts = Fields(self._batch.bind), dict[Any, Any]()
         self._episodes = Episodes(task, self.model, self._batch, n, self._terrain, randomise=randomise)
         self._limit, self._obs_first = limit or self._episodes.steps, obs_first
@@ -86,17 +86,20 @@ class RobotVector:
     def reset(self, ids: Ids, seeds: Seeds) -> Floats:
         order = np.argsort(ids)
         chosen = np.asarray(ids, np.int64)[order]
-        self._episodes.seed[chosen] = [_integer(list(seeds)[i]) for i in order]
+        given = list(seeds)
+        self._episodes.seed[chosen] = [_integer(given[i]) for i in order]
         self._episodes.difficulty[chosen] = self.difficulty
         self._elapsed[chosen] = 0  # before noise is drawn, which it names
         self._batch.reset(chosen, stage=mujoco.mjtStage.mjSTAGE_NONE)
         for i, (qpos, qvel) in zip(chosen, self._draw(chosen), strict=True):
             self._fields["qpos"][i] = episode.posed(self.task.start, self.model, int(self._episodes.seed[i]), qpos)
             self._fields["qvel"][i] = qvel
-        self._batch.forward(chosen)
-        self._known[chosen] = self._bad[chosen]
+        self._fields["ctrl"][chosen] = self.rest  # what the action 0 does: sensors do not begin with a blow
+        broken = self._forward(chosen)
+        self._bad[chosen] = 0
         self._actions[chosen] = self._measured[chosen] = 0.0
         obs = self._observer.begin(self._world(chosen), chosen)
+        obs[np.isin(chosen, broken)] = np.nan
         return self._seen(obs)[np.argsort(order)]
 
     def step(self, ids: Ids, actions: NDArray[Any]) -> tuple[Floats, Floats, Bools, Bools]:
@@ -105,7 +108,7 @@ class RobotVector:
         raised = self._advance(chosen, np.asarray(actions, np.float64)[order])
         w = self._world(chosen)
         reward, terminated = self._judge(w, chosen)
-        broken = (self._bad[chosen] != self._known[chosen]).any(axis=1)
+        broken = self._bad[chosen].any(axis=1)
         broken |= np.isin(chosen, raised) if len(raised) else False
         reward[broken] = np.nan
         terminated |= ~np.isfinite(reward)
@@ -114,6 +117,7 @@ class RobotVector:
         obs = self._observer.after(w, chosen, self._elapsed[chosen] % NOISE_STEPS)
         if not np.isfinite(obs).all():
             self._blame(w, chosen, np.asarray(~np.isfinite(obs).all(axis=1)))
+        self._bad[chosen] = 0
         back = np.argsort(order)
         return self._seen(obs)[back], reward[back], terminated[back], (self._elapsed[chosen] >= self._limit)[back]
 
@@ -144,7 +148,7 @@ class RobotVector:
         self._observer.restore(chosen, seen)
         self._draw(chosen)
         self._batch.state[chosen] = state
-        self._known[chosen] = self._bad[chosen]
+        self._bad[chosen] = 0
 
     def measured(self, ids: Ids) -> Floats:
         """Return the sums of weighted rewards, ends and metrics over the steps of the present episodes, (n, K)."""
@@ -162,7 +166,7 @@ class RobotVector:
     def command(self, i: int) -> dict[str, float]:
         """Return what a simulation is told now, by name."""
         names = list(self.task.command.ranges) if self.task.command else []
-        now = self._episodes.commands[i, self._elapsed[i] % self._episodes.steps]
+        now = self._episodes.command(self._everyone[i : i + 1], self._elapsed[i : i + 1])[0]
         return dict(zip(names, now.tolist(), strict=True))
 
     def steer(self, i: int, command: Mapping[str, float]) -> None:
@@ -191,6 +195,16 @@ class RobotVector:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("simulations can be neither copied nor pickled: make new ones with the same arguments")
+
+    def _forward(self, chosen: Ints) -> Sequence[int]:
+        """Compute the fields at the start of episodes. Return the simulations in which MuJoCo raised an error."""
+        try:
+            self._batch.forward(chosen)
+        except SimulationError as error:
+            broken: list[int] = error.ids.tolist()
+            self.errors |= dict.fromkeys(broken, f"an episode cannot begin: {text_of(error)}")
+            return broken
+        return ()
 
     def _draw(self, chosen: Ints) -> list[tuple[Floats, Floats]]:
         """Draw the worlds of these episodes from their seeds. Return qpos and qvel at their start."""
@@ -240,7 +254,7 @@ class RobotVector:
 
     def _blame(self, w: World, chosen: Ints, rows: Bools) -> None:
         """Say which term is not finite in these rows, unless the physics is the cause."""
-        sound = (self._bad[chosen] == self._known[chosen]).all(axis=1)
+        sound = ~self._bad[chosen].any(axis=1)
         for row in np.flatnonzero(rows & sound).tolist():
             rewards = (name for name, (_, term) in self.task.rewards.items() if not np.isfinite(term(w)[row]))
             if name := next(rewards, ""):
@@ -255,7 +269,7 @@ class RobotVector:
             self._fields, slice(None) if everyone else chosen, self._facts,
             model=self.model, free=self._free, dt=self.task.step_seconds, time=now * self.task.step_seconds,
             action=self._actions[chosen, -1], last_action=self._actions[chosen, -2],
-            command=self._episodes.commands[chosen, now % self._episodes.steps], terrain=self._terrain,
+            command=self._episodes.command(chosen, now), terrain=self._terrain,
         )  # fmt: skip
 
     def _seen(self, obs: Floats) -> Floats:
@@ -279,7 +293,7 @@ class RobotVector:
                     raise EnvError(f"{name} is {found.dtype}, and must be true or false. Compare it.")
             if self.task.mark is not None and (shape := called("the mark", self.task.mark, w).shape) != (n, 3):
                 raise EnvError(f"the mark has the shape {shape} for {n} simulations, and must have ({n}, 3).")
-        self._known[:] = self._bad
+        self._bad[:] = 0
 
 
 def _substeps(task: Task, model: mujoco.MjModel) -> int:

@@ -141,8 +141,10 @@ class Trackers:
         for link in self._links:
             link.send({"finish": True}, always=True)
         while waited_for := [link for link in self._links if _left(link, asked) > 0]:
-            blocked = [link for link in waited_for if link.waiting]
-            select.select(waited_for, blocked, [], max(_left(link, asked) for link in waited_for))
+            poll, blocked = select.poll(), [link for link in waited_for if link.waiting]
+            for link in waited_for:
+                poll.register(link, select.POLLIN | (select.POLLOUT if link in blocked else 0))
+            poll.poll(1000 * max(_left(link, asked) for link in waited_for))
             for link in blocked:
                 link.push()
             self._poll()

@@ -95,7 +95,7 @@ class Connection:
 
     def _start(self) -> None:
         """Start a cluster of this machine alone. It dies with this process."""
-        os.environ[MODE], os.environ[TOKEN] = "token", secrets.token_hex(32)
+        protect()
         self._folder, mark = tempfile.mkdtemp(prefix="es_rl-"), uuid.uuid4().hex
         self._guard = Guard(mark, self._folder)
         with on_loopback(), environment({guard.NAME: mark} | dict.fromkeys(THREAD_VARIABLES, "1")):
@@ -144,6 +144,12 @@ class Connection:
                 self._ray.init(log_to_driver=False, configure_logging=True, logging_level="ERROR", **arguments)
             except Exception as error:  # Ray raises just this if a busy machine starts it too slowly
                 raise ResourceError(f"{where}: {said(error)}") from error
+
+
+def protect() -> None:
+    """Let a cluster that is started here know nobody without a token, which this process and its children have."""
+    os.environ |= HERE | {MODE: "token", TOKEN: secrets.token_hex(32)}
+    _reread()
 
 
 def _raylet() -> Any:

@@ -137,6 +137,9 @@ class ClusterWorkers(Pool):
     def _listen(self, seconds: float, m: ClusterMap) -> Iterator[tuple[ActorState, list[bytes]]]:
         """Yield what workers say; wait up to `seconds` for the first. Those that are gone are lost here."""
         for worker, said in self._staff.listen(seconds):
+            if isinstance(said, BaseException) and getattr(said, "actor_init_failed", False) and self._others(worker):
+                self._leave_out_unbegun(worker, why(said))
+                continue
             if isinstance(said, BaseException):
                 self._lost(worker, "died", f"died ({why(said)})", m, with_machine=NODE_DIED in str(said))
                 continue
@@ -173,13 +176,23 @@ class ClusterWorkers(Pool):
     def _leave_out(self, worker: ActorState, error: EsRlError, m: ClusterMap) -> None:
         """Give a worker no more jobs. It stays, so that no other one begins there. Raises if no machine is left."""
         worker.refused = True
-        m.waiting.extendleft(reversed(self._taken_from(worker, m)))
+        m.waiting.extendleft(reversed(self._taken_from(worker, m)[0]))
         worker.jobs.clear()
         if self._staff.exhausted:
             raise error
         if str(error) not in self._told:
             self._told.add(str(error))
             self._on_event(f"{error} Until then it is left out")
+
+    def _others(self, worker: ActorState) -> bool:
+        return any(other.able for other in self.workers if other is not worker)
+
+    def _leave_out_unbegun(self, worker: ActorState, text: str) -> None:
+        """Leave out a place where no worker can begin, as without the package. Another one would fail there too."""
+        worker.refused = worker.gone = True
+        if text not in self._told:
+            self._told.add(text)
+            self._on_event(f"a worker cannot begin on its machine ({text}), and is left out")
 
     def _broken(self, worker: ActorState, text: str, m: ClusterMap) -> None:
         """Leave out a worker whose machine cannot import what it is to run; else it is lost."""
@@ -196,18 +209,19 @@ class ClusterWorkers(Pool):
             elif worker.facts is None and worker.placed and now - worker.placed > BEGIN_SECONDS:
                 self._lost(worker, "died", f"did not begin within {BEGIN_SECONDS:g} s", m)
 
-    def _taken_from(self, worker: ActorState, m: ClusterMap) -> list[int]:
-        """Return the jobs that a lost worker leaves undone, without those that another one has too."""
+    def _taken_from(self, worker: ActorState, m: ClusterMap) -> tuple[list[int], list[int]]:
+        """Return the jobs that a lost worker leaves undone: those that nobody has now, and those of another one too."""
         m.twice.difference_update(worker.jobs)
-        lost = [n for n in sorted(worker.jobs) if m.holds(n) and n - m.first not in m.outcomes and n not in m.waiting]
-        return [n for n in lost if not any(n in other.jobs for other in self.workers if other is not worker)]
+        undone = [n for n in sorted(worker.jobs) if m.holds(n) and n - m.first not in m.outcomes and n not in m.waiting]
+        elsewhere = {n for other in self.workers if other is not worker for n in other.jobs}
+        return [n for n in undone if n not in elsewhere], [n for n in undone if n in elsewhere]
 
     def _lost(self, worker: ActorState, reason: str, text: str, m: ClusterMap, *, with_machine: bool = False) -> None:
         """Replace a worker. Put its jobs at the front of the queue; fail those that have lost too many workers.
 
         A worker that died with its machine does not count: a job is not to blame for that.
         """
-        lost, node = self._taken_from(worker, m), worker.facts["node"] if worker.facts else ""
+        (lost, elsewhere), node = self._taken_from(worker, m), worker.facts["node"] if worker.facts else ""
         again = {0: "", 1: ", its chunk is run again"}.get(len(lost), f", its {len(lost)} chunks are run again")
         self._on_event(f"worker {worker.name} {text}; it is replaced{again}")
         self.ledger.lost += 1
@@ -216,10 +230,12 @@ class ClusterWorkers(Pool):
         self._startup_deaths += not node and not with_machine
         if self._startup_deaths >= DEATHS * self.count and not any(other.able for other in self.workers):
             raise ResourceError(f"workers cannot be started: the last one {text}.")
-        for number in reversed(lost):
+        for number in (*elsewhere, *reversed(lost)):
             losses = m.losses.setdefault(number, Losses())
             losses.hung += reason == "hung"
             losses.nodes += [node] if reason == "died" and not with_machine else []
+            if number in elsewhere:
+                continue
             died = len(losses.nodes)
             if died >= DEATHS:
                 alive = self._staff.nodes()

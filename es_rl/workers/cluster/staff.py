@@ -119,10 +119,11 @@ class Staff:
 
     def listen(self, seconds: float) -> Iterator[tuple[ActorState, Any]]:
         """Yield workers with what they say, or with the error that tells of their end."""
-        for worker in self.workers:
+        asked = [worker for worker in self.workers if not worker.gone]
+        for worker in asked:
             if worker.answer is None:
                 worker.answer = worker.handle.collect.remote(COLLECT_SECONDS)
-        by_answer = {worker.answer: worker for worker in self.workers}
+        by_answer = {worker.answer: worker for worker in asked}
         answers = list(by_answer)
         if not answers:
             time.sleep(seconds)

@@ -27,6 +27,7 @@ class ActorState:
     placed: float = 0.0  # when a machine was first heard to have taken it
     facts: dict[str, Any] | None = None  # None until it is ready
     refused: bool = False  # it was left out: it gets no jobs, and keeps its place from others
+    gone: bool = False  # it could not begin: there is nobody to ask
     function: object = None  # the last one sent to it; likewise `context`
     context: object = None
     jobs: dict[int, float] = field(default_factory=dict)  # serial number of a job → when it was given
@@ -114,7 +115,10 @@ class ClusterMap:
         return chosen
 
     def straggler(self, workers: Sequence[ActorState]) -> int | None:
-        """Return the number of a job that takes far longer than others and runs once only; None if there is none."""
+        """Return the number of a job that takes far longer than others and runs once only; None if there is none.
+
+        A job that has lost a worker runs alone: it may be to blame.
+        """
         if len(self.seconds) < ENOUGH:
             return None
         limit, now = max(SLOW_SECONDS, SLOW * statistics.median(self.seconds)), time.monotonic()
@@ -122,7 +126,10 @@ class ClusterMap:
             (given, number)
             for worker in workers
             for number, given in worker.jobs.items()
-            if self.holds(number) and number - self.first not in self.outcomes and number not in self.twice
+            if self.holds(number)
+            and number - self.first not in self.outcomes
+            and number not in self.twice
+            and number not in self.losses
         ]
         given, number = min(slow, default=(now, -1))
         return number if now - given > limit else None

@@ -33,6 +33,7 @@ from es_rl.workers.machine import available_processors
 RETURN = "eval/return_mean"
 NO_VIDEO = "video.txt"  # the reason why there is no video
 PATIENCE = 3600.0  # a training counts as hung after twice its minutes plus this many seconds
+LATE = 0.02  # share of the time from which on a training that ended after it is told
 LIBRARIES = ("stable-baselines3", "sb3-contrib", "evotorch", "ray")
 
 
@@ -117,8 +118,11 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> st
     (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points), encoding="utf-8")
     result = {name: found[name] for name in ("return_mean", "return_std", "length_mean", "generation")}
     result |= {name: lines[-1][name] for name in ("env_steps", "seconds")} | {"cpu_seconds": used[-1]}
-    speed = {"steps_per_second": result["env_steps"] / result["seconds"]}
-    write_json(folder / "result.json", result | {"resources": resources(resolved(config, ours)) | speed})
+    used_up = resources(resolved(config, ours)) | {"steps_per_second": result["env_steps"] / result["seconds"]}
+    late = lines[-1]["seconds"] - lines[-1].get("time/evaluate", 0.0) - 60 * config.minutes
+    if late > LATE * 60 * config.minutes:  # a generation is played to its end
+        used_up["note"] = "; ".join([*filter(None, [used_up.get("note")]), f"ended {late:.0f} s after the time"])
+    write_json(folder / "result.json", result | {"resources": used_up})
     return None
 
 

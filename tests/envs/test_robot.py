@@ -180,6 +180,25 @@ def test_an_episode_does_not_depend_on_what_was_played_before(name):
             assert np.array_equal(ours, theirs)
 
 
+def test_fields_along_another_vary_with_it():
+    """A heavier body is as much harder to turn, and a servo of another gain holds its target."""
+    vector = RobotVector(quadruped.task(push=None), 5)
+    vector.reset(range(5), range(5))
+    fields, model = vector._episodes.fields, vector.model
+    mass = fields["body_mass"][:, 1:] / model.body_mass[1:]
+    assert np.allclose(fields["body_inertia"][:, 1:] / model.body_inertia[1:], mass[..., None]) and np.ptp(mass) > 0.1
+    gain = fields["actuator_gainprm"][..., 0] / model.actuator_gainprm[:, 0]
+    assert np.allclose(fields["actuator_biasprm"][..., 1] / model.actuator_biasprm[:, 1], gain) and np.ptp(gain) > 0.05
+    assert np.array_equal(fields["actuator_biasprm"][..., 2], np.tile(model.actuator_biasprm[:, 2], (5, 1)))
+    one, other = (
+        {"varies": [robot.Vary("body_mass", 0.5, 2.0, along=along)]} for along in ((), [("body_inertia", None)])
+    )
+    plain, along = (RobotVector(cart(**more), 1) for more in (one, other))
+    for v in (plain, along):
+        v.reset([0], [3])
+    assert np.array_equal(plain._episodes.fields["body_mass"], along._episodes.fields["body_mass"])
+
+
 def test_an_episode_begins_about_its_keyframe():
     start = robot.Start(keyframe="leaning", joints=0.1, velocities=0.2)
     env = RobotVector(cart(start=start), 64)
@@ -436,6 +455,13 @@ def writes(w):
         ({"varies": [robot.Vary("body_mass", 1, 2, names="pol")]}, EnvError, "no name fits 'pol'. Did you mean pole"),
         ({"varies": [robot.Vary("body_mass", 2, 1)]}, ConfigError, "the wrong way round"),
         ({"varies": [robot.Vary("body_mass", 1, 2, how="times")]}, ConfigError, "how=times"),
+        (
+            {"varies": [robot.Vary("body_mass", 1, 2, how="add", along=[("body_inertia", None)])]},
+            ConfigError,
+            "along=.* needs how=scale",
+        ),
+        ({"varies": [robot.Vary("body_mass", 1, 2, along=[("dof_damping", None)])]}, EnvError, "has other rows than"),
+        ({"varies": [robot.Vary("body_mass", 1, 2, along=[("body_inertia", 3)])]}, EnvError, "and so no column 3"),
         ({"varies": [robot.Vary("njnt", 1, 2)]}, EnvError, "njnt: is int64 .*only arrays of real numbers"),
         ({"start": robot.Start(keyframe="standing")}, EnvError, "key standing: .*none of this name"),
         ({"actions": robot.Actions(about="lean")}, EnvError, "key lean: .*Did you mean leaning"),

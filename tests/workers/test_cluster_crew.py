@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from es_rl.errors import ConfigError, ResourceError
+from es_rl.errors import CheckpointError, ConfigError, ResourceError
 from es_rl.workers.cluster import admission, connection
 from es_rl.workers.cluster.config import ClusterConfig
 from es_rl.workers.cluster.pool import ClusterWorkers, why
@@ -90,6 +90,22 @@ def test_a_processor_that_computes_other_bits_is_left_out_each_time_it_begins(cr
     crewed._staff.said = [(1, other)]
     assert crewed.map(None, None, ["a", "b"]) == ["a", "b"] and crewed.workers[1].refused
     assert len(crewed.events) == 1 and "two computes other bits than one (torch)" in crewed.events[0]
+
+
+def test_a_run_that_goes_on_compares_with_the_processor_with_which_it_began(tmp_path, monkeypatch):
+    monkeypatch.setattr(admission, "software", lambda: OURS)
+    kept, said = tmp_path / "fingerprint.json", []
+    first = admission.Admission(True, said.append, kept)
+    assert first.refusal(told("one")[1]) is None and kept.exists()
+    later = admission.Admission(True, said.append, kept)
+    other = told("two", fingerprint=PRINT | {"torch": "c"})[1]
+    assert "two computes other bits than one (torch)" in str(later.refusal(other))  # though it answers first
+    assert later.refusal(told("three")[1]) is None
+    lenient = admission.Admission(False, said.append, kept)
+    assert lenient.refusal(other) is None and "two computes other bits than one" in said[0]
+    kept.write_text("[]")
+    with pytest.raises(CheckpointError, match=r"fingerprint.json: cannot be read. Delete it"):
+        admission.Admission(True, said.append, kept)
 
 
 def test_a_machine_without_a_module_is_left_out_and_its_jobs_run_elsewhere(crewed):

@@ -35,48 +35,71 @@ KINDS = {
 
 
 @dataclass(frozen=True)
+class Part:
+    """The numbers of a field that vary."""
+
+    field: str
+    rows: NDArray[np.int64]
+    column: int | None
+
+    @classmethod
+    def of(cls, model: mujoco.MjModel, field: str, column: int | None, pattern: str) -> Part:
+        """Find the rows whose names fit a pattern. Raises `EnvError` if there are none, or the field cannot vary."""
+        if field.startswith(("key_", "qpos0")):
+            raise EnvError(f"{field}: has no effect on an episode. Give start= its noise.")
+        default = model_field(model, field)
+        if not default.ndim or default.dtype.kind != "f":
+            raise EnvError(f"{field}: is {default.dtype} {default.shape}; only arrays of real numbers can vary.")
+        if column is not None and not (default.ndim == 2 and 0 <= column < default.shape[1]):
+            raise EnvError(f"{field}: has the shape {default.shape}, and so no column {column}.")
+        if field.startswith("dof_"):
+            of_rows = [names(model, "joint")[j] for j in model.dof_jntid]
+        elif (kind := KINDS.get(field.partition("_")[0])) is not None:
+            of_rows = names(model, kind)
+        elif pattern != "*":
+            raise EnvError(f"{field}: its rows have no names, so names={pattern!r} fits none. Leave names out.")
+        else:
+            return cls(field, np.arange(len(default)), column)
+        rows = np.array([i for i, name in enumerate(of_rows) if fnmatchcase(name, pattern)], np.int64)
+        if not len(rows):
+            raise EnvError(f"{field}: no name fits {pattern!r}.{nearest(pattern, [name for name in of_rows if name])}")
+        return cls(field, rows, column)
+
+    def changed(self, default: Floats, how: str, drawn: Floats) -> Floats:
+        """Return the field of an episode with these drawn numbers, `default` where it does not vary."""
+        value = np.array(default, np.float64)
+        column = slice(None) if self.column is None or value.ndim == 1 else self.column
+        index = (self.rows, column) if value.ndim > 1 else self.rows
+        shape = (-1, *[1] * (value[index].ndim - 1))
+        value[index] = HOW[how](value[index], drawn.reshape(shape))
+        return value
+
+
+@dataclass(frozen=True)
 class Varied:
     """A `Vary` for a certain model."""
 
     vary: Vary
-    rows: NDArray[np.int64]  # of the field
+    parts: tuple[Part, ...]  # the field, and those along it
 
     @classmethod
     def of(cls, vary: Vary, model: mujoco.MjModel) -> Varied:
-        """Find the rows. Raises `EnvError` for a pattern that fits no name, `ConfigError` for an impossible `how`."""
+        """Find the rows. Raises `EnvError` for a pattern that fits no name, `ConfigError` for what is impossible."""
         lookup(HOW, vary.how, "how")
         if not vary.low <= vary.high:
             raise ConfigError(f"{vary.field}: the range {vary.low:g} to {vary.high:g} is the wrong way round.")
-        if vary.field.startswith(("key_", "qpos0")):
-            raise EnvError(f"{vary.field}: has no effect on an episode. Give start= its noise.")
-        default = model_field(model, vary.field)
-        if not default.ndim or default.dtype.kind != "f":
-            raise EnvError(f"{vary.field}: is {default.dtype} {default.shape}; only arrays of real numbers can vary.")
-        if vary.column is not None and not (default.ndim == 2 and 0 <= vary.column < default.shape[1]):
-            raise EnvError(f"{vary.field}: has the shape {default.shape}, and so no column {vary.column}.")
-        if vary.field.startswith("dof_"):
-            of_joints = [names(model, "joint")[j] for j in model.dof_jntid]
-        elif (kind := KINDS.get(vary.field.partition("_")[0])) is not None:
-            of_joints = names(model, kind)
-        elif vary.names != "*":
-            raise EnvError(f"{vary.field}: its rows have no names, so names={vary.names!r} fits none. Leave names out.")
-        else:
-            return cls(vary, np.arange(len(default)))
-        rows = np.array([i for i, name in enumerate(of_joints) if fnmatchcase(name, vary.names)], np.int64)
-        if not len(rows):
-            known = [name for name in of_joints if name]
-            raise EnvError(f"{vary.field}: no name fits {vary.names!r}.{nearest(vary.names, known)}")
-        return cls(vary, rows)
+        if vary.along and vary.how != "scale":
+            raise ConfigError(f"{vary.field}: along={list(vary.along)} needs how=scale, and has how={vary.how}.")
+        fields = ((vary.field, vary.column), *vary.along)
+        parts = tuple(Part.of(model, field, column, vary.names) for field, column in fields)
+        for part in parts[1:]:
+            if len(part.rows) != len(parts[0].rows):
+                raise EnvError(f"{part.field}: has other rows than {vary.field}, and so cannot vary along it.")
+        return cls(vary, parts)
 
-    def draw(self, source: np.random.Generator, default: Floats) -> Floats:
-        """Return the field for an episode, `default` where it does not vary."""
-        vary, value = self.vary, np.array(default, np.float64)
-        column = slice(None) if vary.column is None or value.ndim == 1 else vary.column
-        index = (self.rows, column) if value.ndim > 1 else self.rows
-        drawn = source.uniform(vary.low, vary.high, 1 if vary.together else len(self.rows))
-        shape = (-1, *[1] * (value[index].ndim - 1))
-        value[index] = HOW[vary.how](value[index], drawn.reshape(shape))
-        return value
+    def draw(self, source: np.random.Generator) -> Floats:
+        """Return the numbers of an episode: one for each row, or one for all."""
+        return source.uniform(self.vary.low, self.vary.high, 1 if self.vary.together else len(self.parts[0].rows))
 
 
 def model_field(model: mujoco.MjModel, name: str) -> Any:

@@ -35,7 +35,8 @@ class Episodes:
         self._randomise = randomise
         self.steps = max(1, round(task.seconds / task.step_seconds))  # T
         self._varied = [Varied.of(vary, model) for vary in task.varies] if randomise else []
-        self.fields = {varied.vary.field: self._expand(varied.vary.field) for varied in self._varied}  # (N, …) each
+        names = [part.field for varied in self._varied for part in varied.parts]
+        self.fields = {name: self._expand(name) for name in dict.fromkeys(names)}  # (N, …) each
         self._defaults = {name: model_field(model, name) for name in self.fields}
         self.derives = any(name.startswith("opt.") or name in _CONSTS for name in self.fields)
         self.seed = np.zeros(n, np.int64)
@@ -49,9 +50,11 @@ class Episodes:
         for i in chosen:
             source, values = episode.world(int(self.seed[i])), dict[str, Floats]()
             for varied in self._varied:
-                name = varied.vary.field
-                self.fields[name][i] = varied.draw(source, values.get(name, self._defaults[name]))
-                values[name] = self.fields[name][i]
+                drawn = varied.draw(source)
+                for part in varied.parts:
+                    name = part.field
+                    self.fields[name][i] = part.changed(values.get(name, self._defaults[name]), varied.vary.how, drawn)
+                    values[name] = self.fields[name][i]
             starts.append(episode.begin(task.start, self._model, source, self._terrain, float(self.difficulty[i])))
             self.commands[i] = episode.commands(task.command, self.steps, task.step_seconds, source)
             if self._randomise and task.push is not None:

@@ -69,6 +69,11 @@ class Vary:
     """A field of the model that differs between episodes, such as `geom_friction` or `body_mass`.
 
     The value is multiplied by, increased by, or set to a uniform number of the range.
+
+        Vary("body_mass", 0.8, 1.2, along=[("body_inertia", None)])            # the same shape of other density
+        Vary("actuator_gainprm", 0.9, 1.1, column=0, along=[("actuator_biasprm", 1)])      # a position servo's gain
+
+    Without the field along it, the second one changes how far a servo turns, and not how stiff it is.
     """
 
     field: str
@@ -78,6 +83,7 @@ class Vary:
     names: str = "*"  # a pattern for the names of bodies, joints, geoms, … whose values vary
     column: int | None = None  # of fields with several numbers each; None: all of them
     together: bool = False  # one number for all, not one for each
+    along: Sequence[tuple[str, int | None]] = ()  # further fields and columns, multiplied by the same numbers
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,9 @@ def task(**changes: object) -> robot.Task:
             {"x": (0.25, 0.42), "y": (-0.3, 0.3), "z": (0.2, 0.42), "round": (-2.0, 2.0)}, seconds=4.0, still=0.0
         ),
         "varies": [
-            robot.Vary("body_mass", 0.8, 1.2),
+            robot.Vary("body_mass", 0.8, 1.2, along=[("body_inertia", None)]),
             robot.Vary("dof_damping", 0.5, 2.0),
-            robot.Vary("actuator_gainprm", 0.9, 1.1, column=0),
+            robot.Vary("actuator_gainprm", 0.9, 1.1, column=0, along=[("actuator_biasprm", 2)]),
         ],
         "mark": target,
     }

@@ -94,9 +94,9 @@ def task(**changes: object) -> robot.Task:
         ),
         "varies": [
             robot.Vary("geom_friction", 0.6, 1.3, column=0, together=True),
-            robot.Vary("body_mass", 0.5, 2.0, names="ball"),
+            robot.Vary("body_mass", 0.5, 2.0, names="ball", along=[("body_inertia", None)]),
             robot.Vary("dof_damping", 0.5, 2.0, names="[pr]*"),
-            robot.Vary("actuator_gainprm", 0.9, 1.1, column=0),
+            robot.Vary("actuator_gainprm", 0.9, 1.1, column=0, along=[("actuator_biasprm", 1)]),
             robot.Vary("opt.gravity", -0.1, 0.1, how="add"),
         ],
         "mark": shown,

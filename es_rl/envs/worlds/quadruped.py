@@ -49,9 +49,9 @@ def task(**changes: object) -> robot.Task:
         "command": robot.Command({"forward": (-0.5, 1.5), "sideways": (-0.3, 0.3), "turn": (-1.0, 1.0)}),
         "varies": [
             robot.Vary("geom_friction", 0.5, 1.3, column=0, together=True),
-            robot.Vary("body_mass", 0.85, 1.15),
+            robot.Vary("body_mass", 0.85, 1.15, along=[("body_inertia", None)]),
             robot.Vary("dof_damping", 0.7, 1.3, names="*_*"),
-            robot.Vary("actuator_gainprm", 0.9, 1.1, column=0, together=True),
+            robot.Vary("actuator_gainprm", 0.9, 1.1, column=0, together=True, along=[("actuator_biasprm", 1)]),
         ],
         "push": robot.Push(seconds=(4.0, 8.0), speed=0.4),
     }

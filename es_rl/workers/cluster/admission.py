@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import platform
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import es_rl
-from es_rl.errors import ConfigError, EsRlError, ResourceError
+from es_rl.errors import CheckpointError, ConfigError, EsRlError, ResourceError, printable
 from es_rl.workers.cluster.fingerprint import differing
 from es_rl.workers.machine import source_digest
 
@@ -21,12 +24,16 @@ def software() -> dict[str, str]:
 
 
 class Admission:
-    """Judge workers by what they tell of their machines. `say` gets a line when bits differ from machine to machine."""
+    """Judge workers by what they tell of their machines. `say` gets a line when bits differ from machine to machine.
 
-    def __init__(self, strict: bool, say: Callable[[str], None]) -> None:
-        self._strict, self._say = strict, say
+    The first worker that is admitted is what others are compared with. It is kept in a file, if there is one: a run
+    that goes on is to have the bits with which it began.
+    """
+
+    def __init__(self, strict: bool, say: Callable[[str], None], kept: Path | None = None) -> None:
+        self._strict, self._say, self._kept = strict, say, kept
         self._software = software()
-        self._first: Mapping[str, Any] | None = None  # facts of the first worker that was admitted
+        self._first: Mapping[str, Any] | None = _read(kept)  # host and fingerprint of the first worker
         self._warned: set[str] = set()  # machines whose fingerprint was told
 
     def refusal(self, facts: Mapping[str, Any]) -> EsRlError | None:
@@ -37,7 +44,9 @@ class Admission:
                     f"{facts['host']} has {name} {theirs}, and this machine {ours}. "
                     f"Install the same version on all machines of the cluster."
                 )
-        self._first = self._first or facts
+        if self._first is None:
+            self._first = {name: facts[name] for name in ("host", "fingerprint")}
+            self._keep(self._first)
         other = differing(self._first["fingerprint"], facts["fingerprint"])
         if not other:
             return None
@@ -50,6 +59,23 @@ class Admission:
                 f"{what}: theta depends on which of them computes a member. cluster.same_bits=strict leaves it out"
             )
         return None
+
+    def _keep(self, first: Mapping[str, Any]) -> None:
+        if self._kept is not None:
+            with contextlib.suppress(OSError):  # a full disk: the next sitting begins with any processor
+                whole = self._kept.with_suffix(".new")
+                whole.write_text(json.dumps(first), encoding="utf-8")
+                whole.replace(self._kept)
+
+
+def _read(kept: Path | None) -> Mapping[str, Any] | None:
+    if kept is None or not kept.is_file():
+        return None
+    try:
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        return {"host": printable(found["host"]), "fingerprint": dict(found["fingerprint"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{kept}: cannot be read. Delete it to begin with any processor.") from error
 
 
 def lacks_module(host: str, text: str) -> ConfigError:

@@ -26,6 +26,7 @@ from es_rl.workers.worker import Function, JobFailure, Jobs, packed
 
 BEGIN_SECONDS = 600.0  # limit from the placing of a worker to its first message; many may begin on one machine
 WAIT_SECONDS = 30.0  # without any worker, until this is said
+KEPT = "fingerprint.json"  # beside the workers' log: of the processor with which a run began
 NODE_DIED = "node has died"  # in Ray's error
 MISSING = "ModuleNotFoundError"
 
@@ -48,7 +49,8 @@ class ClusterWorkers(Pool):
         self._shown, self._shown_busy = time.monotonic(), 0.0  # when `figures` was last called, and `busy` then
         self._connection = Connection(config)
         try:
-            self._admission = Admission(self._strict, self._on_event)
+            kept = None if self._log is None else self._log.with_name(KEPT)
+            self._admission = Admission(self._strict, self._on_event, kept)
             self._staff = Staff(config, count)
         except BaseException:
             self._connection.close()

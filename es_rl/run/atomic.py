@@ -55,6 +55,8 @@ def read(path: Path, names: Sequence[str], *, optional: Sequence[str] = ()) -> d
 
     Raises OSError, or `CheckpointError` if a file does not match the manifest.
     """
+    if not path.exists():
+        _put_back(path)
     manifest = json.loads(contents_of(path / MANIFEST))
     names = [*names, *(name for name in optional if name in manifest)]
     contents = {name: contents_of(path / name) for name in names}
@@ -62,6 +64,13 @@ def read(path: Path, names: Sequence[str], *, optional: Sequence[str] = ()) -> d
         if len(data) != manifest[name]["size"] or _sha256(data) != manifest[name]["sha256"]:
             raise CheckpointError(f"{path / name}: damaged, it is not what {MANIFEST} says.")
     return contents
+
+
+def _put_back(path: Path) -> None:
+    """Give the earlier directory its name again, if a process was killed before the new one had it: see `write`."""
+    for old in path.parent.glob(f".old-*-{path.name}"):
+        old.rename(path)
+        return
 
 
 @contextlib.contextmanager

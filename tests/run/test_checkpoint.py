@@ -165,6 +165,25 @@ def test_what_a_crash_left_half_written_is_ignored_and_removed(tmp_path):
     assert names(tmp_path) == ["00000001", "00000002", "index.json", "last"]
 
 
+def test_a_kill_between_the_two_names_of_a_replacing_save_loses_nothing(tmp_path, monkeypatch):
+    saved = tmp_path / "saved"
+    atomic.write(saved, {"a": b"first"})
+    monkeypatch.setattr(atomic, "_flush_directory", lambda path: None)
+    with monkeypatch.context() as m:
+        names, usual = iter([True, False]), type(saved).rename
+
+        def rename(self, target):
+            if next(names):
+                return usual(self, target)
+            raise KeyboardInterrupt
+
+        m.setattr(type(saved), "rename", rename)
+        with pytest.raises(KeyboardInterrupt):
+            atomic.write(saved, {"a": b"second"})
+    assert not saved.exists()
+    assert atomic.read(saved, ["a"]) == {"a": b"first"} and saved.exists()
+
+
 def damage_truncate(path):
     path.write_bytes(path.read_bytes()[:-3])
 

@@ -47,7 +47,7 @@ class Actions:
 class Start:
     """How an episode begins: at a keyframe (or the model's default pose), with uniform noise of these sizes."""
 
-    keyframe: str | None = None
+    keyframe: str | None = None  # its qpos; velocities and activations begin at 0
     joints: float = 0.0  # of hinges and slides, in radians or metres
     velocities: float = 0.0  # of all velocities
     place: float = 0.0  # of a free root's x and y, in metres

@@ -22,7 +22,8 @@ KINDS = ("dense", "lowrank")
 # The same settings for all tasks, in place of their presets.
 SETTINGS = [
     "policy=mlp", "es.population=64", "es.top=32", "es.sigma=0.05", "es.shaping=centered_ranks", "optim.name=adam",
-    "optim.lr=0.02", "optim.momentum=0.9", "eval.episodes=10", "video.every=-1",
+    "optim.lr=0.02", "optim.lr_decay=1", "optim.momentum=0.9", "es.limit=null", "mlp.hidden=64,64", "eval.episodes=10",
+    "video.every=-1",
 ]  # fmt: skip
 
 

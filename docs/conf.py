@@ -57,6 +57,9 @@ Every setting is a key, given as `key=value`. `python -m es_rl.VERB --help` show
 in a group has the group's name in front: `es.sigma=0.1`. A list is written `64,64`, a whole number also
 `1e6`, a missing value `null`. A key
 marked with ↻ may change when a run goes on ([resuming](../guides/resuming.md)).
+
+Besides the tables: `resume=RUN` (train, text, llm) goes on with a run, `config=FILE` (train) starts from a file of
+keys, and `export=RUN out=DIRECTORY checkpoint=last` (llm) writes a model.
 """
 
 

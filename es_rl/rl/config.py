@@ -119,7 +119,7 @@ class Config:
         None,
         "even number of members whose forward pass, or orthogonal noise, is computed together; a process holds up to "
         "three times their simulations; with other noise and on a CPU, theta does not depend on it, except that of "
-        "the transformer and of your own networks; default: from the population",
+        "the cnn, of the transformer and of your own networks; default: from the population",
         low=2,
     )
     inference: str = key(

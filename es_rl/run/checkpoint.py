@@ -39,7 +39,12 @@ class CheckpointConfig:
         low=1,
         resumable=True,
     )
-    keep: int = key(3, "keep this many of the newest checkpoints; the best one is kept as well", low=1, resumable=True)
+    keep: int = key(
+        3,
+        "keep this many of the newest checkpoints; the best one is kept as well, and some early ones for films",
+        low=1,
+        resumable=True,
+    )
 
 
 FORMAT = 2

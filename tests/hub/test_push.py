@@ -235,7 +235,7 @@ def test_arguments_on_the_card_are_typed_as_they_are_read(value):
 
 def test_no_text_of_a_run_leaves_its_place_on_the_card(train, tmp_path):
     start = train("env=CartPole-v1", *TINY, run="start")
-    run = train("env=CartPole-v1", f"init={start}", *TINY)
+    run = train("env=CartPole-v1", f"init={start}", "cluster.cpus=3", *TINY)
     (run / "command.txt").write_text(
         "python -m es_rl.train --run /home/ann --init 'a\n```\n# Odd\n````' run=/home/ann\n"
     )
@@ -245,7 +245,9 @@ def test_no_text_of_a_run_leaves_its_place_on_the_card(train, tmp_path):
     assert not [line for line in text.splitlines() if line.startswith(("# Odd", "````'"))]
     assert "\n`````sh\npython -m es_rl.train --init " in text and "/home/ann" not in text
     assert "\n| ab\N{REPLACEMENT CHARACTER}# Odd | `1\N{REPLACEMENT CHARACTER}# Odd<b>` |" in text
-    assert str(tmp_path) not in (tmp_path / "out/config.yaml").read_text()  # where it started from is nobody's business
+    published = (tmp_path / "out/config.yaml").read_text()
+    assert "cpus: 3" in (run / "config.yaml").read_text() and "cpus: 3" not in published
+    assert str(tmp_path) not in published  # where it started from is nobody's business
 
 
 @pytest.mark.parametrize("repo", ["", "pole", "ann/po/le", "ann/", "/pole", "ann/po le", "../pole", "ann/a--b", "ann/-a",

@@ -26,6 +26,7 @@ from es_rl.rl.config import EvaluateConfig, PushConfig, RecordConfig
 from es_rl.rl.verbs.evaluation import measure, summary
 from es_rl.rl.verbs.recording import default_file, record
 from es_rl.run import VERSIONS, atomic, checkpoint, directory
+from es_rl.workers.cluster.config import ClusterConfig
 
 CONTRACT = "contract.json"  # what the numbers of an exported policy mean
 SOMETIMES = (card.FILM, CONTRACT)  # files that not every policy has
@@ -104,7 +105,8 @@ def _write(folder: Path, config: PushConfig, agent: agents.Agent, film: Path | N
     with atomic.reading(saved):
         contents = atomic.read(saved, (client.WEIGHTS, client.STATE))
     own = agents.load(config.run, config.checkpoint, policy=config.policy).config.env_kwargs
-    keys = replace(agent.config, env_kwargs=own, run="", init="", track=[])  # what is of this machine only
+    # Without what is of this machine only.
+    keys = replace(agent.config, env_kwargs=own, run="", init="", track=[], cluster=ClusterConfig())
     contract = _contract(Path(config.run), contents[client.WEIGHTS])
     with directory.reporting(folder, "Free the disk, or set TMPDIR"):
         atomic.write(folder, {**contents, client.KEYS: to_yaml(keys).encode()})

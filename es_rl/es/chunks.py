@@ -45,7 +45,7 @@ def divide(members: range, workers: int, most: int) -> list[range]:
     last quarter. Small jobs at the end shorten the wait for the slowest worker, but every job has a cost.
     """
     n, parts, start = len(members), [], 0
-    for i, end in enumerate((n // 4 * 2, n // 8 * 6, n)):
+    for i, end in enumerate((n // 4 * 2, max(n // 4 * 2, n // 8 * 6), n)):  # of 4 or 6 members there is no middle part
         size = 2 * max(1, min(n // (16 * max(1, workers)), most // 2) >> i)
         starts = range(start, end, size)
         parts += [members[j : min(j + size, end)] for j in starts]

@@ -33,7 +33,7 @@ from es_rl.population.layers.rewriting import rewritten, rewritten_in, standing_
 from es_rl.population.layout import Layout, Share, turned
 from es_rl.population.members import LowRank, Members, louder, members_of, select
 from es_rl.population.precision import Precision
-from es_rl.population.rows import alike, copy, growing, joined, keeps, numbers
+from es_rl.population.rows import alike, copy, growing, joined, keeps, numbers, tensors
 from es_rl.population.rules import RULES
 
 
@@ -71,7 +71,7 @@ class Population:
         self._n = self._everyone = n
         self._parameters = dict(module.named_parameters())
         self.select(range(self._n))
-        self.together = _VERDICTS.get(module, True)  # True: compute members at once; False: one after the other
+        self.together = True  # compute members at once; False: one after the other
 
     def select(self, index: Sequence[int] | NDArray[np.int64]) -> None:
         """Compute only the members at these positions from now on."""
@@ -112,20 +112,21 @@ class Population:
                 f"a batch of {rows} rows for {self._n} members: each member must have the same number of rows."
             )
         with torch.no_grad():
+            verdict = _VERDICTS.get(self._module, {}).get(self._case(args, kwargs))
+            self.together &= verdict is not False
             if self.together:
                 try:
-                    if self._module not in _VERDICTS:
-                        return self._first(rows, args, kwargs)
-                    out = self._together(rows, args, kwargs)
-                    return self._first(rows, args, kwargs) if self._unsure(args, kwargs) else out
+                    return (self._together if verdict else self._first)(rows, args, kwargs)
                 except NoRuleError as use:
                     self._give_up(use, args, kwargs)
             return self._each(rows, args, kwargs)
 
     def _first(self, rows: int, args: Any, kwargs: Any) -> Any:
-        """Compute all members at once, and check two of them alone, because the module has not been checked yet.
+        """Compute all members at once, and check two of them alone: the module was not checked with such arguments.
 
-        A module may write into its inputs, so each call gets copies.
+        What has rows is told by its length, which another number of members or of tokens may have by chance. So each
+        case is checked, whatever this process has computed before. A module may write into its inputs, so each call
+        gets copies.
         """
         before = generators.states()
         try:
@@ -139,9 +140,9 @@ class Population:
             raise
         return out
 
-    def _unsure(self, args: Any, kwargs: Any) -> bool:
-        """Tell whether rows were guessed by their number in the last call, and were not checked for such shapes."""
-        return self._guessed and _shapes(args, kwargs) not in _CHECKED.get(self._module, ())
+    def _case(self, args: Any, kwargs: Any) -> tuple[Any, ...]:
+        """Return what a verdict holds for: the number of members, and the shapes of the arguments."""
+        return self._n, *_shapes(args, kwargs)
 
     def _give_up(self, use: NoRuleError, args: Any, kwargs: Any) -> None:
         """Compute members one after the other from now on. Raises `EnvError` if that is impossible."""
@@ -174,7 +175,7 @@ class Population:
                 return turned(forward(*args, **kwargs))
 
     def _check(self, out: Any, rows: int, args: Any, kwargs: Any) -> None:
-        """Check, once per module, that its rows are independent: compute its first and its last member alone.
+        """Check, once in each case, that rows are independent: compute the first and the last member alone.
 
         The error is compared with the effect of the perturbation. Raises `NoRuleError` if it is too large.
         """
@@ -188,11 +189,9 @@ class Population:
             with self._loud():
                 out = self._together(rows, *tree_map(copy, (args, kwargs)))
                 sound = self._agree(out, rows, args, kwargs, tolerance=0.1)
+        _VERDICTS.setdefault(self._module, {})[self._case(args, kwargs)] = sound
         if not sound:
-            _VERDICTS[self._module] = False
             raise NoRuleError("mixes its rows, the first dimension")
-        _VERDICTS[self._module] = True
-        _CHECKED.setdefault(self._module, set()).add(_shapes(args, kwargs))
 
     @contextmanager
     def _loud(self) -> Iterator[None]:
@@ -214,7 +213,9 @@ class Population:
                 numbers(self._alone(weights, *tree_map(copy, self._layout.of_members(share, args, kwargs))))
                 for weights in (self._weights(i), self._theta())
             )
-            together = map(share.like, alone, numbers(out))
+            if len(alone) != len(tensors(out)):
+                return False
+            together = [share.like(one, many).double() for one, many in zip(alone, tensors(out), strict=True)]
             if not all(map(partial(alike, tolerance=tolerance), alone, unperturbed, together)):
                 return False
         return True
@@ -283,14 +284,14 @@ class Population:
         return {id(self._parameters[name]): m for name, m in self._live.items()}
 
 
-# The modules that were checked, and whether their members may be computed at once.
-_VERDICTS: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
-# The shapes of arguments with which they were checked.
-_CHECKED: weakref.WeakKeyDictionary[nn.Module, set[tuple[Any, ...]]] = weakref.WeakKeyDictionary()
+# Of each module, the cases that were checked, and whether its members may be computed at once in them.
+_VERDICTS: weakref.WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = weakref.WeakKeyDictionary()
 _WARNED: set[str] = set()
 
 
 def _shapes(args: Any, kwargs: Any) -> tuple[Any, ...]:
+    if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+        return (tuple(args[0].shape),)  # the usual case
     return tuple(tuple(x.shape) for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor))
 
 

@@ -62,6 +62,8 @@ class Interception(TorchFunctionMode):
                 perturbed = True
             elif not batch:
                 batch = self._is_marked(x)
+        if batch and func in (Tensor.to, Tensor.type_as):
+            batch = self._is_marked(args[0])  # of the other one, only the type is asked for
         if not perturbed:
             result = func(*args, **kwargs)
             return self.mark(result) if batch else result
@@ -112,6 +114,8 @@ class Interception(TorchFunctionMode):
         Raises `NoRuleError` if it reads or writes values, or if vmap cannot compute it for each member.
         """
         name = getattr(func, "__name__", str(func))
+        if name in ("to", "type_as") and len(args) == 2 and isinstance(args[1], Tensor):  # only its type is asked for
+            func, args = Tensor.to, (args[0], args[1].device, args[1].dtype)
         tensors = leaves(args, kwargs)
         if name in READS:
             raise NoRuleError(f"gives parameters to {name}")
@@ -143,7 +147,7 @@ class Interception(TorchFunctionMode):
 
         try:
             result = vmap(one, in_dims=axes)(*split)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, TypeError) as error:
             raise NoRuleError(f"gives parameters to {name} ({str(error).splitlines()[0]})") from error
         if not isinstance(result, Tensor):
             raise NoRuleError(f"gives parameters to {name}")
@@ -196,6 +200,6 @@ def of_each(func: Callable[..., Tensor], *own: Tensor) -> Tensor:
     """Return func of each member's arrays, (N, …) → (N, …). Raises `NoRuleError` if vmap cannot compute it."""
     try:
         stack: Tensor = vmap(func)(*own)
-    except RuntimeError as error:  # for example because func draws random numbers
+    except (RuntimeError, ValueError, TypeError) as error:  # for example because func draws random numbers
         raise NoRuleError(f"uses a parameter in a way that vmap refuses ({str(error).splitlines()[0]})") from error
     return stack

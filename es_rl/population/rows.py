@@ -6,14 +6,20 @@ A batch has the same number of rows for each member; the rows of one member are 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_flatten
 
 from es_rl.errors import EnvError
+
+UNCHANGING = (
+    int, float, complex, str, bytes, type(None), type, Enum, slice, range, np.generic, torch.dtype, torch.device,
+)  # fmt: skip
 
 
 def joined(parts: Sequence[Any], dim: int | None, name: str) -> Any:
@@ -48,7 +54,7 @@ def growing(few: Any, many: Any, factor: int) -> int | None:
 
 def keeps(arguments: Any) -> bool:
     """Tell whether there is an argument, such as a cache, that a second call would change."""
-    return any(not isinstance(x, (Tensor, int, float, str, type(None))) for x in tree_flatten(arguments)[0])
+    return any(not isinstance(x, (Tensor, *UNCHANGING)) for x in tree_flatten(arguments)[0])
 
 
 def copy(x: Any) -> Any:
@@ -56,8 +62,12 @@ def copy(x: Any) -> Any:
     return x.clone() if isinstance(x, Tensor) else x
 
 
+def tensors(out: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor) and leaf.numel()]
+
+
 def numbers(out: Any) -> list[Tensor]:
-    return [leaf.double() for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor) and leaf.numel()]
+    return [leaf.double() for leaf in tensors(out)]
 
 
 def alike(one: Tensor, base: Tensor, many: Tensor, tolerance: float) -> bool:

@@ -213,7 +213,8 @@ def _broadcast(m: Interception, *tensors: Any) -> Any:
 
 def _repeat(m: Interception, input: Tensor, *times: Any) -> Any:
     counts = times[0] if isinstance(times[0], (tuple, list, torch.Size)) else times
-    if m.members(input) is None or any(count != 1 for count in counts[1:]) or len(counts) != input.ndim:
+    one = input.ndim == len(counts) and input.shape[:1] == (1,) and all(count == 1 for count in counts[1:])
+    if m.members(input) is None or not one:
         return m.alone(Tensor.repeat, (input, *times), {})
     return _expand(m, input, counts[0], *input.shape[1:])
 

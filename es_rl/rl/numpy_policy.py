@@ -136,10 +136,15 @@ def remembers(layers: Mapping[str, nn.Module]) -> bool:
 def _links(layers: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Yield the layers of a chain in order, with those of nested chains."""
     for name, layer in layers._modules.items():
-        if type(layer) is nn.Sequential:
+        if type(layer) is nn.Sequential and not _is_changed(layer):
             yield from _links(layer, f"{prefix}{name}.")
         elif layer is not None:
             yield prefix + name, layer
+
+
+def _is_changed(layer: nn.Module) -> bool:
+    """Tell whether a call of a layer does more than its class says."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
 
 
 def _has_kernel(layer: nn.Module) -> bool:
@@ -147,7 +152,7 @@ def _has_kernel(layer: nn.Module) -> bool:
         layer, (nn.Linear, nn.LayerNorm, nn.RNNCellBase)
     ):  # frozen weights
         return False
-    if layer._forward_hooks or layer._forward_pre_hooks:
+    if _is_changed(layer):
         return False
     if isinstance(layer, nn.LayerNorm) and (len(layer.normalized_shape) > 1 or layer.weight is None):
         return False

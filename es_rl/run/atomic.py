@@ -56,7 +56,7 @@ def read(path: Path, names: Sequence[str], *, optional: Sequence[str] = ()) -> d
     Raises OSError, or `CheckpointError` if a file does not match the manifest.
     """
     if not path.exists():
-        _put_back(path)
+        put_back(path.parent, path.name)
     manifest = json.loads(contents_of(path / MANIFEST))
     names = [*names, *(name for name in optional if name in manifest)]
     contents = {name: contents_of(path / name) for name in names}
@@ -66,11 +66,12 @@ def read(path: Path, names: Sequence[str], *, optional: Sequence[str] = ()) -> d
     return contents
 
 
-def _put_back(path: Path) -> None:
-    """Give the earlier directory its name again, if a process was killed before the new one had it: see `write`."""
-    for old in path.parent.glob(f".old-*-{path.name}"):
-        old.rename(path)
-        return
+def put_back(folder: Path, names: str = "*") -> None:
+    """Give earlier directories their names again, if a process was killed before new ones had them: see `write`."""
+    for old in folder.glob(f".old-*-{names}"):
+        path = folder / old.name.split("-", 2)[2]
+        if not path.exists():
+            old.rename(path)
 
 
 @contextlib.contextmanager

@@ -118,6 +118,7 @@ def save(
 
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
+    atomic.put_back(folder)
     for leftover in (*folder.glob(".writing-*"), *folder.glob(".old-*")):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     for link in (path for name in NAMED for path in folder.glob(f".{name}-*")):
@@ -152,6 +153,7 @@ def load(run: Path, which: str = "last") -> Checkpoint:
         raise CheckpointError(f"{run}: has no checkpoints.")
     if which not in NAMED and not which.isdecimal():
         raise CheckpointError(f"checkpoint={which}: must be last, best or the number of a generation.")
+    atomic.put_back(folder)
     path = folder / (_name(int(which)) if which.isdecimal() else named(folder).get(which, which))
     if not path.is_dir():
         there = ", ".join(str(int(p.name)) for p in _all(folder)) or "none"
@@ -161,6 +163,7 @@ def load(run: Path, which: str = "last") -> Checkpoint:
 
 def load_newest(run: Path, on_warning: Callable[[str], None]) -> Checkpoint:
     """Return the newest sound checkpoint. Warn of damaged ones. Raises `CheckpointError` if none is sound."""
+    atomic.put_back(run / "checkpoints")
     found = _all(run / "checkpoints")
     if not found:
         raise CheckpointError(f"{run}: has no checkpoint to resume from.")

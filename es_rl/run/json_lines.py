@@ -68,6 +68,6 @@ def keep_until(path: Path, generation: int) -> None:
         try:
             if json.loads(line)["generation"] <= generation:
                 kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # cut off by a crash
     atomic.replace_file(path, "".join(kept).encode())

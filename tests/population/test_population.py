@@ -802,3 +802,98 @@ def test_what_is_as_long_as_the_rows_by_chance_is_not_taken_for_rows(kind):
         for steps in (3, 4, 8, 4):
             x = torch.randn(4, steps, 5)
             assert_close(module(x), explicit(module, range(4), x, 1, p))
+
+
+class Counts(nn.Module):
+    """Places of tokens that are cast as the tokens are: a constant, which may be as long as the rows by chance."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.places = nn.Embedding(9, 4), nn.Embedding(6, 4)
+
+    def forward(self, ids):
+        return self.words(ids) + self.places(torch.arange(ids.shape[1]).to(ids))
+
+
+class Triangle(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.rand(1))
+
+    def forward(self, x):
+        return x + (self.alpha * x.new_ones(6, 6).tril()).sum()
+
+
+@pytest.mark.parametrize("make", [Counts, Triangle])
+@pytest.mark.parametrize("kind", ["dense", "lowrank"])
+def test_each_number_of_rows_is_checked_whatever_was_computed_before(make, kind):
+    torch.manual_seed(0)
+    module, p = make(), Perturbation(kind=kind, sigma=0.3)
+    for n in (8, 2, 1, 6, 2):  # three rows for each: of two members, there are as many rows as places
+        ids = torch.randint(9, (3 * n, 6))
+        x = ids if make is Counts else ids.float()
+        with warnings.catch_warnings(action="ignore"), perturb(module, range(n), p):
+            assert_close(module(x), explicit(module, range(n), x, 3, p))
+
+
+class Decays(nn.Module):
+    """Memory that is changed in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.token = nn.Linear(3, 3), nn.Parameter(torch.rand(1, 3))
+
+    def forward(self, x, state):
+        state.mul_(0.5).add_(self.inner(x))
+        return state + self.token.expand(len(x), -1)
+
+
+def test_arguments_that_are_changed_are_changed_once():
+    torch.manual_seed(0)
+    module, p = Decays(), Perturbation(sigma=0.1)
+    for n in (4, 2, 3):
+        x, state = torch.randn(n, 3), torch.randn(n, 3)
+        with perturb(module, range(n), p):
+            y = module(x, state.clone())
+        weights = [member_weights(module, i, p) for i in range(n)]
+        rows = [functional_call(module, w, (x[i : i + 1], state[i : i + 1].clone())) for i, w in enumerate(weights)]
+        assert_close(y, torch.cat(rows))
+
+
+@pytest.mark.parametrize("value", [np.int64(3), np.float32(0.5), torch.float32, slice(0, 2)])
+def test_arguments_that_cannot_change_do_not_switch_the_check_off(value):
+    class Centred(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 2)
+
+        def forward(self, x, other):
+            y = self.inner(x)
+            return y - y.mean(0)
+
+    torch.manual_seed(0)
+    module, p, x = Centred(), Perturbation(sigma=0.3), torch.randn(8, 3)
+    with warnings.catch_warnings(action="ignore"), perturb(module, range(4), p) as members:
+        y = module(x, value)
+    assert not members.together
+    rows = [functional_call(module, member_weights(module, i, p), (x[2 * i : 2 * i + 2], value)) for i in range(4)]
+    assert_close(y, torch.cat(rows))
+
+
+@pytest.mark.parametrize("kind", ["dense", "lowrank"])
+def test_parameters_are_repeated_and_cast_as_other_tensors(kind):
+    class Repeats(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain, self.table = nn.Parameter(torch.rand(4)), nn.Parameter(torch.rand(4, 2))
+
+        def forward(self, x):
+            cast = self.gain.type_as(x) + self.gain.to(x)
+            return x * self.gain.repeat(2) + cast.repeat(2) + self.table.repeat(1, 4).sum(0)
+
+    torch.manual_seed(0)
+    module, p = Repeats(), Perturbation(kind=kind, sigma=0.3)
+    for rows in (1, 4):
+        x = torch.randn(4 * rows, 8)
+        with warnings.catch_warnings(action="ignore"), perturb(module, range(4), p):
+            assert_close(module(x), explicit(module, range(4), x, rows, p))

@@ -182,6 +182,16 @@ def test_weights_that_are_not_finite_fail():
     assert np.isnan(result.fitness).all()
 
 
+@pytest.mark.parametrize("n", range(2, 66, 2))
+@pytest.mark.parametrize("workers", [0, 1, 3, 40])
+def test_each_member_is_in_one_job(n, workers):
+    """Also if there are so few that a quarter of them is none."""
+    for first in (0, 64):
+        parts = divide(range(first, first + n), workers, 64)
+        assert [member for part in parts for member in part] == [*range(first, first + n)]
+        assert all(len(part) % 2 == 0 for part in parts)
+
+
 def streamed(play, generation, chunks, workers=1):
     """The results of a stream to which the chunks come one by one."""
     waiting = list(enumerate(chunks))

@@ -184,6 +184,19 @@ def test_a_kill_between_the_two_names_of_a_replacing_save_loses_nothing(tmp_path
     assert atomic.read(saved, ["a"]) == {"a": b"first"} and saved.exists()
 
 
+def test_the_only_checkpoint_is_found_again_after_such_a_kill(tmp_path):
+    save(tmp_path, 1)
+    final = tmp_path / "checkpoints/00000001"
+    for goes_on in (
+        lambda: cp.load_newest(tmp_path, pytest.fail),
+        lambda: cp.load(tmp_path, "1"),
+        lambda: save(tmp_path, 2),
+    ):
+        final.rename(tmp_path / "checkpoints/.old-1234-00000001")
+        goes_on()
+        assert final.is_dir()
+
+
 def damage_truncate(path):
     path.write_bytes(path.read_bytes()[:-3])
 

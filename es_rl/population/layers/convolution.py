@@ -126,7 +126,7 @@ def _add_by_shifts(
                 t += z[:, i, j, :, i : i + height, j : j + width]
     a = w.a[:, None].expand(-1, rows // n, -1, -1).reshape(rows, -1, rank)  # (N·k, m, R)
     flat, t = y.contiguous().reshape(rows, y.shape[1], -1), t.reshape(rows, rank, -1)
-    return (flat.addcmul_(a, t) if rank == 1 else flat.baddbmm_(a, t)).reshape(y.shape)
+    return (flat.addcmul_(a, t) if rank == 1 else flat.baddbmm_(of_type(flat, a), of_type(flat, t))).reshape(y.shape)
 
 
 def _blocks(input: Tensor, blocks: tuple[int, int], stride: int, padding: int) -> Tensor:

@@ -130,11 +130,9 @@ class _InTurn:
             try:
                 mujoco.mj_step(model, data, substeps)
                 mujoco.mj_rnePostConstraint(model, data)
+                self._store(data, place, rows[place])
             except mujoco.FatalError:
-                broken.append(place)
-                bad[:] = 0
-                continue
-            self._store(data, place, rows[place])
+                bad[0] = 1
             if any(bad.tolist()):
                 broken.append(place)
                 bad[:] = 0

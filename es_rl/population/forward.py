@@ -124,9 +124,8 @@ class Population:
     def _first(self, rows: int, args: Any, kwargs: Any) -> Any:
         """Compute all members at once, and check two of them alone: the module was not checked with such arguments.
 
-        What has rows is told by its length, which another number of members or of tokens may have by chance. So each
-        case is checked, whatever this process has computed before. A module may write into its inputs, so each call
-        gets copies.
+        What has rows is told by its length, which something else may have by chance. So each case is checked, whatever
+        this process has computed before. A module may write into its inputs, so each call gets copies.
         """
         before = generators.states()
         try:
@@ -213,10 +212,10 @@ class Population:
                 numbers(self._alone(weights, *tree_map(copy, self._layout.of_members(share, args, kwargs))))
                 for weights in (self._weights(i), self._theta())
             )
-            if len(alone) != len(tensors(out)):
-                return False
-            together = [share.like(one, many).double() for one, many in zip(alone, tensors(out), strict=True)]
-            if not all(map(partial(alike, tolerance=tolerance), alone, unperturbed, together)):
+            together = [share.like(one, many).double() for one, many in zip(alone, tensors(out), strict=False)]
+            if len(alone) != len(tensors(out)) or not all(
+                map(partial(alike, tolerance=tolerance), alone, unperturbed, together)
+            ):
                 return False
         return True
 

@@ -12,7 +12,8 @@ from torch import nn
 
 def states() -> tuple[Any, ...]:
     """Return the states of the global random number generators."""
-    return torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 - a module may use it
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), random.getstate(), np.random.get_state(), gpus  # noqa: NPY002 - a module may use it
 
 
 def restore(before: tuple[Any, ...]) -> None:
@@ -20,6 +21,8 @@ def restore(before: tuple[Any, ...]) -> None:
     torch.set_rng_state(before[0])
     random.setstate(before[1])
     np.random.set_state(before[2])  # noqa: NPY002
+    if before[3]:
+        torch.cuda.set_rng_state_all(before[3])
 
 
 def buffers(module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -249,18 +249,19 @@ def test_an_action_is_made_from_its_row_by_the_contract_alone(space):
 
 
 def test_without_its_environment_the_contract_says_what_it_lacks(tmp_path, capsys):
+    module = "import gymnasium, hostile\ngymnasium.register('Lacking-v0', hostile.Good, max_episode_steps=120)\n"
+    Path("lacking.py").write_text(module)  # nobody else imports it
     box, reach = spaces.Box(-1, 1, (3,), np.float64), spaces.Box(-1, 1, (3,), np.float32)
-    run = make_run(tmp_path / "made", "hostile:Good-v0", "policy=linear", observation_space=box, action_space=reach)
-    sys.modules.pop("hostile", None)
+    run = make_run(tmp_path / "made", "lacking:Lacking-v0", "policy=linear", observation_space=box, action_space=reach)
     assert export([f"run={run}", "out=policy.npz"]) == 0
     told = json.loads(Path("policy.json").read_text())
-    assert "hostile" not in sys.modules
-    assert told["unknown"].endswith("add env=hostile:Good-v0") and told["rate_hz"] is None and told["robot"] is None
+    assert "lacking" not in sys.modules
+    assert told["unknown"].endswith("add env=lacking:Lacking-v0") and told["rate_hz"] is None and told["robot"] is None
     assert told["verified"]["observations"] == 1000 and "statistics" in told["verified"]["source"]
-    assert "add env=hostile:Good-v0" in capsys.readouterr().out
-    assert export([f"run={run}", "out=policy.npz", "env=hostile:Good-v0"]) == 0
+    assert "add env=lacking:Lacking-v0" in capsys.readouterr().out
+    assert export([f"run={run}", "out=policy.npz", "env=lacking:Lacking-v0"]) == 0
     told = json.loads(Path("policy.json").read_text())
-    assert told["unknown"] is None and told["verified"]["source"] == "hostile:Good-v0"
+    assert told["unknown"] is None and told["verified"]["source"] == "lacking:Lacking-v0"
     gone = make_run(tmp_path / "gone", "NotInstalled-v0", "policy=linear", observation_space=box, action_space=reach)
     assert export([f"run={gone}", "out=policy.npz"]) == 0
     assert "no such environment" in json.loads(Path("policy.json").read_text())["unknown"]

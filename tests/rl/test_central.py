@@ -12,11 +12,13 @@ from es_rl import es
 from es_rl.errors import ConfigError
 from es_rl.rl import central
 from es_rl.rl import task as evaluator
+from es_rl.rl.central_worker import Shard
 from es_rl.rl.chunks import make_policy
 from es_rl.rl.config import parse_train
 from es_rl.rl.task import RlTask
 from es_rl.workers import machine
 from es_rl.workers.pool import Workers
+from es_rl.workers.worker import JobFailure
 
 HOPPER = [
     "env=Hopper-v4",
@@ -110,6 +112,36 @@ def test_a_chunk_whose_environments_go_another_way_is_rolled_out_again(train, mo
     run = train(*keys, "inference=central", "workers=2", run="central")
     assert sum(places is None for places in found) == 1  # it was lost
     assert [line["members/failed"] for line in metrics(run)] == [0, 0]
+
+
+def test_a_pair_that_kills_its_workers_fails_alone_for_any_number_of_workers(tmp_path):
+    """Fatal to a worker whenever it simulates member 5, as a crash of a simulator is."""
+
+    class Fatal(Workers):
+        def map(self, function, context, jobs, *, on_result=lambda index, outcome: None, pump=None):
+            def result(index, outcome):
+                shard = jobs[index]
+                fatal = isinstance(shard, Shard) and shard.chunk.kind == "members" and 5 in shard.chunk.items
+                found[index] = JobFailure("died", "it died") if fatal else outcome
+                on_result(index, found[index])
+
+            found = {}
+            super().map(function, context, jobs, on_result=result, pump=pump)
+            return [found[i] for i in range(len(jobs))]
+
+    config = parse_train(
+        ["env=es_rl/PointMass-v0", "policy=linear", "es.population=16", "chunk=8", "inference=central"]
+    )
+    found = []
+    for workers in (1, 3):
+        with Fatal(2 * workers) as pool:
+            spec = evaluator.probe(pool, config)
+            task = RlTask(config, es.ESParams.of(config), spec, pool)
+            found.append(task.members(es.init(make_policy(config, spec))))
+    for scores in found:
+        assert np.flatnonzero(np.isnan(scores.fitness)).tolist() == [4, 5]
+        assert all(torch.equal(scores.buffers[name], value) for name, value in found[0].buffers.items())
+        assert np.array_equal(scores.fitness, found[0].fitness, equal_nan=True)
 
 
 def test_simulation_and_inference_overlap(monkeypatch):

@@ -130,6 +130,16 @@ def check_model(task: Task, model: mujoco.MjModel) -> None:
         raise EnvError(f"{', '.join(named)}: needs a model whose first joint is free. Leave it out.")
 
 
+def substeps(task: Task, model: mujoco.MjModel) -> int:
+    """Return the steps of physics in a step of the task. Raises `ConfigError` if these are no whole number."""
+    count = task.step_seconds / model.opt.timestep
+    if count < 0.5 or abs(count - round(count)) > 1e-6 * count:
+        raise ConfigError(
+            f"step_seconds={task.step_seconds:g}: must be a multiple of the model's timestep, {model.opt.timestep:g} s."
+        )
+    return int(count + 0.5)
+
+
 def _numbers(part: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield all numbers of a declaration, by name."""
     if isinstance(part, Real) and not isinstance(part, bool):

@@ -9,6 +9,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
+from gymnasium.utils import seeding
 from mujoco.batch import Batch
 from numpy.typing import NDArray
 
@@ -74,3 +75,9 @@ class Episodes:
         except ValueError as error:
             raise EnvError(f"{name}: cannot differ between simulations: {error}.") from error
         return expanded
+
+
+def integer(seed: int | np.random.Generator) -> int:
+    """Return the number of the world that a seed, or a generator that continues, stands for, as Gymnasium resets do."""
+    source = seed if isinstance(seed, np.random.Generator) else seeding.np_random(int(seed))[0]
+    return int(source.integers(2**31))

@@ -13,20 +13,19 @@ from typing import Any, NoReturn
 
 import mujoco
 import numpy as np
-from gymnasium.utils import seeding
 from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
 from es_rl.envs.robot import episode
-from es_rl.envs.robot.declaration import check_model, check_task
+from es_rl.envs.robot.declaration import check_model, check_task, substeps
 from es_rl.envs.robot.episode import NOISE_STEPS
-from es_rl.envs.robot.episodes import Episodes
+from es_rl.envs.robot.episodes import Episodes, integer
 from es_rl.envs.robot.ground import Terrain
 from es_rl.envs.robot.observe import Observer
 from es_rl.envs.robot.task import Task, Term
 from es_rl.envs.robot.world import Fields, World, called, find, is_free, load
 from es_rl.envs.spaces import Bools, Floats, Ids, Ints, Seeds
-from es_rl.errors import ConfigError, EnvError, lookup, text_of
+from es_rl.errors import EnvError, lookup, text_of
 
 # MuJoCo resets a simulation mid-episode when it counts one of these warnings; the task would reward the jump.
 _BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
@@ -54,7 +53,7 @@ class RobotVector:
         self._terrain = None if task.ground is None else Terrain(task.ground)
         self.task, self.model = task, load(task.model, self._terrain)
         check_model(task, self.model)
-        self._skip, self._free = _substeps(task, self.model), is_free(self.model)
+        self._skip, self._free = substeps(task, self.model), is_free(self.model)
         self._batch = Batch(self.model, n, threads, persistent=True)
         # (N, kinds) counters, a live view. A divergence sets them to one, whatever they were: they are kept at zero.
         self._bad, self._everyone = self._batch.warning[:, _BAD, 1], np.arange(n)
@@ -87,7 +86,7 @@ class RobotVector:
         order = np.argsort(ids)
         chosen = np.asarray(ids, np.int64)[order]
         given = list(seeds)
-        self._episodes.seed[chosen] = [_integer(given[i]) for i in order]
+        self._episodes.seed[chosen] = [integer(given[i]) for i in order]
         self._episodes.difficulty[chosen] = self.difficulty
         self._elapsed[chosen] = 0  # before noise is drawn, which it names
         self._batch.reset(chosen, stage=mujoco.mjtStage.mjSTAGE_NONE)
@@ -294,18 +293,3 @@ class RobotVector:
             if self.task.mark is not None and (shape := called("the mark", self.task.mark, w).shape) != (n, 3):
                 raise EnvError(f"the mark has the shape {shape} for {n} simulations, and must have ({n}, 3).")
         self._bad[:] = 0
-
-
-def _substeps(task: Task, model: mujoco.MjModel) -> int:
-    count = task.step_seconds / model.opt.timestep
-    if count < 0.5 or abs(count - round(count)) > 1e-6 * count:
-        raise ConfigError(
-            f"step_seconds={task.step_seconds:g}: must be a multiple of the model's timestep, {model.opt.timestep:g} s."
-        )
-    return int(count + 0.5)
-
-
-def _integer(seed: int | np.random.Generator) -> int:
-    """Return the number of the world that a seed, or a generator that continues, stands for, as Gymnasium resets do."""
-    source = seed if isinstance(seed, np.random.Generator) else seeding.np_random(int(seed))[0]
-    return int(source.integers(2**31))

@@ -213,9 +213,8 @@ class Population:
                 for weights in (self._weights(i), self._theta())
             )
             together = [share.like(one, many).double() for one, many in zip(alone, tensors(out), strict=False)]
-            if len(alone) != len(tensors(out)) or not all(
-                map(partial(alike, tolerance=tolerance), alone, unperturbed, together)
-            ):
+            same = map(partial(alike, tolerance=tolerance), alone, unperturbed, together)
+            if len(alone) != len(tensors(out)) or not all(same):
                 return False
         return True
 

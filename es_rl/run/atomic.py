@@ -66,12 +66,13 @@ def read(path: Path, names: Sequence[str], *, optional: Sequence[str] = ()) -> d
     return contents
 
 
-def put_back(folder: Path, names: str = "*") -> None:
-    """Give earlier directories their names again, if a process was killed before new ones had them: see `write`."""
+def put_back(folder: Path, names: str = "*") -> Path:
+    """Give earlier directories their names again if a process was killed before new ones had them. Return folder."""
     for old in folder.glob(f".old-*-{names}"):
         path = folder / old.name.split("-", 2)[2]
         if not path.exists():
             old.rename(path)
+    return folder
 
 
 @contextlib.contextmanager

@@ -39,12 +39,7 @@ class CheckpointConfig:
         low=1,
         resumable=True,
     )
-    keep: int = key(
-        3,
-        "keep this many of the newest checkpoints; the best one is kept as well, and some early ones for films",
-        low=1,
-        resumable=True,
-    )
+    keep: int = key(3, "keep this many of the newest checkpoints, the best one, some for films", low=1, resumable=True)
 
 
 FORMAT = 2
@@ -119,10 +114,8 @@ def save(
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     atomic.put_back(folder)
-    for leftover in (*folder.glob(".writing-*"), *folder.glob(".old-*")):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    for link in (path for name in NAMED for path in folder.glob(f".{name}-*")):
-        link.unlink(missing_ok=True)
+    for leftover in folder.glob(".*-*"):  # of saves that were cut off
+        shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
     facts: dict[str, Any] = {"format": FORMAT, "generation": state.generation, "best": best}
     facts |= {"progress": asdict(progress), "about": dict(about)}
     contents = {
@@ -163,8 +156,7 @@ def load(run: Path, which: str = "last") -> Checkpoint:
 
 def load_newest(run: Path, on_warning: Callable[[str], None]) -> Checkpoint:
     """Return the newest sound checkpoint. Warn of damaged ones. Raises `CheckpointError` if none is sound."""
-    atomic.put_back(run / "checkpoints")
-    found = _all(run / "checkpoints")
+    found = _all(atomic.put_back(run / "checkpoints"))
     if not found:
         raise CheckpointError(f"{run}: has no checkpoint to resume from.")
     problems = []

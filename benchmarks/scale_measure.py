@@ -109,7 +109,7 @@ def throughput(pool: ClusterWorkers, actors: int, *, each: int, length: int, sec
     return {
         "actors": actors, "jobs": len(jobs), "wall": wall, "job_seconds": job, "length": length,
         "efficiency": len(jobs) * job / (actors * wall), "results_per_second": len(jobs) / wall,
-        "parent_ms_per_result": 1e3 * used / len(jobs), "parent_share": used / wall,
+        "parent_share": used / wall,
         "bytes_out": figures["cluster/bytes_out"] / (64 * len(jobs)),
         "bytes_in": figures["cluster/bytes_in"] / (64 * len(jobs)),
     }  # fmt: skip

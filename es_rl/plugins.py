@@ -10,7 +10,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -113,6 +113,11 @@ def _apply(settings: dict[str, Any]) -> None:
                 sys.modules["torch"].set_default_dtype(value)
             case _:
                 setattr(sys, name, value)
+
+
+def code_keys(config: Any, names: Sequence[str]) -> list[str]:
+    """Return those of these keys that name a module, as arguments: every later command must be told them again."""
+    return [f"{name}={value}" for name in names if ":" in (value := getattr(config, name))]
 
 
 def module_rule(name: str, value: str, source: str) -> str:

@@ -55,7 +55,7 @@ def tell(progress: Path, done: int, count: int) -> None:
         progress.write_text(f"{done / count:.3f}", encoding="utf-8")
 
 
-def last_words(log: Path) -> str:
+def reason_in(log: Path) -> str:
     """Return the last line that a film's process printed: why there is no film."""
     said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
     return said[-1].removeprefix("es_rl: ") if said else "the process was killed"
@@ -163,7 +163,7 @@ class Films:
         self.close()
         self._show("")
         if failed:
-            self._say(f"warning: no video: {last_words(self._output)}")
+            self._say(f"warning: no video: {reason_in(self._output)}")
             return None
         self._done(self._mp4, self._step)
         return self._mp4

@@ -43,7 +43,7 @@ def brief(results):
     left = [task for task in MINUTES if task not in {result["env"] for result in claims}]
     lines = ["Mean returns after the same minutes on one core each, median of three seeds"]
     lines += ["([all rows, every seed, and the command of each](docs/results.md)). "]
-    lines[-1] += f"{len(left)} of {len(MINUTES)} tasks are still to be compared:" if left else "All tasks:"
+    lines[-1] += f"Still to be compared: {', '.join(left)}." if left else "All tasks:"
     lines += [""]
     lines += ["| task | minutes on a core | " + " | ".join(LABELS[name] for name in BRIEF) + " |", "|---" * 5 + "|"]
     for result in claims:

@@ -20,8 +20,9 @@ from es_rl.compare.config import CompareConfig, resolved
 from es_rl.compare.opponents import ppo_fast
 from es_rl.compare.opponents.ppo_fast import sees
 from es_rl.compare.report.summary import OURS, RANDOM
+from es_rl.plugins import code_keys
 from es_rl.rl.central import PROCESSES
-from es_rl.rl.config import CODE, Config
+from es_rl.rl.config import Config
 from es_rl.rl.presets import family
 from es_rl.rl.rollout.chunk import capacity
 from es_rl.run import CONFIG, METRICS
@@ -33,7 +34,7 @@ from es_rl.workers.machine import available_processors
 RETURN = "eval/return_mean"
 NO_VIDEO = "video.txt"  # the reason why there is no video
 PATIENCE = 3600.0  # a training counts as hung after twice its minutes plus this many seconds
-LATE = 0.02  # share of the time from which on a training that ended after it is told
+LATE = 0.02  # if a training ends later than its time by this share of it, the report says so
 LIBRARIES = ("stable-baselines3", "sb3-contrib", "evotorch", "ray")
 
 
@@ -96,7 +97,7 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> st
     begun = (path / CONFIG).exists()
     if not begun:  # left by a training that was killed before its run existed
         shutil.rmtree(path, ignore_errors=True)
-    code = code_keys(config, ours)
+    code = code_keys(resolved(config, ours), ["policy"])
     keys = [f"resume={path}", f"minutes={config.minutes:g}", f"env={config.env}", *code]
     if failed := _call(folder, config, "es_rl.train", keys if begun else train_keys(seed, path, config, ours)):
         return failed
@@ -118,11 +119,12 @@ def _ours(seed: int, folder: Path, config: CompareConfig, ours: list[str]) -> st
     (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points), encoding="utf-8")
     result = {name: found[name] for name in ("return_mean", "return_std", "length_mean", "generation")}
     result |= {name: lines[-1][name] for name in ("env_steps", "seconds")} | {"cpu_seconds": used[-1]}
-    used_up = resources(resolved(config, ours)) | {"steps_per_second": result["env_steps"] / result["seconds"]}
+    ran_on = resources(resolved(config, ours)) | {"steps_per_second": result["env_steps"] / result["seconds"]}
     late = lines[-1]["seconds"] - lines[-1].get("time/evaluate", 0.0) - 60 * config.minutes
     if late > LATE * 60 * config.minutes:  # a generation is played to its end
-        used_up["note"] = "; ".join([*filter(None, [used_up.get("note")]), f"ended {late:.0f} s after the time"])
-    write_json(folder / "result.json", result | {"resources": used_up})
+        ended = f"ended {late:.0f} s after the time"
+        ran_on["note"] = f"{ran_on['note']}; {ended}" if "note" in ran_on else ended
+    write_json(folder / "result.json", result | {"resources": ran_on})
     return None
 
 
@@ -137,18 +139,12 @@ def resources(config: Config) -> dict[str, Any]:
     return {"environments": environments, "processes": processes, "threads": 1, **noted}
 
 
-def code_keys(config: CompareConfig, ours: list[str]) -> list[str]:
-    """Return the keys, besides `env`, that name code of the user's: each command is told them again."""
-    known = resolved(config, ours)
-    return [f"{name}={value}" for name in CODE if name != "env" and ":" in (value := getattr(known, name))]
-
-
 def film(folder: Path, config: CompareConfig, ours: list[str]) -> None:
     """Write the video of es_rl's policy, or the reason why there is none. Do nothing if the video exists."""
     video = folder / "video.mp4"
     if not video.exists():
         keys = [f"run={folder / 'run'}", f"env={config.env}", f"out={video}", f"seconds={config.film:g}"]
-        keys += code_keys(config, ours)
+        keys += code_keys(resolved(config, ours), ["policy"])
         if failed := _call(folder, config, "es_rl.record", keys):
             (folder / NO_VIDEO).write_text(failed, encoding="utf-8")
 

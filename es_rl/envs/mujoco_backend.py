@@ -132,7 +132,7 @@ class _InTurn:
                 mujoco.mj_rnePostConstraint(model, data)
                 self._store(data, place, rows[place])
             except mujoco.FatalError:
-                bad[0] = 1
+                bad[0] = 1  # counts as a divergence
             if any(bad.tolist()):
                 broken.append(place)
                 bad[:] = 0

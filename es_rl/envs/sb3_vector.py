@@ -58,13 +58,12 @@ class FastVecEnv(VecEnv):  # type: ignore[misc]
         by_difficulty: dict[float, list[int]] = {}
         for i, options in enumerate(self._options):
             by_difficulty.setdefault(checked(options.get("difficulty", 1.0)), []).append(i)
-        obs: NDArray[Any] = np.empty(0)
+        seen = []
         for difficulty, ids in by_difficulty.items():
             set_difficulty(self._simulations.vector, difficulty)
-            seen = self._simulations.reset(ids, [self._seeds[i] for i in ids])
-            obs = obs if obs.size else np.empty((self.num_envs, *seen.shape[1:]), seen.dtype)
-            obs[ids] = seen
+            seen.append(self._simulations.reset(ids, [self._seeds[i] for i in ids]))
         set_difficulty(self._simulations.vector, None)  # options hold for one reset
+        obs = np.concatenate(seen)[np.argsort([i for ids in by_difficulty.values() for i in ids])]
         self._returns[:], self._lengths[:] = 0, 0
         self.reset_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         self._reset_seeds()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from es_rl.errors import CheckpointError, ConfigError, EnvError, EsRlError, ResourceError, TrainingError
-from es_rl.record import film_in_child, last_words
+from es_rl.record import film_in_child, reason_in
 from es_rl.rl.config import RecordConfig
 from es_rl.workers.processes import kill_process
 
@@ -21,4 +21,4 @@ def film(keys: RecordConfig, log: Path) -> None:
     finally:
         kill_process(process)
     if code:
-        raise KINDS.get(code, EsRlError)(last_words(log))
+        raise KINDS.get(code, EsRlError)(reason_in(log))

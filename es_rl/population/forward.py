@@ -130,10 +130,9 @@ class Population:
         before = generators.states()
         try:
             out = self._together(rows, *tree_map(copy, (args, kwargs)))
-            if self._n > 1:
-                after = generators.states()
-                self._check(out, rows, args, kwargs)
-                generators.restore(after)  # undo the draws of the check
+            after = generators.states()
+            self._check(out, rows, args, kwargs)
+            generators.restore(after)  # undo the draws of the check
         except NoRuleError:
             generators.restore(before)  # undo the draws of the failed attempt
             raise
@@ -178,12 +177,13 @@ class Population:
 
         The error is compared with the effect of the perturbation. Raises `NoRuleError` if it is too large.
         """
-        if keeps((args, kwargs)):
-            if self._guessed:
+        only = self._n == 1  # all rows are this member's
+        if keeps((args, kwargs)):  # such as a cache: it cannot be given to a second call, and another may be longer
+            if self._guessed and not only:
                 raise NoRuleError("repeats a parameter for each row")
             return
         with Precision() as precision:
-            sound = self._agree(out, rows, args, kwargs, tolerance=0.01)
+            sound = only or self._agree(out, rows, args, kwargs, tolerance=0.01)
         if not sound and precision.low:  # rounding errors may be as large as the effect of the noise
             with self._loud():
                 out = self._together(rows, *tree_map(copy, (args, kwargs)))
@@ -206,15 +206,16 @@ class Population:
 
     def _agree(self, out: Any, rows: int, args: Any, kwargs: Any, *, tolerance: float) -> bool:
         """Tell whether `out` has what the first and the last member compute alone."""
+        found = tensors(out)
         for i in (0, self._n - 1):
             share = Share(i, rows, self._n)
             alone, unperturbed = (
                 numbers(self._alone(weights, *tree_map(copy, self._layout.of_members(share, args, kwargs))))
                 for weights in (self._weights(i), self._theta())
             )
-            together = [share.like(one, many).double() for one, many in zip(alone, tensors(out), strict=False)]
+            together = (share.like(one, many).double() for one, many in zip(alone, found, strict=False))
             same = map(partial(alike, tolerance=tolerance), alone, unperturbed, together)
-            if len(alone) != len(tensors(out)) or not all(same):
+            if len(alone) != len(found) or not all(same):
                 return False
         return True
 

@@ -12,7 +12,9 @@ from torch import nn
 
 def states() -> tuple[Any, ...]:
     """Return the states of the global random number generators."""
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    gpus = []
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # a CPU worker must not begin to use a GPU
+        gpus = torch.cuda.get_rng_state_all()
     return torch.get_rng_state(), random.getstate(), np.random.get_state(), gpus  # noqa: NPY002 - a module may use it
 
 

@@ -116,6 +116,8 @@ class Interception(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name in ("to", "type_as") and len(args) == 2 and isinstance(args[1], Tensor):  # only its type is asked for
             func, args = Tensor.to, (args[0], args[1].device, args[1].dtype)
+            if self.members(args[0]) is None:  # a parameter's
+                return func(*args)
         tensors = leaves(args, kwargs)
         if name in READS:
             raise NoRuleError(f"gives parameters to {name}")

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,7 @@ from es_rl.workers.shared_memory import Memory, allocate
 from es_rl.workers.worker import JobFailure
 
 PROCESSES = 2  # for each worker of the run, so that two chunks take turns
+Outcome = ChunkResult | JobFailure  # of a chunk
 
 
 class _Group:
@@ -155,19 +155,17 @@ class Central:
 
     def roll(
         self, generation: Generation, chunks: Sequence[Chunk], on_result: Callable[[int, Any], None], attempt: int = 1
-    ) -> list[ChunkResult]:
+    ) -> list[Outcome]:
         """Return the results of the chunks in order; call `on_result(index, result)` as each is done.
 
         Chunks in which an environment broke, or behaved differently when run again, are rolled out again after all
-        others, up to `ATTEMPTS` times in all. A chunk of members that has lost too many workers is rolled out again
-        pair by pair, so that no pair fails because of another, whatever shards it had.
+        others, up to `ATTEMPTS` times in all. A chunk of which a job has lost too many workers has failed as a whole,
+        so that its result does not depend on its shards.
         """
-        broken, lost = list[int](), list[int]()
+        broken: list[int] = []
 
-        def settled(index: int, result: ChunkResult, gone: bool) -> None:
-            if gone and chunks[index].kind == "members" and chunks[index].count > 2:
-                lost.append(index)
-            elif result.errors and not gone and attempt < ATTEMPTS:
+        def settled(index: int, result: Outcome) -> None:
+            if isinstance(result, ChunkResult) and result.errors and attempt < ATTEMPTS:
                 broken.append(index)
             else:
                 on_result(index, result)
@@ -178,22 +176,18 @@ class Central:
             whole = self.roll(generation, left, lambda place, result: on_result(broken[place], result), attempt + 1)
             for i, result in zip(broken, whole, strict=True):
                 results[i] = result
-        for i in lost:
-            pairs = [Chunk("members", first, 2) for first in chunks[i].items[::2]]
-            results[i] = _joined(self.roll(generation, pairs, lambda place, result: None))
-            on_result(i, results[i])
         return results
 
     def _once(
-        self, generation: Generation, chunks: Sequence[Chunk], on_result: Callable[[int, ChunkResult, bool], None]
-    ) -> list[ChunkResult]:
-        """Return the results in order; call `on_result(index, result, gone)`, `gone`: a job has lost its workers."""
+        self, generation: Generation, chunks: Sequence[Chunk], on_result: Callable[[int, Outcome], None]
+    ) -> list[Outcome]:
+        """Return the results in order; call `on_result(index, result)` as each is done."""
         shards = self._cut(chunks)
         board = self._open(shards)
         chunk_of = {shard.job: i for i, own in enumerate(shards) for shard in own}
         outcomes: list[dict[int, Any]] = [{} for _ in chunks]
         groups: dict[int, _Group] = {}
-        results: dict[int, ChunkResult] = {}
+        results: dict[int, Outcome] = {}
 
         def pump() -> bool:
             for i, own in enumerate(shards):
@@ -208,16 +202,11 @@ class Central:
             if len(outcomes[i]) == len(shards[i]):
                 group = groups.pop(i, None)
                 moments = None if group is None else group.close()
-                own = [outcomes[i][shard.job] for shard in shards[i]]
+                parts = [outcomes[i][shard.job] for shard in shards[i]]
                 # The pool has already repeated jobs whose worker died or hung.
-                gone = next((part for part in own if isinstance(part, JobFailure) and part.reason != "raised"), None)
-                if gone is not None:
-                    results[i] = result_of(gone, chunks[i], self._spec)
-                else:
-                    parts = zip(own, shards[i], strict=True)
-                    whole = _joined([result_of(part, shard.chunk, self._spec) for part, shard in parts])
-                    results[i] = replace(whole, moments=moments)
-                on_result(i, results[i], gone is not None)
+                gone = [part for part in parts if isinstance(part, JobFailure) and part.reason != "raised"]
+                results[i] = gone[0] if gone else _join(parts, shards[i], moments, self._spec)
+                on_result(i, results[i])
 
         try:
             jobs = [shard for own in shards for shard in own]
@@ -276,13 +265,9 @@ class Central:
             return _Group(board, shards, n, begin, shape, tally, stack.pop_all())
 
 
-def _joined(parts: Sequence[ChunkResult]) -> ChunkResult:
-    """Return the results of parts of a chunk as one, in order."""
-    told = [part.moments for part in parts if part.moments is not None]
-    moments = None
-    if told:
-        sums = (np.concatenate([getattr(part, name) for part in told]) for name in ("first", "second"))
-        moments = Moments(sum(part.count for part in told), *sums)
+def _join(outcomes: list[Any], shards: list[Shard], moments: Moments | None, spec: EnvSpec) -> ChunkResult:
+    """Join the results of a chunk's shards. All members of a shard that raised count as failed."""
+    parts = [result_of(outcome, shard.chunk, spec) for outcome, shard in zip(outcomes, shards, strict=True)]
     return ChunkResult(
         fitness=np.concatenate([part.fitness for part in parts]),
         returns=np.concatenate([part.returns for part in parts]),

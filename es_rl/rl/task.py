@@ -48,6 +48,7 @@ class RlTask:
         self._central = Central(config, spec, workers) if config.inference == "central" else None
         independent = self._central is None and numpy_layers(make_policy(config, spec)) is not None
         self.divisible = independent and not config.es.noise.endswith("orthogonal")  # drawn for a whole chunk
+        self._in_pairs = self.divisible or self._central is not None  # a job that could not be done is cut up
 
     def members(self, state: ESState) -> MemberScores:
         """Return the scores of all members of the coming generation.
@@ -96,7 +97,7 @@ class RlTask:
         jobs = [Chunk("members", members.start, len(members)) for members in parts]
 
         def to_cut(outcome: Any, job: Chunk) -> bool:
-            return self.divisible and isinstance(outcome, JobFailure) and job.count > 2
+            return self._in_pairs and isinstance(outcome, JobFailure) and job.count > 2
 
         def on_result(index: int, outcome: Any) -> None:
             if not to_cut(outcome, job := jobs[index]):

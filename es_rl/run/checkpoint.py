@@ -114,7 +114,7 @@ def save(
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     atomic.put_back(folder)
-    for leftover in folder.glob(".*-*"):  # of saves that were cut off
+    for leftover in (path for what in ("writing", "old", *NAMED) for path in folder.glob(f".{what}-*")):
         shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
     facts: dict[str, Any] = {"format": FORMAT, "generation": state.generation, "best": best}
     facts |= {"progress": asdict(progress), "about": dict(about)}

@@ -25,7 +25,7 @@ from es_rl.es.optim import check_optimizer
 from es_rl.es.shaping import SHAPINGS
 from es_rl.noise import KINDS
 from es_rl.policies import POLICIES
-from es_rl.rl.config import Config, parse_train
+from es_rl.rl.config import CODE, Config, parse_train
 from es_rl.rl.presets import preset
 from es_rl.rl.segments.config import asks_for_episodes
 from es_rl.run import CONFIG, METRICS
@@ -93,7 +93,9 @@ class Ours:
         self._longest = spec.max_episode_steps or 1000
 
     def kind(self, name: str) -> str:
-        if name in TAKEN or name.startswith("cluster."):
+        if name in TAKEN:
+            raise ConfigError(f"{name}: is set by the sweep. Leave it out.")
+        if name.startswith("cluster."):
             raise ConfigError(f"{name}: is set by the sweep, whose trials have a processor each. Leave it out.")
         if name.startswith("env_kwargs."):
             return "any"
@@ -107,7 +109,7 @@ class Ours:
         config = build(Config, [(preset(self._env), ""), ({name: text}, "")])
         if name == "optim.name":
             check_optimizer(text, name)
-        elif name in REGISTRIES and not _is_code(name, text):
+        elif name in REGISTRIES and not (name in CODE and ":" in text):  # a network of the user's is in no registry
             lookup(REGISTRIES[name], text, name)
         return flatten(dataclasses.asdict(config)).get(name)
 
@@ -126,7 +128,7 @@ class Ours:
     def command(self, keys: Mapping[str, str], seed: int, folder: Path) -> list[str]:
         run = folder / "run"
         if (run / CONFIG).exists():
-            again = [f"{k}={v}" for k, v in keys.items() if outward(k) or _is_code(k, v)]
+            again = [f"{k}={v}" for k, v in keys.items() if outward(k) or (k in CODE and ":" in v)]
             return ["es_rl.train", f"resume={run}", f"env={self._env}", *again]
         shutil.rmtree(run, ignore_errors=True)  # left by a training that was killed before its run existed
         own = [f"env={self._env}", f"env_steps={self._env_steps}", f"seed={seed}", f"run={run}", "workers=0"]
@@ -151,11 +153,6 @@ class Ours:
     def best(self, keys: Mapping[str, str]) -> dict[str, Any]:
         file = read_file(Path(keys["config"]), Config) if "config" in keys else {}
         return {"env": self._env, **file, **{k: _plain(v) for k, v in keys.items() if k != "config"}}
-
-
-def _is_code(name: str, value: str) -> bool:
-    """Tell whether a value names a policy of the user's, which is in no registry."""
-    return name == "policy" and ":" in value
 
 
 class Theirs:

@@ -21,7 +21,7 @@ from es_rl import population
 from es_rl.errors import ConfigError, EnvError
 from es_rl.noise import KINDS, Perturbation, member_weights
 from es_rl.population import forward, rules
-from es_rl.population.forward import perturb
+from es_rl.population.forward import Population, perturb
 
 MEMBERS = [0, 1, 2, 3, 7, 12]
 
@@ -860,6 +860,20 @@ def test_arguments_that_are_changed_are_changed_once():
         assert_close(y, torch.cat(rows))
 
 
+@pytest.mark.parametrize("n", [1, 4])
+def test_a_case_is_checked_once(n, monkeypatch):
+    checked = []
+    monkeypatch.setattr(
+        Population, "_check", lambda self, *a, check=Population._check: (checked.append(1), check(self, *a))
+    )
+    module, p, x = nn.Linear(3, 2), Perturbation(sigma=0.1), torch.randn(8, 3)
+    for _ in range(2):
+        with perturb(module, range(n), p):
+            for _ in range(3):
+                module(x)
+    assert len(checked) == 1
+
+
 @pytest.mark.parametrize("value", [np.int64(3), np.float32(0.5), torch.float32, slice(0, 2)])
 def test_arguments_that_cannot_change_do_not_switch_the_check_off(value):
     class Centred(nn.Module):
@@ -889,6 +903,7 @@ def test_parameters_are_repeated_and_cast_as_other_tensors(kind):
 
         def forward(self, x):
             cast = self.gain.type_as(x) + self.gain.to(x)
+            x = x.type_as(self.gain).to(self.table)
             return x * self.gain.repeat(2) + cast.repeat(2) + self.table.repeat(1, 4).sum(0)
 
     torch.manual_seed(0)

@@ -164,27 +164,22 @@ def test_a_stop_is_heard_between_two_steps(file, start):
     assert "go on with resume=run" in (file.parent / "out.txt").read_text()
 
 
-@pytest.mark.slow
-def test_a_reward_may_decline_a_completion(file, monkeypatch):
-    (file.parent / "picky.py").write_text(
-        "def judge(prompts, completions, **_):\n"
-        "    return [None if p[0] in 'tad ' else 1.0 * len(c.strip()) for p, c in zip(prompts, completions)]\n"
-    )
-    monkeypatch.syspath_prepend(str(file.parent))
-    run = train(file, "reward=picky:judge", "generations=3", "batch=16")
-    assert metrics(run)[-1]["members/failed"] == 0
+DECLINES = """\
+    return [None if p[0] in 'tad ' else 1.0 * len(c.strip()) for p, c in zip(prompts, completions)]
+"""
+RAISES = """\
+    if any(p[0] in 'tad ' for p in prompts):
+        raise ValueError('odd')
+    return [1.0 * len(c.strip()) for c in completions]
+"""
 
 
 @pytest.mark.slow
-def test_completions_on_which_a_reward_raises_fail_alone(file, monkeypatch):
-    (file.parent / "odd.py").write_text(
-        "def judge(prompts, completions, **_):\n"
-        "    if any(p[0] in 'tad ' for p in prompts):\n"
-        "        raise ValueError('odd')\n"
-        "    return [1.0 * len(c.strip()) for c in completions]\n"
-    )
+@pytest.mark.parametrize(("name", "body"), [("picky", DECLINES), ("odd", RAISES)])
+def test_completions_that_a_reward_declines_or_raises_on_fail_alone(file, monkeypatch, name, body):
+    (file.parent / f"{name}.py").write_text(f"def judge(prompts, completions, **_):\n{body}")
     monkeypatch.syspath_prepend(str(file.parent))
-    run = train(file, "reward=odd:judge", "generations=2", "batch=16")
+    run = train(file, f"reward={name}:judge", "generations=3", "batch=16")
     assert metrics(run)[-1]["members/failed"] == 0 and metrics(run)[-1]["fitness/max"] > 0
 
 

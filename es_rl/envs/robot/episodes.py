@@ -77,7 +77,7 @@ class Episodes:
         return expanded
 
 
-def integer(seed: int | np.random.Generator) -> int:
+def world_number(seed: int | np.random.Generator) -> int:
     """Return the number of the world that a seed, or a generator that continues, stands for, as Gymnasium resets do."""
     source = seed if isinstance(seed, np.random.Generator) else seeding.np_random(int(seed))[0]
     return int(source.integers(2**31))

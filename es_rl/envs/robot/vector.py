@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from es_rl.envs.robot import episode
 from es_rl.envs.robot.declaration import check_model, check_task, substeps
 from es_rl.envs.robot.episode import NOISE_STEPS
-from es_rl.envs.robot.episodes import Episodes, integer
+from es_rl.envs.robot.episodes import Episodes, world_number
 from es_rl.envs.robot.ground import Terrain
 from es_rl.envs.robot.observe import Observer
 from es_rl.envs.robot.task import Task, Term
@@ -86,7 +86,7 @@ class RobotVector:
         order = np.argsort(ids)
         chosen = np.asarray(ids, np.int64)[order]
         given = list(seeds)
-        self._episodes.seed[chosen] = [integer(given[i]) for i in order]
+        self._episodes.seed[chosen] = [world_number(given[i]) for i in order]
         self._episodes.difficulty[chosen] = self.difficulty
         self._elapsed[chosen] = 0  # before noise is drawn, which it names
         self._batch.reset(chosen, stage=mujoco.mjtStage.mjSTAGE_NONE)

@@ -19,7 +19,7 @@ from es_rl.es.optim import check_optimizer
 from es_rl.es.shaping import SHAPINGS
 from es_rl.es.strategy import ESParams
 from es_rl.noise import KINDS
-from es_rl.plugins import FROM_PYTHON, file_name
+from es_rl.plugins import FROM_PYTHON, code_keys, file_name
 from es_rl.rl import agent, difficulty
 from es_rl.rl.central import PROCESSES
 from es_rl.rl.chunks import make_policy
@@ -91,8 +91,7 @@ def commands(config: Config, run: Path) -> list[str]:
     """Return what to type after a run: evaluate, watch, go on. Nothing if it needs code that only Python can give."""
     if any(getattr(config, name).startswith(FROM_PYTHON) for name in CODE):
         return []
-    given = [run, *(f"{name}={value}" for name in CODE if ":" in (value := getattr(config, name)))]
-    rest = shlex.join(map(str, given))
+    rest = shlex.join(map(str, [run, *code_keys(config, CODE)]))
     watch = "record" if config.video.every < 0 else "play"
     return [
         f"python -m es_rl.evaluate run={rest} checkpoint=best",

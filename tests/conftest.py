@@ -26,6 +26,11 @@ PROCESSES = {"workers", "sweep", "test_central.py", "test_compare.py", "test_con
 TINY = ["video.every=-1", "eval.episodes=2"]
 
 
+def soak(*cases):
+    """Cases of a parametrised test which the soak run alone tries: others of the same test stand for them elsewhere."""
+    return [pytest.param(*(c if isinstance(c, tuple) else (c,)), marks=pytest.mark.soak) for c in cases]
+
+
 def pytest_collection_modifyitems(items):
     """Mark tests by their room, and by what they start."""
     for item in items:

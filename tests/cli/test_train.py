@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import psutil
 import pytest
-from conftest import comparable, kill_workers, metrics, model_hash, records, wait_for, workers_of
+from conftest import comparable, kill_workers, metrics, model_hash, records, soak, wait_for, workers_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import es_rl
@@ -67,8 +67,9 @@ def test_a_stopped_and_resumed_run_is_an_uninterrupted_one(train, noise, policy)
         assert trained[0] == trained[1]
 
 
-@pytest.mark.parametrize("policy", ["linear", "mlp"])
-@pytest.mark.parametrize("noise", ["dense", "lowrank"])
+@pytest.mark.parametrize(
+    ("policy", "noise"), [("linear", "dense"), ("mlp", "lowrank"), *soak(("linear", "lowrank"), ("mlp", "dense"))]
+)
 @pytest.mark.slow
 def test_theta_does_not_depend_on_how_the_members_are_cut(train, policy, noise):
     keys = ["env=Hopper-v4", f"policy={policy}", f"es.noise={noise}", "es.population=32", "es.top=16", "generations=3"]
@@ -277,8 +278,10 @@ def test_a_rule_that_is_met_already_ends_a_resumed_run_at_once(train, capsys):
     assert "finished: generations=2" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("rule", ["minutes=0.02", "env_steps=2000"])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("rule", "workers"),
+    [("minutes=0.02", 0), ("env_steps=2000", 1), *soak(("minutes=0.02", 1), ("env_steps=2000", 0))],
+)
 @pytest.mark.slow
 def test_every_stop_rule_holds_in_an_endless_episode(train, capsys, monkeypatch, rule, workers):
     monkeypatch.setattr(overrun, "GRACE", 1.0)
@@ -400,7 +403,7 @@ def test_a_run_goes_on_with_its_newest_stop_rules_and_without_any_for_an_hour(tr
     assert default.config.minutes is None and default.stop_rules.minutes == 60
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_memory_and_files_stay_as_they_are_over_many_generations(train):
     """Six hundred generations; those before fill caches."""
     me = psutil.Process()

@@ -12,7 +12,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from conftest import metrics, refusal
+from conftest import metrics, refusal, soak
 from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -158,7 +158,7 @@ def test_the_console_script_dispatches(monkeypatch, capsys):
 def test_a_terminal_shows_a_live_panel(tmp_path):
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "es_rl.train", "env=es_rl/PointMass-v0", "generations=12", "workers=1", "run=run", "video.every=-1"],
+        [sys.executable, "-m", "es_rl.train", "env=es_rl/PointMass-v0", "es.population=8", "generations=12", "workers=1", "run=run", "eval.episodes=2", "video.every=-1"],
         stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path, env=os.environ | {"COLUMNS": "100", "LINES": "40", "TERM": "xterm"},
     )  # fmt: skip
     os.close(theirs)
@@ -261,7 +261,7 @@ POOR = {
 }
 
 
-@pytest.mark.parametrize("name", POOR)
+@pytest.mark.parametrize("name", ["ascii", *soak("no locale")])
 @pytest.mark.slow
 def test_all_files_are_utf_8_and_all_output_survives_any_locale(name, tmp_path):
     """An arrow in the title, an argument and a printing environment with characters that the locale lacks."""

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import wait_for
+from conftest import soak, wait_for
 from gymnasium import spaces
 
 from es_rl import envs
@@ -33,11 +33,11 @@ def baseline(*keys):
         baselines.use_threads(threads)
 
 
-def opponent(*values, needs=()):
+def opponent(*values, needs=(), marks=()):
     """A case of a test that is skipped where the opponent's libraries are missing."""
     libraries = needs or baselines.LIBRARIES[values[0]][1]
     missing = [library for library in libraries if importlib.util.find_spec(library) is None]
-    return pytest.param(*values, marks=pytest.mark.skipif(bool(missing), reason=f"needs {missing}"))
+    return pytest.param(*values, marks=[pytest.mark.skipif(bool(missing), reason=f"needs {missing}"), *marks])
 
 
 def lines(path):
@@ -331,7 +331,7 @@ def test_each_trains_by_environment_steps(name, more, tmp_path):
     assert result["resources"]["environments"] == (4 if name == "ppo_fast" else 2 if two else 1)
 
 
-@pytest.mark.parametrize("name", [opponent(name) for name in ("ppo", "ppo_fast", "ars", "evotorch")])
+@pytest.mark.parametrize("name", ["ppo_fast", opponent("evotorch"), *soak("ppo", "ars")])
 def test_a_dict_is_seen_as_one_vector_and_actions_may_be_discrete(name, tmp_path):
     for env in ("hostile:DictObservation-v0", "CartPole-v1"):
         short = {
@@ -377,11 +377,13 @@ def test_what_evotorch_learnt_is_what_its_policy_does():
 @pytest.mark.parametrize(
     "keys",
     [
-        opponent(["name=evotorch", *calibration.shorter("evotorch", 2)], needs=("evotorch", "ray")),
         ["name=ars"],
+        opponent(
+            ["name=evotorch", *calibration.shorter("evotorch", 2)], needs=("evotorch", "ray"), marks=[pytest.mark.soak]
+        ),
     ],
 )
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *soak(signal.SIGKILL)])
 def test_no_process_outlives_an_opponent(keys, number, tmp_path, start):
     process = start("env=InvertedPendulum-v4", "out=out", "minutes=1", "processes=2", *keys, verb="compare.baselines")
     curve = tmp_path / "out/curve.jsonl"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import soak
 
 from es_rl.errors import ConfigError, Stopped, TrainingError
 
@@ -32,8 +33,7 @@ def script(python):
     "keys",
     [
         "env=CartPole-v1 workers=1",
-        "env=Hopper-v4 workers=0 policy=linear chunk=2",
-        "env=Hopper-v4 backend=gymnasium workers=2",
+        *soak("env=Hopper-v4 workers=0 policy=linear chunk=2", "env=Hopper-v4 backend=gymnasium workers=2"),
     ],
 )
 def test_throughput_of_training_and_of_the_simulations_alone(keys, script):
@@ -44,6 +44,7 @@ def test_throughput_of_training_and_of_the_simulations_alone(keys, script):
     assert float(lines["alone"][5]) == pytest.approx(speeds[0] / speeds[1], rel=0.02, abs=0.001)
 
 
+@pytest.mark.soak
 def test_throughput_of_judged_steps_and_of_their_simulations_alone(script):
     keys = ["env=Hopper-v4", "workers=1", "rounds=1", "credit.simulations=6", "es.segment=8", "credit.epochs=1"]
     done = script(BENCHMARKS / "judged_throughput.py", *keys)

@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from conftest import comparable, model_hash
+from conftest import comparable, model_hash, soak
 
 from es_rl import envs
 from es_rl.envs import robot
@@ -108,7 +108,7 @@ WAYS = {
 
 @pytest.mark.process
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["episodes", "steps", *soak("central", "general")])
 def test_a_curriculum_is_part_of_the_state_of_a_run(way, train):
     """Any number of workers, and a resume in its middle, give the same bits."""
     keys = [*KEYS, *WAYS[way]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-from conftest import kill_workers, model_hash
+from conftest import kill_workers, model_hash, soak
 from gymnasium.envs.registration import load_env_creator
 
 from es_rl import envs
@@ -19,7 +19,7 @@ from es_rl.errors import EnvError, TrainingError
 warnings.simplefilter("ignore")
 STEPS = 300  # long enough for time limits and falls
 FEW = 60
-SIZES = (1, 7, 32)
+SIZES = {1: FEW, 7: STEPS, 32: FEW // 2}  # number of simulations: steps
 CUSTOM = """
 <mujoco model="two legs less"><option timestep="0.01"/>
   <worldbody><geom type="plane" size="40 40 1"/><light pos="0 0 9"/>
@@ -84,8 +84,8 @@ def compare(id, kwargs, n, steps=STEPS, first=None):
 @pytest.mark.parametrize("id", TASKS)
 @pytest.mark.slow
 def test_every_task_is_gymnasiums_to_the_last_bit(id):
-    for n in SIZES:
-        compare(id, {}, n, steps=STEPS if n == 7 else FEW)
+    for n, steps in SIZES.items():
+        compare(id, {}, n, steps)
 
 
 @pytest.mark.parametrize("id", TASKS)
@@ -282,6 +282,7 @@ def test_members_that_diverge_have_failed(train, tmp_path):
         train("env=HalfCheetah-v5", *keys, "es.population=8", "es.top=4", "generations=1", "eval.every=0")
 
 
+@pytest.mark.soak
 def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
     keys = ["env=Hopper-v4", "policy=mlp", "es.population=32", "es.top=16", "generations=12", "video.every=-1"]
     quiet = train(*keys, "eval.every=0", run="quiet")
@@ -291,7 +292,7 @@ def test_theta_is_the_same_while_workers_are_killed(train, start, tmp_path):
     assert model_hash(tmp_path / "killed") == model_hash(quiet)
 
 
-@pytest.mark.parametrize("key", ["env=Hopper-v4", "env=Humanoid-v4", "env=Humanoid-v4 obs_first=null"])
+@pytest.mark.parametrize("key", ["env=Humanoid-v4", *soak("env=Hopper-v4", "env=Humanoid-v4 obs_first=null")])
 @pytest.mark.slow
 def test_theta_is_the_same_for_any_number_of_workers_and_either_backend(train, key):
     """Hopper and what Humanoid's preset sees need no forces of contacts, the whole of Humanoid does."""

@@ -7,7 +7,7 @@ import hostile
 import numpy as np
 import pytest
 import torch
-from conftest import comparable, metrics, model_hash, refusal
+from conftest import comparable, metrics, model_hash, refusal, soak
 
 from es_rl import plugins
 from es_rl.errors import EnvError
@@ -134,7 +134,7 @@ def test_pictures_that_an_environment_draws_are_observed_in_workers_and_evaluati
     assert done.returncode == 0 and '"failed": 0' in done.stdout
 
 
-@pytest.mark.parametrize("policy", ["linear", "mlp", "transformer transformer.width=8 es.noise=lowrank"])
+@pytest.mark.parametrize("policy", ["linear", *soak("mlp", "transformer transformer.width=8 es.noise=lowrank")])
 @pytest.mark.slow
 def test_one_simulation_in_a_process_gives_the_same_theta(train, policy):
     keys = ["es.population=6", "generations=2", "eval.every=1", "eval.episodes=3", "es.episodes=2", f"policy={policy}"]

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from conftest import refusal
+from conftest import refusal, soak
 from gymnasium import spaces
 from made_runs import make_run
 
@@ -107,7 +107,7 @@ def exported(tmp_path, kind, suffix):
     return run, out, env_id
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "lstm"])  # it is as the GRU is
+@pytest.mark.parametrize("kind", ["mlp", "gru", *soak("linear", "transformer", "lstm")])
 @pytest.mark.slow
 def test_onnx_acts_as_the_policy(tmp_path, kind, capsys, monkeypatch):
     pytest.importorskip("onnxruntime")

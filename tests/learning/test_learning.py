@@ -1,14 +1,14 @@
 """Learning, on a toy environment with a documented threshold."""
 
 import pytest
-from conftest import metrics
+from conftest import metrics, soak
 
 from es_rl.envs.toys.point_mass import ID, SOLVED
 from es_rl.noise import KINDS
 
 
 # The transformer learns too, in more time than a test has: see test_transformer for what it is there for.
-@pytest.mark.parametrize("policy", ["linear", "mlp"])
+@pytest.mark.parametrize("policy", ["linear", *soak("mlp")])
 @pytest.mark.slow
 def test_point_mass_is_solved_with_the_defaults(train, policy):
     run = train(f"env={ID}", f"policy={policy}", f"target_return={SOLVED}", "generations=120", "eval.episodes=20")
@@ -16,7 +16,8 @@ def test_point_mass_is_solved_with_the_defaults(train, policy):
 
 
 @pytest.mark.parametrize(
-    "keys", [f"es.noise={kind}" for kind in KINDS] + ["es.shaping=zscore es.top=8", "es.episodes=2"]
+    "keys",
+    ["es.noise=lowrank es.shaping=zscore es.top=8", *soak(*(f"es.noise={kind}" for kind in KINDS), "es.episodes=2")],
 )
 @pytest.mark.slow
 def test_point_mass_is_learnt_in_other_ways(train, keys):

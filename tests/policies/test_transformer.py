@@ -84,7 +84,7 @@ def test_a_width_that_the_heads_cannot_share_is_refused():
         parse_train(["env=A-v0", "policy=transformer", "transformer.width=10"])
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # `test_recurrent` has the same for another memory
 def test_recall_is_solved_by_memory_and_by_nothing_else(train):
     keys = [f"env={recall.ID}", "es.noise=lowrank", "es.population=128", "eval.every=10", "eval.episodes=100"]
     small = ["transformer.layers=1", "transformer.width=16", f"target_return={recall.SOLVED}"]

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import comparable, kill_workers, metrics, model_hash, wait_for, workers_of
+from conftest import comparable, kill_workers, metrics, model_hash, soak, wait_for, workers_of
 
 from es_rl import es
 from es_rl.errors import ConfigError
@@ -35,7 +35,7 @@ HOPPER = [
     [
         "policy=mlp mlp.hidden=[8]",
         "policy=linear es.episodes=2 es.noise=orthogonal es.limit=30 es.steps=2000 obs_first=6",
-        "policy=transformer transformer.width=16 es.noise=lowrank",
+        *soak("policy=transformer transformer.width=16 es.noise=lowrank"),
     ],
 )
 def test_theta_is_that_of_local_inference_for_any_number_of_workers(train, keys):
@@ -69,14 +69,14 @@ def test_theta_is_the_same_if_a_worker_hangs(train, start, tmp_path):
         "env=es_rl/PointMass-v0",
         "mlp.hidden=[8]",
         "es.population=64",
-        "generations=20",
+        "generations=10",
         "video.every=-1",
         "chunk=16",
     ]
     quiet = train(*keys, "eval.every=0", run="quiet")
     process = start(*keys, "eval.every=0", "inference=central", "workers=2", "hang_after=3", "run=hung")
     log = tmp_path / "hung/metrics.jsonl"
-    wait_for(lambda: log.exists() and log.read_text().count("\n") >= 5, process)
+    wait_for(lambda: log.exists() and log.read_text().count("\n") >= 3, process)
     # The busiest one: another may still be starting, and is not missed.
     max(workers_of(process), key=lambda child: child.cpu_times().user).suspend()
     assert process.wait() == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import refusal
+from conftest import refusal, soak
 from safetensors.torch import load_file, save_file
 
 from es_rl import envs
@@ -68,7 +68,7 @@ def test_what_no_training_can_start_from_is_refused(train, tmp_path, init, text)
     assert code == CheckpointError.exit_code and text in said and not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("env", ["Hopper-v4", "Humanoid-v4"])
+@pytest.mark.parametrize("env", ["Hopper-v4", *soak("Humanoid-v4")])
 @pytest.mark.slow
 def test_a_policy_of_ppo_acts_alike_as_one_of_ours(env):
     pytest.importorskip("stable_baselines3")

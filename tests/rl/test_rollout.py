@@ -4,6 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from conftest import soak
 from torch.func import functional_call
 
 from es_rl import envs, es
@@ -211,7 +212,7 @@ STREAMED = [
 
 
 @pytest.mark.parametrize("line", STREAMED)
-@pytest.mark.parametrize("workers", [1, 5])
+@pytest.mark.parametrize("workers", [*soak(1), 5])
 @pytest.mark.slow
 def test_chunks_side_by_side_are_each_by_itself_to_the_bit(line, workers):
     _, _, _, generation, play = prepare(line)

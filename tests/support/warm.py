@@ -101,8 +101,10 @@ class Warm:
 
     def run(self, argv, *, out, err, environment=None):
         """Start Python with these arguments, `-m MODULE …`, `-c CODE …` or `SCRIPT …`, and files for what it prints."""
-        server = self.speaking if "es_rl.llm" in argv else self.general
-        return Started(server.start(program, [argv, str(out), str(err)], environment or {**os.environ}, str(err)))
+        environment, server = environment or {**os.environ}, self.general
+        if "es_rl.llm" in argv:  # without threads of its tokenizer, so that its workers can be forked too
+            environment, server = environment | {"TOKENIZERS_PARALLELISM": "false"}, self.speaking
+        return Started(server.start(program, [argv, str(out), str(err)], environment, str(err)))
 
     def family(self):
         """The processes that this one has started, but for helpers: those that fork, and Python's own."""

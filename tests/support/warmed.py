@@ -37,6 +37,7 @@ PRELOADED = (
 SIZE = struct.Struct("q")
 MOST_FILES = 8  # among the arguments of one process
 MOST_DESCRIPTORS = 1024
+imported_to_simulate = False  # MuJoCo, that is without a renderer
 KEYS_OF_CHILDREN = {"stdin", "stdout", "stderr", "preexec_fn", "start_new_session"}  # with which a `Child` is forked
 
 
@@ -65,7 +66,9 @@ def serve(link, parent):
 
 def simulate(link):
     """Import MuJoCo, then fork."""
+    global imported_to_simulate
     fork_server._preload()
+    imported_to_simulate = True
     fork_on_request(link, begin)
 
 
@@ -130,9 +133,11 @@ def leave(target, *args):
 def start_forked(target, *args, log=None, mark=""):
     """Start a server of workers as `start_process` does, by a fork of this process if it has no threads.
 
-    MuJoCo must not be there yet: what it draws with depends on the environment when it is imported.
+    MuJoCo must not be there yet, or be there without a renderer: what it draws with depends on the environment when it
+    is imported.
     """
-    if psutil.Process().num_threads() > 1 or "mujoco" in sys.modules:
+    draws = not imported_to_simulate or os.environ.get(fork_server.RENDERER, "disabled") != "disabled"
+    if psutil.Process().num_threads() > 1 or ("mujoco" in sys.modules and draws):
         return start_process(target, *args, log=log, mark=mark)
     process = multiprocess.get_context("fork").Process(
         target=_server, args=(target, args, os.getpid(), str(log or os.devnull)), daemon=True

@@ -6,11 +6,13 @@ import math
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import soak
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -48,8 +50,11 @@ def theta(trainer):
     return torch.cat([value.detach().flatten() for value in trainer.model.parameters()])
 
 
-@pytest.mark.parametrize("fitness", [alone, together])
-@pytest.mark.parametrize("noise", es_rl.noise.KINDS)
+FEW = [(together, "lowrank"), (alone, "dense")]
+OTHERS = [case for case in product([alone, together], es_rl.noise.KINDS) if case not in FEW]
+
+
+@pytest.mark.parametrize(("fitness", "noise"), [*FEW, *soak(*OTHERS)])
 @pytest.mark.slow
 def test_it_learns(fitness, noise):
     t = trainer(fitness, noise=noise, population=32)

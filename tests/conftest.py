@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import torch
 from warm import Warm
 
 from es_rl.errors import EsRlError
 from es_rl.rl.compaction import Compaction
+from es_rl.workers.machine import use_one_thread
 
-torch.set_num_threads(1)  # in this process; several, of several processes of tests, would wait for each other busily
+use_one_thread()  # in this process; those of several processes of tests would wait for each other busily
 HERE = Path(__file__).parent
 SUPPORT = HERE / "support"  # modules that tests and the processes that they start import
 PROCESSES = {"workers", "sweep", "test_central.py", "test_compare.py", "test_contenders.py", "test_scripts.py"}

@@ -64,6 +64,16 @@ def test_it_learns(fitness, noise):
     assert records[-1]["fitness/max"] >= records[-1]["fitness/mean"] >= records[-1]["fitness/min"]
 
 
+def test_members_are_scored_with_one_thread_and_the_program_has_its_own_again():
+    seen, before = [], torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        trainer(lambda model: seen.append(torch.get_num_threads()) or float(len(seen))).train(1)
+        assert set(seen) == {1} and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_members_are_scored_with_their_own_weights_and_the_model_comes_back():
     seen = []
 

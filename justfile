@@ -16,7 +16,7 @@ test-fast:
 test:
     pytest
 
-# What takes minutes a test.
+# What takes minutes, and further cases of long tests.
 soak:
     pytest -m soak
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import comparable, metrics, model_hash, wait_for
+from conftest import comparable, metrics, model_hash, soak, wait_for
 from safetensors.torch import load_file
 from torch.func import functional_call
 
@@ -90,7 +90,7 @@ def test_a_tiny_model_learns_to_say_one_letter(tune):
     assert len(samples) == 4 and samples[-1]["completion"].count("e") >= 14
 
 
-@pytest.mark.parametrize("noise_kind", [pytest.param("dense", marks=pytest.mark.soak), "lowrank"])
+@pytest.mark.parametrize("noise_kind", [*soak("dense"), "lowrank"])
 @pytest.mark.slow
 def test_theta_is_the_same_for_any_number_of_workers_after_any_stop(tune, noise_kind):
     keys = (f"es.noise={noise_kind}", "optim.anchor=0.1", "chunk=2")

@@ -97,8 +97,8 @@ def _judged(**more: Any) -> dict[str, Any]:
     }
 
 
-# Members are judged on recorded steps. Of the four robots of MuJoCo the best of some twenty trials each;
-# Humanoid's lr is a third of that, found by hand: the search's trainings were too short to show where theta stands still
+# Members are judged on recorded steps. Of the four robots of MuJoCo the best of some twenty trials each. Only Humanoid's
+# lr is another, a third of the found one: with that, theta soon stands still. The trials were too short to show it
 # (docs/tried.md).
 WIDE: dict[str, Any] = {"mlp.hidden": [128, 128]}
 JUDGED: dict[str, dict[str, Any]] = {

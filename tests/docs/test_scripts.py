@@ -62,6 +62,16 @@ def test_variants_are_compared_and_finished_trainings_are_not_repeated(tmp_path,
     assert all(float(value) > 0 for row in rows for value in row[2].split(","))
 
 
+@pytest.mark.soak
+def test_what_randomised_physics_is_worth_is_told(tmp_path, script):
+    keys = ["out=runs", "only=physics", "physics_steps=100", "seeds=1", "episodes=2"]
+    first, again = (script(BENCHMARKS / "robot_learning.py", *keys, timeout=600).stdout for _ in range(2))
+    assert first == again and len(list((tmp_path / "runs").glob("*.done"))) == 2
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in first.splitlines()[2:]]
+    assert [row[1] for row in rows] == 2 * ["middle", "lowest", "highest"]
+    assert all(float(row[2]) > 0 and float(row[3]) > 0 and row[4] == "2" for row in rows)
+
+
 def test_policies_are_compared_on_the_same_steps(capsys):
     main = runpy.run_path(str(BENCHMARKS / "policies.py"))["main"]
     assert main(["env=CartPole-v1", "rounds=1", "steps=3", "--", "policy=linear", "policy=gru gru.width=4"]) == 0

@@ -1,0 +1,46 @@
+"""Worlds of es_rl's quadrupeds in which `robot_learning.py` trains and judges them. Each is registered under an id."""
+
+import dataclasses
+
+from es_rl.envs import robot
+from es_rl.envs.worlds import quadruped, quadruped_terrain
+
+# Friction and masses of `Quadruped`: what they are multiplied by, from … to, in the ranges that it is trained on.
+RANGES = {vary.field: (vary.low, vary.high) for vary in quadruped.task().varies}
+SHAKEN = ("geom_friction", "body_mass")
+
+
+def varied(part):
+    """Return the task on flat ground, friction and masses from a part of their ranges: a function of (low, high)."""
+    task = quadruped.task()
+    ranges = {name: part(*RANGES[name]) for name in SHAKEN}
+    return quadruped.task(
+        varies=[
+            dataclasses.replace(vary, low=ranges[vary.field][0], high=ranges[vary.field][1])
+            if vary.field in ranges
+            else vary
+            for vary in task.varies
+        ]
+    )
+
+
+def terrain(blind, **changes):
+    """Return the task on uneven ground; `blind`: the robot does not see it."""
+    observations = dict(quadruped_terrain.task().observations)
+    if blind:
+        del observations["ground"]
+    return quadruped_terrain.task(observations=observations, **changes)
+
+
+UNSEEN = {"ground": robot.Ground(seed=1), "curriculum": None}  # other patches, and of all levels
+# The name of the robot in each id is that of its preset.
+WORLDS = {
+    "middle/Quadruped-v0": varied(lambda low, high: ((low + high) / 2, (low + high) / 2)),
+    "lowest/Quadruped-v0": varied(lambda low, high: (low, low + (high - low) / 4)),
+    "highest/Quadruped-v0": varied(lambda low, high: (high - (high - low) / 4, high)),
+    "blind/QuadrupedTerrain-v0": terrain(True),
+    "unseen/QuadrupedTerrain-v0": terrain(False, **UNSEEN),
+    "unseen_blind/QuadrupedTerrain-v0": terrain(True, **UNSEEN),
+}
+for name, task in WORLDS.items():
+    robot.register(name, task)

@@ -33,10 +33,10 @@ from results_pages import (
     at_equal_steps,
     brief,
     clips,
-    longest,
     processors,
     repeat,
     short,
+    shown,
     table,
 )
 
@@ -228,12 +228,12 @@ def replaced(result, found):
 
 
 def gather(results, tasks, out):
-    """Return the kept results and those of finished tasks, sorted. Show a finished one if it is its task's longest."""
+    """Return the kept results and those of finished tasks, sorted. Show a finished one as `shown` tells."""
     for task in tasks:
         found, trained = collect(task, out) if (out / task / "results.json").exists() else (None, None)
         if found:
             results = [*(r for r in results if not replaced(r, found)), found]
-            if longest(results, found):
+            if shown(results, found):
                 show(trained, task)
     order = [*MINUTES, *tasks]
     return sorted(results, key=lambda result: (order.index(result["env"]), result["minutes"]))

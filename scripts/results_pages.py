@@ -228,9 +228,13 @@ def on_core(command, machine):
     return f"taskset -c 0 {command}" if machine["processors"] == 1 else command
 
 
-def longest(results, result):
-    """Tell whether no other comparison of the same task has longer trainings."""
-    return result["minutes"] == max(other["minutes"] for other in results if other["env"] == result["env"])
+def shown(results, result):
+    """Tell whether a comparison's film and policy are shown: its task's longest one, against `OPPONENT` if one is."""
+    return _rank(result) == max(_rank(other) for other in results if other["env"] == result["env"])
+
+
+def _rank(result):
+    return OPPONENT in result["contenders"], result["minutes"]
 
 
 def clips(results):
@@ -243,7 +247,7 @@ def clips(results):
         "with the settings of that day: today's presets may be others.",
         "",
     ]
-    for result in filter(partial(longest, results), results):
+    for result in filter(partial(shown, results), results):
         task, ours = result["env"], result["contenders"][OURS]
         name = task.partition("-")[0].lower()
         lines += [f"## {task}: [{name}.mp4]({name}.mp4)", "", f"`{result['train']}`", ""]

@@ -218,6 +218,9 @@ def test_rows_against_an_older_opponent_are_no_claims(results):
     assert "Hopper" not in found and "**" not in found and "wins" not in found
     assert "| against RL-Zoo's PPO in one process | 9.000 | 1.000 |" in found and "| no opponent | 9.000 | – |" in found
     new = kept("Hopper-v4", 20.0, es=row(9.0), ppo_fast=row(1.0))
+    assert results.shown([alone, long], alone) and not results.shown([alone, long], long)
+    claim = {**new, "env": "Humanoid-v4"}
+    assert results.shown([alone, claim], claim) and not results.shown([alone, claim], alone)
     assert results.replaced(old, new) and results.replaced(new, new)
     assert not results.replaced(long, kept("Humanoid-v4", 20.0, es=row(9.0), ppo_fast=row(1.0)))
     assert not results.replaced(new, old) and not results.replaced(old, {**new, "env": "Ant-v4"})

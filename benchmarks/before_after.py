@@ -2,7 +2,7 @@
 
     git worktree add ../before COMMIT
     python benchmarks/before_after.py before=../before env=HalfCheetah-v4 rounds=5 generations=30
-    python benchmarks/before_after.py before=../before env=Humanoid-v4 rounds=5 generations=4
+    python benchmarks/before_after.py before=../before env=Humanoid-v4 es.segment=0 rounds=5 generations=4
 
 The two take turns, so that a machine with varying speed slows both alike: the ratios are what counts. A training gives
 the median over its generations, without the first two. Both train with the same keys and seed, so they take the same

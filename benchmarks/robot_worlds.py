@@ -5,7 +5,7 @@ import dataclasses
 from es_rl.envs import robot
 from es_rl.envs.worlds import quadruped, quadruped_terrain
 
-# Friction and masses of `Quadruped`: what they are multiplied by, from … to, in the ranges that it is trained on.
+# The ranges of the factors in training, (low, high), by field of the model.
 RANGES = {vary.field: (vary.low, vary.high) for vary in quadruped.task().varies}
 SHAKEN = ("geom_friction", "body_mass")
 
@@ -24,23 +24,27 @@ def varied(part):
     )
 
 
-def terrain(blind, **changes):
-    """Return the task on uneven ground; `blind`: the robot does not see it."""
+def terrain(*, blind, **changes):
+    """Return the task on uneven ground, with changes; `blind`: the robot does not see it."""
     observations = dict(quadruped_terrain.task().observations)
     if blind:
         del observations["ground"]
     return quadruped_terrain.task(observations=observations, **changes)
 
 
-UNSEEN = {"ground": robot.Ground(seed=1), "curriculum": None}  # other patches, and of all levels
+# Patches that are not those of the training, and of all levels. Slopes and stairs do not depend on a seed.
+UNSEEN = {"ground": robot.Ground(kinds=("waves", "blocks"), seed=1), "curriculum": None}
 # The name of the robot in each id is that of its preset.
 WORLDS = {
     "middle/Quadruped-v0": varied(lambda low, high: ((low + high) / 2, (low + high) / 2)),
     "lowest/Quadruped-v0": varied(lambda low, high: (low, low + (high - low) / 4)),
     "highest/Quadruped-v0": varied(lambda low, high: (high - (high - low) / 4, high)),
-    "blind/QuadrupedTerrain-v0": terrain(True),
-    "unseen/QuadrupedTerrain-v0": terrain(False, **UNSEEN),
-    "unseen_blind/QuadrupedTerrain-v0": terrain(True, **UNSEEN),
+    "fixed/Quadruped-v0": quadruped.task(varies=[]),
+    "blind/QuadrupedTerrain-v0": terrain(blind=True),
+    "fixed/QuadrupedTerrain-v0": terrain(blind=False, varies=[]),
+    "fixed_blind/QuadrupedTerrain-v0": terrain(blind=True, varies=[]),
+    "unseen/QuadrupedTerrain-v0": terrain(blind=False, **UNSEEN),
+    "unseen_blind/QuadrupedTerrain-v0": terrain(blind=True, **UNSEEN),
 }
 for name, task in WORLDS.items():
     robot.register(name, task)

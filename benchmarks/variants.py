@@ -40,7 +40,8 @@ def train(out, keys, seed, core):
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
     more = {"workers": "0", "eval.every": "0", "eval.episodes": "20", "video.every": "-1", "checkpoint.every": "100000"}
-    given = [f"resume={path}"] if path.exists() else [
+    again = [f"env={keys['env']}"] if ":" in keys["env"] else []  # a module is taken from the command line only
+    given = [f"resume={path}", *again] if path.exists() else [
         *(f"{name}={value}" for name, value in {**more, **keys}.items()), f"seed={seed}", f"run={path}",
     ]  # fmt: skip
     with path.with_suffix(".log").open("ab") as log:

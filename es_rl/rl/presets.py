@@ -97,9 +97,9 @@ def _judged(**more: Any) -> dict[str, Any]:
     }
 
 
-# Members are judged on recorded steps. Of the four robots of MuJoCo the best of some twenty trials each. Only the lr of
-# Humanoid is another, a third of the found one: with that, theta soon stands still. The trials were too short to show
-# it (docs/tried.md).
+# Members are judged on recorded steps. Of the four robots of MuJoCo the best of some twenty trials each. The lr of
+# Humanoid is a third of the one found. With the found one theta soon stands still, and trials of 300,000 steps were too
+# short to show it (docs/tried.md).
 WIDE: dict[str, Any] = {"mlp.hidden": [128, 128]}
 JUDGED: dict[str, dict[str, Any]] = {
     "HalfCheetah": _judged(**WIDE, **{"optim.lr": 0.0001894, "credit.simulations": 32, "critic.gae": 0.9}),

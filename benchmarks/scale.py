@@ -1,7 +1,7 @@
 """How far a run scales over workers: measured on simulated nodes, modelled beyond, and compared with PPO by cores.
 
     python benchmarks/scale.py measure nodes=1,8 actors=1,4,16,32 # throughput, the parent's cost, bytes
-    python benchmarks/scale.py lengths env=Humanoid-v4 policy=linear obs_first=45 init=videos/policies/humanoid
+    python benchmarks/scale.py lengths env=Humanoid-v4 policy=linear obs_first=45 init=videos/policies/humanoid_linear
                                                                   # record episodes, and the parent's time for an update
     python benchmarks/scale.py local env=HalfCheetah-v4 rounds=5  # cluster.address=local against a local pool
     python benchmarks/scale.py cores results=DIRECTORY            # after how many cores es_rl is ahead of PPO

@@ -266,7 +266,7 @@ def main(argv: list[str]) -> int:
                     done[f"{fault}/{kind}"] = cell(fault, kind, config, pool, nodes, out)
                     write_json(store, done)
     elif not showing:
-        for fault in (fault for fault in FAULTS if fault not in MEASURED):
+        for fault in [fault for fault in FAULTS if fault not in MEASURED]:
             command = [sys.executable, __file__, f"only={fault}", f"generations={config.generations}", f"out={out}"]
             subprocess.run(command, check=False)
         done = json.loads(store.read_text(encoding="utf-8"))

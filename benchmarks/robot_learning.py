@@ -25,7 +25,7 @@ from es_rl.config import parse
 from es_rl.errors import TrainingError
 from es_rl.keys import key
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 TRAIN = {"es.segment": "24", "eval.every": "100", "eval.episodes": "10"}
 SEEING, BLIND = ["unseen/QuadrupedTerrain-v0"], ["unseen_blind/QuadrupedTerrain-v0"]
 # Name of the case → the environment of its training, and the worlds in which theta is judged.
@@ -64,15 +64,9 @@ def judged(path, env, episodes):
     if not kept.exists():
         keys = [f"run={path}", f"env=robot_worlds:{env}", f"episodes={episodes}", "backend=auto", "seed=1"]
         command = [sys.executable, "-m", "es_rl.evaluate", *keys]
-        told = subprocess.run(command, capture_output=True, text=True, check=True, env=surroundings())
+        told = subprocess.run(command, capture_output=True, text=True, check=True)
         kept.write_text(told.stdout.splitlines()[-1], encoding="utf-8")
     return json.loads(kept.read_text(encoding="utf-8"))
-
-
-def surroundings():
-    """Return the environment of processes that import `robot_worlds`."""
-    known = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{known}" if known else str(HERE)}
 
 
 def table(title, cases, out, steps, config):
@@ -80,7 +74,6 @@ def table(title, cases, out, steps, config):
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     given = {name: TRAIN | {"env_steps": str(steps), "env": env} for name, (env, _) in cases.items()}
     cores = sorted(os.sched_getaffinity(0))[: config.parallel]
-    os.environ["PYTHONPATH"] = surroundings()["PYTHONPATH"]
     work(out, [(keys, seed) for seed in seeds for keys in given.values()], cores)
     print(f"| {title}, {steps:,} steps | judged in | return | m/s off | stays up, of {config.episodes} worlds |")
     print("|---|---|---|---|---|")
@@ -104,6 +97,8 @@ def fallen(told):
 def main(argv):
     config = parse(LearningConfig, argv)
     out = Path(config.out)
+    # The processes that train and judge import `robot_worlds`.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     if config.only != "physics":
         table("uneven ground", GROUND, out, config.ground_steps, config)
     if config.only != "ground":

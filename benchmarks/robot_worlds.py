@@ -5,23 +5,17 @@ import dataclasses
 from es_rl.envs import robot
 from es_rl.envs.worlds import quadruped, quadruped_terrain
 
-# The ranges of the factors in training, (low, high), by field of the model.
-RANGES = {vary.field: (vary.low, vary.high) for vary in quadruped.task().varies}
-SHAKEN = ("geom_friction", "body_mass")
+JUDGED = ("geom_friction", "body_mass")  # fields of the model
 
 
 def varied(part):
     """Return the task on flat ground, friction and masses from a part of their ranges: a function of (low, high)."""
-    task = quadruped.task()
-    ranges = {name: part(*RANGES[name]) for name in SHAKEN}
-    return quadruped.task(
-        varies=[
-            dataclasses.replace(vary, low=ranges[vary.field][0], high=ranges[vary.field][1])
-            if vary.field in ranges
-            else vary
-            for vary in task.varies
-        ]
-    )
+
+    def within(vary):
+        low, high = part(vary.low, vary.high)
+        return dataclasses.replace(vary, low=low, high=high) if vary.field in JUDGED else vary
+
+    return quadruped.task(varies=[within(vary) for vary in quadruped.task().varies])
 
 
 def terrain(*, blind, **changes):

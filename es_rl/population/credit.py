@@ -2,21 +2,23 @@
 
 Shapes: n rows, m units of a layer, h inputs of a layer, A outputs of the network.
 
-Each row is judged by pairs of members of its own, one for each layer: theta ± sigma*epsilon. For a matrix (m, h) and
-the input x (h,) that the row meets, epsilon = s xᵀ/|x|, with random signs s (m,): rank one, since of any perturbation a
-row meets only the part along its input. A bias counts as a weight whose input is 1. So the sums of the layer move by
-± sigma·s·|x|. The members' difference in score is the product of the row's slopes with the difference of their outputs:
+Each row is judged by members of its own, one for each layer: theta + sigma*epsilon. For a matrix (m, h) and the input
+x (h,) that the row meets, epsilon = s xᵀ/|x|, with random signs s (m,): rank one, since of any perturbation a row meets
+only the part along its input. A bias counts as a weight whose input is 1. So the sums of the layer move by sigma·s·|x|.
+How much a member scores above theta is the product of the row's slopes with the difference of their outputs:
 
-    estimate of a row = (slopes · Δoutputs)/(2 sigma) · s xᵀ/|x|                                                     (1)
+    estimate of a row = (slopes · Δoutputs)/sigma · s xᵀ/|x|                                                         (1)
 
-has the same mean as that of dense noise, but a variance that grows with the number of units, not of weights. (Noise on
+has the same mean as that of dense noise, but a variance that grows with the number of units, not of weights. It also
+has the mean of a pair theta ± sigma*epsilon, for s and −s are as likely, and its variance differs from a pair's only by
+what is not linear in sigma. But theta's own outputs are needed anyway, so a pair would cost twice as much. (Noise on
 units in place of weights: Flower & Jabri 1992, "Summed weight neuron perturbation". Signs: Spall 1992, doi
 10.1109/9.119632.) Most of this variance is the noise of the other units. It can be predicted: the activation of each
 unit has changed by Δa (m,), and activations move outputs by a certain amount on average, their influence F (A, m). The
-same pairs measure it over many rows. With the prediction as a control variate, the estimate for unit j, before xᵀ/|x|,
-is
+same members measure it over many rows. With the prediction as a control variate, the estimate for unit j, before
+xᵀ/|x|, is
 
-    (slopes · F_j) Δa_j/(2 sigma) · s_j + C (slopes · (Δoutputs − F Δa))/(2 sigma) · s_j                             (2)
+    (slopes · F_j) Δa_j/sigma · s_j + C (slopes · (Δoutputs − F Δa))/sigma · s_j                                     (2)
 
 With C = 1 it has the mean of (1), whatever F is. A smaller C has less variance and some bias. (Feedback that is learned
 by perturbation: Lansdell, Prakash & Kording 2020, arXiv 1906.00889. Direct feedback from the outputs to each layer:
@@ -54,7 +56,7 @@ class _Met:
 
     features: Tensor  # (n, h) inputs; of a layer norm (n, m), the normalised inputs
     probe: Tensor  # (n, m) signs, each over the length of its row's input; empty for the last layer
-    change: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, m) of the activations, Δa/(2 sigma)
+    change: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, m) of the activations, Δa/sigma
 
 
 @dataclass
@@ -126,18 +128,18 @@ class Credit:
     def _pass(
         self, x: Tensor, sigma: float, noise: np.random.Generator
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, _Met]]:
-        """Run rows without noise, and the two members of each layer's pair, all at once.
+        """Run rows without noise, and the member of each layer, all at once.
 
-        A pair has the sums of its layer, perturbed, and all that follows; before, its members are as the rows without
-        noise. Return the outputs (n, A) without noise, the difference Δoutputs/(2 sigma) of each layer's pair, and what
+        A member has the sums of its layer, perturbed, and all that follows. Before its layer it is as the rows without
+        noise. Return the outputs (n, A) without noise, the difference Δoutputs/sigma of each layer's member, and what
         layers met.
         """
         self._order = self._order or self._find_order(x[:1])
         hidden, met = self._order[:-1], dict[str, _Met]()
         with self._hooked(partial(self._meet, met, sigma, noise)):
-            outputs, *members = self._module(x).chunk(1 + 2 * len(hidden))
-        pairs = zip(members[0::2], members[1::2], strict=True)
-        return outputs, {n: (a - b) / (2 * sigma) for n, (a, b) in zip(hidden, pairs, strict=True)}, met
+            outputs, *members = self._module(x).chunk(1 + len(hidden))
+        changes = {name: (member - outputs) / sigma for name, member in zip(hidden, members, strict=True)}
+        return outputs, changes, met
 
     def _meet(
         self,
@@ -149,11 +151,11 @@ class Credit:
         args: Any,
         out: Tensor,
     ) -> Tensor:
-        """Note what a layer meets. Return its sums, with those of its own pair of members below."""
+        """Note what a layer meets. Return its sums, with those of its own member below."""
         i = len(met)
-        inputs = args[0].chunk(2 * i + 1)
+        inputs = args[0].chunk(i + 1)
         if i:
-            met[self._order[i - 1]].change = (inputs[-2] - inputs[-1]) / (2 * sigma)
+            met[self._order[i - 1]].change = (inputs[-1] - inputs[0]) / sigma
         x, bias = inputs[0], int(layer.bias is not None)
         if isinstance(layer, nn.LayerNorm):
             x = F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
@@ -166,8 +168,7 @@ class Credit:
         sums, reach = out[: len(x)], reach.clamp_(min=torch.finfo(x.dtype).tiny)
         signs = _signs(noise, sums)
         met[name].probe = signs / reach
-        change = signs.mul_(reach).mul_(sigma)
-        return torch.cat([out, sums + change, sums - change])
+        return torch.cat([out, torch.addcmul(sums, signs, reach, value=sigma)])
 
     def _find_order(self, x: Tensor) -> list[str]:
         """Return the names of the layers in the order in which they run. Raises `ConfigError` if it is not a chain."""

@@ -26,7 +26,7 @@ from es_rl.rl.segments.config import CreditConfig, CriticConfig
 from es_rl.rl.segments.critic import Critic, CriticFit, RewardScale, advantages, batches
 from es_rl.rl.segments.judge import Played
 from es_rl.rl.segments.state import LOG_STD
-from es_rl.rl.segments.update import Steps, Surrogate, Update
+from es_rl.rl.segments.update import Steps, Surrogate, Update, quickened
 from es_rl.rl.segments.worker import Segment, SegmentRunner
 from es_rl.run import atomic
 from es_rl.run import checkpoint as checkpoints
@@ -136,6 +136,17 @@ def test_the_update_climbs_the_score_along_its_gradient():
     drawn = torch.stack(drawn)
     error = (drawn.mean(0) - exact) / (drawn.std(0) / rows**0.5 + 1e-6)
     assert error.abs().max() < 5  # standard errors
+
+
+def test_a_quickened_network_has_the_same_parameters_and_differs_by_rounding_alone():
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(5, 6), nn.Tanh())
+    network = nn.Sequential(inner, nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2))
+    quick, x = quickened(network), torch.randn(100, 5) * torch.logspace(-6, 2, 100)[:, None]
+    assert not any(isinstance(part, nn.Tanh) for part in quick.modules())
+    assert dict(quick.named_parameters()).keys() == dict(network.named_parameters()).keys()
+    assert all(one is two for one, two in zip(quick.parameters(), network.parameters(), strict=True))
+    assert (quick(x) - network(x)).abs().max() < 1e-6
 
 
 def test_every_row_is_in_one_batch_of_each_epoch():
@@ -324,7 +335,7 @@ def test_a_policy_of_steps_and_rounded_weights_trains(train, monkeypatch):
     monkeypatch.setitem(numpy_policy.KERNELS, Step, lambda layer, w: lambda x: (x > 0).astype(x.dtype))
     keys = [
         "mlp.hidden=[64]", "mlp.weights=int8", "credit.simulations=32", "credit.batch=128", "credit.epochs=5",
-        "critic.hidden=[16]", "critic.epochs=5", "es.segment=32", "es.sigma=0.05", "optim.lr=0.005",
+        "critic.hidden=[16]", "critic.epochs=5", "es.segment=32", "es.sigma=0.1", "optim.lr=0.005",
     ]  # fmt: skip
     found = metrics(train(*small(*keys, "generations=12")))
     assert found[-1]["length/mean"] > 5 * found[0]["length/mean"]

@@ -113,10 +113,10 @@ class CriticFit:
         critic = self.critic.load(config)
         named = dict(critic.named_parameters())
         state = {name: torch.tensor(value) for name, value in self.critic.optim.items()}
-        ascent = Ascent(named, state, config=OptimConfig("adam"), lr=config.lr)
+        ascent = Ascent(named, state, config=ADAM, lr=config.lr, fused=True)
         x, targets = torch.tensor(self.x), torch.tensor(self.targets)
         for rows in batches(stream(seed, "critic", self.generation), len(x), config.epochs, config.batch):
-            loss = (critic(x[rows])[:, 0] - targets[rows]).square().mean()
+            loss = (critic(x.index_select(0, rows))[:, 0] - targets.index_select(0, rows)).square().mean()
             grads = torch.autograd.grad(loss, [*named.values()])
             ascent.step({name: -grad for name, grad in zip(named, grads, strict=True)})
             beat(0)

@@ -34,7 +34,7 @@ from es_rl.rl.numpy_policy import remembers
 from es_rl.rl.segments.critic import Critic, CriticFit, RewardScale, zero_state
 from es_rl.rl.segments.judge import Judged, Played
 from es_rl.rl.segments.state import LOG_STD, SegmentState, Simulations
-from es_rl.rl.segments.update import Steps, Update
+from es_rl.rl.segments.update import Steps, Update, quickened
 from es_rl.rl.segments.worker import Segment, SegmentRunner
 from es_rl.rng import stream
 from es_rl.run.task import StepResult
@@ -53,7 +53,7 @@ class SegmentTask:
         self._params = ESParams.of(config)
         self._policy: Any = make_policy(config, spec)
         _check(config, spec, self._policy)
-        self._network = nn.Sequential(OrderedDict(list(self._policy.named_children())[1:-1]))
+        self._network = quickened(nn.Sequential(OrderedDict(list(self._policy.named_children())[1:-1])))
         self.runner, self._measures, self._curriculum = SegmentRunner(config, spec), spec.measures, spec.curriculum
 
     def begin(self) -> ESState:
@@ -95,7 +95,7 @@ class SegmentTask:
         times = {"time/rollout": rolled - start, "time/update": ended - rolled}
         shares = self._shares(ended - start, self._workers.busy - busy, played)
         measured, hard = played.metrics(), difficulty.metric(state.extra)
-        record = {"members": 2 * reward.size} | measured | judged.metrics() | told | times | shares | hard
+        record = {"members": reward.size} | measured | judged.metrics() | told | times | shares | hard
         buffers = normalizer.merge(state.buffers, moments)
         extra = after.tensors() | difficulty.after(self._curriculum, state.extra, measured)
         state = ESState(number, moved.theta, buffers, moved.optim, extra)

@@ -9,6 +9,7 @@ density of the noise on outputs is. How outputs change with theta is found by pe
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,22 @@ from es_rl.population.credit import Credit
 from es_rl.rl.segments.config import CreditConfig
 from es_rl.rl.segments.critic import TINY, batches
 from es_rl.rl.segments.state import LOG_STD
+
+
+class Tanh(nn.Module):
+    """tanh(x) = 2/(1 + exp(−2x)) − 1 by torch's sigmoid, which takes less than half the time of its tanh on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (2 * x).sigmoid_().mul_(2).sub_(1)
+
+
+def quickened(network: nn.Module) -> nn.Module:
+    """Return a network with the same parameters whose tanh takes less time. It differs by rounding alone."""
+    if isinstance(network, nn.Tanh):
+        return Tanh()
+    if type(network) is nn.Sequential:
+        return nn.Sequential(OrderedDict((name, quickened(part)) for name, part in network.named_children()))
+    return network
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,7 @@ class Update:
         credit.measure(steps.x, sigma=self.sigma, noise=noise)
         first_epoch = max(1, rows // self.config.batch)
         for i, chosen in enumerate(batches(noise, rows, self.config.epochs, self.config.batch)):
-            batch = Steps(*(part[chosen] for part in vars(steps).values()))
+            batch = Steps(*(part.index_select(0, chosen) for part in vars(steps).values()))
             surrogate = Surrogate(batch, self.log_std, self.config.clip)
             found = credit.estimate(batch.x, surrogate.slopes, sigma=self.sigma, noise=noise)
             if i < first_epoch:

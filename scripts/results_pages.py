@@ -111,8 +111,9 @@ def _between(training, axis, first, last):
 def equal_cost(results):
     """Return a table of es_rl beside `OPPONENT` after equal processor time, as a list of its parts."""
     head = (
-        f"After equal processor time: the mean of a training's evaluations in minute {EARLY}; the median of seeds,\n"
-        f"and each. Level: within {1 - LEVEL:.0%}."
+        f"After equal processor time: the mean of a training's evaluations in minute {EARLY}. A cell is the median of\n"
+        f"the seeds, with each seed's mean in brackets. A training without an evaluation in that minute is left out.\n"
+        f"Level: within {1 - LEVEL:.0%}."
     )
     return _beside(results, "early", head, lambda task: task)
 

@@ -9,9 +9,9 @@ How much a member scores above theta is the product of the row's slopes with the
 
     estimate of a row = (slopes · Δoutputs)/sigma · s xᵀ/|x|                                                         (1)
 
-has the same mean as that of dense noise, but a variance that grows with the number of units, not of weights. It also
-has the mean of a pair theta ± sigma*epsilon, for s and −s are as likely, and its variance differs from a pair's only by
-what is not linear in sigma. But theta's own outputs are needed anyway, so a pair would cost twice as much. (Noise on
+has for small sigma the mean of dense noise, but a variance that grows with the number of units, not of weights. It has
+the mean of a pair theta ± sigma*epsilon too, since s and −s are equally likely. Its variance is larger by that of the
+part that is even in sigma. A pair would be a second member, while theta's outputs are needed anyway. (Noise on
 units in place of weights: Flower & Jabri 1992, "Summed weight neuron perturbation". Signs: Spall 1992, doi
 10.1109/9.119632.) Most of this variance is the noise of the other units. It can be predicted: the activation of each
 unit has changed by Δa (m,), and activations move outputs by a certain amount on average, their influence F (A, m). The
@@ -63,8 +63,8 @@ class _Met:
 class _Influence:
     """How the outputs move with the activations of a layer: a regression over rows."""
 
-    products: Tensor  # (A, m) Σ Δoutputs Δa
-    squares: Tensor  # (m,) Σ Δa²
+    products: Tensor  # (A, m) mean of Δoutputs Δa, each over sigma
+    squares: Tensor  # (m,) mean of Δa²
 
     @property
     def slope(self) -> Tensor:
@@ -94,6 +94,11 @@ class Credit:
                     f"Judge whole episodes, or use another policy."
                 )
 
+    @property
+    def members(self) -> int:
+        """Members of each row: one for each layer but the last."""
+        return len(self._layers) - 1
+
     def measure(self, x: Tensor, *, sigma: float, noise: np.random.Generator) -> None:
         """Measure the influence of all layers on a batch of inputs (n, …). Call it before the first `estimate`."""
         with torch.no_grad():
@@ -106,7 +111,8 @@ class Credit:
         """Return the mean over rows of the direction in which each parameter should move, by name.
 
         `x` (n, …) is a batch of the module's inputs. `slopes(outputs)` returns how the score of a row changes with its
-        outputs, (n, A). `sigma` is the size of the perturbation: small, for only the linear part of the change counts.
+        outputs, (n, A). `sigma` is the size of the perturbation: small, so that changes are linear. Where activations
+        are steps, it must be so large that units change.
         """
         with torch.no_grad():
             outputs, changes, met = self._pass(x, sigma, noise)

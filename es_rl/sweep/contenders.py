@@ -97,7 +97,7 @@ class Ours:
             raise ConfigError(f"{name}: is set by the sweep. Leave it out.")
         if name.startswith("cluster."):
             raise ConfigError(f"{name}: is set by the sweep, whose trials have a processor each. Leave it out.")
-        if name.startswith("env_kwargs."):
+        if name.startswith(("env_kwargs.", "policy_kwargs.")):
             return "any"
         if name not in (*self._fields, "config"):
             parse_train([f"env={self._env}", f"{name}=0"])  # raises, with a hint at similar keys

@@ -112,7 +112,8 @@ def _markdown(trials: list[FrozenTrial], sweep: Sweep, plan: Plan, command: str)
         found, "",
         f"The score is the mean of the evaluations in the last fifth of {plan.env_steps:,} environment steps,",
         f"and the median over the seeds {seeds}. A trial is stopped after {rungs} of the",
-        "steps of a seed if it is below the median of the other trials there; the default settings never are.", "",
+        "steps of a seed if it is below the median of the other trials there. The trial with the default settings is",
+        "never stopped.", "",
     ]  # fmt: skip
     heads = ["trial", "state", "score", *(f"seed {seed}" for seed in plan.seeds), "seconds", "settings", "reason"]
     lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]

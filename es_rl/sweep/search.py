@@ -57,7 +57,8 @@ def search(config: SweepConfig, keys: Mapping[str, str], argv: Sequence[str]) ->
     finally:
         report.figures(out, sweep)
         write()
-    return cli.show(f"The report is {out / 'report.md'}, the best settings are {out / 'best.yaml'}")
+    best = "no trial is complete" if sweep.best() is None else f"the best settings are {out / 'best.yaml'}"
+    return cli.show(f"The report is {out / 'report.md'}, {best}")
 
 
 def _search(sweep: Sweep, plan: Plan, config: SweepConfig, out: Path, write: Callable[[], None]) -> None:

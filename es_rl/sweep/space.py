@@ -77,10 +77,15 @@ def describe(space: Space) -> dict[str, Any]:
     described: dict[str, Any] = {}
     for name, dimension in space.items():
         if isinstance(dimension, Range):
-            described[name] = f"{dimension.low:g}..{dimension.high:g}" + (":log" if dimension.log else "")
+            described[name] = f"{_exact(dimension.low)}..{_exact(dimension.high)}" + (":log" if dimension.log else "")
         else:
             described[name] = f"[{','.join(dimension.texts)}]"
     return described
+
+
+def _exact(number: float) -> str:
+    """Return a number as a short text, with all its digits."""
+    return short if float(short := f"{number:g}") == number else repr(number)
 
 
 def _range(name: str, text: str, found: re.Match[str], contender: Contender) -> Range:

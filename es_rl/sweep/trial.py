@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from es_rl.errors import ConfigError
+from es_rl.errors import ConfigError, TrainingError
 from es_rl.run.atomic import write_json
 from es_rl.sweep.contenders import Contender, Curve
 from es_rl.workers.processes import THREAD_VARIABLES, die_with_parent
@@ -25,6 +25,7 @@ RUNGS = (0.25, 0.5, 0.75)  # shares of a training's steps at which it may be sto
 LAST = 0.2  # the score is the mean of the evaluations in this last share of the steps
 NICE = 10  # of the trainings
 STOP_SECONDS = 20.0  # time for a stopped training to end before it is killed
+REFUSED = (ConfigError.exit_code, TrainingError.exit_code)  # these settings are to blame, and not the machine
 HUNG = 3600.0  # a training without an evaluation for this many seconds has failed
 
 
@@ -79,7 +80,7 @@ class Running:
         if code is None:
             return self._wait(curve)
         if code:
-            state = "stopped" if code == 5 else "failed"  # 5, `TrainingError`: these settings are to blame
+            state = "stopped" if code in REFUSED else "failed"
             return self._end(Outcome(state, f"seed {self._seed}: exit code {code}: {_last_line(self._place)}"))
         if not curve:
             return self._end(Outcome("failed", f"seed {self._seed}: it ended without a single evaluation"))

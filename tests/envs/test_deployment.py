@@ -40,6 +40,18 @@ def test_the_numbers_are_those_of_the_model_and_of_the_declaration(known):
     assert known["command"]["forward"] == [-0.5, 1.5] and known["step_seconds"] == 0.02
 
 
+def test_a_drone_has_actuators_without_joints():
+    model = """<mujoco><worldbody><body name="drone"><freejoint/><geom size="0.1"/>
+        <site name="left" pos="0 0.1 0"/><site name="right" pos="0 -0.1 0"/></body></worldbody>
+        <actuator><motor name="left" site="left" gear="0 0 1 0 0 0"/><motor name="right" site="right"/></actuator>
+        </mujoco>"""
+    task = robot.Task(model, {"gravity": terms.gravity}, {"alive": (1.0, terms.alive)})
+    found = robot.deployment(task)["actions"]
+    assert [(one["actuator"], one["joint"], one["joint_force_range"]) for one in found] == [
+        ("left", None, None), ("right", None, None),
+    ]  # fmt: skip
+
+
 def test_plain_mujoco_obeys_actions_as_they_are_told(known):
     """A program that knows these numbers and the model alone sees what the policy would see."""
     env = gymnasium.make("es_rl/Quadruped-v0", randomise=False).unwrapped

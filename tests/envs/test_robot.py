@@ -351,6 +351,19 @@ def test_an_episode_that_cannot_begin_is_told_and_the_others_begin(monkeypatch):
     assert "mass is zero" in vector.errors[1]
 
 
+def test_an_episode_that_could_not_begin_leaves_nothing_behind(monkeypatch):
+    """The second reset succeeds, and its steps are not blamed for the first."""
+    env = robot.RobotEnv(cart())
+
+    def forward(chosen):
+        raise SimulationError(np.array([0]), "mass is zero")
+
+    with monkeypatch.context() as once:
+        once.setattr(env._simulations, "_batch", Failing(env._simulations._batch, forward))
+        assert np.isnan(env.reset(seed=0)[0]).all()
+    assert np.isfinite(env.reset(seed=1)[0]).all() and np.isfinite(env.step(np.zeros(1, np.float32))[0]).all()
+
+
 class Failing:
     """A batch that cannot compute."""
 
@@ -435,6 +448,19 @@ def writes(w):
         ),
         ({"observations": {"a": robot.Observe(terms.action, delay=-1, history=2)}}, ConfigError, "delay=-1 and noise"),
         ({"observations": {"a": robot.Observe(terms.action, history=200)}}, ConfigError, "episode's 100 steps"),
+        ({"actions": 0.4}, ConfigError, "actions: must be a robot.Actions, and is 0.4"),
+        ({"start": None}, ConfigError, "start: must be a robot.Start, and is None"),
+        ({"command": {"forward": (-1, 1)}}, ConfigError, "command: must be a robot.Command, and is"),
+        ({"command": robot.Command(["forward"])}, ConfigError, "command: must have ranges by name"),
+        ({"push": True}, ConfigError, "push: must be a robot.Push, and is True"),
+        ({"rewards": [(1.0, terms.alive)]}, ConfigError, "rewards: must be terms by name"),
+        ({"start": robot.Start(joints="0.1")}, ConfigError, "start: joints='0.1' must be a number"),
+        ({"varies": [robot.Vary("body_mass", "0.8", 1.2)]}, ConfigError, "body_mass: low='0.8' must be a number"),
+        (
+            {"varies": [robot.Vary("body_mass", 0.8, 1.2, along=["body_inertia"])]},
+            ConfigError,
+            "along=.* must hold pairs of a field and a column",
+        ),
         ({"rewards": {"up": ("1.0", terms.alive)}}, ConfigError, "the reward up: must be a weight and a term"),
         ({"push": robot.Push(seconds=5.0), "model": quadruped.MODEL}, ConfigError, "push: seconds=5.0 must be a range"),
         ({"step_seconds": "0.02"}, ConfigError, "step_seconds='0.02': must be a number"),
@@ -498,6 +524,8 @@ def test_what_is_wrong_in_a_declaration_is_named(changes, error, text):
     ("changes", "error", "text"),
     [
         ({"ground": robot.Ground(kinds=("stair",))}, ConfigError, "ground=stair: unknown. Did you mean stairs"),
+        ({"ground": robot.Ground(levels=6.0)}, ConfigError, "ground: levels=6.0 must be a whole number"),
+        ({"ground": robot.Ground(kinds="stairs")}, ConfigError, r"ground: kinds='stairs' must be a list, such as"),
         ({"ground": robot.Ground(levels=0)}, ConfigError, "ground: levels=0 must be a whole number above 0"),
         ({"ground": robot.Ground(levels=2.5)}, ConfigError, "ground: levels=2.5 must be a whole number"),
         ({"ground": robot.Ground(cell=0)}, ConfigError, "cell=0 above 0"),

@@ -9,6 +9,7 @@ from torch import nn
 
 from es_rl.errors import ConfigError
 from es_rl.policies.rounding import RoundedLinear
+from es_rl.population import credit as credits
 from es_rl.population.credit import Credit
 
 ROWS, OUTPUTS = 40, 3
@@ -55,6 +56,29 @@ def test_the_mean_of_the_whole_correction_is_the_gradient(settings):
     error = (drawn.mean(0) - flat(exact)) / (drawn.std(0) / len(found) ** 0.5 + 1e-6)
     assert error.abs().max() < 5  # standard errors
     assert drawn.mean(0).dot(flat(exact)) / drawn.mean(0).norm() / flat(exact).norm() > 0.99
+
+
+def test_over_all_signs_one_member_has_the_mean_of_a_pair_whatever_the_function(monkeypatch):
+    """Exactly, for steps too: the influence is that of a measurement before, so it is the same for all signs."""
+    torch.manual_seed(0)
+    module, (x, slopes) = nn.Sequential(nn.Linear(5, 3), Step(), nn.Linear(3, OUTPUTS)), batch()
+    credit, sigma = Credit(module, correction=1.0), 0.3
+    credit.measure(x, sigma=sigma, noise=np.random.default_rng(0))
+    influence, mean, pairs = dict(credit._influence), 0.0, 0.0
+    for signs in itertools.product((-1.0, 1.0), repeat=3):
+        drawn = torch.tensor(signs).expand(ROWS, 3)
+        monkeypatch.setattr(credits, "_signs", lambda noise, like, drawn=drawn: drawn.clone())
+        credit._influence = dict(influence)
+        found = credit.estimate(x, lambda _: slopes, sigma=sigma, noise=np.random.default_rng(0))
+        mean = mean + found["0.weight"] / 8
+        reach = (x.square().sum(1, keepdim=True) + 1).sqrt()  # 1: the input of the bias
+        with torch.no_grad():
+            sums = module[0](x)
+            plus, minus = (module[2](module[1](sums + step * drawn * reach)) for step in (sigma, -sigma))
+        gain = (slopes * (plus - minus)).sum(1, keepdim=True) / (2 * sigma)
+        pairs = pairs + (gain * drawn / reach).T @ x / ROWS / 8
+    assert pairs.abs().max() > 0.05
+    assert (mean - pairs).abs().max() < 1e-6
 
 
 def test_of_a_linear_network_the_estimate_is_exact():

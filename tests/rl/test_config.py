@@ -16,6 +16,7 @@ from es_rl.es.chunks import idle_workers
 from es_rl.llm.config import LlmConfig
 from es_rl.rl.config import Config, parse_resume, parse_train, read_train
 from es_rl.rl.presets import BY_STEPS, JUDGED, OF_THE_POLICY, PRESETS, preset
+from es_rl.rl.segments.config import asks_for_episodes
 from es_rl.sweep.config import SweepConfig
 from es_rl.text.config import TextConfig
 
@@ -146,6 +147,7 @@ def test_keys_without_effect_are_refused(keys, said):
 def test_defaults_of_whole_episodes_ask_for_nothing():
     assert parse_train(["env=HalfCheetah-v4", "serial=false", "chunk=null"]).es.segment > 0
     assert parse_train(["env=HalfCheetah-v4", "es.segment=00"]).mlp.hidden == [32, 32]
+    assert not asks_for_episodes({"serial": False, "chunk": None}) and asks_for_episodes({"serial": True})
 
 
 def test_judged_steps_are_not_the_default_where_simulations_may_not_be_saved():

@@ -26,7 +26,7 @@ from es_rl.rl.segments.config import CreditConfig, CriticConfig
 from es_rl.rl.segments.critic import Critic, CriticFit, RewardScale, advantages, batches
 from es_rl.rl.segments.judge import Played
 from es_rl.rl.segments.state import LOG_STD
-from es_rl.rl.segments.update import Steps, Surrogate, Update, quickened
+from es_rl.rl.segments.update import Steps, Surrogate, Tanh, Update, quickened
 from es_rl.rl.segments.worker import Segment, SegmentRunner
 from es_rl.run import atomic
 from es_rl.run import checkpoint as checkpoints
@@ -98,7 +98,7 @@ def score(batch, mean, log_std, clip):
     """The mean clipped score, as PPO's paper writes it."""
     likelihood = torch.distributions.Normal(mean, log_std.exp()).log_prob(batch.outputs).sum(1)
     constant = 0.5 * np.log(2 * np.pi) * mean.shape[1]
-    ratio = (likelihood + constant - batch.likelihood).exp()
+    ratio = (likelihood + constant - batch.log_likelihood).exp()
     a = (batch.advantages - batch.advantages.mean()) / batch.advantages.std()
     return torch.minimum(ratio * a, ratio.clamp(1 - clip, 1 + clip) * a).mean()
 
@@ -142,11 +142,20 @@ def test_a_quickened_network_has_the_same_parameters_and_differs_by_rounding_alo
     torch.manual_seed(0)
     inner = nn.Sequential(nn.Linear(5, 6), nn.Tanh())
     network = nn.Sequential(inner, nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2))
-    quick, x = quickened(network), torch.randn(100, 5) * torch.logspace(-6, 2, 100)[:, None]
+    quick, x = quickened(network), torch.randn(100, 5)
     assert not any(isinstance(part, nn.Tanh) for part in quick.modules())
     assert dict(quick.named_parameters()).keys() == dict(network.named_parameters()).keys()
     assert all(one is two for one, two in zip(quick.parameters(), network.parameters(), strict=True))
     assert (quick(x) - network(x)).abs().max() < 1e-6
+    x = torch.logspace(-6, 2, 100)
+    assert all((Tanh()(far) - far.tanh()).abs().max() < 2e-7 for far in (x, -x))
+
+
+def test_a_part_that_stands_in_two_places_of_a_network_is_quickened_in_both():
+    shared = nn.Tanh()
+    network = nn.Sequential(nn.Linear(5, 6), shared, nn.Linear(6, 4), shared, nn.Linear(4, 2))
+    quick, x = quickened(network), torch.randn(10, 5)
+    assert len(quick) == 5 and torch.allclose(quick(x), network(x), atol=1e-6)
 
 
 def test_every_row_is_in_one_batch_of_each_epoch():
@@ -198,7 +207,7 @@ def test_a_simulation_does_not_depend_on_those_beside_it(cut):
         return results
 
     (whole,), parts = play([6]), play(cut)
-    for name in ("x", "outputs", "likelihood", "reward", "over", "terminated"):
+    for name in ("x", "outputs", "log_likelihood", "reward", "over", "terminated"):
         joined = np.concatenate([getattr(part.recorded, name) for part in parts], axis=1)
         assert np.array_equal(getattr(whole.recorded, name), joined), name
     assert np.array_equal(whole.simulations.rows, np.concatenate([part.simulations.rows for part in parts]))

@@ -195,6 +195,13 @@ def test_ranges_choices_and_fixed_keys_are_told_apart():
     assert fixed == {"es.limit": "100", "env_kwargs.healthy_z_range": "[0.2,1.0]"}
     fixed_list, _ = space.parse({"mlp.hidden": "[64,64]"}, ours)
     assert fixed_list == {}
+    own, fixed = space.parse({"policy_kwargs.scale": "0.5..2.5", "policy_kwargs.width": "32,64"}, ours)
+    assert list(own) == ["policy_kwargs.scale"] and fixed == {"policy_kwargs.width": "32,64"}
+
+
+def test_ranges_that_differ_in_a_late_digit_are_told_apart():
+    told = [space.describe({"x": space.Range(low, 1e7, log=False, integer=True)}) for low in (1000001, 1000002, 0.1)]
+    assert told[0] != told[1] and told[2] == {"x": "0.1..1e+07"}
 
 
 def test_a_value_that_is_tried_has_few_digits_and_lies_in_its_range():

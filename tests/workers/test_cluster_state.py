@@ -48,7 +48,7 @@ def test_outcomes_are_equal_to_the_last_bit_but_for_what_a_clock_says():
     assert not equal(np.array([0.0]), np.array([-0.0]))
     assert equal([(1, {"a": float("nan")})], [(1, {"a": float("nan")})]) and not equal([1], [1, 2])
     empty = Recorded.empty(1, 2, 3, 1)
-    empty.x[:] = empty.outputs[:] = empty.likelihood[:] = empty.reward[:] = empty.over[:] = empty.terminated[:] = 0
+    empty.x[:] = empty.outputs[:] = empty.log_likelihood[:] = empty.reward[:] = empty.over[:] = empty.terminated[:] = 0
     assert equal(empty, empty)
 
 
@@ -124,6 +124,8 @@ def test_a_member_of_whole_episodes_takes_at_most_16_bytes_both_ways():
         (["cluster.address=local", "workers=0"], "workers=0: runs everything in this process"),
         (["cluster.address=local", "inference=central"], "share no memory with the process that runs the policy"),
         (["cluster.runtime_env.conda=x"], "must be one of working_dir, py_modules, pip"),
+        (["cluster.gpus=1.5"], "cluster.gpus=1.5: must be a whole number above 1, or a share up to 1"),
+        (["cluster.runtime_env.working_dir=nowhere"], "nowhere: this machine has no such directory"),
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(keys, text):

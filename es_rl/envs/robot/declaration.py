@@ -12,18 +12,23 @@ import mujoco
 import numpy as np
 
 from es_rl.envs.curriculum import Curriculum
-from es_rl.envs.robot.task import Command, Observe, Push, Task, Vary
+from es_rl.envs.robot.task import Actions, Command, Ground, Observe, Push, Start, Task, Vary
 from es_rl.envs.robot.world import is_free
 from es_rl.errors import ConfigError, EnvError, lookup
+
+PARTS = {
+    "actions": Actions, "start": Start, "command": Command, "push": Push, "ground": Ground, "curriculum": Curriculum
+}  # fmt: skip
+NEEDED = ("actions", "start")  # the others may be None
+TERMS = ("observations", "rewards", "ends", "metrics")
 
 
 def check_task(task: Task) -> None:
     """Raise `ConfigError` for parts that no model could have."""
+    _check_kinds(task)
     _check_terms(task)
-    if not isinstance(task.varies, (list, tuple)) or not all(isinstance(vary, Vary) for vary in task.varies):
-        raise ConfigError("varies: must be a list of robot.Vary.")
     _check_numbers(task)
-    steps = round(task.seconds / task.step_seconds)
+    steps = task.steps
     if not 0 <= task.actions.delay <= steps:
         raise ConfigError(f"actions: delay={task.actions.delay} must lie between 0 and an episode's {steps} steps.")
     for name, o in task.observations.items():
@@ -41,7 +46,27 @@ def check_task(task: Task) -> None:
     if task.push is not None:
         _check_push(task.push, task.step_seconds)
     if task.curriculum is not None:
-        _check_curriculum(task)
+        _check_curriculum(task, task.curriculum)
+
+
+def _check_kinds(task: Task) -> None:
+    parts = {name: part for name in PARTS if (part := getattr(task, name)) is not None or name in NEEDED}
+    for name, part in parts.items():
+        if not isinstance(part, PARTS[name]):
+            raise ConfigError(f"{name}: must be a robot.{PARTS[name].__name__}, and is {part!r}.")
+    for name in TERMS:
+        if not isinstance(getattr(task, name), Mapping):
+            raise ConfigError(f"{name}: must be terms by name, such as {{'up': …}}.")
+    if not isinstance(task.varies, (list, tuple)) or not all(isinstance(vary, Vary) for vary in task.varies):
+        raise ConfigError("varies: must be a list of robot.Vary.")
+    observed = {name: o for name, o in task.observations.items() if isinstance(o, Observe)}
+    for name, part in [*parts.items(), *observed.items(), *((vary.field, vary) for vary in task.varies)]:
+        for field in fields(part):
+            value = getattr(part, field.name)
+            if field.type in ("float", "int") and (not isinstance(value, Real) or isinstance(value, bool)):
+                raise ConfigError(f"{name}: {field.name}={value!r} must be a number.")
+            if field.type == "int" and not isinstance(value, Integral):
+                raise ConfigError(f"{name}: {field.name}={value} must be a whole number.")
 
 
 def _check_terms(task: Task) -> None:
@@ -58,24 +83,18 @@ def _check_terms(task: Task) -> None:
                 raise ConfigError(f"the {kind} {name}: must be a term, a function, and is {term!r}.")
 
 
-def _check_curriculum(task: Task) -> None:
-    if not isinstance(task.curriculum, Curriculum):
-        raise ConfigError(f"curriculum: must be a robot.Curriculum, and is {task.curriculum!r}.")
+def _check_curriculum(task: Task, curriculum: Curriculum) -> None:
     if task.ground is None:
         raise ConfigError("curriculum: chooses patches of a ground, and the task has none. Give ground=robot.Ground().")
-    lookup(task.metrics, task.curriculum.metric, "curriculum: the metric")
-    if not task.curriculum.step > 0:
-        raise ConfigError(f"curriculum: step={task.curriculum.step:g} must be above 0.")
+    lookup(task.metrics, curriculum.metric, "curriculum: the metric")
+    if not curriculum.step > 0:
+        raise ConfigError(f"curriculum: step={curriculum.step:g} must be above 0.")
 
 
 def _check_numbers(task: Task) -> None:
     for name, value in _numbers(task):
         if not math.isfinite(value):
             raise ConfigError(f"{name}={value}: must be a finite number.")
-    for name, part in {"actions": task.actions, **task.observations}.items():
-        for field in ("delay", "history"):
-            if not isinstance(value := getattr(part, field, 0), Integral):
-                raise ConfigError(f"{name}: {field}={value} must be a whole number.")
     for name, given in (("step_seconds", task.step_seconds), ("seconds", task.seconds)):
         if not isinstance(given, Real):
             raise ConfigError(f"{name}={given!r}: must be a number.")
@@ -108,6 +127,8 @@ def _check_push(push: Push, dt: float) -> None:
 
 
 def _check_command(command: Command) -> None:
+    if not isinstance(command.ranges, Mapping):
+        raise ConfigError("command: must have ranges by name, such as {'forward': (-1.0, 1.0)}.")
     for name, given in command.ranges.items():
         if not (isinstance(given, (tuple, list)) and len(given) == 2):
             raise ConfigError(f"the command {name}: must be a range, such as (-1.0, 1.0), and is {given!r}.")

@@ -53,7 +53,7 @@ def _action(simulation: RobotVector, i: int) -> dict[str, Any]:
         "damping": 0.0 - float(model.actuator_biasprm[i, 2]) if affine else 0.0,
         "control_range": _range(model.actuator_ctrllimited[i], model.actuator_ctrlrange[i]),
         "force_range": _range(model.actuator_forcelimited[i], model.actuator_forcerange[i]),
-        "joint_force_range": _range(of_joint and model.jnt_actfrclimited[joint], model.jnt_actfrcrange[joint]),
+        "joint_force_range": _range(model.jnt_actfrclimited[joint], model.jnt_actfrcrange[joint]) if of_joint else None,
     }
 
 

@@ -18,7 +18,7 @@ from es_rl.envs.renderer import QUALITIES
 from es_rl.envs.robot.declaration import check_task
 from es_rl.envs.robot.task import Task
 from es_rl.envs.robot.vector import RobotVector
-from es_rl.envs.robot.world import heading
+from es_rl.envs.robot.world import heading, is_free
 from es_rl.envs.spaces import Floats
 from es_rl.envs.worlds import WORLDS
 from es_rl.errors import ConfigError, EnvError
@@ -53,6 +53,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
         super().reset(seed=seed)
         self._simulations.difficulty = checked((options or {}).get("difficulty", 1.0))
+        self._simulations.errors.clear()  # of an episode before
         return self._simulations.reset([0], [self.np_random])[0], self._info()
 
     def step(self, action: NDArray[np.float32]) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
@@ -140,7 +141,7 @@ def _marks(simulations: RobotVector, i: int, data: mujoco.MjData) -> list[Mark]:
     told = simulations.command(i)
     if place is not None:
         found.append(_ball(place, 0.05 * radius))
-    if np.hypot(told.get("forward", 0.0), told.get("sideways", 0.0)) >= 0.01 and len(data.qpos) >= 7:
+    if np.hypot(told.get("forward", 0.0), told.get("sideways", 0.0)) >= 0.01 and is_free(simulations.model):
         found.append(_arrow(data, told.get("forward", 0.0), told.get("sideways", 0.0), radius))
     return found
 
@@ -184,6 +185,5 @@ def register(id: str, task: Task) -> None:
     if not isinstance(task, Task):
         raise ConfigError(f"{id}: needs a robot.Task, and this is a {type(task).__name__}.")
     check_task(task)
-    steps = max(1, round(task.seconds / task.step_seconds))
     entry: Any = RobotEnv
-    gymnasium.register(id, entry, max_episode_steps=steps, kwargs={"task": task})
+    gymnasium.register(id, entry, max_episode_steps=task.steps, kwargs={"task": task})

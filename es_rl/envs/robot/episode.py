@@ -90,6 +90,11 @@ class Varied:
             raise ConfigError(f"{vary.field}: the range {vary.low:g} to {vary.high:g} is the wrong way round.")
         if vary.along and vary.how != "scale":
             raise ConfigError(f"{vary.field}: along={list(vary.along)} needs how=scale, and has how={vary.how}.")
+        if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in vary.along):
+            raise ConfigError(
+                f"{vary.field}: along={list(vary.along)} must hold pairs of a field and a column, such as "
+                f"('body_inertia', None)."
+            )
         fields = ((vary.field, vary.column), *vary.along)
         parts = tuple(Part.of(model, field, column, vary.names) for field, column in fields)
         for part in parts[1:]:
@@ -119,7 +124,10 @@ def begin(
     terrain: Terrain | None = None,
     difficulty: float = 1.0,
 ) -> tuple[Floats, Floats]:
-    """Return qpos and qvel at the start of an episode: on a patch of a terrain, up to a difficulty from 0 to 1."""
+    """Return qpos and qvel at the start of an episode.
+
+    On a terrain, it begins on a random patch that is at most as difficult as `difficulty`, from 0 to 1.
+    """
     qpos = np.array(model.qpos0 if start.keyframe is None else model.key_qpos[find(model, "key", start.keyframe)])
     qvel = np.zeros(model.nv)
     for kind, place in zip(model.jnt_type, model.jnt_qposadr, strict=True):

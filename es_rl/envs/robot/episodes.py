@@ -26,7 +26,8 @@ _CONSTS = frozenset(mujoco.MjModel._setconst_inputs)  # what depends on them mus
 class Episodes:
     """Draws the worlds of episodes into a batch, and holds their commands and pushes.
 
-    Without `randomise`, all worlds are alike. Raises `EnvError` for a field of the model that cannot vary.
+    Without `randomise`, the model is nominal and there are no pushes. Starts and commands are drawn all the same.
+    Raises `EnvError` for a field of the model that cannot vary.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Episodes:
     ) -> None:
         self._task, self._model, self._batch, self._terrain = task, model, batch, terrain
         self._randomise = randomise
-        self.steps = max(1, round(task.seconds / task.step_seconds))  # T
+        self.steps = task.steps  # T
         self._varied = [Varied.of(vary, model) for vary in task.varies] if randomise else []
         names = [part.field for varied in self._varied for part in varied.parts]
         self.fields = {name: self._expand(name) for name in dict.fromkeys(names)}  # (N, …) each

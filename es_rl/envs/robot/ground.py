@@ -19,7 +19,7 @@ from es_rl.envs.spaces import Floats
 from es_rl.errors import ConfigError, lookup
 from es_rl.rng import stream
 
-NAME = "ground"  # of the height field and its geom
+NAME = "es_rl/ground"  # of the height field and its geom; the robot's model may have a "ground" of its own
 PLATFORM = 0.6  # half the side of the flat place in the middle of a patch, in metres
 BLOCK = 0.5  # side of a block, in metres
 TREAD = 0.35  # depth of a stair, in metres
@@ -71,8 +71,10 @@ class Terrain:
 
     def __init__(self, ground: Ground) -> None:
         """Raise `ConfigError` for a kind of patch that there is not."""
+        if isinstance(ground.kinds, str):
+            raise ConfigError(f"ground: kinds={ground.kinds!r} must be a list, such as [{ground.kinds!r}].")
         shapes = [lookup(SHAPES, kind, "ground") for kind in ground.kinds]
-        if ground.levels < 1 or ground.levels != int(ground.levels) or not ground.cell > 0 or not shapes:
+        if ground.levels < 1 or not ground.cell > 0 or not shapes:
             raise ConfigError(
                 f"ground: levels={ground.levels} must be a whole number above 0, cell={ground.cell:g} above 0, and "
                 f"there must be a kind."

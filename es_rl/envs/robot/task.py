@@ -124,3 +124,8 @@ class Task:
     mark: Term | None = None  # (n, 3) a place in the world that pictures show as a ball, such as a target
     step_seconds: float = 0.02  # of an action; a multiple of the model's timestep
     seconds: float = 20.0  # of an episode
+
+    @property
+    def steps(self) -> int:
+        """Steps of an episode."""
+        return round(self.seconds / self.step_seconds)

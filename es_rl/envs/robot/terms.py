@@ -207,7 +207,7 @@ def pose(w: World) -> Floats:
 
 
 def shaking(w: World) -> Floats:
-    """Return the squared vertical velocity and roll and pitch rates of the root, their sum."""
+    """Return the root's squared vertical velocity plus 0.05 times the sum of its squared roll and pitch rates."""
     value: Floats = np.square(root(w).qvel[:, 2]) + 0.05 * np.square(turning(w)[:, :2]).sum(axis=1)
     return value
 

@@ -29,13 +29,14 @@ from es_rl.errors import EnvError, lookup, text_of
 
 # MuJoCo resets a simulation mid-episode when it counts one of these warnings; the task would reward the jump.
 _BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
-_STAGE = mujoco.mjtStage.mjSTAGE_VEL
+_STAGE = mujoco.mjtStage.mjSTAGE_VEL  # what terms need after a step: positions and velocities, not forces
 
 
 class RobotVector:
-    """N simulations of a task. Without `randomise`, nothing varies: no noise, no pushes, the model as it is.
+    """N simulations of a task.
 
-    Raises `EnvError` for a model or a term that cannot be used.
+    Without `randomise`, the model is nominal, observations have no noise, and there is no push. Starts and commands are
+    drawn all the same. Raises `EnvError` for a model or a term that cannot be used.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class RobotVector:
         given = list(seeds)
         self._episodes.seed[chosen] = [world_number(given[i]) for i in order]
         self._episodes.difficulty[chosen] = self.difficulty
-        self._elapsed[chosen] = 0  # before noise is drawn, which it names
+        self._elapsed[chosen] = 0  # first: it says which noise is drawn
         self._batch.reset(chosen, stage=mujoco.mjtStage.mjSTAGE_NONE)
         for i, (qpos, qvel) in zip(chosen, self._draw(chosen), strict=True):
             self._fields["qpos"][i] = episode.posed(self.task.start, self.model, int(self._episodes.seed[i]), qpos)

@@ -45,7 +45,7 @@ def load(model: str | Path | mujoco.MjModel, terrain: Terrain | None = None) -> 
 
 def names(model: mujoco.MjModel, kind: str) -> list[str]:
     """Return the names of all bodies, geoms, … of a model, in their order; empty for one without."""
-    count = int(getattr(model, "nkey" if kind == "key" else {"joint": "njnt", "actuator": "nu"}.get(kind, f"n{kind}")))
+    count = int(getattr(model, {"joint": "njnt", "actuator": "nu"}.get(kind, f"n{kind}")))
     return [mujoco.mj_id2name(model, OBJECTS[kind], i) or "" for i in range(count)]
 
 
@@ -59,7 +59,7 @@ def find(model: mujoco.MjModel, kind: str, name: str) -> int:
 
 
 def joints_called(model: mujoco.MjModel, pattern: str) -> Floats:
-    """Return for each number of qpos 1 if its joint has a name of this pattern, else 0. Raises `EnvError` for none."""
+    """Return 1 for each number of qpos whose joint's name fits the pattern, else 0. Raises `EnvError` if none fits."""
     matching = [fnmatchcase(name, pattern) for name in names(model, "joint")]
     if not any(matching):
         raise EnvError(f"joints {pattern}: the model has none of this name.{nearest(pattern, names(model, 'joint'))}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from es_rl.config import as_text
 from es_rl.errors import ConfigError
 from es_rl.es.config import TORCH, EsConfig
 from es_rl.keys import key
@@ -53,7 +54,9 @@ def asks_for_episodes(given: Mapping[str, object]) -> bool:
 def _of_episodes(given: Mapping[str, object]) -> list[str]:
     """Return which of the given keys only members that play whole episodes have."""
     found = EPISODES & given.keys()
-    found |= {name for name, nothing in (("chunk", "null"), ("serial", "false")) if given.get(name, nothing) != nothing}
+    for name, nothing in (("chunk", ("null", "none")), ("serial", ("false",))):
+        if name in given and as_text(given[name]).lower() not in nothing:
+            found.add(name)
     return sorted(found)
 
 

@@ -24,7 +24,7 @@ from es_rl.rl.segments.config import CriticConfig
 from es_rl.rng import integer_seed, stream
 
 ADAM = OptimConfig(name="adam")
-REWARD_DECAY = 0.99  # of the running return whose standard deviation scales rewards
+REWARD_DECAY = 0.99  # of the running return whose root mean square scales rewards
 TINY = 1e-8
 
 Arrays = dict[str, NDArray[Any]]

@@ -95,7 +95,7 @@ class SegmentTask:
         times = {"time/rollout": rolled - start, "time/update": ended - rolled}
         shares = self._shares(ended - start, self._workers.busy - busy, played)
         measured, hard = played.metrics(), difficulty.metric(state.extra)
-        record = {"members": reward.size} | measured | judged.metrics() | told | times | shares | hard
+        record = measured | judged.metrics() | told | times | shares | hard
         buffers = normalizer.merge(state.buffers, moments)
         extra = after.tensors() | difficulty.after(self._curriculum, state.extra, measured)
         state = ESState(number, moved.theta, buffers, moved.optim, extra)
@@ -128,7 +128,8 @@ class SegmentTask:
     ) -> tuple[ESState, SegmentState, dict[str, Any]]:
         """Move the policy, while a worker trains the critic.
 
-        Return a state with the new theta and its optimiser, one with the new critic and noise on outputs, and metrics.
+        Return two states and metrics. The first has the new theta and its optimiser, the second the new critic and the
+        new noise on outputs.
         """
         config = self._config
         self._policy.load_state_dict({**state.theta, **state.buffers})
@@ -178,8 +179,8 @@ class SegmentTask:
 
 
 def _flat(played: Played, judged: Judged) -> list[np.ndarray]:
-    """Return observations, outputs, likelihood and advantages of all steps, (n, …)."""
-    found = [played.all("x")[:-1], played.all("outputs"), played.all("likelihood"), judged.advantages]
+    """Return observations, outputs, log likelihood and advantages of all steps, (n, …)."""
+    found = [played.all("x")[:-1], played.all("outputs"), played.all("log_likelihood"), judged.advantages]
     return [part.astype(np.float32).reshape(-1, *part.shape[2:]) for part in found]
 
 

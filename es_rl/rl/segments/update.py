@@ -36,8 +36,8 @@ def quickened(network: nn.Module) -> nn.Module:
     """Return a network with the same parameters whose tanh takes less time. It differs by rounding alone."""
     if isinstance(network, nn.Tanh):
         return Tanh()
-    if type(network) is nn.Sequential:
-        return nn.Sequential(OrderedDict((name, quickened(part)) for name, part in network.named_children()))
+    if type(network) is nn.Sequential:  # not `named_children`: it tells a part that stands in two places only once
+        return nn.Sequential(OrderedDict((name, quickened(part)) for name, part in network._modules.items()))
     return network
 
 
@@ -47,7 +47,7 @@ class Steps:
 
     x: Tensor  # (n, O) normalised observations
     outputs: Tensor  # (n, A) with noise
-    likelihood: Tensor  # (n,) as of when they were played
+    log_likelihood: Tensor  # (n,) when they were played, but for a constant
     advantages: Tensor  # (n,)
 
 
@@ -64,7 +64,7 @@ class Surrogate:
     def slopes(self, outputs: Tensor) -> Tensor:
         """Return how each step's score changes with the outputs (n, A) of the policy without noise."""
         far = (self.batch.outputs - outputs) / self.log_std.exp()
-        ratio = (-0.5 * far.square().sum(1) - self.log_std.sum() - self.batch.likelihood).exp()
+        ratio = (-0.5 * far.square().sum(1) - self.log_std.sum() - self.batch.log_likelihood).exp()
         advantages = self.batch.advantages
         advantages = (advantages - advantages.mean()) / (advantages.std() + TINY)
         rises, falls = (advantages > 0) & (ratio > 1 + self.clip), (advantages < 0) & (ratio < 1 - self.clip)
@@ -88,11 +88,13 @@ class Update:
     sigma: float
     halves: list[dict[str, Tensor]] = field(default_factory=lambda: [{}, {}])  # sums of estimates, of the first epoch
     clipped: list[float] = field(default_factory=list)  # of each batch
+    members: int = 0  # of all recorded steps
 
     def batches(self, steps: Steps, noise: np.random.Generator) -> Iterator[None]:
         """Move the policy by one batch after another."""
         credit, rows = Credit(self.network), len(steps.x)
         credit.measure(steps.x, sigma=self.sigma, noise=noise)
+        self.members = rows * credit.members
         first_epoch = max(1, rows // self.config.batch)
         for i, chosen in enumerate(batches(noise, rows, self.config.epochs, self.config.batch)):
             batch = Steps(*(part.index_select(0, chosen) for part in vars(steps).values()))
@@ -107,7 +109,8 @@ class Update:
 
     def metrics(self) -> dict[str, Any]:
         """Return statistics for the log."""
-        return {"gradient/agreement": self._agreement(), "steps/clipped": float(np.mean(self.clipped))}
+        shares = {"gradient/agreement": self._agreement(), "steps/clipped": float(np.mean(self.clipped))}
+        return {"members": self.members} | shares
 
     def _agreement(self) -> float | None:
         """Return the cosine between the sums of every other batch's estimates: 0 for noise; None for a single batch."""

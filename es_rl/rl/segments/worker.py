@@ -36,7 +36,7 @@ from es_rl.rl.segments.state import Simulations
 from es_rl.rng import integer_seed, stream
 from es_rl.workers.worker import Take
 
-BEGINNINGS = 3  # attempts to begin an episode, each from another seed
+BEGINNINGS = 3  # attempts to begin an episode after another, each from another seed
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Recorded:
 
     x: NDArray[np.float32]  # (T+1, n, O) what the policy met; the last row is what it meets next
     outputs: NDArray[np.float32]  # (T, n, A) of the policy, with noise
-    likelihood: NDArray[np.float32]  # (T, n) logarithm of the outputs' density, but for a constant
+    log_likelihood: NDArray[np.float32]  # (T, n) of the outputs, but for a constant
     reward: Floats  # (T, n)
     over: Bools  # (T, n) terminated or cut off
     terminated: Bools  # (T, n)
@@ -188,7 +188,7 @@ class _Play:
         recorded = result.recorded
         recorded.x[-1] = self._normalize(self._ids, self._obs)
         recorded.cut = np.concatenate([recorded.cut, *self._cut])
-        recorded.likelihood[:] = -0.5 * np.square(self._noise).sum(2) - np.log(self._std).sum()
+        recorded.log_likelihood[:] = -0.5 * np.square(self._noise).sum(2) - np.log(self._std).sum()
         if self._mean is not None:
             result.moments = Moments(job.steps * job.count, *self._sums)
         result.simulations.rows, result.simulations.obs = self._env.save(self._ids), self._obs

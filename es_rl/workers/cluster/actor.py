@@ -89,7 +89,7 @@ class Channel:
 
 
 class Actor:
-    """A worker. `environment` is set before anything is imported that reads it."""
+    """A worker. `environment` is set before MuJoCo and torch are imported, which read it."""
 
     def __init__(self, slot: int, environment: Mapping[str, str], folder: str) -> None:
         os.environ.update(environment)
@@ -156,7 +156,8 @@ class _Lines(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        *lines, self._open = (self._open + text)[-LONGEST:].split("\n")
+        *lines, rest = (self._open + text).split("\n")
+        self._open = rest[-LONGEST:]
         for line in lines:
-            self._channel.say(line)
+            self._channel.say(line[-LONGEST:])
         return len(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from es_rl.errors import ConfigError
@@ -35,7 +36,12 @@ def check_cluster(config: ClusterConfig, workers: int | None) -> bool:
         raise ConfigError(
             f"workers=0: runs everything in this process. Leave it out, or cluster.address={config.address}."
         )
+    if config.gpus > 1 and config.gpus != int(config.gpus):
+        raise ConfigError(f"cluster.gpus={config.gpus:g}: must be a whole number above 1, or a share up to 1.")
     for name in config.runtime_env:
         if name not in ENTRIES:
             raise ConfigError(f"cluster.runtime_env.{name}: must be one of {', '.join(ENTRIES)}.")
+    place = str(config.runtime_env.get("working_dir", "."))
+    if "://" not in place and not Path(place).exists():
+        raise ConfigError(f"cluster.runtime_env.working_dir={place}: this machine has no such directory.")
     return bool(config.address)

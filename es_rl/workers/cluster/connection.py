@@ -27,7 +27,8 @@ from es_rl.workers.machine import available_processors
 from es_rl.workers.processes import THREAD_VARIABLES, environment
 
 ANSWER_SECONDS = 30  # limit for a cluster's first answer
-STORE = 256 * 2**20  # bytes of the object store of a cluster that is started here, at least
+STORE = 256 * 2**20  # bytes of the object store of a cluster that is started here, without /dev/shm
+LEAST, MOST = 80 * 2**20, 2**30  # bytes of one in /dev/shm
 LOCAL, AUTO = "local", "auto"
 MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 QUIET = {
@@ -245,9 +246,9 @@ def knock(where: str, address: str) -> None:
 
 
 def _store() -> int:
-    """Return the size of an object store: as much as half of the shared memory that is free, if that is little."""
+    """Return the size of an object store: half of the free shared memory, from `LEAST` to `MOST`."""
     free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 2 * STORE
-    return max(80 * 2**20, min(4 * STORE, free // 2))
+    return max(LEAST, min(MOST, free // 2))
 
 
 @contextlib.contextmanager

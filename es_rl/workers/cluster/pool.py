@@ -161,7 +161,7 @@ class ClusterWorkers(Pool):
                 worker.asked = True
             case ("broken", text):
                 self._broken(worker, text, m)
-            case ("done", _, JobFailure("raised", text, detail)) if MISSING in detail and worker.facts:
+            case ("done", _, JobFailure("raised", text)) if MISSING in text and worker.facts:
                 self._leave_out(worker, lacks_module(worker.facts["host"], text), m)
             case ("done", number, outcome):
                 given = worker.jobs.pop(number, None)

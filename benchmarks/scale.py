@@ -136,7 +136,7 @@ def cores(argv: Sequence[str]) -> None:
         if {scale_cores.OURS, scale_cores.THEIRS} - rate.keys():
             print(f"{env}: left out, since one of both has no result")
             continue
-        share = float(given) if given else min(1.0, rate[scale_cores.THEIRS] / scale_measure.simulation_rate(env))
+        share = float(given) if given else scale_measure.simulating_share(env)
         rows += scale_cores.compare(each, share)
     kept("cores", rows)
 

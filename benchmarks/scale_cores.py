@@ -2,7 +2,7 @@
 
 A comparison (`python -m es_rl.compare`) gives curves of returns by environment steps, and steps per second. With more
 cores, only a part of the time becomes shorter. For es_rl, this part is measured in its runs: the time in which workers
-play. For PPO it is the time inside the simulator, which is measured apart; its gradient steps stay on one core, as
+play. For PPO it is the time inside the simulator, measured in a short training; its gradient steps stay on one core, as
 those of small networks do in Stable-Baselines3. Both are computed, not measured, beyond one core.
 """
 
@@ -14,6 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+
+from es_rl.config import read_file
+from es_rl.rl.config import Config
+from es_rl.run import CONFIG
 
 OURS, THEIRS = "es", "ppo_fast"
 CORES = 8192  # most that are looked at
@@ -82,6 +86,12 @@ def serial_share(metrics: Path) -> float:
     return median(shares)
 
 
+def most_cores(config: Path) -> int:
+    """Return how many cores a run of es_rl can use: one for each simulation of judged steps, or for each member."""
+    keys = read_file(config, Config)
+    return keys["credit.simulations"] if keys["es.segment"] else keys["es.population"]
+
+
 def rates(results: dict) -> dict[str, float]:
     """Return the median steps per second of each contender over its seeds."""
     found: dict[str, list[float]] = {}
@@ -112,11 +122,12 @@ def compare(folder: Path, simulating: float, shares: Sequence[float] = (0.5, 0.7
     both, rate = curves(folder), rates(results)
     runs = sorted(folder.glob(f"{OURS}-*/run"))
     serial = median(serial_share(run / "metrics.jsonl") for run in runs)
+    environments = next(run["resources"]["environments"] for run in results["runs"] if run["name"] == THEIRS)
     rows = []
     for share in shares:
         target = share * best(both[THEIRS])
-        ours = Trainer(median_steps(both[OURS], target), rate[OURS], serial)
-        theirs = Trainer(median_steps(both[THEIRS], target), rate[THEIRS], 1 - simulating)
+        ours = Trainer(median_steps(both[OURS], target), rate[OURS], serial, most_cores(runs[0] / CONFIG))
+        theirs = Trainer(median_steps(both[THEIRS], target), rate[THEIRS], 1 - simulating, environments)
         row = {"env": results["env"], "share": share, "return": target, "cores": crossover(ours, theirs)}
         rows.append(row | {"seeds": len(both[OURS]), OURS: vars(ours), THEIRS: vars(theirs)})
     return rows

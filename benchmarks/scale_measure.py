@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cloudpickle
 import numpy as np
@@ -20,6 +21,7 @@ from es_rl.workers.cluster.actor import Actor
 from es_rl.workers.cluster.admission import software
 from es_rl.workers.cluster.config import ClusterConfig
 from es_rl.workers.cluster.pool import ClusterWorkers
+from es_rl.workers.machine import use_one_thread
 from es_rl.workers.worker import Jobs, packed, serve
 
 HERE = Path(__file__).parent
@@ -146,16 +148,26 @@ def one_machine(keys: Sequence[str], rounds: int, log: Path) -> list[dict[str, f
     return rows
 
 
-def simulation_rate(env: str, *, n: int = 64, seconds: float = 2.0) -> float:
-    """Return the steps per second of the simulator alone, with random actions, on one core."""
-    import es_rl
+def simulating_share(env: str, *, seconds: float = 15.0) -> float:
+    """Return the share of PPO's time that it spends in the simulator, measured within a short training on one core."""
+    from es_rl.compare.config import BaselineConfig
+    from es_rl.compare.opponents.clock import Meter
+    from es_rl.compare.opponents.ppo_fast import ppo_fast
+    from es_rl.envs.sb3_vector import FastVecEnv
 
-    rng = np.random.default_rng(0)
-    venv = es_rl.envs.make_vec(env, num_envs=n)
-    venv.reset(seed=0)
-    space, steps, begun = venv.single_action_space, 0, time.perf_counter()
-    while time.perf_counter() - begun < seconds:
-        venv.step(rng.uniform(space.low, space.high, (n, *space.shape)).astype(np.float32))
-        steps += n
-    venv.close()
-    return steps / (time.perf_counter() - begun)
+    use_one_thread()
+    spent, begun, step = 0.0, 0.0, FastVecEnv.step_wait
+
+    def timed(self: FastVecEnv) -> Any:
+        nonlocal spent, begun
+        now = time.perf_counter()
+        begun = begun or now
+        try:
+            return step(self)
+        finally:
+            spent += time.perf_counter() - now
+
+    config = BaselineConfig(name="ppo_fast", env=env, measure=seconds)
+    with mock.patch.object(FastVecEnv, "step_wait", timed):
+        ppo_fast(config, Meter(config))
+    return spent / (time.perf_counter() - begun)

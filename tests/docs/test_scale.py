@@ -88,9 +88,11 @@ def comparison(tmp_path):
         run = tmp_path / f"es-{seed}" / "run"
         run.mkdir(parents=True)
         generation = {"time/rollout": 9.0, "time/update": 1.0}
+        (run / "config.yaml").write_text("es: {segment: 64}\ncredit: {simulations: 32}\n")
         (run / "metrics.jsonl").write_text('{"generation": 0}\n' + json.dumps(generation) + "\n")
     (tmp_path / "curves.csv").write_text("\n".join(lines) + "\n")
-    runs = [{"name": n, "env_steps": 1000, "seconds": 10.0} for n in ("es", "ppo_fast")] + [{"name": "ars"}]
+    about = {"env_steps": 1000, "seconds": 10.0, "resources": {"environments": 64}}
+    runs = [{"name": n} | about for n in ("es", "ppo_fast")] + [{"name": "ars"}]
     (tmp_path / "results.json").write_text(json.dumps({"env": "Toy-v0", "runs": runs}))
     return tmp_path
 
@@ -98,7 +100,7 @@ def comparison(tmp_path):
 def test_a_recorded_comparison_gives_a_crossover_a_table_and_a_figure(comparison):
     half, most = scale_cores.compare(comparison, simulating=0.5, shares=(0.5, 1.0))
     assert half["return"] == pytest.approx(50.5) and most["return"] == pytest.approx(101.0)
-    assert half["es"] | {"steps": 0} == {"steps": 0, "rate": 100.0, "serial": pytest.approx(0.1), "parts": 8192}
+    assert half["es"] | {"steps": 0} == {"steps": 0, "rate": 100.0, "serial": pytest.approx(0.1), "parts": 32}
     assert half["es"]["steps"] == pytest.approx(990) and half["ppo_fast"]["steps"] == pytest.approx(495)
     # 990 (0.1 + 0.9 / n) <= 495 (0.5 + 0.5 / n) from n = 643.5 / 148.5 on
     assert half["cores"] == 5

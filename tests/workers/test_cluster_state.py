@@ -125,7 +125,6 @@ def test_a_member_of_whole_episodes_takes_at_most_16_bytes_both_ways():
         (["cluster.address=local", "inference=central"], "share no memory with the process that runs the policy"),
         (["cluster.runtime_env.conda=x"], "must be one of working_dir, py_modules, pip"),
         (["cluster.gpus=1.5"], "cluster.gpus=1.5: must be a whole number above 1, or a share up to 1"),
-        (["cluster.runtime_env.working_dir=nowhere"], "nowhere: this machine has no such directory"),
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(keys, text):
@@ -137,6 +136,14 @@ def test_keys_that_do_not_go_together_are_refused(keys, text):
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(ConfigError, match=rf"cluster.address={address}: must be"):
         connection.check(ClusterConfig(address=address))
+
+
+def test_a_directory_for_workers_must_be_there_when_a_cluster_is_opened_and_not_before():
+    """A run that was trained with one is evaluated where there is none."""
+    given = ["cluster.address=local", "cluster.runtime_env.working_dir=nowhere"]
+    config = parse_train(["env=CartPole-v1", *given]).cluster
+    with pytest.raises(ConfigError, match="working_dir=nowhere: this machine has no such directory"):
+        connection.check(config)
 
 
 def test_ray_is_named_if_it_is_not_installed(monkeypatch):

@@ -61,7 +61,7 @@ def _check_kinds(task: Task) -> None:
         raise ConfigError("varies: must be a list of robot.Vary.")
     observed = {name: o for name, o in task.observations.items() if isinstance(o, Observe)}
     for name, part in [*parts.items(), *observed.items(), *((vary.field, vary) for vary in task.varies)]:
-        for field in fields(part):
+        for field in fields(part):  # their types are text, by `from __future__ import annotations`
             value = getattr(part, field.name)
             if field.type in ("float", "int") and (not isinstance(value, Real) or isinstance(value, bool)):
                 raise ConfigError(f"{name}: {field.name}={value!r} must be a number.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from es_rl.errors import ConfigError
@@ -41,7 +40,4 @@ def check_cluster(config: ClusterConfig, workers: int | None) -> bool:
     for name in config.runtime_env:
         if name not in ENTRIES:
             raise ConfigError(f"cluster.runtime_env.{name}: must be one of {', '.join(ENTRIES)}.")
-    place = str(config.runtime_env.get("working_dir", "."))
-    if "://" not in place and not Path(place).exists():
-        raise ConfigError(f"cluster.runtime_env.working_dir={place}: this machine has no such directory.")
     return bool(config.address)

@@ -54,6 +54,9 @@ def check(config: ClusterConfig) -> None:
         )
     if config.address not in (LOCAL, AUTO):
         _parts(config.address)
+    place = str(config.runtime_env.get("working_dir", "."))
+    if "://" not in place and not Path(place).exists():
+        raise ConfigError(f"cluster.runtime_env.working_dir={place}: this machine has no such directory.")
 
 
 class Connection:

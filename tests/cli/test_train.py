@@ -45,16 +45,18 @@ def toy(noise="dense", policy="mlp", population=16, chunk=4):
 @pytest.mark.parametrize(("noise", "policy"), KINDS)
 @pytest.mark.slow
 def test_theta_is_the_same_for_any_number_of_workers(train, noise, policy):
-    hashes = {model_hash(train(*toy(noise, policy), "generations=5", f"workers={n}", run=f"run{n}")) for n in (0, 1, 3)}
+    counts = (0, 1, 3) if (noise, policy) == KINDS[0] else (0, 2)
+    keys = [*toy(noise, policy), "generations=3"]
+    hashes = {model_hash(train(*keys, f"workers={n}", run=f"run{n}")) for n in counts}
     assert len(hashes) == 1
-    assert model_hash(train(*toy(noise, policy), "generations=5", "seed=1", run="other")) not in hashes
+    assert model_hash(train(*keys, "seed=1", run="other")) not in hashes
 
 
 @pytest.mark.parametrize(("noise", "policy"), KINDS)
 @pytest.mark.slow
 def test_a_stopped_and_resumed_run_is_an_uninterrupted_one(train, noise, policy):
     whole = train(*toy(noise, policy), "generations=5", run="whole")
-    for stop in range(1, 5) if (noise, policy) == KINDS[0] else (2, 3):
+    for stop in range(1, 5) if (noise, policy) == KINDS[0] else (2,):
         run = train(*toy(noise, policy), f"generations={stop}", run=f"stop{stop}")
         train(f"resume={run}", "generations=5")
         assert model_hash(run) == model_hash(whole)
@@ -73,9 +75,9 @@ def test_a_stopped_and_resumed_run_is_an_uninterrupted_one(train, noise, policy)
 @pytest.mark.slow
 def test_theta_does_not_depend_on_how_the_members_are_cut(train, policy, noise):
     keys = ["env=Hopper-v4", f"policy={policy}", f"es.noise={noise}", "es.population=32", "es.top=16", "generations=3"]
-    runs = [train(*keys, f"chunk={size}", run=f"chunk{size}") for size in (2, 8, 32)]
+    runs = [train(*keys, f"chunk={size}", run=f"chunk{size}") for size in (2, 32)]
     assert len({model_hash(run) for run in runs}) == 1
-    assert comparable(runs[0]) == comparable(runs[1]) == comparable(runs[2])
+    assert comparable(runs[0]) == comparable(runs[1])
 
 
 def test_a_generation_tells_what_its_estimate_and_its_workers_were_worth(train):

@@ -297,7 +297,9 @@ def test_the_fastest_is_found_in_turn_and_kept(tmp_path, monkeypatch, capsys):
     assert calibration.chosen("ars", tmp_path, {}) == [] and calibration.tried("ars", tmp_path, {}) == []
 
 
-@pytest.mark.parametrize("name", [opponent(name) for name in ("ppo", "ppo_fast", "sac", "ars", "evotorch")])
+@pytest.mark.parametrize(
+    "name", ["ppo_fast", *soak("ppo", "sac", "ars"), opponent("evotorch", marks=[pytest.mark.soak])]
+)
 def test_the_speed_of_each_can_be_measured(name, tmp_path):
     keys = [f"name={name}", "env=InvertedPendulum-v4", "measure=0.2", *calibration.shorter(name, 1)]
     baseline(*keys)

@@ -17,51 +17,47 @@ GUIDES = {"text": text, "llm": llm}
 SHORT = "es.population=8 es.top=2 eval.episodes=2 video.seconds=1 env_kwargs.max_episode_steps=30"
 
 
-def commands():
-    """The README's, and those of the guides for text and language models that begin a run."""
-    guides = "".join((ROOT / f"docs/guides/{name}.md").read_text() for name in ("text", "language_models"))
+def commands(text):
+    """The commands of a text which begin a run, or use one that another has begun."""
     found = [
         shlex.split(line, comments=True)
-        for block in re.findall(r"```sh\n(.*?)```", README + guides, re.DOTALL)
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
         for line in block.replace("\\\n", " ").splitlines()
     ]
-    return [words for words in found if not any("/RUN" in word or word.startswith("export=") for word in words)]
+    ours = [words for words in found if words[:2] == ["python", "-m"]]
+    return [words for words in ours if not any("/RUN" in word or word.startswith("export=") for word in words)]
+
+
+def shortened(keys, short):
+    """Keys with others in place of some, or in addition."""
+    replaced = {word.partition("=")[0] for word in short}
+    return [*(key for key in keys if key.partition("=")[0] not in replaced), *short]
 
 
 @pytest.mark.timeout(600)  # all commands, one after the other
-def test_the_commands_run_in_their_order(command, tiny, renderer, monkeypatch):
+def test_the_commands_run_in_their_order(command, renderer):
     """As they stand, with keys added that make them short."""
-    monkeypatch.syspath_prepend("")  # modules in this directory are found, as with `python -m`
-    added = {"train": f"generations=1 {SHORT}", "resume": "generations=2", "evaluate": "", "record": "seconds=1"}
+    added = {
+        "train": f"generations=1 {SHORT}",
+        "resume": "generations=2 video.every=-1",
+        "evaluate": "",
+        "record": "seconds=1",
+    }
     added["compare"] = f"film=0 minutes=0.02 seeds=1 against=random episodes=2 {SHORT}".replace("video.seconds=1 ", "")
     added["sweep"] = "env_steps=2000 trials=1 seeds=7"
-    added["text"] = "workers=0 minutes=0.01 es.population=8 ctx=16 gpt.width=8 eval.sample=5 eval.bytes=64"
-    added["llm"] = f"model={tiny} data=my.jsonl reward=my_rewards:politeness generations=1 es.population=2 minutes=1"
-    added["llm"] += " max_new_tokens=4 workers=0"
-    Path("my.jsonl").write_text('{"prompt": "a"}\n' * 4)
-    Path("my.txt").write_text("What I have written, I have written.\n" * 50)
-    Path("my_rewards.py").write_text("def politeness(prompts, completions):\n    return [1.0] * len(prompts)\n")
     done = []
-    for words in commands():
-        if words[:2] != ["python", "-m"]:
-            continue
+    for words in commands(README):
         verb, keys = words[2].removeprefix("es_rl."), words[3:]
         kind = "resume" if keys[0].startswith("resume=") else verb
-        short = added[kind].split()
-        replaced = {word.partition("=")[0] for word in short} if kind in ("compare", "sweep", "text", "llm") else set()
-        kept = [key for key in keys if key.partition("=")[0] not in replaced]
-        if verb in ("text", "llm"):  # the guides', in this process: it is faster
-            assert GUIDES[verb]([*kept, *short]) == 0
-            done.append(kind)
-            continue
-        result = command(verb, *kept, *short, cold=kind == "train" and not done)  # the first as readers begin it
+        given = added[kind].split()
+        given = shortened(keys, given) if kind in ("compare", "sweep") else [*keys, *given]
+        result = command(verb, *given, cold=kind == "train" and not done)  # the first as readers begin it
         if kind == "record" and result.returncode == 3 and "MuJoCo needs EGL or OSMesa" in result.stderr:
             assert not renderer
             pytest.skip("no off-screen renderer here")
         assert result.returncode == 0, result.stderr
         done.append(kind)
-    assert done[:6] == ["train", "resume", "evaluate", "record", "compare", "sweep"]
-    assert done.count("text") >= 3 and done.count("llm") >= 2
+    assert done == ["train", "resume", "evaluate", "record", "compare", "sweep"]
     assert Path("runs/cheetah.mp4").exists() and Path("runs/cheetah.gif").exists()
 
     code = "\n".join(re.findall(r"```python\n(import es_rl.*?)```", README, re.DOTALL))
@@ -69,6 +65,23 @@ def test_the_commands_run_in_their_order(command, tiny, renderer, monkeypatch):
     names = {"obs": __import__("numpy").zeros(17)}
     exec(code, names)
     assert names["action"].shape == (6,)
+
+
+@pytest.mark.soak  # their keys are checked beside those of all pages
+@pytest.mark.parametrize(("guide", "least"), [("text", 3), ("language_models", 2)])
+def test_the_commands_of_guides_run(guide, least, tiny, monkeypatch):
+    monkeypatch.syspath_prepend("")  # modules in this directory are found, as with `python -m`
+    added = {"text": "workers=0 minutes=0.01 es.population=8 ctx=16 gpt.width=8 eval.sample=5 eval.bytes=64"}
+    added["llm"] = f"model={tiny} data=my.jsonl reward=my_rewards:politeness generations=1 es.population=2 minutes=1"
+    added["llm"] += " max_new_tokens=4 workers=0"
+    Path("my.jsonl").write_text('{"prompt": "a"}\n' * 4)
+    Path("my.txt").write_text("What I have written, I have written.\n" * 50)
+    Path("my_rewards.py").write_text("def politeness(prompts, completions):\n    return [1.0] * len(prompts)\n")
+    found = commands((ROOT / f"docs/guides/{guide}.md").read_text())
+    for words in found:
+        verb = words[2].removeprefix("es_rl.")
+        assert GUIDES[verb](shortened(words[3:], added[verb].split())) == 0
+    assert len(found) >= least
 
 
 def test_the_two_commands_that_do_everything_are_there_as_they_are_run_elsewhere():

@@ -107,7 +107,7 @@ def exported(tmp_path, kind, suffix):
     return run, out, env_id
 
 
-@pytest.mark.parametrize("kind", ["mlp", "gru", *soak("linear", "transformer", "lstm")])
+@pytest.mark.parametrize("kind", ["gru", *soak("linear", "mlp", "transformer", "lstm")])
 @pytest.mark.slow
 def test_onnx_acts_as_the_policy(tmp_path, kind, capsys, monkeypatch):
     pytest.importorskip("onnxruntime")

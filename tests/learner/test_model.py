@@ -493,6 +493,7 @@ def test_a_batch_of_composite_actions_is_that_of_vector_environments():
 def test_a_second_interruption_ends_only_a_process_of_ours(patient, monkeypatch):
     left = []
     monkeypatch.setattr(signals, "_leave_at_once", lambda: left.append(True))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # even if these tests were started to ignore it
     with signals.stop_requests(patient=patient):
         signal.raise_signal(signal.SIGINT)
         if patient:

@@ -671,7 +671,7 @@ def test_exit_codes(tune, tiny, data, command, tmp_path, keys, code, error):
     assert done.returncode == code and error in done.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), *soak((signal.SIGINT, 130))])
 def test_a_stopped_run_is_saved_and_goes_on_to_the_same_bits(tune, start, tiny, data, tmp_path, number, code):
     (tmp_path / "mine.py").write_text(LETTERS)
     keys = [f"model={tiny}", f"data={data}", "reward=mine:letters", *SMALL]

@@ -50,12 +50,12 @@ def flat(named):
 def test_the_mean_of_the_whole_correction_is_the_gradient(settings):
     module, (x, slopes) = network(6, 4, **settings), batch()
     exact = gradient(module, x, slopes)
-    found = estimates(module, x, slopes, 2000, correction=1.0)
+    found = estimates(module, x, slopes, 800, correction=1.0)
     assert list(found[0]) == list(exact)
     drawn = torch.stack([flat(one) for one in found])
     error = (drawn.mean(0) - flat(exact)) / (drawn.std(0) / len(found) ** 0.5 + 1e-6)
     assert error.abs().max() < 5  # standard errors
-    assert drawn.mean(0).dot(flat(exact)) / drawn.mean(0).norm() / flat(exact).norm() > 0.99
+    assert drawn.mean(0).dot(flat(exact)) / drawn.mean(0).norm() / flat(exact).norm() > 0.98
 
 
 def test_over_all_signs_one_member_has_the_mean_of_a_pair_whatever_the_function(monkeypatch):
@@ -92,11 +92,11 @@ def test_of_a_linear_network_the_estimate_is_exact():
 def test_the_variance_is_that_of_units_and_not_of_weights():
     module, (x, slopes) = network(32, 16), batch()
     exact = flat(gradient(module, x, slopes))
-    projected = torch.stack([flat(one) for one in estimates(module, x, slopes, 200)])
+    projected = torch.stack([flat(one) for one in estimates(module, x, slopes, 60)])
     rng, sigma, dense = np.random.default_rng(0), 0.01, []
     theta = nn.utils.parameters_to_vector(module.parameters()).detach()
     with torch.no_grad():
-        for _ in range(200):  # dense noise, each row a pair of its own
+        for _ in range(60):  # dense noise, each row a pair of its own
             total = torch.zeros_like(theta)
             for row in range(ROWS):
                 epsilon = torch.from_numpy(rng.standard_normal(len(theta), dtype=np.float32))

@@ -241,18 +241,20 @@ VALUES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", VALUES)
 @pytest.mark.parametrize("way", ["command line", "file", "dotted file"])
-def test_an_argument_of_an_environment_arrives_as_yaml_has_it_and_is_saved_unchanged(tmp_path, text, way):
-    expected = OmegaConf.create(f"x: {text}")["x"]
-    expected = OmegaConf.to_container(expected) if OmegaConf.is_config(expected) else expected
+def test_arguments_of_an_environment_arrive_as_yaml_has_them_and_are_saved_unchanged(tmp_path, way):
+    lines = {f"x{i}": text for i, text in enumerate(VALUES)}
+    found = [OmegaConf.create(f"x: {text}")["x"] for text in VALUES]
+    expected = [OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for value in found]
     if way == "command line":
-        config = parse_train(["env=A-v0", f"env_kwargs.x={text}"])
+        config = parse_train(["env=A-v0", *(f"env_kwargs.{name}={text}" for name, text in lines.items())])
     else:
-        line = f"env_kwargs.x: {text}" if way == "dotted file" else f"env_kwargs:\n  x: {text}"
-        (tmp_path / "keys.yaml").write_text(line, encoding="utf-8")
+        start, before = ("env_kwargs:\n", "  ") if way == "file" else ("", "env_kwargs.")
+        (tmp_path / "keys.yaml").write_text(
+            start + "".join(f"{before}{name}: {text}\n" for name, text in lines.items()), encoding="utf-8"
+        )
         config = parse_train(["env=A-v0", "config=keys.yaml"])
-    assert repr(config.env_kwargs) == repr({"x": expected})
+    assert [*map(repr, config.env_kwargs.items())] == [*map(repr, zip(lines, expected, strict=True))]
     check_saved(config)
     (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     saved = read_file(tmp_path / "config.yaml", Config)

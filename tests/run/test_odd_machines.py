@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import marked, metrics, refusal
+from conftest import marked, metrics, refusal, soak
 
 from es_rl import cli, evaluate, record, train
 from es_rl.errors import ResourceError
@@ -73,7 +73,7 @@ def test_sockets_have_short_names_wherever_temporary_files_lie(tmp_path, train_o
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "empty"),
-    [(["queue", "random", "typing", "fnmatch", "tempfile"], ""), (["queue", "random", "tempfile"], os.pathsep)],
+    [(["queue", "random", "typing", "fnmatch", "tempfile"], ""), *soak((["queue", "random", "tempfile"], os.pathsep))],
     ids=["", "PYTHONPATH with an empty part"],
 )
 def test_files_of_the_user_hide_no_module_of_python(command, tmp_path, monkeypatch, names, empty):

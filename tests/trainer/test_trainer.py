@@ -785,7 +785,7 @@ print(found[0] == found[1], found[0] < 0)
 
 @pytest.mark.parametrize(
     "how",
-    ["a file", *soak("stdin", "-c"), "a notebook"],
+    ["a file", *soak("stdin", "-c", "a notebook")],
 )
 @pytest.mark.slow
 def test_what_the_main_file_defines_travels_without_a_guard(how, tmp_path):

@@ -130,8 +130,9 @@ def test_the_convolutional_policy_learns_to_walk_to_the_spot(train):
     assert metrics(run)[-1]["eval/return_mean"] >= SOLVED
 
 
-def test_both_benchmarks_of_images_print_their_rows(capsys):
+def test_both_benchmarks_of_images_print_their_rows(capsys, monkeypatch):
     benchmarks = Path(es_rl.__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(str(benchmarks))  # as for `python benchmarks/…`
     measure = runpy.run_path(str(benchmarks / "pixels.py"))["measure"]
     measure.__globals__.update(ROUNDS=1, MEMBERS=4)
     measure("1x12x12", ["cnn.channels=[4]", "cnn.kernels=[4]", "cnn.strides=[3]", "cnn.width=8"])

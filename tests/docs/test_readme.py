@@ -61,7 +61,13 @@ def test_the_commands_run_in_their_order(command, renderer):
     assert Path("runs/cheetah.mp4").exists() and Path("runs/cheetah.gif").exists()
 
     code = "\n".join(re.findall(r"```python\n(import es_rl.*?)```", README, re.DOTALL))
-    code = code.replace("learn(200_000)", "learn(2_000)").replace("seed=1)", "seed=1, workers=0)")
+    for long, short in (
+        ("learn(200_000)", "learn(2_000)"),
+        ("seed=1)", "seed=1, workers=0)"),
+        ("train(100)", "train(3)"),
+    ):
+        assert long in code
+        code = code.replace(long, short)
     names = {"obs": __import__("numpy").zeros(17)}
     exec(code, names)
     assert names["action"].shape == (6,)

@@ -33,10 +33,10 @@ def test_its_code_trains_plots_evaluates_saves_and_exports():
     assert not any(cell["outputs"] for cell in cells)
     sources, names = ["".join(cell["source"]) for cell in cells], {"__name__": "notebook"}
     assert sum(GENERATIONS in source for source in sources) == 1
-    shown = [run_cell(source.replace(GENERATIONS, "generations=4"), names) for source in sources]
+    shown = [run_cell(source.replace(GENERATIONS, "generations=6"), names) for source in sources]
     plot, *others = shown[-4:]
     assert plot.axes  # a figure of matplotlib, which Jupyter draws
-    check(*others, least=12)
+    check(*others, least=15)
 
 
 @pytest.mark.soak

@@ -34,7 +34,11 @@ HOPPER = [
     "keys",
     [
         "policy=mlp mlp.hidden=[8] es.episodes=2 es.noise=orthogonal es.limit=30 es.steps=2000 obs_first=6",
-        *soak("policy=mlp mlp.hidden=[8]", "policy=linear", "policy=transformer transformer.width=16 es.noise=lowrank"),
+        *soak(
+            "policy=mlp mlp.hidden=[8]",
+            "policy=linear es.episodes=2 es.noise=orthogonal es.limit=30 es.steps=2000 obs_first=6",
+            "policy=transformer transformer.width=16 es.noise=lowrank",
+        ),
     ],
 )
 def test_theta_is_that_of_local_inference_for_any_number_of_workers(train, keys):

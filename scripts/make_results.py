@@ -227,12 +227,22 @@ def replaced(result, found):
     return old or identity(result) == identity(found)
 
 
+def completed(found, results):
+    """Return a comparison with the contenders that only the kept one of the same identity has. They are marked."""
+    earlier = {}
+    for result in results:
+        if identity(result) == identity(found):
+            about = {k: result[k] for k in ("date", "machine", "command")}
+            earlier |= {name: {"earlier": about} | row for name, row in result["contenders"].items()}
+    return found | {"contenders": earlier | found["contenders"]}
+
+
 def gather(results, tasks, out):
     """Return the kept results and those of finished tasks, sorted. Show a finished one as `shown` tells."""
     for task in tasks:
         found, trained = collect(task, out) if (out / task / "results.json").exists() else (None, None)
         if found:
-            results = [*(r for r in results if not replaced(r, found)), found]
+            results = [*(r for r in results if not replaced(r, found)), completed(found, results)]
             if shown(results, found):
                 show(trained, task)
     order = [*MINUTES, *tasks]

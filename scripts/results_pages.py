@@ -68,7 +68,22 @@ def table(results):
         parts.append(f"Up to {beside} comparisons ran side by side, each on a processor of its own.")
     if any("others" in row for result in (*claims, *older) for row in result["contenders"].values()):
         parts.append("† Other programs took over a tenth of the processors during a training, at most the share shown.")
+    parts += earlier(claims)
     return "\n\n".join(parts)
+
+
+def earlier(results):
+    """Return what ‡ means, as a list of its parts: the comparisons that some contenders of other rows are from."""
+    lines = []
+    for result in results:
+        groups = {}
+        for name, row in result["contenders"].items():
+            if about := row.get("earlier"):
+                machine = about["machine"]
+                made = f"{about['date']}, on {processors(machine)}: `{repeat(about['command'], machine)}`"
+                groups.setdefault(made, []).append(LABELS[name])
+        lines += [f"- {result['env']} ({'; '.join(names)}): {made}" for made, names in groups.items()]
+    return ["‡ From an earlier comparison with the same minutes:", "\n".join(lines)] if lines else []
 
 
 def wins(results):
@@ -185,8 +200,9 @@ def cell(contender, *, best=False):
         return lost
     each = ", ".join([*(number(value) for value in contender["returns"]), *([lost] if lost else [])])
     text = f"{number(np.median(contender['returns']))} ({each})" if ", " in each else each
-    beside = f" †{contender['others']:.0%}" if "others" in contender else ""
-    return (f"**{text}**" if best else text) + beside
+    marks = f" †{contender['others']:.0%}" if "others" in contender else ""
+    marks += " ‡" if "earlier" in contender else ""
+    return (f"**{text}**" if best else text) + marks
 
 
 def duration(result):

@@ -226,6 +226,18 @@ def test_rows_against_an_older_opponent_are_no_claims(results):
     assert not results.replaced(new, old) and not results.replaced(old, {**new, "env": "Ant-v4"})
 
 
+def test_contenders_that_were_not_trained_again_are_kept_and_marked(results):
+    old = kept("A-v0", es=row(1.0), ars=row(4.0), sac=row(2.0, earlier={"date": "older"})) | {"date": "2026-01-01"}
+    new = results.completed(kept("A-v0", es=row(5.0), ppo_fast=row(3.0)), [old, kept("B-v0", evotorch=row(1.0))])
+    assert {*new["contenders"]} == {"es", "ppo_fast", "ars", "sac"} and new["contenders"]["es"] == row(5.0)
+    assert new["contenders"]["sac"]["earlier"] == {"date": "older"}
+    del new["contenders"]["sac"]
+    table = results.table([new])
+    assert "| **5.000** | 3.000 | 4.000 ‡ |" in table
+    assert "- A-v0 (ARS, sb3-contrib): 2026-01-01, on 1 Intel Xeon: `taskset -c 0 python -m es_rl.compare" in table
+    assert "‡" not in results.table([kept("A-v0", es=row(5.0), ppo_fast=row(3.0))])
+
+
 def stand_in(tmp_path, monkeypatch, results, body):
     """A program in the place of Python, which writes down its core and its arguments."""
     program = tmp_path / "program"

@@ -2,27 +2,24 @@
 
 Shapes: n rows, m units of a layer, h inputs of a layer, A outputs of the network.
 
-Each row is judged by members of its own, one for each layer: theta + sigma*epsilon. For a matrix (m, h) and the input
-x (h,) that the row meets, epsilon = s xᵀ/|x|, with random signs s (m,): rank one, since of any perturbation a row meets
-only the part along its input. A bias counts as a weight whose input is 1. So the sums of the layer move by sigma·s·|x|.
-How much a member scores above theta is the product of the row's slopes with the difference of their outputs:
+Each row has perturbed members of its own, one for each layer but the last: theta + sigma*epsilon. For a matrix (m, h)
+and the input x (h,) that the row meets, epsilon = s xᵀ/|x|, with random signs s (m,): rank one, since of any
+perturbation a row meets only the part along its input. A bias counts as a weight whose input is 1. So the sums of the
+layer move by sigma·s·|x|, and their activations by Δa (m,). (Noise on units in place of weights: Flower & Jabri 1992,
+"Summed weight neuron perturbation". Signs: Spall 1992, doi 10.1109/9.119632.)
 
-    estimate of a row = (slopes · Δoutputs)/sigma · s xᵀ/|x|                                                         (1)
+A member's score alone tells little: all units of a layer move at once, and what one of them does drowns in what the
+others do. So a member is compared with theta at the sums of the next layer, which move by Δz, and two things are
+measured there. One is how each activation of this row follows its own sum. The other is the influence F of the
+activations on the next sums: F_kj = Σ Δz_k Δa_j / Σ Δa_j², over the rows of many batches. Signs of different units are
+independent, so the others' part has mean 0. (Noise that tells a layer the weights of the next one: Akrout et al. 2019,
+"Deep learning without weight transport", arXiv 1904.05391.) With the credit c of the next sums, that of the sum j is
 
-has for small sigma the mean of dense noise, but a variance that grows with the number of units, not of weights. It has
-the mean of a pair theta ± sigma*epsilon too, since s and −s are equally likely. Its variance is larger by that of the
-part that is even in sigma. A pair would be a second member, while theta's outputs are needed anyway. (Noise on
-units in place of weights: Flower & Jabri 1992, "Summed weight neuron perturbation". Signs: Spall 1992, doi
-10.1109/9.119632.) Most of this variance is the noise of the other units. It can be predicted: the activation of each
-unit has changed by Δa (m,), and activations move outputs by a certain amount on average, their influence F (A, m). The
-same members measure it over many rows. With the prediction as a control variate, the estimate for unit j, before
-xᵀ/|x|, is
+    (Σ_k c_k F_kj) · Δa_j/(sigma s_j |x|)                                                                            (1)
 
-    (slopes · F_j) Δa_j/sigma · s_j + C (slopes · (Δoutputs − F Δa))/sigma · s_j                                     (2)
-
-With C = 1 it has the mean of (1), whatever F is. A smaller C has less variance and some bias. (Feedback that is learned
-by perturbation: Lansdell, Prakash & Kording 2020, arXiv 1906.00889. Direct feedback from the outputs to each layer:
-Nøkland 2016, arXiv 1609.01596.) The last layer has the expectation over the noise, slopes xᵀ, exactly.
+The credit of the outputs is given: the slopes. So it goes back from layer to layer, and the row's direction for a layer
+is its credit (m,) times xᵀ. For small sigma the mean of all rows is the gradient, where there is one, but for the noise
+in F. Normalisation makes F differ between rows: then it counts by its mean.
 
 Layers: `nn.Linear` and its subclasses, `nn.LayerNorm` with a gain, one after another. Between two of them, each unit
 has any function of its own: steps and rounding too.
@@ -44,48 +41,53 @@ from torch.nn import functional as F
 
 from es_rl.errors import ConfigError
 
-CORRECTION = 0.2  # C in equation 2
-MEMORY = 0.9  # weight of the influence measured before, at each new measurement
 # The eight signs that a random byte gives.
 SIGNS = (np.arange(256)[:, None] >> np.arange(8) & 1).astype(np.float32) * 2 - 1
 
 
+def _none() -> Tensor:
+    return torch.empty(0)
+
+
 @dataclass
 class _Met:
-    """What a layer met in a pass."""
+    """What a layer met in a pass. The member is that of this layer, but for the last one, which has none."""
 
     features: Tensor  # (n, h) inputs; of a layer norm (n, m), the normalised inputs
-    probe: Tensor  # (n, m) signs, each over the length of its row's input; empty for the last layer
-    change: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, m) of the activations, Δa/sigma
+    probe: Tensor = field(default_factory=_none)  # (n, m) signs, each over the length of its row's input
+    change: Tensor = field(default_factory=_none)  # (n, m) of the member's activations, Δa/sigma
+    next_change: Tensor = field(default_factory=_none)  # (n, m of the next layer) of the member's next sums, Δz/sigma
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Influence:
-    """How the outputs move with the activations of a layer: a regression over rows."""
+    """How the sums of a layer move with the activations before it: a regression over all rows so far."""
 
-    products: Tensor  # (A, m) mean of Δoutputs Δa, each over sigma
-    squares: Tensor  # (m,) mean of Δa²
+    products: Tensor  # (m of the next layer, m) sum of Δz Δa
+    squares: Tensor  # (m,) sum of Δa²
+
+    @classmethod
+    def measured(cls, met: _Met) -> _Influence:
+        """Return the influence that the rows of one pass show."""
+        return cls(met.next_change.T @ met.change, met.change.square().sum(0))
 
     @property
     def slope(self) -> Tensor:
-        """The influence (A, m); 0 for units whose activation never changes."""
+        """The influence F; 0 for units whose activation never changes."""
         return self.products / self.squares.clamp(min=torch.finfo(self.squares.dtype).tiny)
 
-    def then(self, later: _Influence) -> _Influence:
-        """Return it with a later measurement."""
-        return _Influence(
-            torch.lerp(later.products, self.products, MEMORY), torch.lerp(later.squares, self.squares, MEMORY)
-        )
+    def __add__(self, other: _Influence) -> _Influence:
+        return _Influence(self.products + other.products, self.squares + other.squares)
 
 
 class Credit:
     """Estimates for the layers of a module. Raises `ConfigError` if another part of it has parameters."""
 
-    def __init__(self, module: nn.Module, correction: float = CORRECTION) -> None:
-        self._module, self._correction = module, correction
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
         self._layers = {name: part for name, part in module.named_modules() if _is_layer(part)}
         self._order: list[str] = []  # the layers as they run, once it is known
-        self._influence: dict[str, _Influence] = {}  # of each layer but the last, once it was measured
+        self._influence: dict[str, _Influence] = {}  # of the activations after each layer but the last, once measured
         held = {id(p) for layer in self._layers.values() for p in layer.parameters(recurse=False)}
         for name, parameter in module.named_parameters():
             if id(parameter) not in held:
@@ -102,8 +104,7 @@ class Credit:
     def measure(self, x: Tensor, *, sigma: float, noise: np.random.Generator) -> None:
         """Measure the influence of all layers on a batch of inputs (n, …). Call it before the first `estimate`."""
         with torch.no_grad():
-            _, changes, met = self._pass(x, sigma, noise)
-            self._influence = _influences(changes, met)
+            self._count(self._pass(x, sigma, noise)[1])
 
     def estimate(
         self, x: Tensor, slopes: Callable[[Tensor], Tensor], *, sigma: float, noise: np.random.Generator
@@ -115,37 +116,35 @@ class Credit:
         are steps, it must be so large that units change.
         """
         with torch.no_grad():
-            outputs, changes, met = self._pass(x, sigma, noise)
-            along, found = slopes(outputs), dict[str, Tensor]()
-            for name in self._order:
-                on_sums = along if name == self._order[-1] else self._on_sums(name, met[name], changes[name], along)
-                found |= {f"{name}.{short}": v for short, v in _of(self._layers[name], met[name], on_sums).items()}
-            for name, measured in _influences(changes, met).items():
-                self._influence[name] = self._influence[name].then(measured)
-            return found
+            outputs, met = self._pass(x, sigma, noise)
+            credit = slopes(outputs)
+            of_sums = {self._order[-1]: credit}
+            for name in reversed(self._order[:-1]):  # equation 1
+                credit = (credit @ self._influence[name].slope).mul_(met[name].change).mul_(met[name].probe)
+                of_sums[name] = credit
+            self._count(met)
+            return {
+                f"{name}.{short}": value
+                for name in self._order
+                for short, value in _of(self._layers[name], met[name], of_sums[name]).items()
+            }
 
-    def _on_sums(self, name: str, met: _Met, change: Tensor, along: Tensor) -> Tensor:
-        """Return how the score of a row changes with the sums of a layer, (n, m): equation 2."""
-        influence = self._influence[name].slope
-        missed = change - met.change @ influence.T  # (n, A)
-        rest = self._correction * (missed * along).sum(1, keepdim=True)
-        return (torch.addcmul(rest, along @ influence, met.change)).mul_(met.probe)
+    def _count(self, met: dict[str, _Met]) -> None:
+        """Count the rows of a pass in the influence of all layers."""
+        for name in self._order[:-1]:
+            measured = _Influence.measured(met[name])
+            self._influence[name] = self._influence[name] + measured if name in self._influence else measured
 
-    def _pass(
-        self, x: Tensor, sigma: float, noise: np.random.Generator
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, _Met]]:
-        """Run rows without noise, and the member of each layer, all at once.
+    def _pass(self, x: Tensor, sigma: float, noise: np.random.Generator) -> tuple[Tensor, dict[str, _Met]]:
+        """Run rows without noise, and beside them the member of each layer, from there to the sums of the next layer.
 
-        A member has the sums of its layer, perturbed, and all that follows. Before its layer it is as the rows without
-        noise. Return the outputs (n, A) without noise, the difference Δoutputs/sigma of each layer's member, and what
-        layers met.
+        Return the outputs (n, A) without noise, and what layers met.
         """
         self._order = self._order or self._find_order(x[:1])
-        hidden, met = self._order[:-1], dict[str, _Met]()
+        met = dict[str, _Met]()
         with self._hooked(partial(self._meet, met, sigma, noise)):
-            outputs, *members = self._module(x).chunk(1 + len(hidden))
-        changes = {name: (member - outputs) / sigma for name, member in zip(hidden, members, strict=True)}
-        return outputs, changes, met
+            outputs: Tensor = self._module(x)
+        return outputs, met
 
     def _meet(
         self,
@@ -158,23 +157,23 @@ class Credit:
         out: Tensor,
     ) -> Tensor:
         """Note what a layer meets. Return its sums, with those of its own member below."""
-        i = len(met)
-        inputs = args[0].chunk(i + 1)
-        if i:
-            met[self._order[i - 1]].change = (inputs[-1] - inputs[0]) / sigma
-        x, bias = inputs[0], int(layer.bias is not None)
+        x, sums = args[0], out
+        if met:  # below the rows is the member of the layer before
+            (x, perturbed), (sums, moved) = x.chunk(2), sums.chunk(2)
+            before = met[self._order[len(met) - 1]]
+            before.change, before.next_change = (perturbed - x) / sigma, (moved - sums) / sigma
+        bias = int(layer.bias is not None)
         if isinstance(layer, nn.LayerNorm):
             x = F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
             reach = (x.square() + bias).sqrt()
         else:
             reach = (x.square().sum(1, keepdim=True) + bias).sqrt()
-        met[name] = _Met(x, torch.empty(0))
-        if i == len(self._order) - 1:
-            return out
-        sums, reach = out[: len(x)], reach.clamp_(min=torch.finfo(x.dtype).tiny)
-        signs = _signs(noise, sums)
+        met[name] = _Met(x)
+        if len(met) == len(self._order):
+            return sums
+        signs, reach = _signs(noise, sums), reach.clamp_(min=torch.finfo(x.dtype).tiny)
         met[name].probe = signs / reach
-        return torch.cat([out, torch.addcmul(sums, signs, reach, value=sigma)])
+        return torch.cat([sums, torch.addcmul(sums, signs, reach, value=sigma)])
 
     def _find_order(self, x: Tensor) -> list[str]:
         """Return the names of the layers in the order in which they run. Raises `ConfigError` if it is not a chain."""
@@ -200,14 +199,6 @@ class Credit:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def _influences(changes: dict[str, Tensor], met: dict[str, _Met]) -> dict[str, _Influence]:
-    """Return the influence of each layer but the last, measured by one pass."""
-    return {
-        name: _Influence(change.T @ met[name].change / len(change), met[name].change.square().mean(0))
-        for name, change in changes.items()
-    }
 
 
 def _signs(noise: np.random.Generator, like: Tensor) -> Tensor:

@@ -102,14 +102,15 @@ def _judged(**more: Any) -> dict[str, Any]:
 # short to show it (docs/tried.md).
 WIDE: dict[str, Any] = {"mlp.hidden": [128, 128]}
 JUDGED: dict[str, dict[str, Any]] = {
-    "HalfCheetah": _judged(**WIDE, **{"optim.lr": 0.0001894, "credit.simulations": 32, "critic.gae": 0.9}),
+    "HalfCheetah": _judged(
+        **WIDE, **{"optim.lr": 0.001234, "credit.batch": 512, "credit.clip": 0.3, "critic.gae": 0.9}
+    ),
     "Walker2d": _judged(
         **{"optim.lr": 0.0004424, "credit.simulations": 32, "critic.discount": 0.995, "critic.gae": 0.9}
     ),
     "Ant": _judged(
-        **WIDE,
-        **{"optim.lr": 0.0001035, "credit.simulations": 32, "credit.batch": 512, "credit.epochs": 8},
-        **{"credit.explore": 0.14, "critic.discount": 0.98},
+        **{"optim.lr": 0.001806, "credit.batch": 1024, "credit.clip": 0.3},
+        **{"critic.discount": 0.995, "critic.gae": 0.9},
     ),
     "Humanoid": _judged(
         **WIDE,

@@ -35,40 +35,55 @@ def gradient(module, x, slopes):
     return {name: p.grad.clone() for name, p in module.named_parameters()}
 
 
-def estimates(module, x, slopes, count, sigma=0.01, **settings):
-    credit = Credit(module, **settings)
+def estimates(module, x, slopes, count, sigma=0.01):
+    credit = Credit(module)
     credit.measure(x, sigma=sigma, noise=np.random.default_rng(count))
     return [credit.estimate(x, lambda _: slopes, sigma=sigma, noise=np.random.default_rng(i)) for i in range(count)]
+
+
+def cosine(one, other):
+    return float(one.flatten().dot(other.flatten()) / one.norm() / other.norm())
 
 
 def flat(named):
     return torch.cat([value.reshape(-1) for value in named.values()])
 
 
-@pytest.mark.parametrize("settings", [{}, {"norm": True}, {"bias": False}], ids=["plain", "layer norm", "no bias"])
-@pytest.mark.slow
-def test_the_mean_of_the_whole_correction_is_the_gradient(settings):
-    module, (x, slopes) = network(6, 4, **settings), batch()
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [({}, 0.99), ({"norm": True}, 0.93), ({"bias": False}, 0.99)],
+    ids=["plain", "layer norm", "no bias"],
+)
+def test_the_mean_is_the_gradient_of_each_layer(settings, least):
+    """Of what comes after a layer norm the influence differs between rows, and only its mean counts."""
+    module, (x, slopes) = network(64, 64, **settings), batch()
     exact = gradient(module, x, slopes)
-    found = estimates(module, x, slopes, 800, correction=1.0)
+    found = estimates(module, x, slopes, 400)
     assert list(found[0]) == list(exact)
-    drawn = torch.stack([flat(one) for one in found])
-    error = (drawn.mean(0) - flat(exact)) / (drawn.std(0) / len(found) ** 0.5 + 1e-6)
-    assert error.abs().max() < 5  # standard errors
-    assert drawn.mean(0).dot(flat(exact)) / drawn.mean(0).norm() / flat(exact).norm() > 0.99
+    for name in exact:
+        mean = torch.stack([one[name] for one in found[100:]]).mean(0)  # after the influence is known well
+        assert cosine(mean, exact[name]) >= least
+        assert float(mean.norm() / exact[name].norm()) == pytest.approx(1, abs=0.1 if least > 0.98 else 0.25)
+
+
+def test_a_single_batch_is_close_to_the_gradient_in_a_deep_network():
+    """Noise in the influence alone remains, and it falls with the rows that were seen."""
+    module = network(64, 64, 64, 64)
+    x, slopes = torch.randn(512, 5), torch.randn(512, OUTPUTS)
+    exact = gradient(module, x, slopes)
+    for found, least in zip(estimates(module, x, slopes, 30)[::29], (0.7, 0.97), strict=True):
+        assert min(cosine(found[name], exact[name]) for name in exact) > least
 
 
 def test_over_all_signs_one_member_has_the_mean_of_a_pair_whatever_the_function(monkeypatch):
-    """Exactly, for steps too: the influence is that of a measurement before, so it is the same for all signs."""
+    """Exactly, for steps too, once the influence is known."""
     torch.manual_seed(0)
     module, (x, slopes) = nn.Sequential(nn.Linear(5, 3), Step(), nn.Linear(3, OUTPUTS)), batch()
-    credit, sigma = Credit(module, correction=1.0), 0.3
-    credit.measure(x, sigma=sigma, noise=np.random.default_rng(0))
-    influence, mean, pairs = dict(credit._influence), 0.0, 0.0
+    credit, sigma, mean, pairs = Credit(module), 0.3, 0.0, 0.0
     for signs in itertools.product((-1.0, 1.0), repeat=3):
         drawn = torch.tensor(signs).expand(ROWS, 3)
         monkeypatch.setattr(credits, "_signs", lambda noise, like, drawn=drawn: drawn.clone())
-        credit._influence = dict(influence)
+        credit._influence = {"0": credits._Influence(module[2].weight.detach(), torch.ones(3))}
         found = credit.estimate(x, lambda _: slopes, sigma=sigma, noise=np.random.default_rng(0))
         mean = mean + found["0.weight"] / 8
         reach = (x.square().sum(1, keepdim=True) + 1).sqrt()  # 1: the input of the bias
@@ -79,6 +94,15 @@ def test_over_all_signs_one_member_has_the_mean_of_a_pair_whatever_the_function(
         pairs = pairs + (gain * drawn / reach).T @ x / ROWS / 8
     assert pairs.abs().max() > 0.05
     assert (mean - pairs).abs().max() < 1e-6
+
+
+def test_the_influence_of_activations_is_the_matrix_that_follows():
+    module = network(16, 8)
+    credit, x = Credit(module), torch.randn(4000, 5)
+    credit.measure(x, sigma=0.01, noise=np.random.default_rng(0))
+    for name, after in (("0", module[2]), ("2", module[4])):
+        matrix = after.weight.detach()
+        assert 0 < float((credit._influence[name].slope - matrix).norm() / matrix.norm()) < 0.1
 
 
 def test_of_a_linear_network_the_estimate_is_exact():

@@ -74,6 +74,15 @@ class Surrogate:
         return weight * far / self.log_std.exp()
 
 
+def of_length_one(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return estimates that have length 1 together, so that no batch counts more than another.
+
+    PPO is often trained so in effect: its gradients are cut to a length of 0.5, and most are longer.
+    """
+    length = torch.stack([value.square().sum() for value in found.values()]).sum().sqrt().clamp_(min=TINY)
+    return {name: value / length for name, value in found.items()}
+
+
 @dataclass
 class Update:
     """The update of one generation, batch by batch: iterate over `batches`.
@@ -104,7 +113,7 @@ class Update:
                 half = self.halves[i % 2]
                 self.halves[i % 2] = {name: half.get(name, 0) + value for name, value in found.items()}
             self.clipped.append(surrogate.clipped)
-            self.ascent.step(found | {LOG_STD: surrogate.along_log_std})
+            self.ascent.step(of_length_one(found | {LOG_STD: surrogate.along_log_std}))
             yield
 
     def metrics(self) -> dict[str, Any]:
